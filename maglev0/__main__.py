@@ -1,0 +1,9 @@
+"""``python -m maglev0``."""
+
+from __future__ import annotations
+
+import sys
+
+from maglev0.cli import main
+
+sys.exit(main())

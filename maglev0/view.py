@@ -1,0 +1,159 @@
+"""Who takes part: member records and the view, read from what lies in ZooKeeper and never trusted.
+
+Pure: imports no I/O.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+from maglev0.service import HashFamily
+from maglev0.settings import FORMAT, MAX_TOTAL_NODES, read_int, read_object, read_text
+
+MAX_MEMBER_BYTES = 4096  # a record is some 300 bytes
+MAX_MEMBERS = 1024  # the largest cluster that the table is measured for
+MAX_WEIGHT = 1000
+MAX_SESSION_TIMEOUT_S = 3600.0
+MAX_START_TIME_S = 1e12  # far beyond any clock, yet finite, so that no number in JSON overflows a float
+MAX_ID = max(MAX_TOTAL_NODES.values())
+ACTIVE = "active"
+DRY_RUN = "dry-run"
+
+
+@dataclass(frozen=True)
+class Member:
+    """One node's record. `start_time` is in seconds since the epoch; `address` and `mac` are those of its traffic interface, or empty."""
+
+    id: int
+    host: str
+    pid: int
+    start_time: float
+    address: str
+    mac: str
+    dataplane: HashFamily
+    weight: int
+    state: str
+    session_timeout_s: float
+    format: int = FORMAT
+
+    @property
+    def name(self) -> str:
+        """The name that the table hashes and the log prints."""
+        return name_of(self.id)
+
+    def encode(self) -> bytes:
+        """The znode's data, JSON."""
+        return json.dumps(asdict(self), sort_keys=True).encode()
+
+
+class ViewId(NamedTuple):
+    """The parent znode's place in ZooKeeper's order of changes: two reads with the same one saw the same members."""
+
+    czxid: int
+    cversion: int
+    version: int
+
+
+@dataclass(frozen=True)
+class View:
+    """The members at one point in ZooKeeper's order of changes, sorted by id."""
+
+    id: ViewId
+    members: tuple[Member, ...]
+
+    def weights(self, *, dry_run: bool) -> dict[str, int]:
+        """What the table is built from: the weight of each member that serves.
+
+        A node in a dry run counts for other dry runs only: the cluster must not give buckets to a node that answers nothing.
+        """
+        states = (ACTIVE, DRY_RUN) if dry_run else (ACTIVE,)
+        return {member.name: member.weight for member in self.members if member.state in states and member.weight > 0}
+
+
+class Child(NamedTuple):
+    """A child of the parent znode, as read; `owner` is its ephemeral owner (0 = persistent), `mzxid` its last change."""
+
+    name: str
+    data: bytes
+    owner: int
+    mzxid: int
+
+
+class Ignored(NamedTuple):
+    """A child that is no member, and why; `mzxid` tells a new offence from one already reported."""
+
+    name: str
+    mzxid: int
+    reason: str
+
+
+def name_of(member_id: int) -> str:
+    """A member's name."""
+    return f"backend-{member_id}"
+
+
+def candidate_ids(names: Iterable[str], total_nodes: int) -> tuple[list[str], list[str]]:
+    """The children worth reading, and those that are no member whatever they hold.
+
+    A member's name is its id in plain decimal. Beyond `MAX_MEMBERS` the lowest ids count, on every node alike.
+    """
+    plain: list[str] = []
+    foreign: list[str] = []
+    for name in names:
+        is_id = name.isascii() and name.isdecimal() and not name.startswith("0") and len(name) <= 7 and int(name) <= total_nodes
+        (plain if is_id else foreign).append(name)
+    plain.sort(key=int)
+    return plain[:MAX_MEMBERS], sorted(foreign) + plain[MAX_MEMBERS:]
+
+
+def read_members(children: Iterable[Child]) -> tuple[tuple[Member, ...], tuple[Ignored, ...]]:
+    """Sort what was read into members (by id) and what is ignored; no data makes this raise."""
+    members: list[Member] = []
+    ignored: list[Ignored] = []
+    for child in children:
+        try:
+            members.append(_member(child))
+        except ValueError as error:
+            ignored.append(Ignored(child.name, child.mzxid, str(error)))
+    return tuple(sorted(members, key=lambda member: member.id)), tuple(ignored)
+
+
+def _member(child: Child) -> Member:
+    if not child.owner:
+        raise ValueError("it is not ephemeral, so no daemon stands behind it")
+    return decode(child.name, child.data)
+
+
+def decode(name: str, data: bytes) -> Member:
+    """Read the record of the member called `name`; ValueError says what is wrong with it."""
+    if len(data) > MAX_MEMBER_BYTES:
+        raise ValueError(f"{len(data)} bytes, at most {MAX_MEMBER_BYTES} are allowed")
+    record = read_object(data)
+    if record.get("format") != FORMAT:
+        raise ValueError(f"format {record.get('format')!r}, this version of maglev0 reads format {FORMAT}")
+    if read_int(record, "id", 1, MAX_ID) != int(name):
+        raise ValueError(f"its record names id {record['id']}")
+    if record.get("state") not in (ACTIVE, DRY_RUN):
+        raise ValueError(f"unknown state {record.get('state')!r}")
+    return Member(
+        id=int(name),
+        host=read_text(record, "host"),
+        pid=read_int(record, "pid", 1, 1 << 22),
+        start_time=_seconds(record, "start_time", MAX_START_TIME_S),
+        address=read_text(record, "address"),
+        mac=read_text(record, "mac"),
+        dataplane=HashFamily(read_text(record, "dataplane")),
+        weight=read_int(record, "weight", 0, MAX_WEIGHT),
+        state=record["state"],
+        session_timeout_s=_seconds(record, "session_timeout_s", MAX_SESSION_TIMEOUT_S),
+    )
+
+
+def _seconds(record: dict[str, Any], key: str, most: float) -> float:
+    value = record.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+        raise ValueError(f"{key} is not a number of seconds")
+    return float(value)
