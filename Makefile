@@ -1,0 +1,86 @@
+# The project's vocabulary. Each target installs what it needs and lacks, says so, and keeps everything of its own in .venv and .cache.
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+# Of the tests, those that need a cluster, a kernel or a virtual machine run apart: measuring coverage slows the rest of the process.
+SYSTEM := kernel or zookeeper or vm
+SHELL_SCRIPTS := .ci/run .ci/need .ci/find-python
+# Modules that promise in their first lines to be pure owe a test for every branch.
+PURE := $(shell grep -rlE '^(""")?Pure\b' --include='*.py' maglev0 | sort | paste -sd,)
+
+PREFIX ?= /opt/maglev0
+BINDIR ?= /usr/local/bin
+UNITDIR ?= /usr/local/lib/systemd/system
+CONFDIR ?= /etc/maglev0
+
+.PHONY: help demo test check bench build install clean
+.NOTPARALLEL:
+
+help:
+	@echo 'make demo     a cluster in a box: real daemons, packets and ZooKeeper, on this machine alone; about a minute'
+	@echo 'make test     every test, and the branch coverage of the pure modules; as root'
+	@echo 'make check    linters, types and the rules of the repository'
+	@echo 'make bench    what it costs: tables, kernel loads, memory'
+	@echo 'make build    the wheel and the source archive, into dist/'
+	@echo 'make install  as root: $(PREFIX), $(BINDIR)/maglev0, $(UNITDIR)/maglev0@.service'
+	@echo '              and $(CONFDIR)/example.conf; to be rid of it again, stop the services and delete those four'
+	@echo 'make clean    delete what make made in this directory'
+
+demo: $(VENV)/.runtime
+	@.ci/need lab
+	@$(BIN)/maglev0 lab
+
+test: $(VENV)/.dev
+	@.ci/need test
+	$(BIN)/python -m pytest -m 'not ($(SYSTEM))' --cov --cov-report=
+	$(BIN)/coverage report --include='$(PURE)'
+	$(BIN)/python -m pytest -m '$(SYSTEM)'
+
+check: $(VENV)/.dev
+	@.ci/need check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	shellcheck $(SHELL_SCRIPTS)
+	$(BIN)/python -m pytest -q tests/project/test_rules.py
+
+bench: $(VENV)/.dev
+	@.ci/need lab
+	$(BIN)/python -m tests.bench
+
+build: $(VENV)/.dev
+	@rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+
+install:
+	@.ci/need system-python dataplane
+	@mkdir -p '$(PREFIX)' '$(BINDIR)' '$(UNITDIR)' '$(CONFDIR)' || { echo 'make install writes to $(PREFIX): run it as root' >&2; exit 1; }
+	@echo 'installing maglev0 into $(PREFIX)'
+	@"$$(.ci/find-python --system)" -m venv --clear '$(PREFIX)'
+	@rm -rf build
+	@'$(PREFIX)/bin/pip' install --quiet --disable-pip-version-check .
+	@ln -sf '$(PREFIX)/bin/maglev0' '$(BINDIR)/maglev0'
+	@sed -e 's|/opt/maglev0|$(PREFIX)|' -e 's|/etc/maglev0|$(CONFDIR)|' maglev0/systemd/maglev0@.service >'$(UNITDIR)/maglev0@.service'
+	@sed -e 's|/etc/maglev0|$(CONFDIR)|' maglev0/systemd/example.conf >'$(CONFDIR)/example.conf'
+	@if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
+	@echo 'next: cp $(CONFDIR)/example.conf $(CONFDIR)/VIP.conf, edit it, systemctl enable --now maglev0@VIP'
+
+clean:
+	rm -rf $(VENV) .cache build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* *.egg-info
+	find maglev0 tests -name __pycache__ -prune -exec rm -rf {} +
+
+# Made anew whenever the dependencies may have changed, so that nothing lingers that pyproject.toml no longer names.
+$(VENV)/.runtime: pyproject.toml
+	@.ci/need python
+	@echo 'installing maglev0 and what it imports into $(VENV)'
+	@"$$(.ci/find-python)" -m venv --clear $(VENV)
+	@$(PIP) --editable .
+	@touch $@
+
+# `pip install --group` came with pip 25.1; what venv brings along is older on most systems.
+$(VENV)/.dev: $(VENV)/.runtime
+	@echo 'installing the development tools into $(VENV)'
+	@$(PIP) --upgrade 'pip>=25.1'
+	@$(PIP) --group dev
+	@touch $@
