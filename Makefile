@@ -51,13 +51,13 @@ bench: $(VENV)/.dev
 
 build: $(VENV)/.dev
 	@rm -rf dist
-	$(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m build --quiet --outdir dist .
 
 install:
 	@.ci/need system-python dataplane
 	@mkdir -p '$(PREFIX)' '$(BINDIR)' '$(UNITDIR)' '$(CONFDIR)' || { echo 'make install writes to $(PREFIX): run it as root' >&2; exit 1; }
 	@echo 'installing maglev0 into $(PREFIX)'
-	@"$$(.ci/find-python --system)" -m venv --clear '$(PREFIX)'
+	@"$$(.ci/find-python --system)" -m venv --clear --upgrade-deps '$(PREFIX)' >/dev/null
 	@rm -rf build
 	@'$(PREFIX)/bin/pip' install --quiet --disable-pip-version-check .
 	@ln -sf '$(PREFIX)/bin/maglev0' '$(BINDIR)/maglev0'
@@ -70,17 +70,16 @@ clean:
 	rm -rf $(VENV) .cache build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* *.egg-info
 	find maglev0 tests -name __pycache__ -prune -exec rm -rf {} +
 
+# The pip that venv brings along is older than 25.1, the first to know --group, on most systems.
 # Made anew whenever the dependencies may have changed, so that nothing lingers that pyproject.toml no longer names.
 $(VENV)/.runtime: pyproject.toml
 	@.ci/need python
 	@echo 'installing maglev0 and what it imports into $(VENV)'
-	@"$$(.ci/find-python)" -m venv --clear $(VENV)
+	@"$$(.ci/find-python)" -m venv --clear --upgrade-deps $(VENV) >/dev/null
 	@$(PIP) --editable .
 	@touch $@
 
-# `pip install --group` came with pip 25.1; what venv brings along is older on most systems.
 $(VENV)/.dev: $(VENV)/.runtime
 	@echo 'installing the development tools into $(VENV)'
-	@$(PIP) --upgrade 'pip>=25.1'
 	@$(PIP) --group dev
 	@touch $@
