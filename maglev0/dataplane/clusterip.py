@@ -1,0 +1,443 @@
+"""The dataplane of kernels before 6.3: the iptables target CLUSTERIP, one rule per VIP.
+
+The kernel does the filtering, the ARP answers and the membership of the cluster MAC; `/proc/net/ipt_CLUSTERIP/<vip>` tells it which buckets
+are in force here. Kernel source: net/ipv4/netfilter/ipt_CLUSTERIP.c of Linux 6.2.
+
+What is ours carries a mark in the kernel itself, so that a daemon started after a `kill -9` knows it from what an operator set up: the rule
+a comment, the address a label.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import errno
+import fcntl
+import logging
+import os
+import struct
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from pyroute2 import AsyncIPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from maglev0.dataplane import Change
+from maglev0.errors import DataplaneError, UnavailableError
+from maglev0.service import HashFamily, HashMode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from ipaddress import IPv4Address
+
+    from maglev0.service import Service
+
+logger = logging.getLogger(__name__)
+
+MAX_TOTAL_NODES = 16  # CLUSTERIP_MAX_NODES of the kernel's header
+MARK = "maglev0"  # the comment of a rule that we inserted, and the tail of the label of an address that we added
+POLL_INTERVAL_S = 1.0  # legacy iptables announces no changes; a look costs about 1.5 ms, so 0.2 % of a core
+LOCK_WAIT_S = 1.0  # iptables programs hold the lock for milliseconds; the daemon's loop stands still meanwhile
+LOCK_RETRY_S = 0.01
+
+# Not /proc/net: that leads to the namespace of the process's first thread, while netlink and iptables act in that of the calling thread.
+_PROC_DIR = Path("/proc/thread-self/net/ipt_CLUSTERIP")
+_HASH_MODES = tuple(HashMode)  # in the order of the kernel's enum clusterip_hashmode
+_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}  # bits of capabilities(7): to change rules and addresses; for libiptc's raw socket
+_LINK_UP = 0x1 | 0x10000  # IFF_UP and IFF_LOWER_UP of netdevice(7): switched on, and with a carrier
+_WRITE_FAILURES = {  # by error number: what the target means by numbers that say something else elsewhere
+    errno.ENOMEM: "the kernel holds that number already, or it is not one of the rule's total nodes",
+    errno.ENOENT: "the kernel does not hold that number, or the rule is gone",
+}
+_LABEL_MAX = 15  # IFNAMSIZ less the final zero
+
+# struct ipt_clusterip_tgt_info: flags, MAC, total nodes, count of local nodes, local nodes, hash mode, initval; the pointer behind is the kernel's
+_TARGET_INFO = struct.Struct("=I6sHH32s2xII")
+_COUNT_OF_LOCAL_NODES = 12  # its offset therein
+_FLAG_NEW = 1
+_ENTRY_SIZE = 112  # struct ipt_entry; matches and target follow
+_EXTENSION = struct.Struct("=H29sx")  # head of a match or target: size, name, revision
+
+
+def is_set_up(vip: IPv4Address) -> bool:
+    """Whether a CLUSTERIP rule for the VIP is in force in this network namespace, whoever inserted it."""
+    return _proc_file(vip).exists()
+
+
+def check(service: Service) -> None:
+    """Raise `UnavailableError` saying what keeps CLUSTERIP from serving on this machine, and what mends it. Changes no rule."""
+    if service.total_nodes > MAX_TOTAL_NODES:
+        raise UnavailableError(
+            f"clusterip serves at most {MAX_TOTAL_NODES} node numbers, not {service.total_nodes}: give a smaller --total-nodes or use nftables"
+        )
+    _check_rights()
+    _check_module()
+    _load_iptc()
+
+
+class ClusterIP:
+    """The `Dataplane` of one service on the CLUSTERIP target. A bucket that moves breaks its connections: the kernel hashes every packet anew."""
+
+    family = HashFamily.CLUSTERIP
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._desired: frozenset[int] = frozenset()
+        self._is_open = False
+
+    async def open(self) -> None:
+        """Insert the rule unless there is one, then see to the address.
+
+        A rule made by hand is used as it is and never removed; where it contradicts the service, `DataplaneError` names how.
+        One of our own that does is replaced, its address taken down meanwhile if that is ours.
+        The rule comes with no bucket in force, and before the address, so that nothing is accepted that is not ours.
+        """
+        check(self._service)
+        index = await self._link_index()
+        await self._settle_rule(index)
+        self._is_open = True
+        self._desired = _read_owned(self._service.vip)
+        await self._ensure_address(index)
+
+    async def apply(self, owned: frozenset[int]) -> Change:
+        """Write the differences to the proc file, removals first: a bucket is nobody's for an instant rather than of two nodes."""
+        change = _write_owned(self._service.vip, owned)
+        self._desired = owned
+        return change
+
+    async def owned(self) -> frozenset[int]:
+        """The node numbers in the proc file; `DataplaneError` if the rule is gone."""
+        return _read_owned(self._service.vip)
+
+    async def disturbed(self) -> None:
+        """Look once a second, and return when the rule, the address or the link is gone or another hand wrote to the proc file."""
+        while True:
+            await asyncio.sleep(POLL_INTERVAL_S)
+            try:
+                index = await self._link_index()
+                if _read_owned(self._service.vip) != self._desired or not await self._addresses(index):
+                    return
+            except DataplaneError:
+                return
+
+    async def repair(self) -> tuple[str, ...]:
+        """Restore rule, owned buckets and address, in that order."""
+        vip = self._service.vip
+        index = await self._link_index()
+        restored = []
+        if not is_set_up(vip):
+            _insert_rule(self._service)
+            restored.append(f"the CLUSTERIP rule of {vip}")
+        if any(_write_owned(vip, self._desired)):
+            restored.append(f"the owned buckets of {vip}")
+        if await self._ensure_address(index):
+            restored.append(f"the address {vip}")
+        return tuple(restored)
+
+    async def close(self) -> None:
+        """Own nothing, then remove the address and the rule if they are ours.
+
+        A rule made by hand stays, with no bucket in force: not even its own --local-node, for another node answers for that one by now.
+        """
+        if not self._is_open:
+            return
+        await self._remove_ours()
+        self._is_open = False
+
+    async def _settle_rule(self, index: int) -> None:
+        vip = self._service.vip
+        if is_set_up(vip):
+            differences, is_ours = _compare(self._service)
+            if not differences:
+                return
+            if not is_ours:
+                raise DataplaneError(
+                    f"using the CLUSTERIP rule of {vip} that is set up by hand: {', '.join(differences)}; change the rule or the settings"
+                )
+            logger.info("the rule that an earlier daemon left for %s is replaced: %s", vip, ", ".join(differences))
+            await self._remove_ours()
+        _insert_rule(self._service)
+        if any(not ours for ours in await self._addresses(index)):
+            logger.warning(
+                "%s was on %s before: it stays there at exit, and without the rule this node answers for all", vip, self._service.interface
+            )
+
+    async def _remove_ours(self) -> None:
+        vip = self._service.vip
+        if is_set_up(vip):
+            _write_owned(vip, frozenset())
+        await self._remove_address()
+        with _filter_table() as table:
+            for rule in _rules_of(table, vip):
+                if rule.is_ours:
+                    _delete_rule(table, rule)
+            table.commit()
+
+    async def _link_index(self) -> int:
+        name = self._service.interface
+        with _netlink_errors(f"looking for {name}"):
+            async with AsyncIPRoute() as netlink:
+                link = (await netlink.link("get", ifname=name))[0]
+        if link["flags"] & _LINK_UP != _LINK_UP:
+            raise DataplaneError(f"{name} is down or has no carrier: ip link set {name} up")
+        return int(link["index"])
+
+    async def _addresses(self, index: int) -> list[bool]:
+        """Say for each time that the VIP is on the interface, whatever its prefix, whether it is ours."""
+        name, vip, label = self._service.interface, str(self._service.vip), self._label()
+        with _netlink_errors(f"reading the addresses of {name}"):
+            async with AsyncIPRoute() as netlink:
+                found = [address async for address in await netlink.get_addr(index=index)]
+        return [address.get("IFA_LABEL") == label != name for address in found if address.get("IFA_LOCAL") == vip]
+
+    async def _ensure_address(self, index: int) -> bool:
+        """Add the VIP if the interface lacks it: the target judges packets, the kernel still has to hold them for its own."""
+        if await self._addresses(index):
+            return False
+        with _netlink_errors(f"adding {self._service.vip} to {self._service.interface}"):
+            async with AsyncIPRoute() as netlink:
+                await netlink.addr("add", index=index, address=str(self._service.vip), prefixlen=32, label=self._label())
+        return True
+
+    async def _remove_address(self) -> None:
+        """Delete the VIP where it bears our label; gone with its interface is as good."""
+        name, vip = self._service.interface, self._service.vip
+        with _netlink_errors(f"removing {vip} from {name}"):
+            async with AsyncIPRoute() as netlink:
+                for index in await netlink.link_lookup(ifname=name):
+                    if any(await self._addresses(index)):
+                        await netlink.addr("del", index=index, address=str(vip), prefixlen=32, label=self._label())
+
+    def _label(self) -> str:
+        # ifconfig takes what stands before the colon for the device. A name of all 15 characters leaves no room for the mark.
+        return f"{self._service.interface}:{MARK}"[:_LABEL_MAX]
+
+
+class _Rule(NamedTuple):
+    """One CLUSTERIP rule of our VIP as the kernel lists it; `raw` is its struct ipt_entry with all that follows."""
+
+    chain: str
+    raw: bytes
+    interface: str
+    is_ours: bool
+    is_new: bool
+    cluster_mac: str
+    total_nodes: int
+    hash_mode: HashMode
+    hash_seed: int
+
+
+def _proc_file(vip: IPv4Address) -> Path:
+    return _PROC_DIR / str(vip)
+
+
+def _read_owned(vip: IPv4Address) -> frozenset[int]:
+    path = _proc_file(vip)
+    try:
+        text = path.read_text("ascii")
+    except FileNotFoundError as error:
+        raise DataplaneError(f"reading the owned buckets of {vip}: the CLUSTERIP rule is gone") from error
+    except OSError as error:
+        raise DataplaneError(f"reading {path}: {error.strerror}") from error
+    return frozenset(int(number) for number in text.strip().split(",") if number)
+
+
+def _write_owned(vip: IPv4Address, owned: frozenset[int]) -> Change:
+    present = _read_owned(vip)
+    change = Change(added=owned - present, removed=present - owned)
+    for operation in (*(f"-{bucket}" for bucket in sorted(change.removed)), *(f"+{bucket}" for bucket in sorted(change.added))):
+        _write_operation(vip, operation)
+    return change
+
+
+def _write_operation(vip: IPv4Address, operation: str) -> None:
+    path = _proc_file(vip)
+    try:
+        descriptor = os.open(path, os.O_WRONLY)
+        try:
+            os.write(descriptor, operation.encode("ascii"))
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        cause = _WRITE_FAILURES.get(error.errno or 0, error.strerror)
+        raise DataplaneError(f"writing {operation} to {path}: {cause}") from error
+
+
+def _check_rights() -> None:
+    status = Path("/proc/thread-self/status").read_text("ascii")
+    effective = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff:"))
+    missing = [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
+    if missing:
+        raise UnavailableError(f"clusterip needs {' and '.join(missing)}: run maglev0 as root")
+
+
+def _check_module() -> None:
+    # The directory is there as soon as the module is, in every namespace; a container may see it without seeing the module's file.
+    if _PROC_DIR.is_dir():
+        return
+    release = os.uname().release
+    for index in ("modules.dep", "modules.builtin"):
+        with contextlib.suppress(OSError):
+            if "/ipt_CLUSTERIP.ko" in Path("/lib/modules", release, index).read_text("ascii", "replace"):
+                return
+    raise UnavailableError(
+        f"this kernel ({release}) has no module ipt_CLUSTERIP, which left Linux in 6.3: use --dataplane=nftables, or install the kernel's "
+        "package of extra modules if it is older"
+    )
+
+
+def _load_iptc() -> Any:
+    """Import python-iptables only where it is used: it loads C libraries, and 14 MB, at import."""
+    try:
+        import iptc  # noqa: PLC0415
+    except (ImportError, OSError, AttributeError, TypeError) as error:  # the last two: what it stumbles over where a library is not found
+        raise UnavailableError(f"clusterip needs python-iptables and the libraries of legacy iptables: apt install iptables ({error})") from error
+    return iptc
+
+
+@contextlib.contextmanager
+def _netlink_errors(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except (NetlinkError, OSError) as error:
+        raise DataplaneError(f"{doing}: {error.args[-1]}") from error
+
+
+@contextlib.contextmanager
+def _xtables_lock() -> Iterator[None]:
+    """Hold the lock of the iptables programs: each change rewrites the whole table, and would undo theirs made meanwhile."""
+    path = os.environ.get("XTABLES_LOCKFILE", "/run/xtables.lock")
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise DataplaneError(f"opening the lock of iptables, {path}: {error.strerror}") from error
+    try:
+        _lock(descriptor, path)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, path: str) -> None:
+    deadline_s = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > deadline_s:
+                raise DataplaneError(f"another program has held {path} for {LOCK_WAIT_S:g} s: fuser -v {path}") from error
+            time.sleep(LOCK_RETRY_S)
+        else:
+            return
+
+
+@contextlib.contextmanager
+def _filter_table() -> Iterator[Any]:
+    """The legacy filter table of this thread's namespace, read afresh; what is changed counts from its `commit()`.
+
+    python-iptables keeps one object per table name, whose handle belongs to the namespace of its last refresh.
+    """
+    iptc = _load_iptc()
+    with _xtables_lock():
+        try:
+            table = iptc.Table(iptc.Table.FILTER, autocommit=False)
+            table.refresh()
+            try:
+                yield table
+            finally:
+                table.close()
+        except (iptc.IPTCError, iptc.XTablesError) as error:
+            raise DataplaneError(f"changing the legacy iptables rules: {error}") from error
+
+
+def _insert_rule(service: Service) -> None:
+    """Put our rule first in INPUT, with no bucket in force."""
+    with _filter_table() as table:
+        table.insert_entry("INPUT", _rule_entry(service), 0)
+        table.commit()
+
+
+def _rule_entry(service: Service) -> Any:
+    """The rule as struct ipt_entry, without a local node.
+
+    The iptables program insists on --local-node, and the kernel puts it in force at once. The kernel itself takes a rule with none, so there is
+    no instant in which a bucket is in force that is another node's. The number stays in its unused place, so that what iptables-save prints can
+    be restored. The library's own `insert_rule` would refuse it, and has the extension print to a redirected stdout, where it may swallow
+    another thread's log line.
+    """
+    iptc = _load_iptc()
+    # The library opens, and so creates, all five legacy tables (nat with its connection tracking too) unless a rule names fewer.
+    rule = type("FilterRule", (iptc.Rule,), {"tables": ()})()
+    rule.dst = f"{service.vip}/32"
+    rule.in_interface = service.interface
+    rule.create_match("comment").set_parameter("comment", MARK)
+    target = rule.create_target("CLUSTERIP")
+    target.set_parameter("new")
+    target.set_parameter("hashmode", service.hash_mode.value)
+    target.set_parameter("clustermac", service.cluster_mac)
+    target.set_parameter("total-nodes", str(service.total_nodes))
+    target.set_parameter("local-node", "1")
+    target.set_parameter("hash-init", str(service.hash_seed))
+    entry = rule.rule
+    struct.pack_into("=H", entry, rule.entry.target_offset + _EXTENSION.size + _COUNT_OF_LOCAL_NODES, 0)
+    return entry
+
+
+def _delete_rule(table: Any, rule: _Rule) -> None:
+    entry = (ctypes.c_ubyte * len(rule.raw)).from_buffer_copy(rule.raw)
+    every_bit = (ctypes.c_ubyte * len(rule.raw)).from_buffer_copy(b"\xff" * len(rule.raw))
+    table.delete_entry(rule.chain, entry, every_bit)
+
+
+def _rules_of(table: Any, vip: IPv4Address) -> list[_Rule]:
+    """The CLUSTERIP rules of the VIP, in all chains; other rules are passed over undecoded, so that none of them can stop us."""
+    rules = []
+    for chain in table.chains:
+        entry = table.first_rule(chain.name)
+        while entry:
+            raw = ctypes.string_at(ctypes.addressof(entry), entry.next_offset)
+            rules += _decode(chain.name, raw, vip)
+            entry = table.next_rule(entry)
+    return rules
+
+
+def _decode(chain: str, raw: bytes, vip: IPv4Address) -> list[_Rule]:
+    """The rule in `raw`, laid out as in include/uapi/linux/netfilter_ipv4/ip_tables.h, if it is a CLUSTERIP rule of the VIP."""
+    (target_offset,) = struct.unpack_from("=H", raw, 88)
+    _, target_name = _EXTENSION.unpack_from(raw, target_offset)
+    if _text(target_name) != "CLUSTERIP" or raw[4:8] != vip.packed:
+        return []
+    flags, mac, total_nodes, _, _, hash_mode, hash_seed = _TARGET_INFO.unpack_from(raw, target_offset + _EXTENSION.size)
+    _, first_match = _EXTENSION.unpack_from(raw, _ENTRY_SIZE)
+    is_ours = _text(first_match) == "comment" and _text(raw[_ENTRY_SIZE + _EXTENSION.size : target_offset]) == MARK
+    return [_Rule(chain, raw, _text(raw[16:32]), is_ours, bool(flags & _FLAG_NEW), mac.hex(":"), total_nodes, _HASH_MODES[hash_mode], hash_seed)]
+
+
+def _text(field: bytes) -> str:
+    return field.partition(b"\0")[0].decode("utf-8", "replace")
+
+
+def _compare(service: Service) -> tuple[list[str], bool]:
+    """What in the rules of the VIP contradicts the service, in words, and whether they are all ours.
+
+    Only rules with --new carry settings; others share those of the first.
+    """
+    with _filter_table() as table:
+        rules = _rules_of(table, service.vip)
+    settled = [rule for rule in rules if rule.is_new]
+    if not settled:
+        return [f"no rule for {service.vip} with --new is in the legacy filter table, so its settings cannot be told"], False
+    return [difference for rule in settled for difference in _differences(rule, service)], all(rule.is_ours for rule in rules)
+
+
+def _differences(rule: _Rule, service: Service) -> list[str]:
+    pairs = (
+        ("interface", rule.interface, service.interface),
+        ("--clustermac", rule.cluster_mac, service.cluster_mac),
+        ("--total-nodes", rule.total_nodes, service.total_nodes),
+        ("--hashmode", rule.hash_mode.value, service.hash_mode.value),
+        ("--hash-init", rule.hash_seed, service.hash_seed),
+    )
+    return [f"its {name} is {has}, not {wanted}" for name, has, wanted in pairs if has != wanted]
