@@ -1,0 +1,55 @@
+"""The system calls the lab needs that Python 3.11's standard library lacks: namespaces, mounts, inotify, prctl."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+CLONE_NEWNET = 0x40000000
+MS_BIND = 0x1000
+MNT_DETACH = 0x2
+IN_MODIFY = 0x2
+PR_SET_PDEATHSIG = 1
+
+
+def _call(name: str, *arguments: object) -> int:
+    """Call libc's function `name`; raises OSError with its errno where it returns -1."""
+    library = ctypes.CDLL(None, use_errno=True)
+    result: int = getattr(library, name)(*arguments)
+    if result == -1:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}")
+    return result
+
+
+def setns(descriptor: int) -> None:
+    """Move the calling thread into the network namespace open at `descriptor`."""
+    _call("setns", descriptor, CLONE_NEWNET)
+
+
+def unshare_network() -> None:
+    """Give the calling thread a new, empty network namespace."""
+    _call("unshare", CLONE_NEWNET)
+
+
+def bind_mount(source: str, target: str) -> None:
+    """Make what lies at `source` visible at `target`, which keeps a namespace alive without a process in it."""
+    _call("mount", source.encode(), target.encode(), b"none", ctypes.c_ulong(MS_BIND), None)
+
+
+def unmount(target: str) -> None:
+    """Undo `bind_mount`, at once even where something still looks at it."""
+    _call("umount2", target.encode(), MNT_DETACH)
+
+
+def watch_growth(paths: list[str]) -> int:
+    """An inotify descriptor that becomes readable whenever one of the files is written to."""
+    descriptor = _call("inotify_init1", os.O_CLOEXEC | os.O_NONBLOCK)
+    for path in paths:
+        _call("inotify_add_watch", descriptor, path.encode(), ctypes.c_uint32(IN_MODIFY))
+    return descriptor
+
+
+def die_with_parent(signal_number: int) -> None:
+    """Have the kernel send this process `signal_number` when the thread that started it ends."""
+    _call("prctl", PR_SET_PDEATHSIG, ctypes.c_ulong(signal_number), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0))

@@ -1,0 +1,214 @@
+"""Real ZooKeeper servers from Debian's package, one or an ensemble, on loopback or on the lab's management network."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from maglev0.lab import namespace
+from maglev0.lab.errors import LabError
+from maglev0.lab.process import Process
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+JAR = Path("/usr/share/java/zookeeper.jar")  # its manifest names the jars it needs, so a short class path does (0.25 s to start, not 0.8 s)
+LOGGING_JAR = Path("/usr/share/java/slf4j-simple.jar")
+# A small heap and the first compiler tier start fastest; with its performance data on, the JVM leaves files under /tmp.
+JAVA_FLAGS = ("-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-Djava.awt.headless=true")
+LOG_FLAGS = ("-Dorg.slf4j.simpleLogger.showDateTime=true", "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSS")
+SERVE_TIMEOUT_S = 20.0
+# There is no event for "the port answers"; asking costs the server a fraction of a millisecond.
+ASK_INTERVAL_S = 0.02
+ASK_TIMEOUT_S = 1.0
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one server listens: an address of the namespace (None: of this one) and three ports."""
+
+    host: str
+    client_port: int = 2181
+    peer_port: int = 2888
+    election_port: int = 3888
+    namespace: str | None = None
+
+
+class Server:
+    """One server of an ensemble; made without starting it."""
+
+    def __init__(self, number: int, place: Place, directory: Path) -> None:
+        self.number = number
+        self.place = place
+        self.directory = directory
+        self._process: Process | None = None
+
+    @property
+    def address(self) -> str:
+        """Where clients reach it, as in a connection string."""
+        return f"{self.place.host}:{self.place.client_port}"
+
+    @property
+    def process(self) -> Process:
+        """The running server; raises LabError where it was never started."""
+        if self._process is None:
+            raise LabError(f"zookeeper server {self.number} was not started")
+        return self._process
+
+    def start(self) -> None:
+        """Start it on what it has on disk; it serves once `wait_until_serving` returns."""
+        java = ["java", *JAVA_FLAGS, *LOG_FLAGS, f"-Djava.io.tmpdir={self.directory}", "-cp", f"{JAR}:{LOGGING_JAR}"]
+        command = [*java, "org.apache.zookeeper.server.quorum.QuorumPeerMain", str(self.directory / "zoo.cfg")]
+        self._process = Process(f"zookeeper server {self.number}", command, self.directory / "server.log", self.place.namespace)
+
+    def stop(self) -> None:
+        """End it in order."""
+        self.process.stop()
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self.process.kill()
+
+    def restart(self) -> None:
+        """Stop it in order, start it again and wait until it serves."""
+        self.stop()
+        self.start()
+        self.wait_until_serving()
+
+    def close(self) -> None:
+        """Make sure that it does not run, in whatever state it is."""
+        if self._process is not None:
+            self._process.kill()
+
+    def freeze(self) -> None:
+        """Stop the clock of the server: it stays connected and says nothing."""
+        self.process.signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a frozen server go on."""
+        self.process.signal(signal.SIGCONT)
+
+    def mode(self) -> str | None:
+        """'standalone', 'leader' or 'follower' as it says itself; None while it serves nobody."""
+        try:
+            with namespace.inside(self.place.namespace):
+                connection = socket.create_connection((self.place.host, self.place.client_port), ASK_TIMEOUT_S)
+            with connection, connection.makefile("rwb") as stream:
+                stream.write(b"srvr")
+                stream.flush()
+                answer = stream.read().decode()
+        except OSError:
+            return None
+        return next((line.removeprefix("Mode: ") for line in answer.splitlines() if line.startswith("Mode: ")), None)
+
+    def wait_until_serving(self, timeout_s: float = SERVE_TIMEOUT_S) -> None:
+        """Return once clients are served, by a leader or with one; raises LabError after `timeout_s` or when the server ends."""
+        deadline_s = time.monotonic() + timeout_s
+        while self.mode() is None:
+            if self.process.ended:
+                raise LabError(f"zookeeper server {self.number} ended at its start, see {self.process.log}")
+            if time.monotonic() > deadline_s:
+                raise LabError(f"zookeeper server {self.number} does not serve after {timeout_s} s, see {self.process.log}")
+            time.sleep(ASK_INTERVAL_S)
+
+
+class Ensemble:
+    """One server standing alone, or three and more that elect a leader.
+
+    As a context manager it starts all, waits until they serve, and ends them. `directory` holds their data and logs.
+    """
+
+    def __init__(self, directory: Path, places: Sequence[Place], tick_ms: int = 200) -> None:
+        self.tick_ms = tick_ms
+        self.servers = tuple(Server(number, place, directory / f"zookeeper-{number}") for number, place in enumerate(places, start=1))
+
+    @classmethod
+    def on_loopback(cls, directory: Path, size: int = 1, tick_ms: int = 200) -> Self:
+        """An ensemble on 127.0.0.1, on ports that are free now."""
+        ports = iter(_free_ports(3 * size))
+        return cls(directory, [Place("127.0.0.1", next(ports), next(ports), next(ports)) for _ in range(size)], tick_ms)
+
+    @property
+    def connect_string(self) -> str:
+        """Every server's client address, as `--zk` takes it."""
+        return ",".join(server.address for server in self.servers)
+
+    def start(self) -> None:
+        """Start all servers and wait until they serve."""
+        for server in self.servers:
+            self._write_configuration(server)
+            server.start()
+        for server in self.servers:
+            server.wait_until_serving()
+
+    def close(self) -> None:
+        """End all servers, in whatever state they are; their files stay."""
+        for server in self.servers:
+            server.close()
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def leader(self) -> Server:
+        """The server that leads now, or stands alone; raises LabError while there is none."""
+        for server in self.servers:
+            if server.mode() in {"leader", "standalone"}:
+                return server
+        raise LabError("no zookeeper server leads")
+
+    def _write_configuration(self, server: Server) -> None:
+        server.directory.mkdir(parents=True, exist_ok=True)
+        (server.directory / "myid").write_text(f"{server.number}\n")
+        (server.directory / "zoo.cfg").write_text("\n".join([*_settings(server, self.tick_ms), *self._peers()]) + "\n")
+
+    def _peers(self) -> list[str]:
+        if len(self.servers) == 1:
+            return []
+        places = [(server.number, server.place) for server in self.servers]
+        return [f"server.{number}={place.host}:{place.peer_port}:{place.election_port}" for number, place in places]
+
+
+def _settings(server: Server, tick_ms: int) -> list[str]:
+    return [
+        f"tickTime={tick_ms}",
+        "initLimit=25",
+        "syncLimit=5",
+        f"dataDir={server.directory}",
+        f"clientPort={server.place.client_port}",
+        f"clientPortAddress={server.place.host}",
+        "maxClientCnxns=0",  # tests connect more often from one address than the default of 60 allows
+        "admin.enableServer=false",  # its fixed port 8080 would clash between servers
+        "4lw.commands.whitelist=srvr",
+        "preAllocSize=64",  # KiB, not 64 MiB, of a file system that may be memory
+    ]
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports of 127.0.0.1 that are free now, all held until all are known so that no two are the same."""
+    holders = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [holder.getsockname()[1] for holder in holders]
+    for holder in holders:
+        holder.close()
+    return ports
+
+
+def missing() -> str | None:
+    """What this machine lacks to run a server, with what mends it; None where nothing."""
+    if shutil.which("java") is None:
+        return "java is missing: apt-get install default-jre-headless"
+    if not JAR.exists():
+        return f"ZooKeeper is missing ({JAR}): apt-get install zookeeper"
+    return None

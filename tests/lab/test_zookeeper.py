@@ -1,0 +1,66 @@
+"""A real ensemble on loopback."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from kazoo.client import KazooClient
+
+from maglev0.lab.zookeeper import Ensemble
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from maglev0.lab.zookeeper import Server
+
+pytestmark = pytest.mark.zookeeper
+
+
+@pytest.fixture
+def ensemble(tmp_path: Path) -> Iterator[Ensemble]:
+    with Ensemble.on_loopback(tmp_path, size=3) as servers:
+        yield servers
+
+
+def test_one_server_stands_alone(tmp_path: Path) -> None:
+    with Ensemble.on_loopback(tmp_path) as single:
+        assert single.leader().mode() == "standalone"
+        process = single.servers[0].process
+    assert process.ended
+
+
+def test_three_servers_survive_a_restart_of_their_leader(ensemble: Ensemble) -> None:
+    client = KazooClient(ensemble.connect_string, timeout=4.0)
+    client.start(timeout=10)
+    try:
+        client.create("/kept", b"value")
+        leader = ensemble.leader()
+        leader.restart()
+        assert {server.mode() for server in ensemble.servers} == {"leader", "follower"}
+        assert client.retry(client.get, "/kept")[0] == b"value"
+    finally:
+        client.stop()
+        client.close()
+
+
+def test_without_a_majority_nobody_serves_and_with_it_they_do_again(ensemble: Ensemble) -> None:
+    survivor, *others = ensemble.servers
+    for server in others:
+        server.kill()
+    assert _falls_silent(survivor)
+    for server in others:
+        server.start()
+    for server in ensemble.servers:
+        server.wait_until_serving()
+    assert sorted(str(server.mode()) for server in ensemble.servers) == ["follower", "follower", "leader"]
+
+
+def _falls_silent(server: Server, within_s: float = 10.0) -> bool:
+    """Whether it stops serving; asked again and again, as nothing tells when."""
+    deadline_s = time.monotonic() + within_s
+    while server.mode() is not None and time.monotonic() < deadline_s:
+        time.sleep(0.02)
+    return server.mode() is None
