@@ -2,7 +2,8 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+# Twice quiet: errors alone. Once leaves the build tools' warnings in, about files that are as they should be.
+PIP_INSTALL := pip install --quiet --quiet --disable-pip-version-check
 # Of the tests, those that need a cluster, a kernel or a virtual machine run apart: measuring coverage slows the rest of the process.
 SYSTEM := kernel or zookeeper or vm
 SHELL_SCRIPTS := .ci/run .ci/need .ci/find-python
@@ -57,9 +58,9 @@ install:
 	@.ci/need system-python dataplane
 	@mkdir -p '$(PREFIX)' '$(BINDIR)' '$(UNITDIR)' '$(CONFDIR)' || { echo 'make install writes to $(PREFIX): run it as root' >&2; exit 1; }
 	@echo 'installing maglev0 into $(PREFIX)'
-	@"$$(.ci/find-python --system)" -m venv --clear --upgrade-deps '$(PREFIX)' >/dev/null
+	@"$$(.ci/find-python --system)" -m venv --upgrade-deps '$(PREFIX)' >/dev/null
 	@rm -rf build
-	@'$(PREFIX)/bin/pip' install --quiet --disable-pip-version-check .
+	@'$(PREFIX)/bin/'$(PIP_INSTALL) .
 	@ln -sf '$(PREFIX)/bin/maglev0' '$(BINDIR)/maglev0'
 	@sed -e 's|/opt/maglev0|$(PREFIX)|' -e 's|/etc/maglev0|$(CONFDIR)|' maglev0/systemd/maglev0@.service >'$(UNITDIR)/maglev0@.service'
 	@sed -e 's|/etc/maglev0|$(CONFDIR)|' maglev0/systemd/example.conf >'$(CONFDIR)/example.conf'
@@ -76,10 +77,10 @@ $(VENV)/.runtime: pyproject.toml
 	@.ci/need python
 	@echo 'installing maglev0 and what it imports into $(VENV)'
 	@"$$(.ci/find-python)" -m venv --clear --upgrade-deps $(VENV) >/dev/null
-	@$(PIP) --editable .
+	@$(BIN)/$(PIP_INSTALL) --editable .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime
 	@echo 'installing the development tools into $(VENV)'
-	@$(PIP) --group dev
+	@$(BIN)/$(PIP_INSTALL) --group dev
 	@touch $@
