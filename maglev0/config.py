@@ -24,7 +24,7 @@ _Value = TypeVar("_Value")
 _HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*\.?")
 _BRACKETED_IPV6 = re.compile(r"\[[0-9A-Fa-f:.]{2,45}\]")
 _CHROOT = re.compile(r"(/[^/\x00-\x1f\x7f]+)*")
-_INTERFACE = re.compile(r"[^/:\s\"\x00-\x1f\x7f]{1,15}")
+_INTERFACE = re.compile(r"[^/:*\\\s\"\x00-\x1f\x7f]{1,15}")
 
 
 @dataclass(frozen=True)
@@ -152,9 +152,9 @@ def _vip(text: str) -> IPv4Address:
 
 
 def _interface(text: str) -> str:
-    # dev_valid_name(), net/core/dev.c; the quote would end a string in our nft rules.
+    # dev_valid_name(), net/core/dev.c; quote, star and backslash have a meaning in nft rules.
     if not _INTERFACE.fullmatch(text) or text in (".", ".."):
-        raise ValueError("allowed is the name of a network interface: 1 to 15 characters without slash, colon, quote or space")
+        raise ValueError("allowed is the name of a network interface: 1 to 15 characters without slash, colon, quote, star, backslash or space")
     if text == "lo":
         raise ValueError("allowed is an interface that other machines reach, not the loopback")
     return text

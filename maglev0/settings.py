@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from ipaddress import IPv4Address
 from typing import Any
 
+from maglev0.errors import ConfigError
 from maglev0.service import HashFamily, HashMode, Service
 
 FORMAT = 1
@@ -75,12 +76,20 @@ def derived_mac(vip: IPv4Address) -> str:
 
 
 def first_settings(wishes: Wishes, vip: IPv4Address, lease_ms: int, seed: int) -> Settings:
-    """The settings that the first node of a cluster writes; `seed` serves where no flag gave one."""
+    """The settings that the first node of a cluster writes; `seed` serves where no flag gave one.
+
+    Raises ConfigError when no dataplane that this node can run serves that many node numbers.
+    """
+    total_nodes = DEFAULT_TOTAL_NODES if wishes.total_nodes is None else wishes.total_nodes
+    able = [family for family in wishes.families if total_nodes <= MAX_TOTAL_NODES[family]]
+    if not able:
+        most = max(MAX_TOTAL_NODES[family] for family in wishes.families)
+        raise ConfigError(f"--total-nodes={total_nodes}: allowed are 1 to {most} with {wishes.families[0]}, the only dataplane that can run here")
     return Settings(
-        total_nodes=DEFAULT_TOTAL_NODES if wishes.total_nodes is None else wishes.total_nodes,
+        total_nodes=total_nodes,
         hash_mode=wishes.hash_mode or HashMode.SOURCE_IP,
         hash_seed=seed if wishes.hash_seed is None else wishes.hash_seed,
-        hash_family=wishes.families[0],
+        hash_family=able[0],
         cluster_mac=wishes.cluster_mac or derived_mac(vip),
         lease_ms=lease_ms,
     )

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_TOTAL_NODES = 16  # CLUSTERIP_MAX_NODES of the kernel's header
 MARK = "maglev0"  # the comment of a rule that we inserted, and the tail of the label of an address that we added
 POLL_INTERVAL_S = 1.0  # legacy iptables announces no changes; a look costs about 1.5 ms, so 0.2 % of a core
 LOCK_WAIT_S = 1.0  # iptables programs hold the lock for milliseconds; the daemon's loop stands still meanwhile
@@ -66,12 +65,8 @@ def is_set_up(vip: IPv4Address) -> bool:
     return _proc_file(vip).exists()
 
 
-def check(service: Service) -> None:
+def check() -> None:
     """Raise `UnavailableError` saying what keeps CLUSTERIP from serving on this machine, and what mends it. Changes no rule."""
-    if service.total_nodes > MAX_TOTAL_NODES:
-        raise UnavailableError(
-            f"clusterip serves at most {MAX_TOTAL_NODES} node numbers, not {service.total_nodes}: give a smaller --total-nodes or use nftables"
-        )
     _check_rights()
     _check_module()
     _load_iptc()
@@ -94,7 +89,7 @@ class ClusterIP:
         One of our own that does is replaced, its address taken down meanwhile if that is ours.
         The rule comes with no bucket in force, and before the address, so that nothing is accepted that is not ours.
         """
-        check(self._service)
+        check()
         index = await self._link_index()
         await self._settle_rule(index)
         self._is_open = True

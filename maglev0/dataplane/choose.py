@@ -1,0 +1,75 @@
+"""Which dataplane serves here: the one asked for, or the best that this machine can run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from ipaddress import IPv4Address
+
+from maglev0.dataplane import Dataplane
+from maglev0.dataplane.dryrun import DryRun
+from maglev0.errors import UnavailableError
+from maglev0.service import HashFamily, Service
+
+# A dataplane's module is imported where it is used: python-iptables and libnftables are large, and a node needs one of them.
+log = logging.getLogger(__name__)
+
+
+def runnable(vip: IPv4Address, asked: HashFamily | None) -> tuple[HashFamily, ...]:
+    """Return the hash families that can run here, the best first; only the one asked for, if one was.
+
+    Raises `UnavailableError` when there is none, saying what is missing and what mends it.
+    """
+    if asked is not None:
+        _CHECKS[asked]()
+        return (asked,)
+    order, why = _preference(vip)
+    found: list[HashFamily] = []
+    missing: list[str] = []
+    for family in order:
+        try:
+            _CHECKS[family]()
+        except UnavailableError as error:
+            missing.append(str(error))
+        else:
+            found.append(family)
+    if not found:
+        raise UnavailableError("no dataplane can run here: " + "; ".join(missing))
+    log.info("dataplane %s: %s", found[0], why if found[0] is order[0] else missing[0])
+    return tuple(found)
+
+
+def make(family: HashFamily, service: Service, *, dry_run: bool) -> Dataplane:
+    """Make the dataplane of one service, without touching the kernel."""
+    if dry_run:
+        return DryRun(family)
+    if family is HashFamily.CLUSTERIP:
+        from maglev0.dataplane.clusterip import ClusterIP  # noqa: PLC0415
+
+        return ClusterIP(service)
+    from maglev0.dataplane.nftables import Nftables  # noqa: PLC0415
+
+    return Nftables(service)
+
+
+def _preference(vip: IPv4Address) -> tuple[tuple[HashFamily, HashFamily], str]:
+    from maglev0.dataplane import clusterip  # noqa: PLC0415
+
+    if clusterip.is_set_up(vip):
+        return (HashFamily.CLUSTERIP, HashFamily.NFTABLES), f"a CLUSTERIP rule for {vip} is set up here"
+    return (HashFamily.NFTABLES, HashFamily.CLUSTERIP), "the kernel and libnftables can, and no CLUSTERIP rule is set up"
+
+
+def _check_nftables() -> None:
+    from maglev0.dataplane import nftables  # noqa: PLC0415
+
+    nftables.check()
+
+
+def _check_clusterip() -> None:
+    from maglev0.dataplane import clusterip  # noqa: PLC0415
+
+    clusterip.check()
+
+
+_CHECKS: dict[HashFamily, Callable[[], None]] = {HashFamily.CLUSTERIP: _check_clusterip, HashFamily.NFTABLES: _check_nftables}

@@ -1,0 +1,105 @@
+"""Netlink notices that somebody else changed what a dataplane stands on.
+
+They only wake: what changed is found out by looking, so a lost notice (ENOBUFS) is as good as one that arrived.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import struct
+
+_RTMGRP_LINK = 1  # include/uapi/linux/rtnetlink.h
+_RTMGRP_IPV4_IFADDR = 0x10
+_NETLINK_NETFILTER = 12
+_NFNLGRP_NFTABLES = 7  # include/uapi/linux/netfilter/nfnetlink.h; the group's bit is one less
+_NFT_MSG_NEWGEN = (10 << 8) | 15  # NFNL_SUBSYS_NFTABLES, NFT_MSG_NEWGEN: closes the notices of one transaction
+_NFTA_GEN_PROC_PID = 2
+_HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
+_NFGENMSG_SIZE = 4
+_DATAGRAM = 1 << 16
+
+
+class KernelEvents:
+    """Two netlink sockets; `wait` returns when links or addresses changed, or when another process changed the tables of this name."""
+
+    def __init__(self, table: str) -> None:
+        self._table = table.encode() + b"\0"
+        self._touched = False
+        self._route = _listen(socket.NETLINK_ROUTE, _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR)
+        self._tables = _listen(_NETLINK_NETFILTER, 1 << (_NFNLGRP_NFTABLES - 1))
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._route.close()
+        self._tables.close()
+
+    async def wait(self) -> None:
+        """Return at the next relevant change; notices that came meanwhile are taken together."""
+        tasks = [asyncio.create_task(self._route_changed()), asyncio.create_task(self._tables_changed())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _route_changed(self) -> None:
+        await _receive(self._route)
+        _drain(self._route)
+
+    async def _tables_changed(self) -> None:
+        while not self._relevant(await _receive(self._tables)):
+            pass
+        _drain(self._tables)
+
+    def _relevant(self, datagram: bytes | None) -> bool:
+        """Whether another process's transaction that names our table ends with this datagram, or notices were lost."""
+        if datagram is None:
+            return True
+        # The kernel closes the notices of each transaction with a datagram of its own (nf_tables_gen_notify, net/netfilter/nf_tables_api.c).
+        if _HEADER.unpack_from(datagram)[1] != _NFT_MSG_NEWGEN:
+            self._touched |= self._table in datagram
+            return False
+        touched, self._touched = self._touched, False
+        return touched and _process(datagram) != os.getpid()
+
+
+def _listen(protocol: int, groups: int) -> socket.socket:
+    listener = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol)
+    listener.bind((0, groups))
+    return listener
+
+
+async def _receive(listener: socket.socket) -> bytes | None:
+    """Return the next datagram, or `None` when the kernel had to drop some."""
+    try:
+        return await asyncio.get_running_loop().sock_recv(listener, _DATAGRAM)
+    except OSError as error:
+        if error.errno == errno.ENOBUFS:
+            return None
+        raise
+
+
+def _drain(listener: socket.socket) -> None:
+    while True:
+        try:
+            listener.recv(_DATAGRAM)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+
+
+def _process(notice: bytes) -> int:
+    """Return the process named in a NEWGEN notice, 0 where the kernel names none."""
+    offset = _HEADER.size + _NFGENMSG_SIZE
+    while offset + 8 <= len(notice):
+        length, kind = struct.unpack_from("=HH", notice, offset)
+        if kind == _NFTA_GEN_PROC_PID:
+            return int(struct.unpack_from("!I", notice, offset + 4)[0])
+        offset += max(4, (length + 3) & ~3)
+    return 0

@@ -1,0 +1,111 @@
+"""The traffic interface and the VIP's address on this host, by netlink; and the cluster MAC on the interface's receive filter."""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import struct
+from ipaddress import IPv4Address
+from pathlib import Path
+
+from pyroute2 import AsyncIPRoute
+from pyroute2.netlink.exceptions import NetlinkError
+
+from maglev0.errors import DataplaneError
+
+_LINK_UP = 0x1 | 0x10000  # IFF_UP and IFF_LOWER_UP of netdevice(7): switched on, and with a carrier
+_SIOCADDMULTI = 0x8931  # include/uapi/linux/sockios.h
+_SIOCDELMULTI = 0x8932
+_IFREQ_HWADDR = struct.Struct("16sH6s16x")  # struct ifreq of netdevice(7): name, ifr_hwaddr's family (AF_UNSPEC), its address
+_ETH_P_ARP = 0x0806
+_ARP_REQUEST = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1)  # Ethernet, IPv4, the lengths of their addresses, request (RFC 826)
+# Not /proc/net: that leads to the namespace of the process's first thread, while sockets are of the calling thread's.
+_DEV_MCAST = Path("/proc/thread-self/net/dev_mcast")
+
+
+async def serving_link(interface: str) -> int:
+    """Return the interface's index; DataplaneError when it is gone, switched off or without a carrier, so that no packet can arrive."""
+    async with AsyncIPRoute() as netlink:
+        found = [link async for link in await netlink.get_links() if link.get_attr("IFLA_IFNAME") == interface]
+    if not found:
+        raise DataplaneError(f"interface {interface} is gone; it serves again when it is back")
+    if found[0]["flags"] & _LINK_UP != _LINK_UP:
+        raise DataplaneError(f"interface {interface} is down or without a carrier; it serves again when the link is up")
+    return int(found[0]["index"])
+
+
+async def has_address(vip: IPv4Address) -> bool:
+    """Whether any interface of this host holds the VIP."""
+    async with AsyncIPRoute() as netlink:
+        return bool(await _holders(netlink, vip))
+
+
+async def add_address(index: int, vip: IPv4Address) -> None:
+    """Put VIP/32 on the interface."""
+    async with AsyncIPRoute() as netlink:
+        await _change_address(netlink, "add", index, vip)
+
+
+async def remove_address(vip: IPv4Address) -> None:
+    """Take VIP/32 off the interface that holds it; harmless when none does."""
+    async with AsyncIPRoute() as netlink:
+        for index in await _holders(netlink, vip):
+            await _change_address(netlink, "del", index, vip)
+
+
+async def _holders(netlink: AsyncIPRoute, vip: IPv4Address) -> list[int]:
+    # Older kernels list every address whatever filter they are asked for, so the comparison is made here.
+    addresses = [address async for address in await netlink.get_addr(family=socket.AF_INET)]
+    return [int(address["index"]) for address in addresses if address.get_attr("IFA_LOCAL") == str(vip)]
+
+
+async def _change_address(netlink: AsyncIPRoute, verb: str, index: int, vip: IPv4Address) -> None:
+    try:
+        await netlink.addr(verb, index=index, address=str(vip), prefixlen=32)
+    except NetlinkError as error:
+        raise DataplaneError(f"ip address {verb} {vip}/32: {error.args[1]}") from error
+
+
+def has_multicast(interface: str, mac: str) -> bool:
+    """Whether somebody asked the interface to receive that MAC, as ``ip maddr add`` does."""
+    wanted = mac.replace(":", "")
+    # Columns: index, name, users, global users, address (net/core/dev_addr_lists.c). Only global ones are counted by the ioctl.
+    rows = (line.split() for line in _DEV_MCAST.read_text().splitlines())
+    return any(row[1] == interface and row[4] == wanted and row[3] != "0" for row in rows)
+
+
+def add_multicast(interface: str, mac: str) -> None:
+    """Let the interface receive frames for a multicast MAC; it stays so when this process ends."""
+    _change_multicast(_SIOCADDMULTI, interface, mac)
+
+
+def remove_multicast(interface: str, mac: str) -> None:
+    """Undo `add_multicast`; harmless when it is undone already."""
+    if has_multicast(interface, mac):
+        _change_multicast(_SIOCDELMULTI, interface, mac)
+
+
+def _change_multicast(request: int, interface: str, mac: str) -> None:
+    argument = _IFREQ_HWADDR.pack(interface.encode(), socket.AF_UNSPEC, bytes.fromhex(mac.replace(":", "")))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        try:
+            fcntl.ioctl(any_socket, request, argument)
+        except OSError as error:
+            verb = "add" if request == _SIOCADDMULTI else "del"
+            raise DataplaneError(f"ip maddr {verb} {mac} dev {interface}: {error.strerror}") from error
+
+
+def announce(interface: str, vip: IPv4Address, mac: str) -> None:
+    """Send one gratuitous ARP (RFC 5227, 2.3), so that neighbours who knew the VIP under another MAC learn the cluster's.
+
+    The frame's own source stays the interface's MAC: switches must never learn where the cluster's MAC is.
+    """
+    cluster = bytes.fromhex(mac.replace(":", ""))
+    try:
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ARP)) as link:
+            link.bind((interface, _ETH_P_ARP))
+            own = link.getsockname()[4]
+            frame = b"\xff" * 6 + own + struct.pack("!H", _ETH_P_ARP) + _ARP_REQUEST + cluster + vip.packed + b"\0" * 6 + vip.packed
+            link.send(frame)
+    except OSError as error:
+        raise DataplaneError(f"gratuitous ARP for {vip} on {interface}: {error.strerror}") from error

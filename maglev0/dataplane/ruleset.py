@@ -1,0 +1,130 @@
+"""The nftables rules of one service, as text.
+
+Pure: imports no I/O.
+
+Two stages judge what arrives for the VIP on the traffic interface; nothing else is touched, lo in particular.
+
+- *early*, before defragmentation (-400) and connection tracking (-200): most of the cluster's traffic is other nodes', and is dropped here
+  at the least cost. Fragments pass, for only the first one has ports; ICMP errors pass, for they hash by the router that sent them.
+- *second*, behind connection tracking and before DNAT (-100), which would hide the VIP: judges reassembled datagrams by their bucket, and
+  ICMP errors by whether they belong to a connection of this node.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from ipaddress import IPv4Address
+
+from maglev0.service import HashMode, Service
+
+RULES_VERSION = 1  # changed whenever the text below changes, so that a restart replaces an older version's rules
+ADDRESS_NOTE = "added_address"
+MAC_NOTE = "added_mac"
+OWNED_SET = "owned"
+
+_ICMP_ERRORS = "{ destination-unreachable, redirect, time-exceeded, parameter-problem }"
+_PORT_FIELDS = {HashMode.SOURCE_IP_PORT: " . th sport", HashMode.SOURCE_IP_PORT_DEST_PORT: " . th sport . th dport"}
+
+
+def table_name(vip: IPv4Address) -> str:
+    """The name of our tables for a VIP; one in family ip, one in family arp."""
+    return f"maglev0_{vip}"
+
+
+def fingerprint(service: Service) -> str:
+    """What tells rules of these very parameters from others: owned buckets left by a killed daemon mean nothing under other ones."""
+    return hashlib.blake2b(f"{RULES_VERSION} {service}".encode(), digest_size=8).hexdigest()
+
+
+def install(service: Service, notes: Iterable[str]) -> str:
+    """Commands that put the rules in force whatever stands there, and keep the owned buckets where the set exists.
+
+    `notes` are the names of empty sets that remember, across a killed daemon, what on the host is ours to remove.
+    """
+    name = table_name(service.vip)
+    noted = "\n".join(f"  set {note} {{ type ipv4_addr; }}" for note in notes)
+    return f"""
+table ip {name} {{
+  comment "{fingerprint(service)}"
+  set {OWNED_SET} {{ typeof numgen inc mod {max(2, service.total_nodes)}; }}
+{noted}
+  chain early {{ type filter hook prerouting priority -450; policy accept; }}
+  chain early_judge {{
+  }}
+  chain second {{ type filter hook prerouting priority -150; policy accept; }}
+  chain second_judge {{
+  }}
+}}
+table arp {name} {{
+  chain output {{ type filter hook output priority 0; policy accept; }}
+}}
+{_flush(name)}
+table ip {name} {{
+  chain early {{
+    iifname "{service.interface}" ip daddr {service.vip} goto early_judge
+  }}
+  chain early_judge {{
+    ip frag-off & 0x3fff != 0 accept
+    icmp type {_ICMP_ERRORS} accept
+{_accept_owned(service, "accept")}
+    drop
+  }}
+  chain second {{
+    iifname "{service.interface}" ip daddr {service.vip} goto second_judge
+  }}
+  chain second_judge {{
+    icmp type {_ICMP_ERRORS} ct state related meta pkttype set host accept
+    icmp type {_ICMP_ERRORS} drop
+{_accept_owned(service, "meta pkttype set host accept")}
+    drop
+  }}
+}}
+table arp {name} {{
+  chain output {{
+    oifname "{service.interface}" arp saddr ip {service.vip} arp saddr ether set {service.cluster_mac}
+  }}
+}}
+"""
+
+
+def remove(vip: IPv4Address) -> str:
+    """Commands that remove our tables, whether or not they are there."""
+    name = table_name(vip)
+    return "\n".join(f"add table {family} {name}\ndelete table {family} {name}" for family in ("ip", "arp"))
+
+
+def change(service: Service, added: Iterable[int], removed: Iterable[int]) -> str:
+    """Commands that take buckets out of the owned set and put others in, as one transaction; empty when there is nothing to do."""
+    prefix = f"element ip {table_name(service.vip)} {OWNED_SET}"
+    parts = (("delete", elements(service, removed)), ("add", elements(service, added)))
+    return "\n".join(f"{verb} {prefix} {{ {','.join(map(str, sorted(members)))} }}" for verb, members in parts if members)
+
+
+def elements(service: Service, buckets: Iterable[int]) -> frozenset[int]:
+    """What the owned set holds for these buckets.
+
+    A modulus of 1 is refused by the kernel, so a single bucket is a hash of two values, and both are owned or neither.
+    """
+    found = frozenset(buckets)
+    return frozenset({1, 2}) if service.total_nodes == 1 and found else found
+
+
+def buckets(service: Service, held: Iterable[int]) -> frozenset[int]:
+    """The buckets for which the owned set holds these elements."""
+    found = frozenset(held)
+    return found & {1} if service.total_nodes == 1 else found
+
+
+def _flush(name: str) -> str:
+    chains = ("ip {} early", "ip {} early_judge", "ip {} second", "ip {} second_judge", "arp {} output")
+    return "\n".join(f"flush chain {chain.format(name)}" for chain in chains)
+
+
+def _accept_owned(service: Service, verdict: str) -> str:
+    """The rules that accept what hashes to an owned bucket. Protocols without ports hash by source address alone, in every mode."""
+    modulus = f"mod {max(2, service.total_nodes)} seed {service.hash_seed:#x} offset 1 @{OWNED_SET} {verdict}"
+    ports = _PORT_FIELDS.get(service.hash_mode)
+    if ports is None:
+        return f"    jhash ip saddr {modulus}"
+    return f"    meta l4proto {{ tcp, udp }} jhash ip saddr{ports} {modulus}\n    meta l4proto != {{ tcp, udp }} jhash ip saddr {modulus}"

@@ -1,0 +1,54 @@
+"""Why ZooKeeper gives no session: each server is asked once, and what it does is put in words."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+from maglev0.config import ZooKeeperAddress
+
+ANSWER_TIMEOUT_S = 1.0
+ANSWER_LIMIT = 4096
+
+
+async def why_no_session(address: ZooKeeperAddress) -> str:
+    """One line about every server of the connection string, as "zk1:2181 refuses connections; zk2:2181 …"."""
+    findings = await asyncio.gather(*(_finding(server) for server in address.hosts.split(",")))
+    return "; ".join(findings)
+
+
+async def _finding(server: str) -> str:
+    host, _, port = server.rpartition(":")
+    try:
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            answer = await _server_status(host.strip("[]"), int(port))
+    except TimeoutError:
+        return f"{server} does not answer"
+    except socket.gaierror:
+        return f"{server}: the name does not resolve"
+    except ConnectionRefusedError:
+        return f"{server} refuses connections"
+    except OSError as error:
+        return f"{server}: {(error.strerror or str(error)).lower()}"
+    return f"{server} {_meaning(answer)}"
+
+
+async def _server_status(host: str, port: int) -> bytes:
+    reader, writer = await asyncio.open_connection(host, port)
+    try:
+        # "srvr" is the one four-letter command that servers allow by default.
+        writer.write(b"srvr")
+        await writer.drain()
+        return await reader.read(ANSWER_LIMIT)
+    finally:
+        writer.close()
+
+
+def _meaning(answer: bytes) -> str:
+    if b"not currently serving requests" in answer:
+        return "runs but has no quorum"
+    if b"Zookeeper version" in answer or b"not in the whitelist" in answer:
+        return "serves, but gave no session yet"
+    if not answer:
+        return "closes connections (is its maxClientCnxns reached?)"
+    return "is no ZooKeeper server"

@@ -1,0 +1,190 @@
+"""A ZooKeeper session on an asyncio loop: a thin shell around kazoo.
+
+Kazoo's threads only record and wake: every callback hands over to the loop, and every answer is awaited there with a bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from kazoo.client import KazooClient, TransactionRequest
+from kazoo.exceptions import (
+    AuthFailedError,
+    ConnectionClosedError,
+    ConnectionLoss,
+    InvalidACLError,
+    NoAuthError,
+    OperationTimeoutError,
+    SessionExpiredError,
+)
+from kazoo.handlers.threading import KazooTimeoutError
+from kazoo.protocol.serialization import Connect
+from kazoo.protocol.states import KazooState
+from kazoo.retry import KazooRetry
+
+from maglev0.config import ZooKeeperAddress
+from maglev0.errors import ZooKeeperError
+
+RECONNECT_DELAY_S = 0.05
+MAX_RECONNECT_DELAY_S = 2.0  # how much later than ZooKeeper itself a cluster may come back
+CLOSE_TIMEOUT_S = 1.0  # a daemon that was told to stop is gone within 2 s, whatever ZooKeeper does
+
+
+class Disconnected(Exception):  # noqa: N818  no error: the session is away and the caller waits for it
+    """The session is not connected, or did not answer in time; whether the operation took place is unknown."""
+
+
+class State(enum.Enum):
+    """Where the session stands. A lost session's ephemeral znodes are gone, or will be."""
+
+    CONNECTING = "connecting"
+    CONNECTED = "connected"
+    SUSPENDED = "suspended"
+    LOST = "lost"
+
+
+_STATES = {KazooState.CONNECTED: State.CONNECTED, KazooState.SUSPENDED: State.SUSPENDED, KazooState.LOST: State.LOST}
+
+
+class Session:
+    """One session that reconnects for ever. Made on a running loop; `start`, then `call` and `commit`, then `close`.
+
+    `wake` is called on the loop, without arguments, after every change of state and every watch that fires. `suspended_at` is the
+    loop's time at which the connection was seen to be lost, while it is.
+    """
+
+    def __init__(self, address: ZooKeeperAddress, timeout_s: float, wake: Callable[[], None]) -> None:
+        self.state = State.CONNECTING
+        self.suspended_at: float | None = None
+        self._requested_timeout_s = timeout_s
+        self._granted_timeout_s: float | None = None
+        self._wake = wake
+        self._loop = asyncio.get_running_loop()
+        self._client = KazooClient(
+            hosts=address.hosts,  # the chroot stands in our paths: kazoo creates no chroot of more than one part
+            timeout=timeout_s,
+            connection_retry=KazooRetry(max_tries=-1, delay=RECONNECT_DELAY_S, max_delay=MAX_RECONNECT_DELAY_S),
+            logger=logging.getLogger("maglev0.kazoo"),
+        )
+
+    def start(self) -> None:
+        """Begin to connect; the loop is woken when that succeeds."""
+        self._note_granted_timeout()
+        self._client.add_listener(self._on_state)
+        self._client.start_async()
+
+    @property
+    def id(self) -> int:
+        """The session's id, which is the `ephemeralOwner` of what it creates; 0 before the first connection."""
+        identity = self._client.client_id
+        return int(identity[0]) if identity else 0
+
+    @property
+    def timeout_s(self) -> float:
+        """The session timeout that the server granted; before it did, the one to ask for."""
+        return self._granted_timeout_s or self._requested_timeout_s
+
+    async def call(self, operation: str, *arguments: Any, **options: Any) -> Any:
+        """Run one of kazoo's operations ("get", "exists", "get_children", …) and return its answer.
+
+        Raises `Disconnected`; ZooKeeperError when rights are missing; kazoo's own exceptions (NoNodeError, …) pass through.
+        """
+        self._require_connected()
+        return await self._answer(getattr(self._client, f"{operation}_async")(*arguments, **options))
+
+    def transaction(self) -> TransactionRequest:
+        """Begin a transaction to hand to `commit`."""
+        return self._client.transaction()
+
+    async def commit(self, transaction: TransactionRequest) -> list[Any]:
+        """Commit, and return the answers in order: a value each, or kazoo exceptions when none of it took place."""
+        self._require_connected()
+        answers = await self._answer(transaction.commit_async())
+        for answer in answers:
+            if isinstance(answer, NoAuthError | InvalidACLError):
+                raise _refused(answer) from answer
+        return list(answers)
+
+    def on_watch(self, _event: object) -> None:
+        """Be the watch function to give to operations: whatever changed, the loop looks again."""
+        self._hand_over(self._wake)
+
+    async def close(self) -> None:
+        """End the session, so that its ephemeral znodes go at once; bounded, and final."""
+        self._client.remove_listener(self._on_state)
+        stopped = asyncio.Event()
+
+        def stop() -> None:
+            self._client.stop()
+            self._hand_over(stopped.set)
+
+        # A thread of its own, that the process does not wait for: kazoo may wait long for a server that is silent.
+        threading.Thread(target=stop, name="zookeeper-close", daemon=True).start()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stopped.wait(), CLOSE_TIMEOUT_S)
+
+    def _note_granted_timeout(self) -> None:
+        # Kazoo drops the timeout that the server granted after setting its own timers by it, so it is read off the server's answer.
+        connection = self._client._connection  # noqa: SLF001
+        invoke = connection._invoke  # noqa: SLF001
+
+        def invoke_and_note(timeout: float, request: Any, *rest: Any, **options: Any) -> Any:
+            answer = invoke(timeout, request, *rest, **options)
+            if isinstance(request, Connect) and answer[0].time_out > 0:
+                self._granted_timeout_s = answer[0].time_out / 1000
+            return answer
+
+        connection._invoke = invoke_and_note  # noqa: SLF001
+
+    def _on_state(self, state: str) -> None:
+        self._hand_over(self._record, _STATES[state])
+
+    def _hand_over(self, callback: Callable[..., None], *arguments: Any) -> None:
+        # A watch may still fire in kazoo's thread while the daemon ends and the loop is closed.
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(callback, *arguments)
+
+    def _record(self, state: State) -> None:
+        self.state = state
+        if state is State.CONNECTED:
+            self.suspended_at = None
+        elif self.suspended_at is None:
+            self.suspended_at = self._loop.time()
+        self._wake()
+
+    def _require_connected(self) -> None:
+        # Kazoo would queue the request and send it whenever a server is back, which may be after its reason is gone.
+        if self.state is not State.CONNECTED:
+            raise Disconnected
+
+    async def _answer(self, result: Any) -> Any:
+        future: asyncio.Future[Any] = self._loop.create_future()
+        result.rawlink(lambda done: self._hand_over(_settle, future, done))
+        try:
+            async with asyncio.timeout(self.timeout_s):
+                return await future
+        except (ConnectionLoss, ConnectionClosedError, SessionExpiredError, OperationTimeoutError, KazooTimeoutError, TimeoutError) as error:
+            raise Disconnected from error
+        except (NoAuthError, AuthFailedError, InvalidACLError) as error:
+            raise _refused(error) from error
+
+
+def _settle(future: asyncio.Future[Any], done: Any) -> None:
+    if future.done():
+        return
+    if done.exception is None:
+        future.set_result(done.value)
+    else:
+        future.set_exception(done.exception)
+
+
+def _refused(error: Exception) -> ZooKeeperError:
+    return ZooKeeperError(
+        f"using ZooKeeper: {type(error).__name__}: an ACL there keeps this node out; give it the rights, or another /chroot in --zk"
+    )
