@@ -1,0 +1,135 @@
+"""The port of the packet hash against this kernel's nft rules, packet by packet."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import socket
+import struct
+import subprocess
+from contextlib import contextmanager
+from ipaddress import IPv4Address
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+from pyroute2 import netns
+
+from maglev0.packethash import Flow, PacketHash
+from maglev0.service import HashFamily, HashMode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.kernel
+
+TOTALS = (1, 2, 5, 16, 65_537, 1_048_576)
+SEEDS = (0, 1, 0x1234_5678, 0xFFFF_FFFF)
+FLOWS = 2000  # per mode and seed, each judged once for every total
+FIELDS = {
+    HashMode.SOURCE_IP: "ip saddr",
+    HashMode.SOURCE_IP_PORT: "ip saddr . th sport",
+    HashMode.SOURCE_IP_PORT_DEST_PORT: "ip saddr . th sport . th dport",
+}
+PORTED = (socket.IPPROTO_TCP, socket.IPPROTO_UDP)
+PORTLESS = (socket.IPPROTO_ICMP, socket.IPPROTO_ESP, socket.IPPROTO_SCTP, socket.IPPROTO_GRE)
+
+
+class Namespace(NamedTuple):
+    """A network namespace whose packets to 192.0.2.2 pass nft's output hook and go nowhere."""
+
+    name: str
+    sender: socket.socket
+
+    def run(self, *command: str, text: str | None = None) -> str:
+        return subprocess.run(["ip", "netns", "exec", self.name, *command], input=text, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+@contextmanager
+def named_namespace(name: str) -> Iterator[str]:
+    netns.create(name)
+    try:
+        yield name
+    finally:
+        netns.remove(name)
+
+
+def raw_socket(name: str) -> socket.socket:
+    netns.pushns(name)
+    try:
+        return socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)  # it stays in the namespace where it was made
+    finally:
+        netns.popns()
+
+
+@pytest.fixture(scope="module")
+def namespace() -> Iterator[Namespace]:
+    assert os.geteuid() == 0, "this test makes a network namespace and must run as root"
+    with named_namespace(f"packethash-{os.getpid()}") as name, raw_socket(name) as sender:
+        made = Namespace(name, sender)
+        made.run("ip", "link", "add", "sink", "up", "type", "veth", "peer", "drain")
+        made.run("ip", "link", "set", "drain", "up")
+        made.run("ip", "address", "add", "192.0.2.1/24", "dev", "sink")
+        made.run("ip", "neighbour", "add", "192.0.2.2", "lladdr", "02:00:00:00:00:02", "dev", "sink")
+        yield made
+
+
+def ruleset(mode: HashMode, seed: int) -> str:
+    """Record the bucket of every packet that leaves, for each total in a set of its own.
+
+    The output hook judges a packet before the send returns, so there is nothing to wait for.
+    """
+    sets, rules = [], []
+    for total in TOTALS:
+        jhash = f"mod {total} seed {seed} offset 1"
+        sets.append(f"set ported{total} {{ type ipv4_addr . inet_proto . inet_service . inet_service . mark; flags dynamic; size {FLOWS}; }}")
+        sets.append(f"set portless{total} {{ type ipv4_addr . inet_proto . mark; flags dynamic; size {FLOWS}; }}")
+        ported = f"add @ported{total} {{ ip saddr . meta l4proto . th sport . th dport . meta mark }}"
+        portless = f"add @portless{total} {{ ip saddr . meta l4proto . meta mark }}"
+        rules.append(f"meta l4proto {{ tcp, udp }} meta mark set jhash {FIELDS[mode]} {jhash} {ported}")
+        rules.append(f"meta l4proto != {{ tcp, udp }} meta mark set jhash ip saddr {jhash} {portless}")
+    chain = "chain out { type filter hook output priority 0;\n" + "\n".join(rules) + "\n}"
+    return "flush ruleset\ntable ip hashes {\n" + "\n".join(sets) + "\n" + chain + "\n}\n"
+
+
+def some_flows(rng: random.Random) -> list[Flow]:
+    flows = {
+        Flow(IPv4Address(address), protocol, port, port) for address in ("1.0.0.1", "223.255.255.254") for protocol in PORTED for port in (1, 65_535)
+    }
+    while len(flows) < FLOWS:
+        source = IPv4Address(rng.randrange(0x0100_0000, 0xE000_0000))
+        ported = rng.random() < 0.75
+        ports = (rng.randrange(1, 0x1_0000), rng.randrange(1, 0x1_0000)) if ported else ()
+        flows.add(Flow(source, rng.choice(PORTED if ported else PORTLESS), *ports))
+    return sorted(flows)
+
+
+def packet(flow: Flow) -> bytes:
+    tcp_syn = struct.pack(">HHIIBBHHH", flow.source_port, flow.dest_port, 0, 0, 5 << 4, 2, 1024, 0, 0)
+    udp = struct.pack(">HHHH", flow.source_port, flow.dest_port, 8, 0)
+    payload = {socket.IPPROTO_TCP: tcp_syn, socket.IPPROTO_UDP: udp}.get(flow.protocol, struct.pack(">BBHI", 8, 0, 0, 0))
+    header = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 20 + len(payload), 0, 0, 64, flow.protocol, 0, flow.source.packed, bytes((192, 0, 2, 2)))
+    return header + payload
+
+
+def buckets(namespace: Namespace, total: int) -> dict[Flow, int]:
+    """What the kernel recorded."""
+    seen: dict[Flow, int] = {}
+    for name in (f"ported{total}", f"portless{total}"):
+        listing = json.loads(namespace.run("nft", "-j", "-n", "list", "set", "ip", "hashes", name))
+        for element in listing["nftables"][1]["set"]["elem"]:
+            source, protocol, *ports, bucket = element["concat"]
+            seen[Flow(IPv4Address(source), int(protocol), *ports)] = bucket
+    return seen
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("mode", HashMode)
+def test_the_kernel_puts_each_flow_in_the_bucket_that_the_port_says(namespace: Namespace, mode: HashMode, seed: int) -> None:
+    namespace.run("nft", "-f", "-", text=ruleset(mode, seed))
+    flows = some_flows(random.Random(f"{mode} {seed}"))
+    for flow in flows:
+        namespace.sender.sendto(packet(flow), ("192.0.2.2", 0))
+    for total in TOTALS:
+        ours = PacketHash(HashFamily.NFTABLES, mode, seed, total)
+        assert buckets(namespace, total) == {flow: ours.node_number(flow) for flow in flows}
