@@ -1,0 +1,125 @@
+"""A server of the lab: a namespace with two cables, the small service and the daemon."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from maglev0.lab import addresses, namespace, network, ownership
+from maglev0.lab.errors import LabError
+from maglev0.lab.network import MANAGEMENT, TRAFFIC, Socket
+from maglev0.lab.process import Process, python_module
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from maglev0.lab.network import Network
+
+INTERFACE = "eth0"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What stays of a node while its power is off: its number, the name of its namespace and where its logs go."""
+
+    number: int
+    namespace: str
+    directory: Path
+
+    @property
+    def name(self) -> str:
+        """What the daemons and the service call it."""
+        return f"backend-{self.number}"
+
+    @property
+    def traffic_cable(self) -> str:
+        """Its port on the traffic switch."""
+        return f"node{self.number}"
+
+    @property
+    def management_cable(self) -> str:
+        """Its port on the management switch."""
+        return f"node{self.number}m"
+
+    @property
+    def log(self) -> Path:
+        """Where its daemons log, one run behind the other."""
+        return self.directory / f"{self.name}.log"
+
+
+class Node:
+    """A machine and what runs on it; it is made switched off."""
+
+    def __init__(self, machine: Machine, net: Network, daemon_arguments: Sequence[str]) -> None:
+        """`daemon_arguments` are those of `maglev0` behind `--my-id`."""
+        self.machine = machine
+        self._network = net
+        self._daemon_arguments = [f"--my-id={machine.number}", *daemon_arguments]
+        self._responder: Process | None = None
+        self._daemon: Process | None = None
+
+    @property
+    def daemon(self) -> Process:
+        """The daemon last started; raises LabError before the first."""
+        if self._daemon is None:
+            raise LabError(f"{self.machine.name}: its daemon was not started")
+        return self._daemon
+
+    def power_on(self) -> None:
+        """Boot it: an empty kernel state, both cables plugged, the service running, no daemon yet."""
+        machine = self.machine
+        network.make_namespace(machine.namespace)
+        traffic = Socket(machine.namespace, INTERFACE, addresses.node_address(machine.number), addresses.node_mac(machine.number))
+        self._network.plug(machine.traffic_cable, TRAFFIC, traffic)
+        managed = Socket(machine.namespace, "eth1", addresses.managed_address(machine.number))
+        self._network.plug(machine.management_cable, MANAGEMENT, managed)
+        network.add_route(machine.namespace, addresses.CLIENTS, INTERFACE, addresses.CLIENT_ROUTER)
+        command = python_module("maglev0.lab.responder", f"--name={machine.name}", f"--port={addresses.SERVICE_PORT}")
+        self._responder = Process(f"service of {machine.name}", command, machine.directory / f"{machine.name}-service.log", machine.namespace)
+        self._responder.wait_line("^serving$")
+
+    def power_off(self) -> None:
+        """Cut its power: cables dead first, then kill -9 of all it runs, then its kernel state is gone, too."""
+        for cable in (self.machine.traffic_cable, self.machine.management_cable):
+            self._network.remove(cable)
+        namespace.remove(self.machine.namespace)
+        self.reap()
+
+    def start_daemon(self) -> None:
+        """Start the daemon, and do not wait for it."""
+        command = python_module("maglev0", *self._daemon_arguments)
+        self._daemon = Process(f"daemon of {self.machine.name}", command, self.machine.log, self.machine.namespace)
+
+    def stop_daemon(self) -> int:
+        """SIGTERM; its exit status."""
+        return self.daemon.stop()
+
+    def kill_daemon(self) -> None:
+        """SIGKILL to the daemon alone: the machine runs on, its kernel with what the daemon left in it."""
+        self.daemon.kill()
+
+    def pull_cables(self) -> None:
+        """Pull both plugs at the switches; everything on the machine runs on."""
+        self._network.pull(self.machine.traffic_cable)
+        self._network.pull(self.machine.management_cable)
+
+    def push_cables(self) -> None:
+        """Put both plugs back."""
+        self._network.push(self.machine.traffic_cable)
+        self._network.push(self.machine.management_cable)
+
+    @property
+    def runs_daemon(self) -> bool:
+        """Whether its daemon was started and has not ended."""
+        return self._daemon is not None and not self._daemon.ended
+
+    def picture(self) -> ownership.Picture | None:
+        """What its running daemon last said of the cluster."""
+        return ownership.latest(self.daemon.output())
+
+    def reap(self) -> None:
+        """End what runs here and collect its exit status."""
+        for process in (self._daemon, self._responder):
+            if process is not None:
+                process.kill()
