@@ -1,14 +1,42 @@
-"""Why ZooKeeper gives no session: each server is asked once, and what it does is put in words."""
+"""The story of the connection to ZooKeeper, and why there is none: each server is asked, and what it does is put in words."""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 
 from maglev0.config import ZooKeeperAddress
+from maglev0.waiting import first_of
+from maglev0.zookeeper import Session, State
 
+log = logging.getLogger(__name__)
+
+FIRST_LOOK_S = 1.0  # most sessions come, or come back, within that
+MAX_LOOK_S = 30.0
 ANSWER_TIMEOUT_S = 1.0
 ANSWER_LIMIT = 4096
+
+
+async def narrate(session: Session, address: ZooKeeperAddress) -> None:
+    """Log for ever when the connection comes and goes and, once for each reason, why it does not come."""
+    while True:
+        await _tell_until_connected(session, address)
+        log.info("connected to ZooKeeper, session %#x", session.id)
+        await session.until(State.SUSPENDED, State.LOST)
+        log.warning("lost the connection to ZooKeeper")
+
+
+async def _tell_until_connected(session: Session, address: ZooKeeperAddress) -> None:
+    pause_s, said = FIRST_LOOK_S, ""
+    while True:
+        await first_of(session.until(State.CONNECTED), timeout_s=pause_s)
+        if session.state is State.CONNECTED:
+            return
+        reason = await why_no_session(address)
+        if reason != said:
+            log.warning("no ZooKeeper session, trying again: %s", reason)
+        pause_s, said = min(2 * pause_s, MAX_LOOK_S), reason
 
 
 async def why_no_session(address: ZooKeeperAddress) -> str:

@@ -94,7 +94,7 @@ class Membership:
         settled = await self._confirm_settings(registered=False)
         transaction = self._session.transaction()
         transaction.check(self._settings_path, settled.version)
-        transaction.create(self._path(member.id), member.encode(), ephemeral=True)
+        transaction.create(self.path(member.id), member.encode(), ephemeral=True)
         # The write of the parent makes a concurrent replacement of the settings, which checks that version, fail.
         transaction.set_data(self._parent, b"")
         _raise_first(await self._session.commit(transaction))
@@ -102,11 +102,11 @@ class Membership:
     async def withdraw(self, member_id: int) -> None:
         """Delete this node's own member znode; one of another session is left alone."""
         try:
-            stat = await self._session.call("exists", self._path(member_id))
+            stat = await self._session.call("exists", self.path(member_id))
             if stat is None or stat.ephemeralOwner != self._session.id:
                 return
             transaction = self._session.transaction()
-            transaction.delete(self._path(member_id), stat.version)
+            transaction.delete(self.path(member_id), stat.version)
             transaction.set_data(self._parent, b"")
             _raise_first(await self._session.commit(transaction))
         except NoNodeError:
@@ -114,7 +114,7 @@ class Membership:
 
     async def holder(self, member_id: int) -> tuple[int, Member | None]:
         """Who holds an id: the session (0 = a persistent znode) and its record where that can be read. NoNodeError when nobody does."""
-        data, stat = await self._session.call("get", self._path(member_id))
+        data, stat = await self._session.call("get", self.path(member_id))
         try:
             return stat.ephemeralOwner, views.decode(str(member_id), data)
         except ValueError:
@@ -215,7 +215,8 @@ class Membership:
             log.warning("ignored %d more children of %s that are no members", len(news) - MAX_WARNINGS, self._parent)
         self._reported = set(ignored)
 
-    def _path(self, member_id: int) -> str:
+    def path(self, member_id: int) -> str:
+        """The member znode of an id."""
         return f"{self._parent}/{member_id}"
 
 

@@ -61,6 +61,7 @@ class Session:
 
     def __init__(self, address: ZooKeeperAddress, timeout_s: float, wake: Callable[[], None]) -> None:
         self.state = State.CONNECTING
+        self._changed = asyncio.Event()
         self.suspended_at: float | None = None
         self._requested_timeout_s = timeout_s
         self._granted_timeout_s: float | None = None
@@ -78,6 +79,12 @@ class Session:
         self._note_granted_timeout()
         self._client.add_listener(self._on_state)
         self._client.start_async()
+
+    async def until(self, *states: State) -> None:
+        """Return once the session is in one of these states."""
+        while self.state not in states:
+            self._changed.clear()
+            await self._changed.wait()
 
     @property
     def id(self) -> int:
@@ -156,6 +163,7 @@ class Session:
             self.suspended_at = None
         elif self.suspended_at is None:
             self.suspended_at = self._loop.time()
+        self._changed.set()
         self._wake()
 
     def _require_connected(self) -> None:

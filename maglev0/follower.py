@@ -1,0 +1,169 @@
+"""Follows the cluster: keeps this node a member, and carries out what each view gives it. Each round looks at the newest state of all."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import NamedTuple
+
+from kazoo.exceptions import NodeExistsError, NoNodeError
+
+from maglev0 import report
+from maglev0.errors import DataplaneError, ZooKeeperError
+from maglev0.membership import Membership, Unsettled
+from maglev0.ownership import Ownership, Standing, decide, standing
+from maglev0.upkeep import Upkeep
+from maglev0.view import DRY_RUN, Member, View
+from maglev0.waiting import Backoff
+from maglev0.zookeeper import Disconnected, Session, State
+
+log = logging.getLogger(__name__)
+
+NOTHING: frozenset[int] = frozenset()
+SERVE_ALONE = 1 / 3  # of the session timeout, see `_without_session`
+DYING_SESSION = 2  # session timeouts, see `_wait_for_holder`
+
+
+class Holder(NamedTuple):
+    """The session that holds this node's id instead of it, and the loop's time until which that may be a dying session of its own."""
+
+    session: int
+    deadline_s: float
+
+
+class Follower:
+    """One node's part in the cluster. `round` is called after every wake, and again when the time that it returns is up."""
+
+    def __init__(self, session: Session, membership: Membership, upkeep: Upkeep, me: Member, total_nodes: int) -> None:
+        self._session = session
+        self._membership = membership
+        self._upkeep = upkeep
+        self._me = me
+        self._total_nodes = total_nodes
+        self._backoff = Backoff()
+        self._joined_session = 0
+        self._holder: Holder | None = None
+        self._ownership: Ownership | None = None
+        self._weights: dict[str, int] | None = None
+        self._said: tuple[str, ...] = ()
+
+    async def round(self) -> float | None:
+        """Act on what is so now; returns in how many seconds to look again without a wake, `None` for never.
+
+        Raises MaglevError for what only the operator can mend.
+        """
+        try:
+            pause_s = await self._act()
+        except (Disconnected, Unsettled, NoNodeError):
+            return self._backoff.failed()
+        except DataplaneError as error:
+            log.debug("this round ends: %s", error)
+            return self._backoff.failed()
+        self._backoff.succeeded()
+        return pause_s
+
+    async def _act(self) -> float | None:
+        if self._session.state is not State.CONNECTED:
+            return await self._without_session()
+        if not self._upkeep.able:
+            await self._let_go("this node cannot serve")
+            await self._membership.withdraw(self._me.id)
+            self._joined_session = 0
+            return None
+        view, sessions = await self._membership.view(self._total_nodes, registered=self._joined_session == self._session.id)
+        match standing(sessions, self._me.id, self._session.id):
+            case Standing.MEMBER:
+                return await self._as_member(view)
+            case Standing.ABSENT:
+                return await self._join()
+            case Standing.HELD:
+                return await self._wait_for_holder()
+
+    async def _as_member(self, view: View) -> float | None:
+        self._holder = None
+        self._joined_session = self._session.id
+        if self._me not in view.members:
+            # Somebody else wrote to our znode: what the others see of this node is not what it said.
+            log.warning("the record of %s was changed by another hand: joining anew", self._me.name)
+            await self._membership.withdraw(self._me.id)
+            return 0.0
+        await self._carry_out(view)
+        return None
+
+    async def _join(self) -> float:
+        await self._let_go("this node is not a member")
+        try:
+            await self._membership.join(self._me)
+        except NodeExistsError:
+            return 0.0  # the next round sees whose it is
+        self._joined_session = self._session.id
+        log.info("joined as %s, session %#x, timeout %.1f s", self._me.name, self._session.id, self._session.timeout_s)
+        return 0.0
+
+    async def _wait_for_holder(self) -> float:
+        """Give the id's holder the time in which a session of our own, left by a daemon that was killed, would end.
+
+        That is its session timeout and two ticks; a server grants no timeout below two ticks unless told to, so twice the timeout
+        covers both.
+        """
+        owner, member = await self._membership.holder(self._me.id)
+        if not owner:
+            raise ZooKeeperError(f"{self._membership.path(self._me.id)} is a persistent znode, which no daemon holds: delete it")
+        await self._let_go("its id is held by another session")
+        who = f"{member.host}, pid {member.pid}" if member else "an unreadable record"
+        now_s = asyncio.get_running_loop().time()
+        if self._holder is None or self._holder.session != owner:
+            wait_s = DYING_SESSION * (member.session_timeout_s if member else self._session.timeout_s)
+            self._holder = Holder(owner, now_s + wait_s)
+            log.info("id %d is held by session %#x (%s): waiting up to %.1f s in case that is dying", self._me.id, owner, who, wait_s)
+        if now_s >= self._holder.deadline_s:
+            raise ZooKeeperError(f"id {self._me.id} is held by another live daemon ({who}): stop that one, or give this one another --my-id")
+        return self._holder.deadline_s - now_s
+
+    async def _without_session(self) -> float | None:
+        """Decide by this node's own clock, for nobody says that a session is over while no server answers.
+
+        Kazoo calls a connection lost after two thirds of the session timeout without a word; after one more third the servers may
+        expire the session, and others take over.
+        """
+        since_s = self._session.suspended_at
+        if self._session.state is State.LOST or since_s is None:
+            await self._let_go("the ZooKeeper session is lost")
+            return None
+        left_s = since_s + self._session.timeout_s * SERVE_ALONE - asyncio.get_running_loop().time()
+        if left_s > 0:
+            return left_s
+        await self._let_go("no ZooKeeper server answers")
+        return None
+
+    async def _carry_out(self, view: View) -> None:
+        weights = view.weights(dry_run=self._me.state == DRY_RUN)
+        if self._ownership is None or weights != self._weights:
+            # In a thread: a table of a million slots takes seconds, and signals must not wait for it.
+            self._ownership = await asyncio.to_thread(decide, view, self._total_nodes, dry_run=self._me.state == DRY_RUN)
+            self._weights = weights
+        await self._own(self._ownership.of(self._me.name), report.ownership_lines(self._ownership, self._me.name))
+
+    async def _let_go(self, reason: str) -> None:
+        with contextlib.suppress(DataplaneError):  # rules that are gone own nothing, and the mending reports them
+            change = await self._upkeep.own(NOTHING)
+            if change.removed:
+                log.warning("let go of %d node numbers: %s", len(change.removed), reason)
+                await self._say(())
+
+    async def _own(self, buckets: frozenset[int], lines: tuple[str, ...]) -> None:
+        change = await self._upkeep.own(buckets)
+        if any(change) or lines != self._said:
+            await self._say(lines)
+
+    async def _say(self, lines: tuple[str, ...]) -> None:
+        """Print who owns what, if anybody is said to, and what the kernel really has."""
+        held = await self._upkeep.owned()
+        for line in (*lines, report.kernel_line(self._label, held, self._total_nodes)):
+            log.info("%s", line)
+        self._said = lines
+
+    @property
+    def _label(self) -> str:
+        return "DRY-RUN" if self._me.state == DRY_RUN else self._me.dataplane.upper()

@@ -1,0 +1,37 @@
+"""The log on stdout: one line a fact, with the time unless journald adds its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from datetime import UTC, datetime
+
+
+class _Formatter(logging.Formatter):
+    """ISO 8601 times with the zone's offset; what is worse than information says so."""
+
+    def __init__(self, *, with_time: bool) -> None:
+        super().__init__()
+        self._with_time = with_time
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = record.getMessage()
+        if record.levelno > logging.INFO:
+            text = f"{record.levelname.lower()}: {text}"
+        if not self._with_time:
+            return text
+        return f"{datetime.fromtimestamp(record.created, UTC).astimezone().isoformat(timespec='milliseconds')} {text}"
+
+
+def begin(*, verbose: bool) -> None:
+    """Let the package log to stdout, line by line."""
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(_Formatter(with_time="JOURNAL_STREAM" not in os.environ))
+    logger = logging.getLogger("maglev0")
+    logger.handlers = [handler]
+    logger.propagate = False
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    # Kazoo reports each failed attempt; the daemon says once what is wrong.
+    logging.getLogger("maglev0.kazoo").setLevel(logging.INFO if verbose else logging.CRITICAL)
+    logging.raiseExceptions = False  # a reader of the log that went away is no reason for tracebacks

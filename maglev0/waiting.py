@@ -1,0 +1,51 @@
+"""Waiting on an asyncio loop: for the first of several things, and with growing delays."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Coroutine
+
+FIRST_DELAY_S = 0.1
+MAX_DELAY_S = 5.0
+
+
+async def first_of(*waits: Awaitable[object], timeout_s: float | None = None) -> None:
+    """Return when the first of them is done or time is up; those not handed in as tasks are cancelled then."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        ours = [task for task, wait in zip(tasks, waits, strict=True) if task is not wait]
+        for task in ours:
+            task.cancel()
+        await asyncio.gather(*ours, return_exceptions=True)
+
+
+async def together(*endless: Coroutine[None, None, None]) -> None:
+    """Run them side by side until one raises, and raise that; the others are cancelled, as all are when this is."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in endless]
+    try:
+        done, _pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Backoff:
+    """A delay that doubles with each failure in a row, up to a bound."""
+
+    def __init__(self, most_s: float = MAX_DELAY_S) -> None:
+        self._most_s = most_s
+        self._next_s = FIRST_DELAY_S
+
+    def failed(self) -> float:
+        """Return how long to wait after one more failure."""
+        delay_s, self._next_s = self._next_s, min(2 * self._next_s, self._most_s)
+        return delay_s
+
+    def succeeded(self) -> None:
+        """Begin anew."""
+        self._next_s = FIRST_DELAY_S
