@@ -1,6 +1,7 @@
-"""Who has which address in the lab; pure.
+"""Who has which address in the lab.
 
 Traffic runs in 198.18.0.0/16 and management in 198.19.0.0/16, the two halves of the range that RFC 2544 sets apart for such tests.
+Pure: imports no I/O.
 """
 
 from __future__ import annotations

@@ -70,10 +70,11 @@ def directory_of(name: str) -> Path:
 def left_over() -> list[str]:
     """The names of the labs whose owner has gone: kept on purpose, or killed before it could clean up."""
     names = sorted(path.name.removeprefix(_PREFIX) for path in _RUN.glob(f"{_PREFIX}mg*"))
-    return [name for name in names if _NAME.fullmatch(name) and not _has_owner(name)]
+    return [name for name in names if _NAME.fullmatch(name) and not has_owner(name)]
 
 
-def _has_owner(name: str) -> bool:
+def has_owner(name: str) -> bool:
+    """Whether the process that made the lab, or its worker, still lives."""
     try:
         lock = os.open(directory_of(name) / _LOCK, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:

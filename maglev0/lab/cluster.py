@@ -21,6 +21,8 @@ from maglev0.lab.zookeeper import Ensemble, Place
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from maglev0.lab.claim import Claim
+
 # A join takes a daemon's start (0.3 s), a crash the session timeout and some ticks; the rest is for a machine with busy cores.
 SETTLE_TIMEOUT_S = 20.0
 # How much longer than its requests a probing may take: start of the program, the last deadline, counting.
@@ -34,7 +36,7 @@ class Settings:
     nodes: int = 4
     total_nodes: int = 64
     vip: IPv4Address = addresses.VIP
-    dataplane: str = "nftables"
+    dataplane: str = "auto"
     session_timeout_s: float = 1.0
     tick_ms: int = 200
     zookeepers: int = 1
@@ -81,9 +83,10 @@ class Probing:
 class Cluster:
     """As a context manager: built, with every node's power on and no daemon started; removed at the end, whatever happened."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, mine: Claim | None = None) -> None:
+        """`mine` is the name to build it under; without it the cluster takes one of its own."""
         self.settings = settings
-        self.claim = claim.claim()
+        self.claim = mine or claim.claim()
         self.network = Network(self.claim.namespace("switch"))
         places = [self._place(number) for number in range(1, settings.zookeepers + 1)]
         self.zookeeper = Ensemble(self.claim.directory, places, settings.tick_ms)

@@ -1,4 +1,7 @@
-"""What the client's wire tells: which request a packet answers; pure."""
+"""What the client's wire tells: which request a packet answers.
+
+Pure: imports no I/O.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""What probing found: how often each request was answered, by whom, and for how long a client went without; pure."""
+"""What probing found: how often each request was answered, by whom, and for how long a client went without.
+
+Pure: imports no I/O.
+"""
 
 from __future__ import annotations
 

@@ -208,7 +208,7 @@ def _free_ports(count: int) -> list[int]:
 def missing() -> str | None:
     """What this machine lacks to run a server, with what mends it; None where nothing."""
     if shutil.which("java") is None:
-        return "java is missing: apt-get install default-jre-headless"
+        return "java is missing: apt install default-jre-headless"
     if not JAR.exists():
-        return f"ZooKeeper is missing ({JAR}): apt-get install zookeeper"
+        return f"ZooKeeper is missing ({JAR}): apt install libzookeeper-java"
     return None

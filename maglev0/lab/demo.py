@@ -1,0 +1,120 @@
+"""The story a newcomer sees: nodes join, clients are served, a node is lost and comes back, another leaves in order."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from maglev0.lab.probe import Plan
+
+if TYPE_CHECKING:
+    from maglev0.lab.cluster import Cluster
+    from maglev0.lab.narration import Narrator
+    from maglev0.lab.report import Report
+
+QUIET = Plan(requests=2000, clients=250)
+# Each client asks every 100 ms: how finely the time without an answer is known.
+DURING_FAILURE = Plan(requests=None, clients=100, rate_per_s=1000.0)
+
+
+class Demo:
+    """One telling of the story, on a cluster that has been built and runs no daemon yet."""
+
+    def __init__(self, cluster: Cluster, narrator: Narrator) -> None:
+        self._cluster = cluster
+        self._narrator = narrator
+        self._faults: list[str] = []
+
+    def tell(self) -> int:
+        """All chapters; 0 if every request in quiet times was answered exactly once and the lost node's clients were served again."""
+        self._join()
+        self._serve(f"{len(self._cluster.nodes)} nodes serve")
+        lost = min(2, len(self._cluster.nodes))
+        self._lose(lost)
+        self._serve(f"without backend-{lost}")
+        self._bring_back(lost)
+        self._serve(f"with backend-{lost} again")
+        self._leave(len(self._cluster.nodes))
+        self._serve(f"after backend-{len(self._cluster.nodes)} left")
+        return self._end()
+
+    def _join(self) -> None:
+        self._narrator.chapter("The nodes join one by one. Every node computes the same table: who owns which node number (a digit for each)")
+        for node in self._cluster.nodes.values():
+            started_s = time.monotonic()
+            node.start_daemon()
+            picture = self._cluster.settle()
+            self._narrator.say(f"members {list(picture.members)}, seen by all {time.monotonic() - started_s:.1f} s after the daemon's start")
+            self._narrator.owners(picture)
+
+    def _serve(self, when: str) -> None:
+        """Probe while nothing changes: anything but one answer to each request is a fault."""
+        self._narrator.chapter(f"{QUIET.requests} requests over TCP and UDP, each from a fresh port: {when}")
+        report = self._cluster.probe(QUIET)
+        self._narrator.bars(report)
+        if report.clean:
+            self._narrator.good(report.summary())
+        else:
+            self._fault(f"{when}: {report.summary()}")
+
+    def _lose(self, number: int) -> None:
+        self._narrator.chapter(f"backend-{number} is lost: its plugs are pulled and everything on it gets kill -9, while clients keep asking")
+        with self._cluster.probing(DURING_FAILURE) as probing:
+            probing.let_all_ask(rounds=5)
+            lost_s = time.monotonic()
+            self._cluster.nodes[number].power_off()
+            picture = self._cluster.settle()
+            seen_s = time.monotonic()
+            probing.let_all_ask(rounds=4)
+        self._narrator.say(f"members {list(picture.members)}, seen by all {seen_s - lost_s:.1f} s after the loss")
+        self._narrator.owners(picture)
+        self._tell_outages(probing.report, lost_s)
+
+    def _tell_outages(self, report: Report, lost_s: float) -> None:
+        outages = report.outages()
+        settings = self._cluster.settings
+        stranded = [outage.client for outage in outages if outage.until_s is None]
+        if stranded:
+            self._fault(f"{len(stranded)} clients were not served again after the loss")
+        served_s = max((outage.until_s for outage in outages if outage.until_s is not None), default=lost_s)
+        self._narrator.say(
+            f"every client was served again {served_s - lost_s:.2f} s after the loss (session timeout {settings.session_timeout_s:g} s)"
+        )
+        affected = len({outage.client for outage in outages})
+        self._narrator.say(f"{affected} of {report.clients} clients went without meanwhile; all in all {report.summary()}")
+
+    def _bring_back(self, number: int) -> None:
+        self._narrator.chapter(f"backend-{number} comes back: power on, daemon started")
+        started_s = time.monotonic()
+        self._cluster.nodes[number].power_on()
+        self._cluster.nodes[number].start_daemon()
+        picture = self._cluster.settle()
+        self._narrator.say(f"members {list(picture.members)}, seen by all {time.monotonic() - started_s:.1f} s after power on")
+        self._narrator.owners(picture)
+
+    def _leave(self, number: int) -> None:
+        self._narrator.chapter(f"backend-{number} is stopped in order, by SIGTERM")
+        started_s = time.monotonic()
+        status = self._cluster.nodes[number].stop_daemon()
+        stopped_s = time.monotonic()
+        picture = self._cluster.settle()
+        seen_s = time.monotonic()
+        if status:
+            self._fault(f"backend-{number} ended with exit status {status}")
+        self._narrator.say(
+            f"its daemon ended after {stopped_s - started_s:.1f} s; members {list(picture.members)}, seen by all after {seen_s - started_s:.1f} s"
+        )
+        self._narrator.owners(picture)
+
+    def _fault(self, text: str) -> None:
+        self._faults.append(text)
+        self._narrator.bad(text)
+
+    def _end(self) -> int:
+        self._narrator.chapter("The end. Everything is removed now; maglev0 lab --keep leaves a cluster running to play with")
+        if not self._faults:
+            self._narrator.good("in quiet times every request was answered by exactly one node")
+            return 0
+        for fault in self._faults:
+            self._narrator.bad(fault)
+        return 1

@@ -1,0 +1,43 @@
+"""What to do with a lab that keeps running: where to look, how to ask, how to end it."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from maglev0.lab import addresses, namespace
+
+if TYPE_CHECKING:
+    from maglev0.lab.cluster import Cluster
+
+
+def text(cluster: Cluster) -> str:
+    """The guide to this very lab, each command ready to be copied."""
+    claim = cluster.claim
+    node = cluster.nodes[1].machine
+    return f"""\
+lab {claim.name}: {len(cluster.nodes)} nodes serve {cluster.settings.vip}
+
+look around
+  who owns what      tail -f {node.log}
+  on a node          {enter(node.namespace)} sh      (nft list ruleset, ip address, tcpdump -i eth0, …)
+  on the client      {enter(cluster.client)} sh
+  ask once           {enter(cluster.client)} sh -c 'echo hello | nc -q1 {cluster.settings.vip} {addresses.SERVICE_PORT}'
+  count 2000 answers {enter(cluster.client)} {sys.executable} -m maglev0.lab.probe --vip={cluster.settings.vip}
+  zookeeper          {cluster.zookeeper.connect_string}, on the nodes' management network: {enter(node.namespace)} COMMAND
+  all logs           ls {claim.directory}
+  all namespaces     ip netns list          ({claim.name}-…)
+
+make trouble
+  kill a daemon      kill -9 {cluster.nodes[1].daemon.pid}
+  start it again     {enter(node.namespace)} {" ".join(cluster.nodes[1].daemon_command)}
+  cut its network    {enter(claim.namespace("switch"))} ip link set {node.traffic_cable} down
+
+end it
+  maglev0 lab --end {claim.name}
+"""
+
+
+def enter(name: str) -> str:
+    """The beginning of a command that is to run in the namespace."""
+    return f"nsenter --net={namespace.path_of(name)}"
