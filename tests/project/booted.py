@@ -1,0 +1,91 @@
+"""A systemd of our own: process 1 of fresh namespaces on this machine's file tree, with no units but those it is given."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Self
+
+from maglev0.lab.process import Process
+
+BOOT_TIMEOUT_S = 20
+JOB_TIMEOUT_S = 30
+
+# Its cgroups are a branch of this machine's tree, taken away again when it ends. What it may not do to the machine: no sysctl, no
+# generators, no units of the machine's own, nothing left in /run.
+OUTER = """set -eu
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+branch=/sys/fs/cgroup/maglev0-test-$$
+mkdir $branch
+echo $$ >$branch/cgroup.procs
+unshare --mount --cgroup --pid --fork --uts --ipc --kill-child sh -euc "$INNER" || true
+echo $$ >/sys/fs/cgroup/cgroup.procs
+find $branch -depth -type d -exec rmdir {} +
+"""
+INNER = """
+mount -t proc proc /proc
+mount --bind /proc/sys /proc/sys
+mount -o remount,bind,ro /proc/sys
+umount /sys/fs/cgroup
+mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount -t tmpfs -o mode=755 tmpfs /run
+mount --bind /dev/null /dev/console
+exec env -i container=maglev0-test PATH=/usr/sbin:/usr/bin:/sbin:/bin SYSTEMD_UNIT_PATH="$UNITS" SYSTEMD_GENERATOR_PATH=/var/empty \\
+    /lib/systemd/systemd --system --unit=basic.target --log-target=null --show-status=no
+"""
+TARGETS = ("sysinit", "shutdown", "network-online")
+FIRST_TARGET = "[Unit]\nDefaultDependencies=no\nWants=booted.service\n"
+FIRST_SERVICE = "[Service]\nType=oneshot\nExecStart=/bin/echo booted\nStandardOutput=append:{log}\n"
+
+
+class Systemd:
+    """As a context manager: booted in the network namespace when entered, gone with all its processes afterwards.
+
+    `units` is a folder of unit files and may be added to before it boots; everything that it and they print goes to `log`.
+    """
+
+    def __init__(self, units: Path, log: Path, network_namespace: str) -> None:
+        self.units = units
+        self.log = log
+        self._network_namespace = network_namespace
+
+    def __enter__(self) -> Self:
+        for target in TARGETS:
+            (self.units / f"{target}.target").write_text("[Unit]\nDefaultDependencies=no\n")
+        (self.units / "basic.target").write_text(FIRST_TARGET)
+        (self.units / "booted.service").write_text(FIRST_SERVICE.format(log=self.log))
+        variables = [f"UNITS={self.units}", f"INNER={INNER}"]
+        command = ["env", *variables, "unshare", "--mount", "--propagation=private", "sh", "-c", OUTER]
+        self.process = Process("systemd", command, self.log, self._network_namespace)
+        try:
+            self.process.wait_line("^booted$", BOOT_TIMEOUT_S)
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def _end(self) -> None:
+        if not self.process.ended:
+            # The kernel ends a pid namespace with its process 1, and the shell outside then clears up.
+            subprocess.run(["kill", "-KILL", str(self._first_pid())], check=True)
+        self.process.wait(JOB_TIMEOUT_S)
+
+    def systemctl(self, *arguments: str) -> str:
+        command = ["nsenter", f"--target={self._first_pid()}", "--mount", "--pid", "systemctl", "--no-pager", *arguments]
+        done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=JOB_TIMEOUT_S)
+        return done.stdout.strip()
+
+    def show(self, unit: str, name: str) -> str:
+        return self.systemctl("show", "--value", f"--property={name}", unit)
+
+    def _first_pid(self) -> int:
+        """Process 1, by its number out here: the shell's child is unshare, and its child is it."""
+        return _only_child(_only_child(self.process.pid))
+
+
+def _only_child(pid: int) -> int:
+    (child,) = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return int(child)

@@ -1,0 +1,113 @@
+"""The installed unit under a real systemd: the daemon can do its whole work with what the unit leaves it."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pyroute2 import IPRoute
+
+from maglev0.lab import namespace, network
+from maglev0.lab.process import wait_for
+from maglev0.lab.zookeeper import Ensemble, Place
+from tests.project.booted import Systemd
+from tests.project.conftest import Installation, run
+
+pytestmark = [pytest.mark.kernel, pytest.mark.zookeeper]
+
+VIP = "198.51.100.1"
+UNIT = f"maglev0@{VIP}.service"
+SERVES = r"backend-1 \(me!\) is responsible for node 5\n.*Nodes: +1,2,3,4,5$"
+EVENT_TIMEOUT_S = 20.0
+
+# The tests' own installation lies under /tmp, of which a service with PrivateTmp sees nothing else.
+DROP_IN = """[Service]
+BindReadOnlyPaths={prefix}
+StandardOutput=append:{log}
+StandardError=append:{log}
+"""
+
+
+@pytest.fixture
+def host() -> Iterator[str]:
+    """A network namespace with an interface that leads nowhere but has a carrier."""
+    host = f"maglev0-service-{os.getpid()}"
+    network.make_namespace(host)
+    try:
+        with namespace.inside(host):
+            netlink = IPRoute()
+        with netlink:
+            netlink.link("add", ifname="eth0", kind="veth", peer={"ifname": "other"})
+            index = netlink.link_lookup(ifname="eth0")[0]
+            netlink.addr("add", index=index, address="198.18.0.1", prefixlen=16)
+            for name in ("eth0", "other"):
+                netlink.link("set", ifname=name, state="up")
+        yield host
+    finally:
+        namespace.remove(host)
+
+
+@pytest.fixture
+def systemd(host: str, installed: Installation, tmp_path: Path) -> Iterator[Systemd]:
+    units, log = tmp_path / "units", tmp_path / "log"
+    drop_in = units / "maglev0@.service.d/test.conf"
+    drop_in.parent.mkdir(parents=True)
+    drop_in.write_text(DROP_IN.format(prefix=installed.prefix, log=log))
+    (units / installed.unit.name).symlink_to(installed.unit)
+    with Ensemble(tmp_path, [Place("127.0.0.1", namespace=host)]), Systemd(units, log, host) as booted:
+        yield booted
+
+
+@pytest.fixture
+def settings(installed: Installation) -> Iterator[Path]:
+    path = installed.settings / f"{VIP}.conf"
+    path.write_text('MAGLEV0_OPTIONS="--interface=eth0 --dataplane=nftables --session-timeout=1"\n')
+    yield path
+    path.unlink()
+
+
+def in_kernel(host: str) -> str:
+    """All that the daemon adds to a machine, as the kernel lists it."""
+    with namespace.inside(host):
+        return run("nft", "list", "ruleset") + run("ip", "-4", "address") + run("ip", "maddress", "show", "dev", "eth0")
+
+
+def test_the_daemon_serves_is_restarted_and_leaves_nothing(systemd: Systemd, host: str, settings: Path) -> None:
+    assert settings.exists()
+    before = in_kernel(host)
+    assert systemd.systemctl("start", UNIT) == ""
+    systemd.process.wait_line(SERVES, EVENT_TIMEOUT_S)
+    serving = in_kernel(host)
+    assert f"inet {VIP}/32" in serving
+    assert "01:00:5e" in serving
+
+    systemd.systemctl("kill", "--signal=KILL", UNIT)
+    wait_for(
+        lambda: len(re.findall(SERVES, systemd.process.output(), re.MULTILINE)) == 2 or None, [systemd.process], EVENT_TIMEOUT_S, "a second start"
+    )
+    assert systemd.show(UNIT, "NRestarts") == "1"
+    assert in_kernel(host) == serving
+
+    assert systemd.systemctl("stop", UNIT) == ""
+    assert systemd.show(UNIT, "Result") == "success"
+    assert in_kernel(host) == before
+
+
+def test_a_mistake_in_the_flags_is_not_tried_again(systemd: Systemd, settings: Path) -> None:
+    settings.write_text('MAGLEV0_OPTIONS="--my-id=0"\n')
+    systemd.systemctl("start", UNIT)
+    systemd.process.wait_line("--my-id=0", EVENT_TIMEOUT_S)
+    (systemd.units / "failed.service").write_text("[Service]\nType=oneshot\nExecStart=/bin/true\n")
+    assert systemd.show(UNIT, "ExecMainStatus") == "2"
+    assert systemd.show(UNIT, "NRestarts") == "0"
+
+
+@pytest.mark.parametrize(("missing", "complaint"), [("CAP_NET_ADMIN", "CAP_NET_ADMIN"), ("CAP_NET_RAW", "gratuitous ARP.*not permitted")])
+def test_no_right_is_left_to_it_in_vain(systemd: Systemd, settings: Path, missing: str, complaint: str) -> None:
+    assert settings.exists()
+    (systemd.units / "maglev0@.service.d/zz-less.conf").write_text(f"[Service]\nCapabilityBoundingSet=~{missing}\n")
+    systemd.systemctl("start", UNIT)
+    systemd.process.wait_line(complaint, EVENT_TIMEOUT_S)
