@@ -16,36 +16,32 @@ import errno
 import fcntl
 import logging
 import os
+import socket
 import struct
 import time
+from collections.abc import Iterator
+from ipaddress import IPv4Address
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from maglev0.dataplane import Change
+from maglev0.dataplane import Change, host
 from maglev0.errors import DataplaneError, UnavailableError
-from maglev0.service import HashFamily, HashMode
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from ipaddress import IPv4Address
-
-    from maglev0.service import Service
+from maglev0.service import HashFamily, HashMode, Service
 
 logger = logging.getLogger(__name__)
 
 MARK = "maglev0"  # the comment of a rule that we inserted, and the tail of the label of an address that we added
 POLL_INTERVAL_S = 1.0  # legacy iptables announces no changes; a look costs about 1.5 ms, so 0.2 % of a core
-LOCK_WAIT_S = 1.0  # iptables programs hold the lock for milliseconds; the daemon's loop stands still meanwhile
+LOCK_TRIES = 100  # iptables programs hold the lock for milliseconds; the daemon's loop stands still meanwhile, so wait a second at most
 LOCK_RETRY_S = 0.01
 
 # Not /proc/net: that leads to the namespace of the process's first thread, while netlink and iptables act in that of the calling thread.
 _PROC_DIR = Path("/proc/thread-self/net/ipt_CLUSTERIP")
 _HASH_MODES = tuple(HashMode)  # in the order of the kernel's enum clusterip_hashmode
 _CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}  # bits of capabilities(7): to change rules and addresses; for libiptc's raw socket
-_LINK_UP = 0x1 | 0x10000  # IFF_UP and IFF_LOWER_UP of netdevice(7): switched on, and with a carrier
 _WRITE_FAILURES = {  # by error number: what the target means by numbers that say something else elsewhere
     errno.ENOMEM: "the kernel holds that number already, or it is not one of the rule's total nodes",
     errno.ENOENT: "the kernel does not hold that number, or the rule is gone",
@@ -56,6 +52,7 @@ _LABEL_MAX = 15  # IFNAMSIZ less the final zero
 _TARGET_INFO = struct.Struct("=I6sHH32s2xII")
 _COUNT_OF_LOCAL_NODES = 12  # its offset therein
 _FLAG_NEW = 1
+_SETTINGS = ("interface", "--clustermac", "--total-nodes", "--hashmode", "--hash-init")
 _ENTRY_SIZE = 112  # struct ipt_entry; matches and target follow
 _EXTENSION = struct.Struct("=H29sx")  # head of a match or target: size, name, revision
 
@@ -90,14 +87,15 @@ class ClusterIP:
         The rule comes with no bucket in force, and before the address, so that nothing is accepted that is not ours.
         """
         check()
-        index = await self._link_index()
-        await self._settle_rule(index)
+        index = await host.serving_link(self._service.interface)
+        await self._settle_rule()
         self._is_open = True
         self._desired = _read_owned(self._service.vip)
         await self._ensure_address(index)
 
     async def apply(self, owned: frozenset[int]) -> Change:
         """Write the differences to the proc file, removals first: a bucket is nobody's for an instant rather than of two nodes."""
+        self._desired &= owned  # what is given up stays so, should the writing fail halfway and a repair follow
         change = _write_owned(self._service.vip, owned)
         self._desired = owned
         return change
@@ -111,8 +109,8 @@ class ClusterIP:
         while True:
             await asyncio.sleep(POLL_INTERVAL_S)
             try:
-                index = await self._link_index()
-                if _read_owned(self._service.vip) != self._desired or not await self._addresses(index):
+                await host.serving_link(self._service.interface)
+                if _read_owned(self._service.vip) != self._desired or not await host.has_address(self._service.vip):
                     return
             except DataplaneError:
                 return
@@ -120,7 +118,7 @@ class ClusterIP:
     async def repair(self) -> tuple[str, ...]:
         """Restore rule, owned buckets and address, in that order."""
         vip = self._service.vip
-        index = await self._link_index()
+        index = await host.serving_link(self._service.interface)
         restored = []
         if not is_set_up(vip):
             _insert_rule(self._service)
@@ -141,7 +139,7 @@ class ClusterIP:
         await self._remove_ours()
         self._is_open = False
 
-    async def _settle_rule(self, index: int) -> None:
+    async def _settle_rule(self) -> None:
         vip = self._service.vip
         if is_set_up(vip):
             differences, is_ours = _compare(self._service)
@@ -154,56 +152,45 @@ class ClusterIP:
             logger.info("the rule that an earlier daemon left for %s is replaced: %s", vip, ", ".join(differences))
             await self._remove_ours()
         _insert_rule(self._service)
-        if any(not ours for ours in await self._addresses(index)):
-            logger.warning(
-                "%s was on %s before: it stays there at exit, and without the rule this node answers for all", vip, self._service.interface
-            )
+        if await host.has_address(vip) and not await self._marked_addresses():
+            logger.warning("the address %s was here before and will stay: once the rule is gone, this node answers for every bucket", vip)
 
     async def _remove_ours(self) -> None:
         vip = self._service.vip
         if is_set_up(vip):
             _write_owned(vip, frozenset())
-        await self._remove_address()
+        for index in await self._marked_addresses():
+            await self._change_address("del", index)
         with _filter_table() as table:
             for rule in _rules_of(table, vip):
                 if rule.is_ours:
                     _delete_rule(table, rule)
             table.commit()
 
-    async def _link_index(self) -> int:
-        name = self._service.interface
-        with _netlink_errors(f"looking for {name}"):
-            async with AsyncIPRoute() as netlink:
-                link = (await netlink.link("get", ifname=name))[0]
-        if link["flags"] & _LINK_UP != _LINK_UP:
-            raise DataplaneError(f"{name} is down or has no carrier: ip link set {name} up")
-        return int(link["index"])
-
-    async def _addresses(self, index: int) -> list[bool]:
-        """Say for each time that the VIP is on the interface, whatever its prefix, whether it is ours."""
-        name, vip, label = self._service.interface, str(self._service.vip), self._label()
-        with _netlink_errors(f"reading the addresses of {name}"):
-            async with AsyncIPRoute() as netlink:
-                found = [address async for address in await netlink.get_addr(index=index)]
-        return [address.get("IFA_LABEL") == label != name for address in found if address.get("IFA_LOCAL") == vip]
+    async def _marked_addresses(self) -> list[int]:
+        """Return the interfaces, by index, on which the VIP bears our label: there it is one of ours."""
+        vip, label = str(self._service.vip), self._label()
+        async with AsyncIPRoute() as netlink:
+            found = [address async for address in await netlink.get_addr(family=socket.AF_INET)]
+        mine = [address for address in found if address.get("IFA_LOCAL") == vip and address.get("IFA_LABEL") == label]
+        return [int(address["index"]) for address in mine if label != self._service.interface]
 
     async def _ensure_address(self, index: int) -> bool:
-        """Add the VIP if the interface lacks it: the target judges packets, the kernel still has to hold them for its own."""
-        if await self._addresses(index):
+        """Add the VIP if this host lacks it, and tell whether it did: the target judges packets, the kernel still has to hold them for its own."""
+        service = self._service
+        if await host.has_address(service.vip):
             return False
-        with _netlink_errors(f"adding {self._service.vip} to {self._service.interface}"):
-            async with AsyncIPRoute() as netlink:
-                await netlink.addr("add", index=index, address=str(self._service.vip), prefixlen=32, label=self._label())
+        await self._change_address("add", index)
+        host.announce(service.interface, service.vip, service.cluster_mac)
         return True
 
-    async def _remove_address(self) -> None:
-        """Delete the VIP where it bears our label; gone with its interface is as good."""
-        name, vip = self._service.interface, self._service.vip
-        with _netlink_errors(f"removing {vip} from {name}"):
+    async def _change_address(self, verb: str, index: int) -> None:
+        vip = self._service.vip
+        try:
             async with AsyncIPRoute() as netlink:
-                for index in await netlink.link_lookup(ifname=name):
-                    if any(await self._addresses(index)):
-                        await netlink.addr("del", index=index, address=str(vip), prefixlen=32, label=self._label())
+                await netlink.addr(verb, index=index, address=str(vip), prefixlen=32, label=self._label())
+        except NetlinkError as error:
+            raise DataplaneError(f"ip address {verb} {vip}/32: {error.args[1]}") from error
 
     def _label(self) -> str:
         # ifconfig takes what stands before the colon for the device. A name of all 15 characters leaves no room for the mark.
@@ -211,17 +198,13 @@ class ClusterIP:
 
 
 class _Rule(NamedTuple):
-    """One CLUSTERIP rule of our VIP as the kernel lists it; `raw` is its struct ipt_entry with all that follows."""
+    """One CLUSTERIP rule of our VIP as the kernel lists it; `raw` is its struct ipt_entry with all that follows, `settings` by `_SETTINGS`."""
 
     chain: str
     raw: bytes
-    interface: str
     is_ours: bool
     is_new: bool
-    cluster_mac: str
-    total_nodes: int
-    hash_mode: HashMode
-    hash_seed: int
+    settings: tuple[object, ...]
 
 
 def _proc_file(vip: IPv4Address) -> Path:
@@ -250,11 +233,8 @@ def _write_owned(vip: IPv4Address, owned: frozenset[int]) -> Change:
 def _write_operation(vip: IPv4Address, operation: str) -> None:
     path = _proc_file(vip)
     try:
-        descriptor = os.open(path, os.O_WRONLY)
-        try:
-            os.write(descriptor, operation.encode("ascii"))
-        finally:
-            os.close(descriptor)
+        with path.open("r+b", buffering=0) as file:  # unbuffered: the target takes one operation per write
+            file.write(operation.encode("ascii"))
     except OSError as error:
         cause = _WRITE_FAILURES.get(error.errno or 0, error.strerror)
         raise DataplaneError(f"writing {operation} to {path}: {cause}") from error
@@ -293,14 +273,6 @@ def _load_iptc() -> Any:
 
 
 @contextlib.contextmanager
-def _netlink_errors(doing: str) -> Iterator[None]:
-    try:
-        yield
-    except (NetlinkError, OSError) as error:
-        raise DataplaneError(f"{doing}: {error.args[-1]}") from error
-
-
-@contextlib.contextmanager
 def _xtables_lock() -> Iterator[None]:
     """Hold the lock of the iptables programs: each change rewrites the whole table, and would undo theirs made meanwhile."""
     path = os.environ.get("XTABLES_LOCKFILE", "/run/xtables.lock")
@@ -316,16 +288,12 @@ def _xtables_lock() -> Iterator[None]:
 
 
 def _lock(descriptor: int, path: str) -> None:
-    deadline_s = time.monotonic() + LOCK_WAIT_S
-    while True:
-        try:
+    for _ in range(LOCK_TRIES):
+        with contextlib.suppress(BlockingIOError):
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            if time.monotonic() > deadline_s:
-                raise DataplaneError(f"another program has held {path} for {LOCK_WAIT_S:g} s: fuser -v {path}") from error
-            time.sleep(LOCK_RETRY_S)
-        else:
             return
+        time.sleep(LOCK_RETRY_S)
+    raise DataplaneError(f"another program keeps {path} locked: fuser -v {path} names it")
 
 
 @contextlib.contextmanager
@@ -407,7 +375,8 @@ def _decode(chain: str, raw: bytes, vip: IPv4Address) -> list[_Rule]:
     flags, mac, total_nodes, _, _, hash_mode, hash_seed = _TARGET_INFO.unpack_from(raw, target_offset + _EXTENSION.size)
     _, first_match = _EXTENSION.unpack_from(raw, _ENTRY_SIZE)
     is_ours = _text(first_match) == "comment" and _text(raw[_ENTRY_SIZE + _EXTENSION.size : target_offset]) == MARK
-    return [_Rule(chain, raw, _text(raw[16:32]), is_ours, bool(flags & _FLAG_NEW), mac.hex(":"), total_nodes, _HASH_MODES[hash_mode], hash_seed)]
+    settings = (_text(raw[16:32]), mac.hex(":"), total_nodes, _HASH_MODES[hash_mode], hash_seed)
+    return [_Rule(chain, raw, is_ours, bool(flags & _FLAG_NEW), settings)]
 
 
 def _text(field: bytes) -> str:
@@ -424,15 +393,7 @@ def _compare(service: Service) -> tuple[list[str], bool]:
     settled = [rule for rule in rules if rule.is_new]
     if not settled:
         return [f"no rule for {service.vip} with --new is in the legacy filter table, so its settings cannot be told"], False
-    return [difference for rule in settled for difference in _differences(rule, service)], all(rule.is_ours for rule in rules)
-
-
-def _differences(rule: _Rule, service: Service) -> list[str]:
-    pairs = (
-        ("interface", rule.interface, service.interface),
-        ("--clustermac", rule.cluster_mac, service.cluster_mac),
-        ("--total-nodes", rule.total_nodes, service.total_nodes),
-        ("--hashmode", rule.hash_mode.value, service.hash_mode.value),
-        ("--hash-init", rule.hash_seed, service.hash_seed),
-    )
-    return [f"its {name} is {has}, not {wanted}" for name, has, wanted in pairs if has != wanted]
+    wanted = (service.interface, service.cluster_mac, service.total_nodes, service.hash_mode, service.hash_seed)
+    compared = [zip(_SETTINGS, rule.settings, wanted, strict=True) for rule in settled]
+    differences = [f"its {name} is {has}, not {asked}" for rule in compared for name, has, asked in rule if has != asked]
+    return differences, all(rule.is_ours for rule in rules)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import json
-from collections.abc import Iterable
 from ipaddress import IPv4Address
-from typing import Any, NamedTuple
 
-from maglev0.dataplane import Change, host, ruleset
+from maglev0.dataplane import Change, host, nfdump, ruleset
 from maglev0.dataplane.events import KernelEvents
 from maglev0.dataplane.libnftables import Nft, NftError
 from maglev0.errors import DataplaneError, UnavailableError
@@ -31,13 +29,6 @@ def check() -> None:
         ) from error
 
 
-class _Found(NamedTuple):
-    """What stands in the kernel under our tables' names: rules and sets without their contents, and the owned set's elements."""
-
-    structure: str
-    elements: frozenset[int]
-
-
 class Nftables:
     """The `Dataplane` of one service on nftables."""
 
@@ -47,14 +38,16 @@ class Nftables:
         self._service = service
         self._nft = Nft()
         self._events: KernelEvents | None = None
-        self._owned: frozenset[int] = frozenset()
+        self._table = ruleset.table_name(service.vip)
+        self._desired: frozenset[int] = frozenset()  # elements of the owned set
+        self._held: frozenset[int] = frozenset()  # what it held when last read or written
         self._notes: frozenset[str] = frozenset()
-        self._structure = ""
+        self._structure = b""
 
     async def open(self) -> None:
         """See `Dataplane.open`. The rules stand before the address does, so that nothing is ever answered that they did not judge."""
         service = self._service
-        self._events = self._events or KernelEvents(ruleset.table_name(service.vip))
+        self._events = self._events or KernelEvents(self._table)
         noted = self._noted()
         found = {
             ruleset.MAC_NOTE: host.has_multicast(service.interface, service.cluster_mac),
@@ -66,16 +59,14 @@ class Nftables:
         await self._restore_host()
 
     async def apply(self, owned: frozenset[int]) -> Change:
-        """See `Dataplane.apply`: one transaction with the differences alone."""
-        change = Change(owned - self._owned, self._owned - owned)
-        if any(change):
-            self._nft.run(ruleset.change(self._service, *change))
-            self._owned = owned
-        return change
+        """See `Dataplane.apply`: one transaction with the differences alone, unless they are very many."""
+        self._desired = ruleset.elements(self._service, owned)
+        change = await self._replace()
+        return Change(*(ruleset.buckets(self._service, elements) for elements in change))
 
     async def owned(self) -> frozenset[int]:
         """See `Dataplane.owned`."""
-        return ruleset.buckets(self._service, self._found().elements)
+        return ruleset.buckets(self._service, self._read_elements())
 
     async def disturbed(self) -> None:
         """See `Dataplane.disturbed`: links, addresses, and transactions of other processes that name our tables."""
@@ -86,7 +77,7 @@ class Nftables:
     async def repair(self) -> tuple[str, ...]:
         """See `Dataplane.repair`."""
         try:
-            restored = ["the nftables rules"] if self._restore_rules() else []
+            restored = ["the nftables rules"] if await self._restore_rules() else []
         except NftError:
             # Without the rules this node would answer for every bucket; without the address it answers for none.
             if ruleset.ADDRESS_NOTE in self._notes:
@@ -109,38 +100,33 @@ class Nftables:
             if ruleset.MAC_NOTE in self._notes:
                 host.remove_multicast(service.interface, service.cluster_mac)
         self._nft.run(ruleset.remove(service.vip))
-        self._owned = frozenset()
 
     def _install_afresh(self) -> None:
         """Put the rules in force; owned buckets survive where the same rules stood before."""
-        stale = ruleset.fingerprint(self._service) not in self._listed_text()
+        stale = ruleset.fingerprint(self._service).encode() not in nfdump.structure("ip", self._table)
         commands = ruleset.install(self._service, sorted(self._notes))
         self._nft.run(ruleset.remove(self._service.vip) + commands if stale else commands)
-        found = self._found()
-        self._structure = found.structure
-        self._owned = ruleset.buckets(self._service, found.elements)
+        self._structure = self._read_structure()
+        self._held = self._desired = self._read_elements()
 
-    def _restore_rules(self) -> bool:
+    async def _restore_rules(self) -> bool:
         """Make rules and owned set what they should be; return whether anything had to be changed."""
-        try:
-            found = self._found()
-        except NftError:
-            found = _Found("", frozenset())
-        wrong_rules = found.structure != self._structure
+        wrong_rules = self._read_structure() != self._structure
         if wrong_rules:
-            # The empty rules first, in under a millisecond: without them this node answers for every bucket.
-            service = self._service
-            self._nft.run(ruleset.remove(service.vip) + ruleset.install(service, sorted(self._notes)))
-            found = self._found()
-            self._structure = found.structure
-        wanted = ruleset.elements(self._service, self._owned)
-        wrong_elements = found.elements != wanted
-        if wrong_elements:
-            self._load(wanted - found.elements, found.elements - wanted)
-        return wrong_rules or wrong_elements
+            # The empty rules first, in a millisecond: without them this node answers for every bucket.
+            self._nft.run(ruleset.remove(self._service.vip) + ruleset.install(self._service, sorted(self._notes)))
+            self._structure = self._read_structure()
+        self._held = self._read_elements()
+        return any(await self._replace()) or wrong_rules
 
-    def _load(self, added: Iterable[int], removed: Iterable[int]) -> None:
-        self._nft.run(ruleset.change(self._service, added, removed))
+    async def _replace(self) -> Change:
+        """Turn the elements held into those desired; after a failure, those held are what the kernel has."""
+        change = Change(self._desired - self._held, self._held - self._desired)
+        for piece in ruleset.in_pieces(change):
+            self._nft.run(ruleset.commands(self._service, piece))
+            self._held = self._held - piece.removed | piece.added
+            await asyncio.sleep(0)  # signals and the watchdog are served between large transactions
+        return change
 
     async def _restore_host(self) -> list[str]:
         """See to the link, the cluster MAC, then the address; return what was missing."""
@@ -158,24 +144,10 @@ class Nftables:
 
     def _noted(self) -> frozenset[str]:
         """Which of our notes an earlier daemon left in the kernel."""
-        with contextlib.suppress(NftError):
-            listing = self._nft.listing(f"table ip {ruleset.table_name(self._service.vip)}")
-            return frozenset(item["set"]["name"] for item in listing if "set" in item) & {ruleset.ADDRESS_NOTE, ruleset.MAC_NOTE}
-        return frozenset()
+        return frozenset(note for note in (ruleset.ADDRESS_NOTE, ruleset.MAC_NOTE) if nfdump.has_set("ip", self._table, note))
 
-    def _listed_text(self) -> str:
-        """Our table as nft prints it, which unlike its JSON shows the comment; empty where there is none."""
-        with contextlib.suppress(NftError):
-            return self._nft.run(f"list table ip {ruleset.table_name(self._service.vip)}")
-        return ""
+    def _read_structure(self) -> bytes:
+        return b"".join(nfdump.structure(family, self._table) for family in ("ip", "arp"))
 
-    def _found(self) -> _Found:
-        name = ruleset.table_name(self._service.vip)
-        elements: frozenset[int] = frozenset()
-        structure: list[dict[str, Any]] = []
-        for item in (item for family in _FAMILIES for item in self._nft.listing(f"table {family} {name}")):
-            kind, value = next(iter(item.items()))
-            if kind == "set" and value["name"] == ruleset.OWNED_SET:
-                elements = frozenset(value.pop("elem", ()))
-            structure.append({kind: {key: part for key, part in value.items() if key != "handle"}})
-        return _Found(json.dumps(structure, sort_keys=True), elements)
+    def _read_elements(self) -> frozenset[int]:
+        return nfdump.elements("ip", self._table, ruleset.OWNED_SET)
