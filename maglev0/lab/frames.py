@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 _PROTOCOLS = {1: "ping", 6: "tcp", 17: "udp"}
 _NUMBERS = {name: number for number, name in _PROTOCOLS.items()}
-_HEADER_BYTES = 20
+_HEADER_BYTES, _QUOTED_BYTES, _TCP_FLAGS_BYTES = 20, 8, 14
 _FRAGMENT_OFFSET = 0x1FFF
 _ECHO_REPLY, _ECHO_REQUEST, _UNREACHABLE = 0, 8, 3
 _RST = 0x04
@@ -39,9 +39,16 @@ def parse(packet: bytes, source: bytes) -> Answer | None:
         return None
     if header.protocol == _NUMBERS["ping"]:
         return _parse_icmp(packet, header)
-    _, port = struct.unpack_from("!HH", packet, header.length)
-    refusal = header.protocol == _NUMBERS["tcp"] and bool(packet[header.length + 13] & _RST)
-    return Answer(_flow(header.protocol, header.destination, port), refusal)
+    if header.protocol == _NUMBERS["tcp"]:
+        return _parse_tcp(packet, header)
+    return Answer(_flow(header.protocol, header.destination, _second_port(packet, header)), refusal=False)
+
+
+def _parse_tcp(packet: bytes, header: _Header) -> Answer | None:
+    if len(packet) < header.length + _TCP_FLAGS_BYTES:
+        return None
+    refusal = bool(packet[header.length + _TCP_FLAGS_BYTES - 1] & _RST)
+    return Answer(_flow(header.protocol, header.destination, _second_port(packet, header)), refusal)
 
 
 def _parse_icmp(packet: bytes, header: _Header) -> Answer | None:
@@ -56,6 +63,11 @@ def _parse_icmp(packet: bytes, header: _Header) -> Answer | None:
     return Answer(_flow(inner.protocol, inner.source, struct.unpack_from("!H", refused, offset)[0]), refusal=True)
 
 
+def _second_port(packet: bytes, header: _Header) -> int:
+    port: int = struct.unpack_from("!H", packet, header.length + 2)[0]
+    return port
+
+
 def _flow(protocol: int, client: bytes, port: int) -> Flow:
     return Flow(_PROTOCOLS[protocol], str(IPv4Address(client)), port)
 
@@ -68,12 +80,11 @@ class _Header(NamedTuple):
 
     @classmethod
     def of(cls, packet: bytes) -> _Header | None:
-        """The IPv4 header of a first fragment with at least 14 bytes behind it (8 for what is not TCP)."""
+        """The IPv4 header of a first fragment with at least 8 bytes behind it, which is what ICMP errors quote (RFC 792)."""
         if len(packet) < _HEADER_BYTES or packet[0] >> 4 != 4:
             return None
         length = 4 * (packet[0] & 0xF)
-        needed = 14 if packet[9] == _NUMBERS["tcp"] and len(packet) >= length + 14 else 8
-        if len(packet) < length + needed or struct.unpack_from("!H", packet, 6)[0] & _FRAGMENT_OFFSET:
+        if len(packet) < length + _QUOTED_BYTES or struct.unpack_from("!H", packet, 6)[0] & _FRAGMENT_OFFSET:
             return None
         return cls(length, packet[9], packet[12:16], packet[16:20])
 

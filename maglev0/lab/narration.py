@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from maglev0.lab.report import Report
 
 _COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
-_BAR_CELLS = 40
+_BAR_CELLS = 60  # for all answers by one node: with name and figures a line of 80 columns
 # Beyond that the nodes of the drawing would not fit a line of 80 columns.
 _DRAWN_NODES = 5
 

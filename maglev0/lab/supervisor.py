@@ -75,9 +75,11 @@ def _work(work: Callable[[Claim], int], mine: Claim) -> NoReturn:
         traceback.print_exc()
         raise
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:  # a reader that went away must not let the child go on as a second parent
+            os._exit(status)
 
 
 def _watch(child: int) -> tuple[int, bool]:
@@ -85,9 +87,9 @@ def _watch(child: int) -> tuple[int, bool]:
     while True:
         received = signal.sigwait(_WAITED_FOR)
         if received in _ENDING:
-            sys.stderr.write(f"maglev0: {signal.Signals(received).name}: removing the lab\n")
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
+            sys.stderr.write(f"maglev0: {signal.Signals(received).name}: removing the lab\n")
             return 128 + received, False
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
