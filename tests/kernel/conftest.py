@@ -1,0 +1,59 @@
+"""A host of one's own for each test: a network namespace with one link that is up, entered by the test's thread."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+import pytest
+
+from maglev0.lab import claim, namespace, network
+from maglev0.lab.network import TRAFFIC, Network, Socket
+
+ADDRESS = IPv4Address("198.18.0.1")
+INTERFACE = "eth0"
+CABLE = "host"
+
+
+@dataclass(frozen=True)
+class Host:
+    """The namespace that the test runs in, and the switch that its one link leads to."""
+
+    name: str
+    network: Network
+
+    def run(self, *command: str) -> str:
+        """Run a program here and return what it prints."""
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    def ruleset(self) -> str:
+        """Everything that nft lists here."""
+        return self.run("nft", "list", "ruleset")
+
+    def addresses(self) -> str:
+        """The addresses of the link."""
+        return self.run("ip", "-brief", "address", "show", "dev", INTERFACE)
+
+    def multicast(self) -> str:
+        """The MAC addresses that the link receives besides its own."""
+        return self.run("ip", "maddress", "show", "dev", INTERFACE)
+
+
+@pytest.fixture
+def host() -> Iterator[Host]:
+    assert os.geteuid() == 0, "this test makes network namespaces and must run as root"
+    mine = claim.claim()
+    try:
+        switch = Network(mine.namespace("switch"))
+        switch.create()
+        name = mine.namespace("host")
+        network.make_namespace(name)
+        switch.plug(CABLE, TRAFFIC, Socket(name, INTERFACE, ADDRESS))
+        with namespace.inside(name):
+            yield Host(name, switch)
+    finally:
+        claim.remove(mine.name)
+        mine.release()
