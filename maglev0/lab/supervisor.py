@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import traceback
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from maglev0.errors import MaglevError
@@ -27,7 +28,8 @@ _WAITED_FOR = _ENDING | {signal.SIGCHLD}
 def run(work: Callable[[Claim], int], *, keep: bool = False) -> int:
     """Do the work under a new lab's name, then remove the lab; the exit status is the work's, or 128 + the signal that ended it.
 
-    With `keep` a lab whose work ended with 0 stays. The work runs in a forked child, so it changes nothing in this process.
+    With `keep` a lab whose work ended with 0 stays. The work runs in a forked child, so it changes nothing in this process, which must have
+    no other children: all are killed.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED_FOR)
     mine = claim.claim()
@@ -37,8 +39,8 @@ def run(work: Callable[[Claim], int], *, keep: bool = False) -> int:
         kept = keep and by_itself and status == 0
     finally:
         if not kept:
+            _kill_orphans()
             claim.remove(mine.name)
-            _reap_orphans()
         mine.release()
         while signal.sigtimedwait(_WAITED_FOR, 0):
             pass  # a second Ctrl-C has been served by now
@@ -97,10 +99,25 @@ def _watch(child: int) -> tuple[int, bool]:
             return (code, True) if code >= 0 else (128 - code, False)
 
 
-def _reap_orphans() -> None:
-    """Collect the lab's programs, all of them killed by now."""
-    try:
-        while True:
+def _kill_orphans() -> None:
+    """Kill and collect what the worker had started: also a program that has not yet entered its namespace, where nobody would find it."""
+    while True:
+        for pid in _children():
+            os.kill(pid, signal.SIGKILL)  # ours, so the number is theirs until we collect them
+        try:
             os.waitpid(-1, 0)
-    except ChildProcessError:
-        return
+        except ChildProcessError:
+            return
+
+
+def _children() -> list[int]:
+    return [pid for pid in (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()) if _parent_of(pid) == os.getpid()]
+
+
+def _parent_of(pid: int) -> int | None:
+    """From /proc/<pid>/stat (proc_pid_stat(5)), behind the name in parentheses; None where it is gone."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return None
+    return int(status.rpartition(")")[2].split()[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
@@ -90,6 +91,7 @@ def test_after_kill_9_the_next_end_sweeps(tmp_path: Path, cleaned: list[Lab]) ->
     refused = _maglev0_lab("--end", lab.name)
     assert refused.returncode == 1, "a lab that runs is not to be ended over its owner's head"
     lab.process.kill()
+    _await_ownerless(lab)
     assert lab.remains != []
     assert lab.name in claim.left_over()
     assert _maglev0_lab("--end", lab.name).stdout == f"removed lab {lab.name}\n"
@@ -163,6 +165,12 @@ def test_without_root_it_says_so() -> None:
     script = "import os; from maglev0.lab import cli; os.seteuid(65534); raise SystemExit(cli.main([]))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "maglev0: the lab makes network namespaces, which takes root: run it with sudo\n")
+
+
+def _await_ownerless(lab: Lab) -> None:
+    """Wait for the lock that the lab's worker holds, which the kernel kills when its parent is killed."""
+    with (claim.directory_of(lab.name) / "lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 def _maglev0_lab(*arguments: str) -> subprocess.CompletedProcess[str]:
