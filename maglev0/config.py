@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any, TypeVar
 
 from maglev0.errors import ConfigError
@@ -22,9 +22,10 @@ AUTO = "auto"
 
 _Value = TypeVar("_Value")
 _HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*\.?")
-_BRACKETED_IPV6 = re.compile(r"\[[0-9A-Fa-f:.]{2,45}\]")
-_CHROOT = re.compile(r"(/[^/\x00-\x1f\x7f]+)*")
-_INTERFACE = re.compile(r"[^/:*\\\s\"\x00-\x1f\x7f]{1,15}")
+_BRACKETED_IPV6 = re.compile(r"\[([0-9A-Fa-f:.]+)\]")
+_CHROOT = re.compile(r"(/[^/\ufff0-\U0010ffff]+)*")  # of what is printable, PathUtils.validatePath of ZooKeeper refuses these too
+_INTERFACE = re.compile(r"[^/:*\\\s\"]+")
+_INTERFACE_BYTES = 15  # IFNAMSIZ less the final zero
 
 
 @dataclass(frozen=True)
@@ -153,8 +154,10 @@ def _vip(text: str) -> IPv4Address:
 
 def _interface(text: str) -> str:
     # dev_valid_name(), net/core/dev.c; quote, star and backslash have a meaning in nft rules.
-    if not _INTERFACE.fullmatch(text) or text in (".", ".."):
-        raise ValueError("allowed is the name of a network interface: 1 to 15 characters without slash, colon, quote, star, backslash or space")
+    if not _INTERFACE.fullmatch(text) or text in (".", "..") or not text.isprintable() or len(text.encode()) > _INTERFACE_BYTES:
+        raise ValueError(
+            f"allowed is the name of a network interface: 1 to {_INTERFACE_BYTES} bytes without slash, colon, quote, star, backslash or space"
+        )
     if text == "lo":
         raise ValueError("allowed is an interface that other machines reach, not the loopback")
     return text
@@ -194,8 +197,8 @@ def parse_zk(text: str) -> ZooKeeperAddress:
     """Read a ZooKeeper connection string: host[:port],…[/chroot]; ports left out are 2181. ValueError says what is allowed."""
     hosts, slash, path = text.partition("/")
     chroot = (slash + path).rstrip("/")
-    if not _CHROOT.fullmatch(chroot) or {".", ".."} & set(chroot.split("/")):
-        raise ValueError("the chroot behind the hosts must be a path as /production/web, without empty parts, '.' or '..'")
+    if not _CHROOT.fullmatch(chroot) or not chroot.isprintable() or {".", ".."} & set(chroot.split("/")):
+        raise ValueError("the chroot behind the hosts must be a printable path as /production/web, without empty parts, '.' or '..'")
     if chroot == "/zookeeper" or chroot.startswith("/zookeeper/"):
         raise ValueError("the chroot /zookeeper is ZooKeeper's own")
     return ZooKeeperAddress(",".join(_host_and_port(part.strip()) for part in hosts.split(",")), chroot)
@@ -203,7 +206,7 @@ def parse_zk(text: str) -> ZooKeeperAddress:
 
 def _host_and_port(text: str) -> str:
     host, colon, port = text.rpartition(":") if re.search(r":[^\]]*\Z", text) else (text, "", "")
-    if not _HOST.fullmatch(host) and not _BRACKETED_IPV6.fullmatch(host):
+    if not _is_host(host):
         raise ValueError(f"{text!r} is no host[:port]; allowed is a list as zk1:2181,zk2:2181,[2001:db8::1]:2181/chroot")
     if not colon:
         return f"{host}:{DEFAULT_ZK_PORT}"
@@ -212,3 +215,20 @@ def _host_and_port(text: str) -> str:
     except ValueError as error:
         raise ValueError(f"port {port!r} of {host}: {error}") from error
     return f"{host}:{number}"
+
+
+def _is_host(text: str) -> bool:
+    if bracketed := _BRACKETED_IPV6.fullmatch(text):
+        return _is_address(IPv6Address, bracketed[1])
+    # No top-level domain is all digits (RFC 3696, 2), and resolvers take such a name for an address.
+    if text.removesuffix(".").rpartition(".")[2].isdecimal():
+        return _is_address(IPv4Address, text)
+    return _HOST.fullmatch(text) is not None
+
+
+def _is_address(kind: type[IPv4Address | IPv6Address], text: str) -> bool:
+    try:
+        kind(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from maglev0 import cli
+from maglev0.config import Config, ZooKeeperAddress, parse, parse_zk, printable
+from maglev0.errors import ConfigError
+from maglev0.service import HashFamily, HashMode
+from maglev0.settings import MAX_TOTAL_NODES, SEED_LIMIT, Wishes
+
+DEFAULTS: dict[str, Any] = {
+    "--my-id": "1",
+    "--total-nodes": "5",
+    "--zk": "localhost:2181",
+    "--cluster-ip": "198.51.100.1",
+    "--interface": None,
+    "--dataplane": "auto",
+    "--cluster-mac": None,
+    "--hash-mode": "sourceip",
+    "--hash-seed": None,
+    "--session-timeout": "4",
+}
+SWITCHES = {"--dry-run": False, "--verbose": False}
+
+
+def parsed(**flags: str | bool) -> Config:
+    """What the flags mean, given as keywords: my_id for --my-id."""
+    given_flags = {"--" + name.replace("_", "-"): value for name, value in flags.items()}
+    return parse({**dict.fromkeys(DEFAULTS), **SWITCHES, **given_flags}, DEFAULTS)
+
+
+def refusal(flag: str, value: str, **others: str) -> str:
+    """The text that refuses a value, which always begins with what was given."""
+    with pytest.raises(ConfigError) as caught:
+        parsed(**{flag.removeprefix("--").replace("-", "_"): value}, **others)
+    text = str(caught.value)
+    assert text.startswith(f"{flag}={printable(value)}: ")
+    return text.removeprefix(f"{flag}={printable(value)}: ")
+
+
+# What is given is what comes out.
+
+numbers = st.integers(1, MAX_TOTAL_NODES[HashFamily.NFTABLES])
+vips = st.integers(0, SEED_LIMIT - 1).map(IPv4Address).filter(lambda ip: not (ip.is_multicast or ip.is_loopback or ip.is_link_local or int(ip) == 0))
+macs = st.binary(min_size=6, max_size=6).map(lambda raw: bytes([raw[0] | 1]) + raw[1:]).filter(lambda raw: raw != b"\xff" * 6)
+labels = st.from_regex(r"[a-z_]([A-Za-z0-9_-]{0,20}[a-z0-9])?", fullmatch=True)
+hosts = st.one_of(
+    st.lists(labels, min_size=1, max_size=4).map(".".join),
+    st.integers(0, SEED_LIMIT - 1).map(lambda number: str(IPv4Address(number))),
+    st.integers(0, (1 << 128) - 1).map(lambda number: f"[{IPv6Address(number)}]"),
+)
+chroot_parts = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S"], exclude_characters="/", max_codepoint=0xFFEF), min_size=1)
+chroots = st.lists(chroot_parts.filter(lambda part: part not in {".", ".."} and part.isprintable()), max_size=3).map(
+    lambda parts: "".join(f"/{part}" for part in parts if part != "zookeeper")
+)
+
+
+@given(st.data(), numbers)
+def test_numbers_come_out_as_given(data: st.DataObject, total_nodes: int) -> None:
+    my_id = data.draw(st.integers(1, total_nodes))
+    config = parsed(my_id=str(my_id), total_nodes=str(total_nodes))
+    assert (config.my_id, config.total_nodes) == (my_id, total_nodes)
+
+
+@given(vips)
+def test_every_unicast_address_may_be_the_vip(vip: IPv4Address) -> None:
+    if int(vip) != SEED_LIMIT - 1:
+        assert parsed(cluster_ip=str(vip)).vip == vip
+
+
+@given(macs, st.sampled_from([":", "-"]), st.booleans())
+def test_every_multicast_mac_comes_out_in_its_canonical_form(raw: bytes, separator: str, upper: bool) -> None:
+    text = raw.hex(separator)
+    assert parsed(cluster_mac=text.upper() if upper else text).cluster_mac == raw.hex(":")
+
+
+@given(st.integers(0, SEED_LIMIT - 1), st.sampled_from(["{}", "{:#x}", "0X{:08X}"]))
+def test_every_seed_comes_out_whether_decimal_or_hexadecimal(seed: int, form: str) -> None:
+    assert parsed(hash_seed=form.format(seed)).hash_seed == seed
+
+
+@given(st.integers(100_000, 3_600_000_000))
+def test_every_session_timeout_comes_out_to_the_microsecond(timeout_us: int) -> None:
+    config = parsed(session_timeout=f"{timeout_us // 1_000_000}.{timeout_us % 1_000_000:06}")
+    assert round(config.session_timeout_s * 1_000_000) == timeout_us
+
+
+@given(st.lists(st.tuples(hosts, st.none() | st.integers(1, 65535)), min_size=1, max_size=5), chroots, st.sampled_from([",", " , "]))
+def test_every_connection_string_comes_out_with_its_ports(servers: list[tuple[str, int | None]], chroot: str, comma: str) -> None:
+    text = comma.join(host if port is None else f"{host}:{port}" for host, port in servers) + chroot
+    address = parse_zk(text)
+    assert address == ZooKeeperAddress(",".join(f"{host}:{port or 2181}" for host, port in servers), chroot)
+    assert parse_zk(str(address)) == address
+
+
+@pytest.mark.parametrize("mode", HashMode)
+def test_every_hash_mode_has_its_name(mode: HashMode) -> None:
+    assert parsed(hash_mode=mode.value).hash_mode is mode
+
+
+@pytest.mark.parametrize(("name", "family"), [("auto", None), ("clusterip", HashFamily.CLUSTERIP), ("nftables", HashFamily.NFTABLES)])
+def test_every_dataplane_has_its_name(name: str, family: HashFamily | None) -> None:
+    assert parsed(dataplane=name).dataplane is family
+
+
+@pytest.mark.parametrize("name", ["eth0", "br-lan.100", "wg_0", "enp3s0f0np0", "a" * 15, "ü" * 7])
+def test_names_of_interfaces(name: str) -> None:
+    assert parsed(interface=name).interface == name
+
+
+def test_switches() -> None:
+    assert (parsed().dry_run, parsed().verbose) == (False, False)
+    config = parsed(dry_run=True, verbose=True)
+    assert (config.dry_run, config.verbose) == (True, True)
+
+
+def test_flags_left_out() -> None:
+    assert parsed() == Config(
+        my_id=1,
+        vip=IPv4Address("198.51.100.1"),
+        zk=ZooKeeperAddress("localhost:2181", ""),
+        interface=None,
+        dataplane=None,
+        total_nodes=None,
+        hash_mode=None,
+        hash_seed=None,
+        cluster_mac=None,
+        session_timeout_s=4.0,
+        dry_run=False,
+        verbose=False,
+    )
+
+
+def test_the_defaults_come_from_the_help_text() -> None:
+    assert cli.read([]) == parsed()
+
+
+def test_a_default_that_is_given_is_a_wish_and_one_left_out_is_not() -> None:
+    given_config = parsed(total_nodes="5", hash_mode="sourceip", hash_seed="0x1", cluster_mac="03:bf:00:00:00:01")
+    families = (HashFamily.NFTABLES,)
+    assert given_config.wishes(families) == Wishes(5, HashMode.SOURCE_IP, 1, "03:bf:00:00:00:01", families)
+    assert parsed().wishes(families) == Wishes(None, None, None, None, families)
+
+
+def test_a_config_is_frozen() -> None:
+    with pytest.raises(FrozenInstanceError):
+        parsed().my_id = 2  # type: ignore[misc]
+
+
+# What is refused, and in which words.
+
+ID_RANGE = "allowed are the whole numbers from 1 to 1048576"
+PORT_RANGE = "allowed are the whole numbers from 1 to 65535"
+SEED_RANGE = "allowed are the whole numbers from 0 to 4294967295, also in hexadecimal as 0x1234"
+TIMEOUT_RANGE = "allowed are 0.1 to 3600 seconds, as 4 or 1.5"
+ONE_ADDRESS = "allowed is one IPv4 address, as 198.51.100.1"
+UNICAST = "allowed is a unicast IPv4 address that is neither loopback nor link-local"
+SIX_BYTES = "a MAC address is six bytes in hexadecimal, as 03:bf:c6:33:64:01"
+INTERFACE = "allowed is the name of a network interface: 1 to 15 bytes without slash, colon, quote, star, backslash or space"
+CHROOT = "the chroot behind the hosts must be a printable path as /production/web, without empty parts, '.' or '..'"
+HOST = " is no host[:port]; allowed is a list as zk1:2181,zk2:2181,[2001:db8::1]:2181/chroot"
+
+REFUSED = [
+    *(("--my-id", value, ID_RANGE) for value in ("", "0", "-1", "1048577", "1.5", "one", "1_0", " 1", "+1", "0x1", "٣", "9" * 11, "9" * 5000, "nan")),
+    *(("--total-nodes", value, ID_RANGE) for value in ("", "0", "-5", "1048577", "5.0", "1e3", "9" * 5000)),
+    *(
+        ("--cluster-ip", value, ONE_ADDRESS)
+        for value in ("", "198.51.100", "198.51.100.256", "198.51.100.01", "2001:db8::1", "vip", "198.51.100.1/32")
+    ),
+    *(("--cluster-ip", value, UNICAST) for value in ("224.0.0.1", "239.1.2.3", "127.0.0.1", "0.0.0.0", "169.254.1.1", "255.255.255.255")),  # noqa: S104
+    *(("--interface", value, INTERFACE) for value in ("", ".", "..", "a/b", "eth0:1", "eth 0", 'e"', "eth*", "e\\", "e\n", "\x1b[1m", "a" * 16)),
+    *(("--interface", value, INTERFACE) for value in ("ü" * 8, "e\u202e", "e\udcff", "e\x7f")),
+    ("--interface", "lo", "allowed is an interface that other machines reach, not the loopback"),
+    *(("--dataplane", value, "allowed are auto, clusterip and nftables") for value in ("", "xdp", "NFTABLES", "nft")),
+    *(
+        ("--cluster-mac", value, SIX_BYTES)
+        for value in ("", "03:bf", "03:bf:c6:33:64:01:02", "03bf.c633.6401", "03:bf:c6:33:64:1", "0３:bf:c6:33:64:01")
+    ),
+    *(("--cluster-mac", value, SIX_BYTES) for value in ("03:bf:c6:33:64:0g", "+3:bf:c6:33:64:01")),
+    ("--cluster-mac", "02:bf:c6:33:64:01", "the cluster MAC must be multicast: its first byte must be odd, as in 03:bf:c6:33:64:01"),
+    ("--cluster-mac", "ff:ff:ff:ff:ff:ff", "the broadcast address is not a multicast group"),
+    *(
+        ("--hash-mode", value, "allowed are sourceip, sourceip-sourceport and sourceip-sourceport-destport")
+        for value in ("", "destip", "SOURCEIP", "sourceip-")
+    ),
+    *(("--hash-seed", value, SEED_RANGE) for value in ("", "-1", "4294967296", "0x", "0x100000000", "1_0", "deadbeef", "9" * 5000, "1.0")),
+    *(("--session-timeout", value, TIMEOUT_RANGE) for value in ("", "0", "0.09", "3600.1", "-4", "nan", "inf", "1e3", "4s", "1.", ".5", "9" * 400)),
+    *(("--zk", value, repr(value) + HOST) for value in ("", "zk 1", "-zk", "zk-", "a..b", "10.0.0.256", "10.0.0", "1", "10.0.0.1.", "::1", "[::1")),
+    *(("--zk", value, repr(value) + HOST) for value in ("[:::]", "[1.2.3.4]", "[fe80::1%eth0]", "[]", "a" * 64, "zk\udcff")),
+    ("--zk", "zk1,", "''" + HOST),
+    ("--zk", "zk1,,zk2", "''" + HOST),
+    ("--zk", "http://zk1", CHROOT),
+    ("--zk", "zk1:", "port '' of zk1: " + PORT_RANGE),
+    ("--zk", "zk1:0", "port '0' of zk1: " + PORT_RANGE),
+    ("--zk", "zk1:65536", "port '65536' of zk1: " + PORT_RANGE),
+    ("--zk", "zk1:x", "port 'x' of zk1: " + PORT_RANGE),
+    ("--zk", "[::1]:-1", "port '-1' of [::1]: " + PORT_RANGE),
+    *(("--zk", "zk1" + chroot, CHROOT) for chroot in ("//a", "/a//b", "/.", "/a/../b", "/a\n", "/a\u2028b", "/\udcff", "/\ue000", "/\ufffd", "/😀")),
+    ("--zk", "zk1/zookeeper", "the chroot /zookeeper is ZooKeeper's own"),
+    ("--zk", "zk1/zookeeper/quota", "the chroot /zookeeper is ZooKeeper's own"),
+]
+
+
+@pytest.mark.parametrize(("flag", "value", "why"), REFUSED, ids=[f"{flag}={value[:20]}" for flag, value, _ in REFUSED])
+def test_what_is_refused(flag: str, value: str, why: str) -> None:
+    assert refusal(flag, value) == why
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "others", "why"),
+    [
+        ("--total-nodes", "17", {"dataplane": "clusterip"}, "allowed are the whole numbers from 1 to 16 for clusterip"),
+        ("--total-nodes", "1048577", {"dataplane": "nftables"}, "allowed are the whole numbers from 1 to 1048576 for nftables"),
+        ("--my-id", "6", {"total_nodes": "5"}, "allowed are the whole numbers from 1 to 5 (--total-nodes)"),
+        ("--my-id", "17", {"dataplane": "clusterip"}, "allowed are the whole numbers from 1 to 16"),
+    ],
+)
+def test_what_is_refused_beside_another_flag(flag: str, value: str, others: dict[str, str], why: str) -> None:
+    assert refusal(flag, value, **others) == why
+
+
+@pytest.mark.parametrize("text", ["zk1/", "zk1//", " zk1 "])
+def test_what_does_no_harm_in_a_connection_string(text: str) -> None:
+    assert parse_zk(text) == ZooKeeperAddress("zk1:2181", "")
+
+
+# Whatever is given.
+
+junk = st.one_of(
+    st.text(st.characters(), max_size=40),
+    st.from_regex(r"[0-9a-fxA-F:.,/\[\]_\-+ e]{0,30}", fullmatch=True),
+    st.sampled_from([value for _flag, value, _why in REFUSED]),
+    st.sampled_from(["1", "5", "zk1:1/a", "198.51.100.7", "eth0", "auto", "03:bf:c6:33:64:01", "0x7", "2.5"]),
+)
+
+
+def attempt(read: Callable[[], Config]) -> Config | ConfigError | SystemExit:
+    try:
+        return read()
+    except (ConfigError, SystemExit) as end:
+        return end
+
+
+def valid(config: Config) -> bool:
+    """Whether a config keeps every promise that the rest of the program relies on."""
+    total_nodes = config.total_nodes or MAX_TOTAL_NODES[config.dataplane or HashFamily.NFTABLES]
+    return (
+        1 <= config.my_id <= total_nodes <= MAX_TOTAL_NODES[config.dataplane or HashFamily.NFTABLES]
+        and not (config.vip.is_multicast or config.vip.is_loopback or config.vip.is_unspecified)
+        and (config.interface is None or (0 < len(config.interface.encode()) < 16 and '"' not in config.interface))
+        and (config.hash_seed is None or 0 <= config.hash_seed < SEED_LIMIT)
+        and (config.cluster_mac is None or re.fullmatch(r"[0-9a-f][13579bdf](:[0-9a-f]{2}){5}", config.cluster_mac) is not None)
+        and 0.1 <= config.session_timeout_s <= 3600
+        and str(config.zk).isprintable()
+        and all(re.fullmatch(r".+:[1-9][0-9]*", server) for server in config.zk.hosts.split(","))
+        and not config.zk.chroot.endswith("/")
+    )
+
+
+@given(st.dictionaries(st.sampled_from(sorted(DEFAULTS)), junk, max_size=3))
+@settings(deadline=None, max_examples=400)
+def test_whatever_is_given_is_valid_or_refused_in_one_printable_line(flags: dict[str, str]) -> None:
+    outcome = attempt(lambda: parse({**dict.fromkeys(DEFAULTS), **SWITCHES, **flags}, DEFAULTS))
+    if isinstance(outcome, Config):
+        assert valid(outcome)
+    else:
+        assert str(outcome).isprintable()
+        assert any(str(outcome).startswith(f"{flag}={printable(value)}: ") for flag, value in flags.items())
+
+
+words = st.one_of(
+    st.text(st.characters(), max_size=10),
+    st.sampled_from(
+        [*DEFAULTS, *SWITCHES, "-v", "-vv", "-h", "--version", "--", "-", "--help=1", "--no", "1", "--my=3", "--dry-run=1", "-v3", "--=", "-=1"]
+    ),
+    st.tuples(st.sampled_from(sorted(DEFAULTS)), junk).map("=".join),
+)
+
+
+@given(st.lists(words, max_size=5))
+@example(["--my-id"])
+@example(["--my-id=1", "--my-id=1"])
+@settings(deadline=None, max_examples=400)
+def test_no_command_line_makes_anything_but_a_config_an_error_or_the_help(argv: list[str]) -> None:
+    outcome = attempt(lambda: cli.read(argv))
+    match outcome:
+        case Config():
+            assert valid(outcome)
+        case ConfigError():
+            assert str(outcome).isprintable()
+            assert str(outcome) != ""
+        case SystemExit():
+            assert outcome.code in (None, 0)
+            assert any(word.startswith("-") for word in argv)
+
+
+@given(st.text(st.characters()))
+def test_printable_is_and_leaves_alone_what_was(text: str) -> None:
+    assert printable(text).isprintable()
+    assert printable(text) == text or not text.isprintable()
