@@ -85,7 +85,8 @@ def test_the_top_level_holds_what_the_guide_allows_and_no_more() -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=str)
 def test_no_module_and_no_function_is_too_long(path: Path) -> None:
-    assert len((ROOT / path).read_text().splitlines()) <= MODULE_LINES_MAX
+    lines = len((ROOT / path).read_text().splitlines())
+    assert lines <= MODULE_LINES_MAX
     assert [function for function in functions(path) if function.lines > FUNCTION_LINES_MAX] == []
 
 
