@@ -35,7 +35,7 @@ demo: $(VENV)/.runtime
 test: $(VENV)/.dev
 	@.ci/need test
 	$(BIN)/python -m pytest -m 'not ($(SYSTEM))' --cov --cov-report=
-	$(BIN)/coverage report --include='$(PURE)'
+	$(BIN)/coverage report --fail-under=100 --include='$(PURE)'
 	$(BIN)/python -m pytest -m '$(SYSTEM)'
 
 check: $(VENV)/.dev
