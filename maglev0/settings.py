@@ -6,10 +6,11 @@ start on what they contradict.
 
 from __future__ import annotations
 
+import enum
 import json
 from dataclasses import asdict, dataclass, fields
 from ipaddress import IPv4Address
-from typing import Any
+from typing import Any, TypeVar
 
 from maglev0.errors import ConfigError
 from maglev0.service import HashFamily, HashMode, Service
@@ -25,6 +26,8 @@ MAX_SETTINGS_BYTES = 4096
 MAX_LEASE_MS = 3_600_000
 DEFAULT_TOTAL_NODES = 5
 SEED_LIMIT = 1 << 32
+
+_Choice = TypeVar("_Choice", bound=enum.StrEnum)
 
 
 @dataclass(frozen=True)
@@ -118,17 +121,16 @@ def differences(running: Settings, found: Settings) -> tuple[str, ...]:
 def decode(data: bytes) -> Settings:
     """Read a settings znode, whoever wrote it.
 
-    Raises ValueError, saying what is wrong, for anything that `Settings.encode` of this format would not have written.
+    Raises ValueError, saying what is wrong, where a value is missing, of another type or out of bounds; other keys are passed over.
     """
     if len(data) > MAX_SETTINGS_BYTES:
         raise ValueError(f"{len(data)} bytes, at most {MAX_SETTINGS_BYTES} are allowed")
     record = read_object(data)
-    if record.get("format") != FORMAT:
-        raise ValueError(f"format {record.get('format')!r}, this version of maglev0 writes format {FORMAT}")
-    family = HashFamily(read_text(record, "hash_family"))
+    read_format(record)
+    family = read_choice(record, "hash_family", HashFamily)
     return Settings(
         total_nodes=read_int(record, "total_nodes", 1, MAX_TOTAL_NODES[family]),
-        hash_mode=HashMode(read_text(record, "hash_mode")),
+        hash_mode=read_choice(record, "hash_mode", HashMode),
         hash_seed=read_int(record, "hash_seed", 0, SEED_LIMIT - 1),
         hash_family=family,
         cluster_mac=parse_cluster_mac(read_text(record, "cluster_mac")),
@@ -159,6 +161,21 @@ def read_object(data: bytes) -> dict[str, Any]:
     if not isinstance(record, dict):
         raise ValueError("not a JSON object")  # noqa: TRY004  callers know one kind of bad data
     return record
+
+
+def read_format(record: dict[str, Any]) -> None:
+    """See that a record is of this format; ValueError otherwise."""
+    found = read_int(record, "format", 0, SEED_LIMIT)
+    if found != FORMAT:
+        raise ValueError(f"format {found}, this version of maglev0 knows format {FORMAT}")
+
+
+def read_choice(record: dict[str, Any], key: str, kind: type[_Choice]) -> _Choice:
+    """One of the values of `kind`, from a record; ValueError otherwise."""
+    try:
+        return kind(read_text(record, key))
+    except ValueError as error:
+        raise ValueError(f"{key} is none of {', '.join(kind)}") from error
 
 
 def read_int(record: dict[str, Any], key: str, least: int, most: int) -> int:

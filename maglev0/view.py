@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from maglev0.service import HashFamily
-from maglev0.settings import FORMAT, MAX_TOTAL_NODES, read_int, read_object, read_text
+from maglev0.settings import FORMAT, MAX_TOTAL_NODES, read_choice, read_format, read_int, read_object, read_text
 
 MAX_MEMBER_BYTES = 4096  # a record is some 300 bytes
 MAX_MEMBERS = 1024  # the largest cluster that the table is measured for
@@ -132,22 +132,24 @@ def decode(name: str, data: bytes) -> Member:
     if len(data) > MAX_MEMBER_BYTES:
         raise ValueError(f"{len(data)} bytes, at most {MAX_MEMBER_BYTES} are allowed")
     record = read_object(data)
-    if record.get("format") != FORMAT:
-        raise ValueError(f"format {record.get('format')!r}, this version of maglev0 reads format {FORMAT}")
-    if read_int(record, "id", 1, MAX_ID) != int(name):
-        raise ValueError(f"its record names id {record['id']}")
-    if record.get("state") not in (ACTIVE, DRY_RUN):
-        raise ValueError(f"unknown state {record.get('state')!r}")
+    read_format(record)
+    member_id = read_int(record, "id", 1, MAX_ID)
+    # As texts: int() would take " 7", "07" and "٧" for a second member 7.
+    if name != str(member_id):
+        raise ValueError(f"its record names id {member_id}")
+    state = read_text(record, "state")
+    if state not in (ACTIVE, DRY_RUN):
+        raise ValueError(f"unknown state {state}")
     return Member(
-        id=int(name),
+        id=member_id,
         host=read_text(record, "host"),
         pid=read_int(record, "pid", 1, 1 << 22),
         start_time=_seconds(record, "start_time", MAX_START_TIME_S),
         address=read_text(record, "address"),
         mac=read_text(record, "mac"),
-        dataplane=HashFamily(read_text(record, "dataplane")),
+        dataplane=read_choice(record, "dataplane", HashFamily),
         weight=read_int(record, "weight", 0, MAX_WEIGHT),
-        state=record["state"],
+        state=state,
         session_timeout_s=_seconds(record, "session_timeout_s", MAX_SESSION_TIMEOUT_S),
     )
 
