@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Collection
 
 from maglev0.ownership import Ownership
+from maglev0.view import name_of
 
 LISTED_NODES = 64  # up to here each node number has its line, beyond it each backend
 
@@ -33,7 +34,7 @@ def kernel_line(dataplane: str, held: Collection[int], total_nodes: int) -> str:
 def _shares(ownership: Ownership, my_name: str) -> _Lines:
     counts = Counter(ownership.table)
     total = len(ownership.table)
-    names = sorted(counts, key=lambda name: (len(name), name))
+    names = map(name_of, ownership.ids)  # not those of the table: a member of little weight may own nothing
     return tuple(f"{_called(name, my_name)} is responsible for {counts[name]} nodes ({counts[name] / total:.2%})" for name in names)
 
 

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from maglev0 import table
+from maglev0.ownership import Ownership, Standing, decide, standing
+from maglev0.view import DRY_RUN, Child, Member, View, ViewId, read_members
+from tests.test_view import SOMEONE, clusters, sessions, viewed
+
+sizes = st.integers(1, 300)
+
+
+@given(st.dictionaries(st.integers(1, 20), sessions), st.integers(1, 20), sessions)
+def test_only_the_own_session_makes_a_member(held: dict[int, int], my_id: int, session: int) -> None:
+    expected = Standing.ABSENT if my_id not in held else Standing.MEMBER if held[my_id] == session else Standing.HELD
+    assert standing(held, my_id, session) is expected
+    assert standing({**held, my_id: session}, my_id, session) is Standing.MEMBER
+    assert standing({**held, my_id: session + 1}, my_id, session) is Standing.HELD
+
+
+def test_a_persistent_znode_under_the_own_id_is_held_by_another() -> None:
+    assert standing({3: 0}, 3, 77) is Standing.HELD
+
+
+@given(clusters, sizes, st.booleans(), st.randoms(use_true_random=False))
+@settings(deadline=None)
+def test_every_node_computes_the_same_in_whatever_order_it_read_the_children(
+    members: list[Member], total_nodes: int, dry_run: bool, random: Random
+) -> None:
+    children = [Child(str(member.id), member.encode(), 77, 1) for member in members]
+    random.shuffle(children)
+    read, _ignored = read_members(children)
+    assert decide(View(ViewId(9, 9, 9), read), total_nodes, dry_run=dry_run) == decide(viewed(members), total_nodes, dry_run=dry_run)
+
+
+@given(clusters, sizes, st.booleans())
+@settings(deadline=None)
+def test_each_node_number_has_one_owner_among_those_that_count(members: list[Member], total_nodes: int, dry_run: bool) -> None:
+    view = viewed(members)
+    ownership = decide(view, total_nodes, dry_run=dry_run)
+    names = view.weights(dry_run=dry_run)
+    assert [f"backend-{number}" for number in ownership.ids] == list(names)
+    shares = [ownership.of(name) for name in names]
+    assert sum(len(share) for share in shares) == (total_nodes if names else 0)
+    assert frozenset().union(*shares) == frozenset(range(1, total_nodes + 1) if names else ())
+
+
+@given(clusters, sizes)
+@settings(deadline=None)
+def test_a_dry_run_never_changes_what_serving_nodes_own(members: list[Member], total_nodes: int) -> None:
+    serving = [member for member in members if member.state != DRY_RUN]
+    assert decide(viewed(members), total_nodes, dry_run=False) == decide(viewed(serving), total_nodes, dry_run=False)
+
+
+def test_golden_ownership() -> None:
+    view = viewed(replace(SOMEONE, id=number) for number in (4, 1, 3))
+    ownership = decide(view, 5, dry_run=False)
+    assert ownership == Ownership((1, 3, 4), ("backend-3", "backend-1", "backend-4", "backend-3", "backend-1"))
+    assert ownership.of("backend-3") == {1, 4}
+
+
+@pytest.mark.parametrize("members", [(), (replace(SOMEONE, weight=0),), (replace(SOMEONE, state=DRY_RUN),)], ids=["none", "drained", "dry run"])
+def test_without_anybody_that_serves_nobody_owns_anything(members: tuple[Member, ...]) -> None:
+    ownership = decide(viewed(members), 5, dry_run=False)
+    assert ownership == Ownership((), ())
+    assert ownership.of("backend-3") == frozenset()
+
+
+def test_a_name_that_is_no_member_owns_nothing() -> None:
+    assert decide(viewed([SOMEONE]), 5, dry_run=False).of("backend-4") == frozenset()
+
+
+def test_the_table_is_maglevs() -> None:
+    view = viewed(replace(SOMEONE, id=number, weight=number) for number in range(1, 8))
+    assert decide(view, 251, dry_run=False).table == table.build(251, view.weights(dry_run=False))
