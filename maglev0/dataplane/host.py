@@ -7,6 +7,7 @@ import socket
 import struct
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any
 
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -14,6 +15,8 @@ from pyroute2.netlink.exceptions import NetlinkError
 from maglev0.errors import DataplaneError
 
 _LINK_UP = 0x1 | 0x10000  # IFF_UP and IFF_LOWER_UP of netdevice(7): switched on, and with a carrier
+_MARK = "maglev0"
+_LABEL_MAX = 15  # IFNAMSIZ less the final zero
 _SIOCADDMULTI = 0x8931  # include/uapi/linux/sockios.h
 _SIOCDELMULTI = 0x8932
 _IFREQ_HWADDR = struct.Struct("16sH6s16x")  # struct ifreq of netdevice(7): name, ifr_hwaddr's family (AF_UNSPEC), its address
@@ -40,30 +43,48 @@ async def has_address(vip: IPv4Address) -> bool:
         return bool(await _holders(netlink, vip))
 
 
-async def add_address(index: int, vip: IPv4Address) -> None:
-    """Put VIP/32 on the interface."""
+async def has_our_address(vip: IPv4Address) -> bool:
+    """Whether the VIP stands on this host by `add_address`, of this process or of one before it."""
     async with AsyncIPRoute() as netlink:
-        await _change_address(netlink, "add", index, vip)
+        return any(_is_ours(address) for address in await _holders(netlink, vip))
 
 
-async def remove_address(vip: IPv4Address) -> None:
-    """Take VIP/32 off the interface that holds it; harmless when none does."""
+async def add_address(interface: str, index: int, vip: IPv4Address) -> None:
+    """Put VIP/32 on the interface, with a label by which a daemon knows it again after any crash."""
     async with AsyncIPRoute() as netlink:
-        for index in await _holders(netlink, vip):
-            await _change_address(netlink, "del", index, vip)
+        await _change_address(netlink, "add", index, vip, label=_label(interface))
 
 
-async def _holders(netlink: AsyncIPRoute, vip: IPv4Address) -> list[int]:
+async def remove_our_address(vip: IPv4Address) -> None:
+    """Take the VIP off where `add_address` put it; one that others put up stays."""
+    async with AsyncIPRoute() as netlink:
+        for address in await _holders(netlink, vip):
+            if _is_ours(address):
+                await _change_address(netlink, "del", int(address["index"]), vip)
+
+
+async def _holders(netlink: AsyncIPRoute, vip: IPv4Address) -> list[Any]:
     # Older kernels list every address whatever filter they are asked for, so the comparison is made here.
     addresses = [address async for address in await netlink.get_addr(family=socket.AF_INET)]
-    return [int(address["index"]) for address in addresses if address.get_attr("IFA_LOCAL") == str(vip)]
+    return [address for address in addresses if address.get_attr("IFA_LOCAL") == str(vip)]
 
 
-async def _change_address(netlink: AsyncIPRoute, verb: str, index: int, vip: IPv4Address) -> None:
+async def _change_address(netlink: AsyncIPRoute, verb: str, index: int, vip: IPv4Address, **more: str) -> None:
     try:
-        await netlink.addr(verb, index=index, address=str(vip), prefixlen=32)
+        await netlink.addr(verb, index=index, address=str(vip), prefixlen=32, **more)
     except NetlinkError as error:
         raise DataplaneError(f"ip address {verb} {vip}/32: {error.args[1]}") from error
+
+
+def _label(interface: str) -> str:
+    # What stands before the colon is the device to ifconfig. Names of 14 and 15 characters leave no room for the mark:
+    # there the address of a killed daemon is taken for one that was found.
+    return f"{interface}:{_MARK}"[:_LABEL_MAX]
+
+
+def _is_ours(address: Any) -> bool:
+    mark = str(address.get_attr("IFA_LABEL") or "").partition(":")[2]
+    return bool(mark) and _MARK.startswith(mark)
 
 
 def has_multicast(interface: str, mac: str) -> bool:

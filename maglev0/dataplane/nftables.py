@@ -20,7 +20,7 @@ def check() -> None:
     """Raise `UnavailableError` saying what keeps nftables from serving on this machine, and what mends it. Changes nothing."""
     nft = Nft()
     try:
-        nft.check(ruleset.install(_PROBE, (ruleset.ADDRESS_NOTE,)))
+        nft.check(ruleset.install(_PROBE, mac_added=True))
     except NftError as error:
         if "not permitted" in str(error):
             raise UnavailableError("nftables: no right to change rules (CAP_NET_ADMIN); run as root") from error
@@ -41,20 +41,17 @@ class Nftables:
         self._table = ruleset.table_name(service.vip)
         self._desired: frozenset[int] = frozenset()  # elements of the owned set
         self._held: frozenset[int] = frozenset()  # what it held when last read or written
-        self._notes: frozenset[str] = frozenset()
+        self._mac_added = False
         self._structure = b""
 
     async def open(self) -> None:
         """See `Dataplane.open`. The rules stand before the address does, so that nothing is ever answered that they did not judge."""
         service = self._service
         self._events = self._events or KernelEvents(self._table)
-        noted = self._noted()
-        found = {
-            ruleset.MAC_NOTE: host.has_multicast(service.interface, service.cluster_mac),
-            ruleset.ADDRESS_NOTE: await host.has_address(service.vip),
-        }
-        # A note is written before what it tells of is done: a daemon killed in between leaves a note too many, never one too few.
-        self._notes = frozenset(note for note, present in found.items() if note in noted or not present)
+        # The note is written before the MAC is added: a daemon killed in between leaves a note too many, never one too few.
+        present = host.has_multicast(service.interface, service.cluster_mac)
+        noted = nfdump.has_set("ip", self._table, ruleset.MAC_NOTE)
+        self._mac_added = not present or noted or await host.has_our_address(service.vip)
         self._install_afresh()
         await self._restore_host()
 
@@ -80,8 +77,7 @@ class Nftables:
             restored = ["the nftables rules"] if await self._restore_rules() else []
         except NftError:
             # Without the rules this node would answer for every bucket; without the address it answers for none.
-            if ruleset.ADDRESS_NOTE in self._notes:
-                await host.remove_address(self._service.vip)
+            await host.remove_our_address(self._service.vip)
             raise
         return (*restored, *await self._restore_host())
 
@@ -94,17 +90,16 @@ class Nftables:
         self._events = None
         # A link that is gone took address and MAC with it.
         with contextlib.suppress(DataplaneError):
-            if ruleset.ADDRESS_NOTE in self._notes:
-                await host.remove_address(service.vip)
+            await host.remove_our_address(service.vip)
         with contextlib.suppress(DataplaneError):
-            if ruleset.MAC_NOTE in self._notes:
+            if self._mac_added:
                 host.remove_multicast(service.interface, service.cluster_mac)
         self._nft.run(ruleset.remove(service.vip))
 
     def _install_afresh(self) -> None:
         """Put the rules in force; owned buckets survive where the same rules stood before."""
         stale = ruleset.fingerprint(self._service).encode() not in nfdump.structure("ip", self._table)
-        commands = ruleset.install(self._service, sorted(self._notes))
+        commands = ruleset.install(self._service, mac_added=self._mac_added)
         self._nft.run(ruleset.remove(self._service.vip) + commands if stale else commands)
         self._structure = self._read_structure()
         self._held = self._desired = self._read_elements()
@@ -114,7 +109,7 @@ class Nftables:
         wrong_rules = self._read_structure() != self._structure
         if wrong_rules:
             # The empty rules first, in a millisecond: without them this node answers for every bucket.
-            self._nft.run(ruleset.remove(self._service.vip) + ruleset.install(self._service, sorted(self._notes)))
+            self._nft.run(ruleset.remove(self._service.vip) + ruleset.install(self._service, mac_added=self._mac_added))
             self._structure = self._read_structure()
         self._held = self._read_elements()
         return any(await self._replace()) or wrong_rules
@@ -137,14 +132,10 @@ class Nftables:
             host.add_multicast(service.interface, service.cluster_mac)
             restored.append(f"the cluster MAC {service.cluster_mac} on {service.interface}")
         if not await host.has_address(service.vip):
-            await host.add_address(index, service.vip)
+            await host.add_address(service.interface, index, service.vip)
             host.announce(service.interface, service.vip, service.cluster_mac)
             restored.append(f"the address {service.vip}")
         return restored
-
-    def _noted(self) -> frozenset[str]:
-        """Which of our notes an earlier daemon left in the kernel."""
-        return frozenset(note for note in (ruleset.ADDRESS_NOTE, ruleset.MAC_NOTE) if nfdump.has_set("ip", self._table, note))
 
     def _read_structure(self) -> bytes:
         return b"".join(nfdump.structure(family, self._table) for family in ("ip", "arp"))

@@ -20,10 +20,9 @@ from maglev0.dataplane import Change
 from maglev0.service import HashMode, Service
 
 RULES_VERSION = 1  # changed whenever the text below changes, so that a restart replaces an older version's rules
-ADDRESS_NOTE = "added_address"
 MAC_NOTE = "added_mac"
 OWNED_SET = "owned"
-MAX_TRANSACTION = 1 << 16  # elements: 0.2 s and 20 MB in libnftables; a third of the recommended 65,537 stays one transaction
+MAX_TRANSACTION = 1 << 15  # elements: 0.1 s and 10 MB in libnftables; a third of the recommended 65,537 stays one transaction
 
 _ICMP_ERRORS = "{ destination-unreachable, redirect, time-exceeded, parameter-problem }"
 _PORT_FIELDS = {HashMode.SOURCE_IP_PORT: " . th sport", HashMode.SOURCE_IP_PORT_DEST_PORT: " . th sport . th dport"}
@@ -39,13 +38,13 @@ def fingerprint(service: Service) -> str:
     return hashlib.blake2b(f"{RULES_VERSION} {service}".encode(), digest_size=8).hexdigest()
 
 
-def install(service: Service, notes: Iterable[str]) -> str:
+def install(service: Service, *, mac_added: bool) -> str:
     """Commands that put the rules in force whatever stands there, and keep the owned buckets where the set exists.
 
-    `notes` are the names of empty sets that remember, across a killed daemon, what on the host is ours to remove.
+    `mac_added` says that the cluster MAC on the interface is ours to remove; an empty set remembers that across a killed daemon.
     """
     name = table_name(service.vip)
-    noted = "\n".join(f"  set {note} {{ type ipv4_addr; }}" for note in notes)
+    noted = f"  set {MAC_NOTE} {{ type ether_addr; }}" if mac_added else ""
     return f"""
 table ip {name} {{
   comment "{fingerprint(service)}"
