@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from collections.abc import Callable
 from ipaddress import IPv4Address
 from typing import Any, NamedTuple
 
@@ -32,18 +33,21 @@ log = logging.getLogger(__name__)
 READ_ATTEMPTS = 10  # a view that changes during ten reads in a row is read again on the next wake
 MAX_WARNINGS = 20  # children ignored one by one in one read of the view; more are counted
 MAX_NAME = 64  # characters of a foreign child's name that a warning shows
-RESTORE_WAIT_S = 0.2  # running members restore deleted settings within a round trip
+RESTORE_LOOKS = 5  # at settings that a running member may be about to restore: it needs a round trip, a starved machine more
+RESTORE_WAIT_S = 0.2  # between two of these looks
 
 
 class Unsettled(Exception):  # noqa: N818  no error: the caller tries again at the next wake, or after a moment
     """Others are changing what was being read or written; nothing was decided."""
 
 
-class Settled(NamedTuple):
-    """The settings znode as last seen: its value, and the version to check in transactions."""
+class Found(NamedTuple):
+    """The settings znode as read: its value, or `problem` says why there is none; the version to check in transactions; its last change."""
 
-    settings: Settings
+    settings: Settings | None
+    problem: str
     version: int
+    mzxid: int
 
 
 class Membership:
@@ -54,7 +58,7 @@ class Membership:
         self._base = f"{address.chroot}/maglev0/{vip}"
         self._parent = f"{self._base}/members"
         self._settings_path = f"{self._base}/settings"
-        self._settled: Settled | None = None
+        self._settings: Settings | None = None
         self._reported: set[Ignored] = set()
 
     async def agree(self, wishes: Wishes, vip: IPv4Address, lease_ms: int) -> Settings:
@@ -65,24 +69,26 @@ class Membership:
         """
         await self._ensure_paths()
         seed = secrets.randbelow(SEED_LIMIT)
-        for _attempt in range(READ_ATTEMPTS):
+        for attempt in range(READ_ATTEMPTS):
             parent_version, living = await self._living()
             found = await self._read_settings()
-            if isinstance(found, Settled):
-                conflict = ", ".join(agreed.contradictions(wishes, found.settings))
-                if not conflict:
-                    self._settled = found
-                    return found.settings
-            else:
-                conflict = found
-            if living and conflict:
-                raise ConfigError(f"{conflict}: stop the members of {self._base} first ({', '.join(living)}), or give the cluster's values")
-            if living:
+            if attempt < RESTORE_LOOKS and _restorable(found, living):
                 await asyncio.sleep(RESTORE_WAIT_S)
                 continue
+            conflict = "" if found is None else found.problem
+            if found is not None and found.settings is not None:
+                conflict = ", ".join(agreed.contradictions(wishes, found.settings))
+                if not conflict:
+                    self._settings = found.settings
+                    return found.settings
+            if living and conflict:
+                names = ", ".join(child.name for child in living)
+                raise ConfigError(f"{conflict}: stop the members of {self._base} first ({names}), or give the cluster's values")
+            if living:
+                break
             wanted = agreed.first_settings(wishes, vip, lease_ms, seed)
-            if await self._write_settings(wanted, parent_version, exists=found != ""):
-                log.info("%s the cluster's settings under %s", "replaced" if found else "wrote", self._base)
+            if await self._write_settings(wanted, parent_version, found):
+                log.info("%s the cluster's settings under %s", "wrote" if found is None else "replaced", self._base)
         raise Unsettled
 
     async def join(self, member: Member) -> None:
@@ -91,9 +97,9 @@ class Membership:
         Raises NodeExistsError when the id has a znode already, `Unsettled` when the settings were changed meanwhile.
         """
         await self._ensure_paths()
-        settled = await self._confirm_settings(registered=False)
+        settings_version = await self._confirm_settings(registered=False)
         transaction = self._session.transaction()
-        transaction.check(self._settings_path, settled.version)
+        transaction.check(self._settings_path, settings_version)
         transaction.create(self.path(member.id), member.encode(), ephemeral=True)
         # The write of the parent makes a concurrent replacement of the settings, which checks that version, fail.
         transaction.set_data(self._parent, b"")
@@ -141,65 +147,67 @@ class Membership:
 
     async def _children(self, names: list[str], total_nodes: int) -> tuple[list[Child | None], list[str]]:
         ids, foreign = views.candidate_ids(names, total_nodes)
-        return list(await asyncio.gather(*(self._child(name) for name in ids))), foreign
+        return list(await asyncio.gather(*(self._child(name, self._session.on_watch) for name in ids))), foreign
 
-    async def _child(self, name: str) -> Child | None:
+    async def _child(self, name: str, watch: Callable[[object], None] | None = None) -> Child | None:
         try:
-            data, stat = await self._session.call("get", f"{self._parent}/{name}")
+            data, stat = await self._session.call("get", f"{self._parent}/{name}", watch=watch)
         except NoNodeError:
             return None
         return Child(name, data, stat.ephemeralOwner, stat.mzxid)
 
-    async def _confirm_settings(self, *, registered: bool) -> Settled:
-        """See that the settings in ZooKeeper are those that this node runs with; a member restores them, another node stops."""
-        if self._settled is None:
+    async def _confirm_settings(self, *, registered: bool) -> int:
+        """See that the settings in ZooKeeper are those that this node runs with, and return their version.
+
+        A member restores them, another node stops.
+        """
+        if self._settings is None:
             raise ZooKeeperError("joining a cluster whose settings were never read")
         found = await self._read_settings()
-        if isinstance(found, Settled) and found.settings == self._settled.settings:
-            self._settled = found
-            return found
-        if isinstance(found, Settled) and not registered:
-            changes = ", ".join(agreed.differences(self._settled.settings, found.settings))
+        if found is not None and found.settings == self._settings:
+            return found.version
+        if found is not None and found.settings is not None and not registered:
+            changes = ", ".join(agreed.differences(self._settings, found.settings))
             raise ZooKeeperError(f"the cluster's settings changed while this node was away ({changes}): start it again to adopt them")
         await self._ensure_paths()
         parent_version, _living = await self._living()
-        if await self._write_settings(self._settled.settings, parent_version, exists=found != ""):
+        if await self._write_settings(self._settings, parent_version, found):
             log.warning("somebody deleted or changed %s: restored", self._settings_path)
         raise Unsettled
 
-    async def _read_settings(self) -> Settled | str:
-        """Read the settings, or say what is wrong with them; the empty text says that there are none. Leaves a watch in every case."""
+    async def _read_settings(self) -> Found | None:
+        """Read the settings znode, if there is one. Leaves a watch in every case."""
         if await self._session.call("exists", self._settings_path, watch=self._session.on_watch) is None:
-            return ""
+            return None
         try:
             data, stat = await self._session.call("get", self._settings_path)
         except NoNodeError:
-            return ""
+            return None
         try:
-            return Settled(agreed.decode(data), stat.version)
+            return Found(agreed.decode(data), "", stat.version, stat.mzxid)
         except ValueError as error:
-            return f"the settings in {self._settings_path} cannot be read ({error})"
+            return Found(None, f"the settings in {self._settings_path} cannot be read ({error})", stat.version, stat.mzxid)
 
-    async def _write_settings(self, settings: Settings, parent_version: int, *, exists: bool) -> bool:
-        """Write the settings unless somebody joined or wrote since `parent_version` was read; return whether they were written."""
+    async def _write_settings(self, settings: Settings, parent_version: int, found: Found | None) -> bool:
+        """Write the settings unless somebody joined since `parent_version`, or wrote since `found`, was read; return whether they were written."""
         transaction = self._session.transaction()
         transaction.check(self._parent, parent_version)
-        if exists:
-            transaction.set_data(self._settings_path, settings.encode())
-        else:
+        if found is None:
             transaction.create(self._settings_path, settings.encode())
+        else:
+            transaction.set_data(self._settings_path, settings.encode(), found.version)
         answers = await self._session.commit(transaction)
         return not any(isinstance(answer, Exception) for answer in answers)
 
-    async def _living(self) -> tuple[int, list[str]]:
-        """Read the parent's version and the ids that live sessions hold, whatever their data."""
+    async def _living(self) -> tuple[int, list[Child]]:
+        """Read the parent's version and the ids' znodes that live sessions hold, whatever their data."""
         try:
             names, stat = await self._session.call("get_children", self._parent, include_data=True)
         except NoNodeError as error:
             raise Unsettled from error
         ids, _foreign = views.candidate_ids(names, views.MAX_ID)
         children = await asyncio.gather(*(self._child(name) for name in ids))
-        return stat.version, [child.name for child in children if child is not None and child.owner]
+        return stat.version, [child for child in children if child is not None and child.owner]
 
     async def _ensure_paths(self) -> None:
         try:
@@ -229,6 +237,11 @@ def _raise_first(answers: list[Any]) -> None:
         raise Unsettled from cause
     if any(isinstance(answer, Exception) for answer in answers):
         raise Disconnected
+
+
+def _restorable(found: Found | None, living: list[Child]) -> bool:
+    """Whether a member may be about to write the settings that it runs with: they are gone, or younger than a member that joined under others."""
+    return any(found is None or child.mzxid < found.mzxid for child in living)
 
 
 def _identity(stat: Any) -> ViewId:

@@ -55,12 +55,14 @@ _STATES = {KazooState.CONNECTED: State.CONNECTED, KazooState.SUSPENDED: State.SU
 class Session:
     """One session that reconnects for ever. Made on a running loop; `start`, then `call` and `commit`, then `close`.
 
-    `wake` is called on the loop, without arguments, after every change of state and every watch that fires. `suspended_at` is the
+    `wake` is called on the loop, without arguments, after every change of state and every watch that fires. `id`, the `ephemeralOwner` of
+    what the session creates, is 0 before the first connection, and that of the lost session until there is another. `suspended_at` is the
     loop's time at which the connection was seen to be lost, while it is.
     """
 
     def __init__(self, address: ZooKeeperAddress, timeout_s: float, wake: Callable[[], None]) -> None:
         self.state = State.CONNECTING
+        self.id = 0
         self._changed = asyncio.Event()
         self.suspended_at: float | None = None
         self._requested_timeout_s = timeout_s
@@ -85,12 +87,6 @@ class Session:
         while self.state not in states:
             self._changed.clear()
             await self._changed.wait()
-
-    @property
-    def id(self) -> int:
-        """The session's id, which is the `ephemeralOwner` of what it creates; 0 before the first connection."""
-        identity = self._client.client_id
-        return int(identity[0]) if identity else 0
 
     @property
     def timeout_s(self) -> float:
@@ -150,15 +146,18 @@ class Session:
         connection._invoke = invoke_and_note  # noqa: SLF001
 
     def _on_state(self, state: str) -> None:
-        self._hand_over(self._record, _STATES[state])
+        # Taken here, in the thread that changes it: by the time the loop looks, the connection may be another.
+        identity = self._client.client_id
+        self._hand_over(self._record, _STATES[state], int(identity[0]) if identity else self.id)
 
     def _hand_over(self, callback: Callable[..., None], *arguments: Any) -> None:
         # A watch may still fire in kazoo's thread while the daemon ends and the loop is closed.
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(callback, *arguments)
 
-    def _record(self, state: State) -> None:
+    def _record(self, state: State, session_id: int) -> None:
         self.state = state
+        self.id = session_id
         if state is State.CONNECTED:
             self.suspended_at = None
         elif self.suspended_at is None:
