@@ -5,7 +5,7 @@ import sys
 from ipaddress import IPv4Address
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maglev0.packethash import Flow, PacketHash, jhash
@@ -62,6 +62,7 @@ def test_the_reference_gives_what_its_author_published(key: bytes, initval: int,
 
 
 @given(st.lists(u32, min_size=1, max_size=3), u32)
+@settings(deadline=None)
 def test_jhash_is_lookup3_of_the_words_bytes(words: list[int], initval: int) -> None:
     assert jhash(words, initval) == lookup3(struct.pack(f"<{len(words)}I", *words), initval)
 
@@ -106,16 +107,19 @@ hashes = st.builds(PacketHash, st.sampled_from(HashFamily), st.sampled_from(Hash
 
 
 @given(hashes, flows)
+@settings(deadline=None)
 def test_every_packet_has_a_bucket(hashed: PacketHash, flow: Flow) -> None:
     assert 1 <= hashed.node_number(flow) <= hashed.total_nodes
 
 
 @given(hashes, flows)
+@settings(deadline=None)
 def test_one_bucket_takes_every_packet(hashed: PacketHash, flow: Flow) -> None:
     assert hashed._replace(total_nodes=1).node_number(flow) == 1
 
 
 @given(hashes, flows, ports, ports)
+@settings(deadline=None)
 def test_a_mode_sees_no_port_that_it_does_not_name(hashed: PacketHash, flow: Flow, source_port: int, dest_port: int) -> None:
     by_source = hashed._replace(mode=HashMode.SOURCE_IP)
     assert by_source.node_number(flow) == by_source.node_number(flow._replace(source_port=source_port, dest_port=dest_port))
@@ -124,6 +128,7 @@ def test_a_mode_sees_no_port_that_it_does_not_name(hashed: PacketHash, flow: Flo
 
 
 @given(hashes, flows, st.sampled_from([ICMP, 2, 47, 89]))
+@settings(deadline=None)
 def test_protocols_without_ports_do_not_hash_any(hashed: PacketHash, flow: Flow, protocol: int) -> None:
     portless = flow._replace(protocol=protocol)
     assert hashed.node_number(portless) == hashed.node_number(portless._replace(source_port=0, dest_port=0))
@@ -131,18 +136,21 @@ def test_protocols_without_ports_do_not_hash_any(hashed: PacketHash, flow: Flow,
 
 @pytest.mark.parametrize("mode", HashMode)
 @given(flow=flows, seed=u32, protocol=st.sampled_from([ICMP, ESP, AH, SCTP]))
+@settings(deadline=None)
 def test_nftables_hashes_all_but_tcp_and_udp_by_their_source(mode: HashMode, flow: Flow, seed: int, protocol: int) -> None:
     by_mode = PacketHash(HashFamily.NFTABLES, mode, seed, 65_537)
     assert by_mode.node_number(flow._replace(protocol=protocol)) == by_mode._replace(mode=HashMode.SOURCE_IP).node_number(flow)
 
 
 @given(flow=flows, seed=u32, protocol=st.sampled_from([TCP, UDP, ESP, AH, SCTP]))
+@settings(deadline=None)
 def test_clusterip_hashes_the_ports_of_all_protocols_that_have_them(flow: Flow, seed: int, protocol: int) -> None:
     by_ports = PacketHash(HashFamily.CLUSTERIP, HashMode.SOURCE_IP_PORT_DEST_PORT, seed, 65_537)
     assert by_ports.node_number(flow._replace(protocol=protocol)) == by_ports.node_number(flow._replace(protocol=TCP))
 
 
 @given(addresses, u32, totals)
+@settings(deadline=None)
 def test_the_families_differ_in_the_byte_order_of_the_address(address: IPv4Address, seed: int, total_nodes: int) -> None:
     def bucket(family: HashFamily, source: IPv4Address) -> int:
         return PacketHash(family, HashMode.SOURCE_IP, seed, total_nodes).node_number(Flow(source, TCP))
