@@ -20,6 +20,8 @@ _NFTA_GEN_PROC_PID = 2
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _NFGENMSG_SIZE = 4
 _DATAGRAM = 1 << 16
+_SO_RCVBUFFORCE = 33  # include/uapi/asm-generic/socket.h
+_BUFFER = 8 << 20  # holds the notices of our own largest transaction; taken only while they wait
 
 
 class KernelEvents:
@@ -69,6 +71,7 @@ class KernelEvents:
 
 def _listen(protocol: int, groups: int) -> socket.socket:
     listener = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol)
+    listener.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
     listener.bind((0, groups))
     return listener
 

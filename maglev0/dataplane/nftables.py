@@ -13,6 +13,7 @@ from maglev0.errors import DataplaneError, UnavailableError
 from maglev0.service import HashFamily, HashMode, Service
 
 _FAMILIES = ("ip", "arp")
+_ATTEMPTS = 3  # at restoring rules before the node counts as unable to serve
 _PROBE = Service(IPv4Address("192.0.2.1"), "lo", "03:bf:c0:00:02:01", 65537, HashMode.SOURCE_IP_PORT_DEST_PORT, 1)
 
 
@@ -74,8 +75,8 @@ class Nftables:
     async def repair(self) -> tuple[str, ...]:
         """See `Dataplane.repair`."""
         try:
-            restored = ["the nftables rules"] if await self._restore_rules() else []
-        except NftError:
+            restored = ["the nftables rules"] if await self._restore_rules_again() else []
+        except DataplaneError:
             # Without the rules this node would answer for every bucket; without the address it answers for none.
             await host.remove_our_address(self._service.vip)
             raise
@@ -103,6 +104,13 @@ class Nftables:
         self._nft.run(ruleset.remove(self._service.vip) + commands if stale else commands)
         self._structure = self._read_structure()
         self._held = self._desired = self._read_elements()
+
+    async def _restore_rules_again(self) -> bool:
+        """Restore the rules, also while another program is taking them away."""
+        for _attempt in range(_ATTEMPTS):
+            with contextlib.suppress(DataplaneError):
+                return await self._restore_rules()
+        return await self._restore_rules()
 
     async def _restore_rules(self) -> bool:
         """Make rules and owned set what they should be; return whether anything had to be changed."""
