@@ -1,0 +1,245 @@
+"""The real command, in processes of its own.
+
+`python -m tests.test_cli` prints the table of what it refuses.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import maglev0
+from maglev0 import cli
+
+BOUND_S = 60.0
+ROOT = Path(__file__).parents[1]
+COMMAND = (sys.executable, "-B", "-m", "maglev0")
+NO_ZOOKEEPER = "--zk=127.0.0.1:1"
+# Another user, who may read whatever directory the interpreter lies in, and nothing else.
+NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search")
+
+
+class Answer(NamedTuple):
+    status: int
+    stdout: str
+    stderr: str
+
+
+def ran(arguments: Sequence[str], prefix: Sequence[str] = ()) -> Answer:
+    """What the command answered within a bound."""
+    done = subprocess.run([*prefix, *COMMAND, *arguments], cwd=ROOT, capture_output=True, timeout=BOUND_S, check=False)
+    return Answer(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+class Refusal(NamedTuple):
+    """What was given, part of what must be printed, and the status."""
+
+    arguments: tuple[str, ...]
+    told: str
+    status: int = 2
+    prefix: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return " ".join(
+            (*self.prefix[:1], "maglev0", *(shlex.quote(argument) if argument.isprintable() else ascii(argument) for argument in self.arguments))
+        )
+
+
+def refusals(flag: str, values: Sequence[str], told: str) -> list[Refusal]:
+    return [Refusal((f"{flag}={value}",), told) for value in values]
+
+
+IDS = ": allowed are the whole numbers from 1 to 1048576"
+UNREADABLE = "cannot read the command line: "
+
+REFUSALS = [
+    *refusals("--my-id", ("0", "-1", "one", "1.5", "", "1048577", "1_0", "٣"), IDS),
+    Refusal(("--my-id=6", "--total-nodes=5"), "--my-id=6: allowed are the whole numbers from 1 to 5 (--total-nodes)"),
+    *refusals("--total-nodes", ("0", "-5", "5.0", "1e3", "", "1048577"), IDS),
+    Refusal(("--total-nodes=17", "--dataplane=clusterip"), "--total-nodes=17: allowed are the whole numbers from 1 to 16 for clusterip"),
+    Refusal(("--total-nodes=1048577", "--dataplane=nftables"), "--total-nodes=1048577: allowed are the whole numbers from 1 to 1048576 for nftables"),
+    *refusals(
+        "--zk",
+        ("", "zk1,,zk2", "zk 1", "10.0.0.256", "[:::]", "[fe80::1%eth0]", "zk1:2181:x", "zk\udcff"),
+        " is no host[:port]; allowed is a list as ",
+    ),
+    *refusals("--zk", ("zk1:0", "zk1:65536", "zk1:", "zk1:x"), ": allowed are the whole numbers from 1 to 65535"),
+    *refusals("--zk", ("zk1//a", "zk1/a/../b", "zk1/a\nb", "zk1/\udcff", "zk1/😀"), "the chroot behind the hosts must be a printable path"),
+    *refusals("--zk", ("zk1/zookeeper",), "--zk=zk1/zookeeper: the chroot /zookeeper is ZooKeeper's own"),
+    *refusals(
+        "--cluster-ip", ("", "198.51.100", "198.51.100.256", "198.51.100.1/32", "2001:db8::1"), ": allowed is one IPv4 address, as 198.51.100.1"
+    ),
+    *refusals("--cluster-ip", ("224.0.0.1", "127.0.0.1", "0.0.0.0", "169.254.0.1", "255.255.255.255"), ": allowed is a unicast IPv4 address"),  # noqa: S104
+    *refusals(
+        "--interface", ("", "eth0:1", "a/b", "eth*", "eth 0", "a" * 16, "eth\x1b"), ": allowed is the name of a network interface: 1 to 15 bytes"
+    ),
+    *refusals("--interface", ("lo",), ": allowed is an interface that other machines reach, not the loopback"),
+    *refusals("--dataplane", ("", "xdp", "NFTABLES"), ": allowed are auto, clusterip and nftables"),
+    *refusals(
+        "--cluster-mac", ("", "03:bf", "03bf.c633.6401", "03:bf:c6:33:64:0g"), ": a MAC address is six bytes in hexadecimal, as 03:bf:c6:33:64:01"
+    ),
+    *refusals("--cluster-mac", ("02:bf:c6:33:64:01",), ": the cluster MAC must be multicast: its first byte must be odd"),
+    *refusals("--cluster-mac", ("ff:ff:ff:ff:ff:ff",), ": the broadcast address is not a multicast group"),
+    *refusals("--hash-mode", ("", "destip"), ": allowed are sourceip, sourceip-sourceport and sourceip-sourceport-destport"),
+    *refusals(
+        "--hash-seed", ("", "-1", "4294967296", "0x100000000", "seed"), ": allowed are the whole numbers from 0 to 4294967295, also in hexadecimal"
+    ),
+    *refusals("--session-timeout", ("", "0", "0.09", "3601", "nan", "4s"), ": allowed are 0.1 to 3600 seconds, as 4 or 1.5"),
+    Refusal(("--my-id",), "--my-id requires argument; " + UNREADABLE + "--my-id"),
+    Refusal(("--dry-run=1",), "--dry-run must not have an argument; " + UNREADABLE + "--dry-run=1"),
+    Refusal(("--hash=1",), "--hash is not a unique prefix: --hash-mode, --hash-seed?; " + UNREADABLE + "--hash=1"),
+    Refusal(("--weight=2",), UNREADABLE + "--weight=2; maglev0 --help shows what is allowed"),
+    Refusal(("-x",), UNREADABLE + "-x; maglev0 --help shows what is allowed"),
+    Refusal(("start",), UNREADABLE + "start; maglev0 --help shows what is allowed"),
+    Refusal(("\x1b[2J",), UNREADABLE + r"'\x1b[2J'; maglev0 --help shows what is allowed"),
+    Refusal(("--my-id=1", "--my-id=2"), UNREADABLE + "--my-id=1 --my-id=2; maglev0 --help shows what is allowed"),
+]
+
+# What only a kernel can refuse.
+NFTABLES_WITHOUT_RIGHT = Refusal(("--dataplane=nftables",), "nftables: no right to change rules (CAP_NET_ADMIN); run as root", 1, NOBODY)
+CLUSTERIP_WITHOUT_RIGHT = Refusal(("--dataplane=clusterip",), "clusterip needs CAP_NET_ADMIN and CAP_NET_RAW: run maglev0 as root", 1, NOBODY)
+NO_MODULE = Refusal(("--dataplane=clusterip",), " has no module ipt_CLUSTERIP, which left Linux in 6.3: use --dataplane=nftables", 1)
+NO_INTERFACE = Refusal(("--interface=nowhere0",), "--interface=nowhere0: no such interface; this machine has: ")
+
+
+def assert_refused(refusal: Refusal) -> None:
+    answer = ran(refusal.arguments, refusal.prefix)
+    assert (answer.status, answer.stderr.count("\n")) == (refusal.status, 1)
+    assert answer.stderr.startswith("maglev0: ")
+    assert answer.stderr[:-1].isprintable()
+    assert refusal.told in answer.stderr
+
+
+@pytest.mark.parametrize("refusal", REFUSALS, ids=[ascii(str(refusal))[1:80] for refusal in REFUSALS])
+def test_what_is_refused(refusal: Refusal) -> None:
+    assert_refused(refusal)
+    assert ran(refusal.arguments).stdout == ""
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("refusal", [NFTABLES_WITHOUT_RIGHT, CLUSTERIP_WITHOUT_RIGHT], ids=str)
+def test_a_dataplane_without_the_right_to_it_says_which_is_missing(refusal: Refusal) -> None:
+    assert_refused(refusal)
+
+
+@pytest.mark.kernel
+def test_a_dataplane_that_this_kernel_lacks_says_what_is_missing() -> None:
+    major, minor = re.findall(r"\d+", os.uname().release)[:2]
+    assert (int(major), int(minor)) >= (6, 3), "this test is about the kernels that have lost CLUSTERIP"
+    assert_refused(NO_MODULE)
+
+
+@pytest.mark.kernel
+def test_an_interface_that_is_not_there_is_a_wrong_flag() -> None:
+    assert_refused(NO_INTERFACE)
+
+
+# The help.
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_the_help_is_the_text_that_is_parsed(flag: str) -> None:
+    assert cli.__doc__ is not None
+    assert ran([flag]) == Answer(0, cli.__doc__.strip("\n") + "\n", "")
+
+
+DEFAULTS = {
+    "--my-id=<ID>": "1",
+    "--total-nodes=<N>": "5",
+    "--zk=<ZK>": "localhost:2181",
+    "--cluster-ip=<IP>": "198.51.100.1",
+    "--interface=<IF>": None,
+    "--dataplane=<NAME>": "auto",
+    "--cluster-mac=<MAC>": None,
+    "--hash-mode=<MODE>": "sourceip",
+    "--hash-seed=<SEED>": None,
+    "--session-timeout=<S>": "4",
+    "--dry-run": None,
+    "-v, --verbose": None,
+    "-h, --help": None,
+    "--version": None,
+}
+
+
+def test_the_help_names_every_flag_with_its_default() -> None:
+    lines = [line.strip() for line in ran(["--help"]).stdout.splitlines()]
+    options = dict(re.split(" {2,}", line, maxsplit=1) for line in lines if line.startswith("-"))
+    assert options.keys() == DEFAULTS.keys()
+    for flag, default in DEFAULTS.items():
+        found = re.search(r"\[default: (.*)\]$", options[flag])
+        assert (found[1] if found else None) == default
+
+
+def test_the_version() -> None:
+    assert ran(["--version"]) == Answer(0, f"maglev0 {maglev0.__version__}\n", "")
+
+
+# Two daemons.
+
+
+@contextmanager
+def network_namespace() -> Iterator[tuple[str, ...]]:
+    """A network namespace with an interface, d0, that lasts as long as its only process; what leads a command into it."""
+    script = "ip link add d0 type veth peer d1 && ip link set d0 up && ip link set d1 up && echo ready && exec cat"
+    with subprocess.Popen(["unshare", "--net", "sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "ready\n"
+        yield ("nsenter", f"--net=/proc/{holder.pid}/ns/net")
+        holder.communicate(timeout=BOUND_S)
+
+
+@contextmanager
+def daemon(prefix: Sequence[str], *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A daemon that has claimed its VIP and looks for ZooKeeper, where there is none."""
+    command = [*prefix, *COMMAND, NO_ZOOKEEPER, "--interface=d0", *arguments]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert " dataplane nftables: " in process.stdout.readline()
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.kernel
+def test_a_second_daemon_for_one_vip_on_a_host_is_refused() -> None:
+    second = (NO_ZOOKEEPER, "--interface=d0")
+    with network_namespace() as inside:
+        with daemon(inside):
+            answer = ran(second, inside)
+            assert answer == Answer(1, "", "maglev0: another maglev0 serves 198.51.100.1 on this host already: stop it first\n")
+            with daemon(inside, "--cluster-ip=198.51.100.2"):
+                pass
+        # The first one was killed: its claim went with it.
+        with daemon(inside):
+            pass
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_daemon_that_never_found_zookeeper_ends_when_told_to(number: signal.Signals) -> None:
+    with network_namespace() as inside, daemon(inside) as process:
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=BOUND_S)
+        assert (process.returncode, errors) == (0, "")
+
+
+def table() -> Iterator[str]:
+    """What was given, what was printed, the exit status: a line each."""
+    for refusal in (*REFUSALS, NFTABLES_WITHOUT_RIGHT, CLUSTERIP_WITHOUT_RIGHT, NO_MODULE, NO_INTERFACE):
+        answer = ran(refusal.arguments, refusal.prefix)
+        yield f"| `{refusal}` | {answer.stderr.strip()} | {answer.status} |"
+
+
+if __name__ == "__main__":
+    sys.stdout.writelines(f"{line}\n" for line in table())
