@@ -16,7 +16,6 @@ import errno
 import fcntl
 import logging
 import os
-import socket
 import struct
 import time
 from collections.abc import Iterator
@@ -24,16 +23,13 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pyroute2 import AsyncIPRoute
-from pyroute2.netlink.exceptions import NetlinkError
-
 from maglev0.dataplane import Change, host
 from maglev0.errors import DataplaneError, UnavailableError
 from maglev0.service import HashFamily, HashMode, Service
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
-MARK = "maglev0"  # the comment of a rule that we inserted, and the tail of the label of an address that we added
+MARK = "maglev0"  # the comment of a rule that we inserted
 POLL_INTERVAL_S = 1.0  # legacy iptables announces no changes; a look costs about 1.5 ms, so 0.2 % of a core
 LOCK_TRIES = 100  # iptables programs hold the lock for milliseconds; the daemon's loop stands still meanwhile, so wait a second at most
 LOCK_RETRY_S = 0.01
@@ -46,13 +42,18 @@ _WRITE_FAILURES = {  # by error number: what the target means by numbers that sa
     errno.ENOMEM: "the kernel holds that number already, or it is not one of the rule's total nodes",
     errno.ENOENT: "the kernel does not hold that number, or the rule is gone",
 }
-_LABEL_MAX = 15  # IFNAMSIZ less the final zero
 
 # struct ipt_clusterip_tgt_info: flags, MAC, total nodes, count of local nodes, local nodes, hash mode, initval; the pointer behind is the kernel's
 _TARGET_INFO = struct.Struct("=I6sHH32s2xII")
 _COUNT_OF_LOCAL_NODES = 12  # its offset therein
 _FLAG_NEW = 1
-_SETTINGS = ("interface", "--clustermac", "--total-nodes", "--hashmode", "--hash-init")
+_SETTINGS = {
+    "interface": "interface",
+    "cluster_mac": "--clustermac",
+    "total_nodes": "--total-nodes",
+    "hash_mode": "--hashmode",
+    "hash_seed": "--hash-init",
+}
 _ENTRY_SIZE = 112  # struct ipt_entry; matches and target follow
 _EXTENSION = struct.Struct("=H29sx")  # head of a match or target: size, name, revision
 
@@ -60,6 +61,14 @@ _EXTENSION = struct.Struct("=H29sx")  # head of a match or target: size, name, r
 def is_set_up(vip: IPv4Address) -> bool:
     """Whether a CLUSTERIP rule for the VIP is in force in this network namespace, whoever inserted it."""
     return _proc_file(vip).exists()
+
+
+def rule_by_hand(vip: IPv4Address) -> Service | None:
+    """Return what an operator's rule for the VIP carries out, `None` where there is none: the settings that a cluster founded here must have."""
+    if not is_set_up(vip):
+        return None
+    with _filter_table() as table:
+        return next((rule.service for rule in _rules_of(table, vip) if rule.is_new and not rule.is_ours), None)
 
 
 def check() -> None:
@@ -138,6 +147,8 @@ class ClusterIP:
             return
         await self._remove_ours()
         self._is_open = False
+        if is_set_up(self._service.vip):
+            log.info("the CLUSTERIP rule of %s that was set up by hand stays, with no node number in force", self._service.vip)
 
     async def _settle_rule(self) -> None:
         vip = self._service.vip
@@ -149,62 +160,41 @@ class ClusterIP:
                 raise DataplaneError(
                     f"using the CLUSTERIP rule of {vip} that is set up by hand: {', '.join(differences)}; change the rule or the settings"
                 )
-            logger.info("the rule that an earlier daemon left for %s is replaced: %s", vip, ", ".join(differences))
+            log.info("the rule that an earlier daemon left for %s is replaced: %s", vip, ", ".join(differences))
             await self._remove_ours()
         _insert_rule(self._service)
-        if await host.has_address(vip) and not await self._marked_addresses():
-            logger.warning("the address %s was here before and will stay: once the rule is gone, this node answers for every bucket", vip)
+        if await host.has_address(vip) and not await host.has_our_address(vip):
+            log.warning("the address %s was here before and will stay: once the rule is gone, this node answers for every bucket", vip)
 
     async def _remove_ours(self) -> None:
         vip = self._service.vip
         if is_set_up(vip):
             _write_owned(vip, frozenset())
-        for index in await self._marked_addresses():
-            await self._change_address("del", index)
+        await host.remove_our_address(vip)
         with _filter_table() as table:
             for rule in _rules_of(table, vip):
                 if rule.is_ours:
                     _delete_rule(table, rule)
             table.commit()
 
-    async def _marked_addresses(self) -> list[int]:
-        """Return the interfaces, by index, on which the VIP bears our label: there it is one of ours."""
-        vip, label = str(self._service.vip), self._label()
-        async with AsyncIPRoute() as netlink:
-            found = [address async for address in await netlink.get_addr(family=socket.AF_INET)]
-        mine = [address for address in found if address.get("IFA_LOCAL") == vip and address.get("IFA_LABEL") == label]
-        return [int(address["index"]) for address in mine if label != self._service.interface]
-
     async def _ensure_address(self, index: int) -> bool:
         """Add the VIP if this host lacks it, and tell whether it did: the target judges packets, the kernel still has to hold them for its own."""
         service = self._service
         if await host.has_address(service.vip):
             return False
-        await self._change_address("add", index)
+        await host.add_address(service.interface, index, service.vip)
         host.announce(service.interface, service.vip, service.cluster_mac)
         return True
 
-    async def _change_address(self, verb: str, index: int) -> None:
-        vip = self._service.vip
-        try:
-            async with AsyncIPRoute() as netlink:
-                await netlink.addr(verb, index=index, address=str(vip), prefixlen=32, label=self._label())
-        except NetlinkError as error:
-            raise DataplaneError(f"ip address {verb} {vip}/32: {error.args[1]}") from error
-
-    def _label(self) -> str:
-        # ifconfig takes what stands before the colon for the device. A name of all 15 characters leaves no room for the mark.
-        return f"{self._service.interface}:{MARK}"[:_LABEL_MAX]
-
 
 class _Rule(NamedTuple):
-    """One CLUSTERIP rule of our VIP as the kernel lists it; `raw` is its struct ipt_entry with all that follows, `settings` by `_SETTINGS`."""
+    """One CLUSTERIP rule of a VIP: `raw` is its struct ipt_entry with all that follows; `service` counts only where it `is_new`."""
 
     chain: str
     raw: bytes
     is_ours: bool
     is_new: bool
-    settings: tuple[object, ...]
+    service: Service
 
 
 def _proc_file(vip: IPv4Address) -> Path:
@@ -276,24 +266,15 @@ def _load_iptc() -> Any:
 def _xtables_lock() -> Iterator[None]:
     """Hold the lock of the iptables programs: each change rewrites the whole table, and would undo theirs made meanwhile."""
     path = os.environ.get("XTABLES_LOCKFILE", "/run/xtables.lock")
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT, 0o600)
-    except OSError as error:
-        raise DataplaneError(f"opening the lock of iptables, {path}: {error.strerror}") from error
-    try:
-        _lock(descriptor, path)
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_CREAT, 0o600)) as lock:
+        for _ in range(LOCK_TRIES):
+            with contextlib.suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            time.sleep(LOCK_RETRY_S)
+        else:
+            raise DataplaneError(f"another program keeps {path} locked: fuser -v {path} names it")
         yield
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int, path: str) -> None:
-    for _ in range(LOCK_TRIES):
-        with contextlib.suppress(BlockingIOError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        time.sleep(LOCK_RETRY_S)
-    raise DataplaneError(f"another program keeps {path} locked: fuser -v {path} names it")
 
 
 @contextlib.contextmanager
@@ -303,16 +284,16 @@ def _filter_table() -> Iterator[Any]:
     python-iptables keeps one object per table name, whose handle belongs to the namespace of its last refresh.
     """
     iptc = _load_iptc()
-    with _xtables_lock():
-        try:
+    try:
+        with _xtables_lock():
             table = iptc.Table(iptc.Table.FILTER, autocommit=False)
             table.refresh()
             try:
                 yield table
             finally:
                 table.close()
-        except (iptc.IPTCError, iptc.XTablesError) as error:
-            raise DataplaneError(f"changing the legacy iptables rules: {error}") from error
+    except (iptc.IPTCError, iptc.XTablesError, OSError) as error:
+        raise DataplaneError(f"changing the legacy iptables rules: {error}") from error
 
 
 def _insert_rule(service: Service) -> None:
@@ -375,8 +356,8 @@ def _decode(chain: str, raw: bytes, vip: IPv4Address) -> list[_Rule]:
     flags, mac, total_nodes, _, _, hash_mode, hash_seed = _TARGET_INFO.unpack_from(raw, target_offset + _EXTENSION.size)
     _, first_match = _EXTENSION.unpack_from(raw, _ENTRY_SIZE)
     is_ours = _text(first_match) == "comment" and _text(raw[_ENTRY_SIZE + _EXTENSION.size : target_offset]) == MARK
-    settings = (_text(raw[16:32]), mac.hex(":"), total_nodes, _HASH_MODES[hash_mode], hash_seed)
-    return [_Rule(chain, raw, is_ours, bool(flags & _FLAG_NEW), settings)]
+    service = Service(vip, _text(raw[16:32]), mac.hex(":"), total_nodes, _HASH_MODES[hash_mode], hash_seed)
+    return [_Rule(chain, raw, is_ours, bool(flags & _FLAG_NEW), service)]
 
 
 def _text(field: bytes) -> str:
@@ -393,7 +374,5 @@ def _compare(service: Service) -> tuple[list[str], bool]:
     settled = [rule for rule in rules if rule.is_new]
     if not settled:
         return [f"no rule for {service.vip} with --new is in the legacy filter table, so its settings cannot be told"], False
-    wanted = (service.interface, service.cluster_mac, service.total_nodes, service.hash_mode, service.hash_seed)
-    compared = [zip(_SETTINGS, rule.settings, wanted, strict=True) for rule in settled]
-    differences = [f"its {name} is {has}, not {asked}" for rule in compared for name, has, asked in rule if has != asked]
-    return differences, all(rule.is_ours for rule in rules)
+    compared = [(name, getattr(rule.service, field), getattr(service, field)) for rule in settled for field, name in _SETTINGS.items()]
+    return [f"its {name} is {has}, not {asked}" for name, has, asked in compared if has != asked], all(rule.is_ours for rule in rules)

@@ -1,0 +1,87 @@
+"""The proc file follows the owned set, whatever it held before; what the kernel refuses is said in its terms."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+import pytest
+
+from maglev0.dataplane import clusterip
+from maglev0.dataplane.clusterip import ClusterIP
+from maglev0.errors import DataplaneError
+from maglev0.service import Service
+from tests.vm.guest import space as host
+
+ROUNDS = 200
+
+
+def test_apply_makes_the_kernel_hold_exactly_what_is_asked_from_any_state(dataplane: ClusterIP) -> None:
+    seed = random.randrange(1 << 32)
+    chance = random.Random(seed)
+
+    def some() -> frozenset[int]:
+        return frozenset(bucket for bucket in range(1, 6) if chance.random() < 0.5)
+
+    async def wander() -> None:
+        await dataplane.open()
+        for _ in range(ROUNDS):
+            before, wanted = some(), some()
+            _force(before)
+            change = await dataplane.apply(wanted)
+            assert host.in_force() == ",".join(map(str, sorted(wanted))), f"seed {seed}"
+            assert change == (wanted - before, before - wanted), f"seed {seed}"
+            assert await dataplane.owned() == wanted
+            assert await dataplane.apply(wanted) == (frozenset(), frozenset())
+
+    asyncio.run(wander())
+
+
+@pytest.mark.parametrize("bucket", [0, 6, 17])
+def test_a_bucket_beyond_the_total_is_refused(dataplane: ClusterIP, bucket: int) -> None:
+    async def overreach() -> None:
+        await dataplane.open()
+        with pytest.raises(DataplaneError, match=rf"writing \+{bucket} .*not one of the rule's total nodes"):
+            await dataplane.apply(frozenset({bucket}))
+
+    asyncio.run(overreach())
+
+
+@pytest.mark.parametrize(
+    ("operation", "words"),
+    [
+        ("+2", "holds that number already"),
+        ("-3", "does not hold that number"),
+        ("5", "Input/output error"),
+        ("+1junk", "Invalid argument"),
+        ("+" + "1" * 20, "Input/output error"),
+    ],
+)
+def test_each_refusal_of_the_kernel_has_its_words(dataplane: ClusterIP, service: Service, operation: str, words: str) -> None:
+    async def provoke() -> None:
+        await dataplane.open()
+        await dataplane.apply(frozenset({2}))
+        with pytest.raises(DataplaneError, match=words):
+            clusterip._write_operation(service.vip, operation)
+
+    asyncio.run(provoke())
+    assert host.in_force() == "2"
+
+
+def test_without_the_rule_nothing_is_read_or_written(dataplane: ClusterIP) -> None:
+    async def ask() -> None:
+        await dataplane.open()
+        host.iptables("-F INPUT")
+        with pytest.raises(DataplaneError, match="rule is gone"):
+            await dataplane.owned()
+        with pytest.raises(DataplaneError, match="rule is gone"):
+            await dataplane.apply(frozenset({1}))
+
+    asyncio.run(ask())
+
+
+def _force(buckets: frozenset[int]) -> None:
+    """Bring the proc file into a state by another hand."""
+    held = {int(number) for number in (host.in_force() or "").split(",") if number}
+    for operation in [f"-{bucket}" for bucket in held - buckets] + [f"+{bucket}" for bucket in buckets - held]:
+        host.PROC_FILE.write_text(operation)
