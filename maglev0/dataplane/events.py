@@ -11,6 +11,8 @@ import os
 import socket
 import struct
 
+from maglev0.errors import DataplaneError
+
 _RTMGRP_LINK = 1  # include/uapi/linux/rtnetlink.h
 _RTMGRP_IPV4_IFADDR = 0x10
 _NETLINK_NETFILTER = 12
@@ -70,9 +72,12 @@ class KernelEvents:
 
 
 def _listen(protocol: int, groups: int) -> socket.socket:
-    listener = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol)
-    listener.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
-    listener.bind((0, groups))
+    try:
+        listener = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+        listener.bind((0, groups))
+    except OSError as error:
+        raise DataplaneError(f"listening to the kernel's notices: {error.strerror}; run as root") from error
     return listener
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import socket
 import struct
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
@@ -26,9 +28,18 @@ _ARP_REQUEST = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1)  # Ethernet, IPv4, the 
 _DEV_MCAST = Path("/proc/thread-self/net/dev_mcast")
 
 
+@asynccontextmanager
+async def _asking() -> AsyncIterator[AsyncIPRoute]:
+    try:
+        async with AsyncIPRoute() as netlink:
+            yield netlink
+    except (NetlinkError, OSError) as error:
+        raise DataplaneError(f"asking the kernel for links and addresses: {error.args[-1]}") from error
+
+
 async def serving_link(interface: str) -> int:
     """Return the interface's index; DataplaneError when it is gone, switched off or without a carrier, so that no packet can arrive."""
-    async with AsyncIPRoute() as netlink:
+    async with _asking() as netlink:
         found = [link async for link in await netlink.get_links() if link.get_attr("IFLA_IFNAME") == interface]
     if not found:
         raise DataplaneError(f"interface {interface} is gone; it serves again when it is back")
@@ -39,25 +50,25 @@ async def serving_link(interface: str) -> int:
 
 async def has_address(vip: IPv4Address) -> bool:
     """Whether any interface of this host holds the VIP."""
-    async with AsyncIPRoute() as netlink:
+    async with _asking() as netlink:
         return bool(await _holders(netlink, vip))
 
 
 async def has_our_address(vip: IPv4Address) -> bool:
     """Whether the VIP stands on this host by `add_address`, of this process or of one before it."""
-    async with AsyncIPRoute() as netlink:
+    async with _asking() as netlink:
         return any(_is_ours(address) for address in await _holders(netlink, vip))
 
 
 async def add_address(interface: str, index: int, vip: IPv4Address) -> None:
     """Put VIP/32 on the interface, with a label by which a daemon knows it again after any crash."""
-    async with AsyncIPRoute() as netlink:
+    async with _asking() as netlink:
         await _change_address(netlink, "add", index, vip, label=_label(interface))
 
 
 async def remove_our_address(vip: IPv4Address) -> None:
     """Take the VIP off where `add_address` put it; one that others put up stays."""
-    async with AsyncIPRoute() as netlink:
+    async with _asking() as netlink:
         for address in await _holders(netlink, vip):
             if _is_ours(address):
                 await _change_address(netlink, "del", int(address["index"]), vip)

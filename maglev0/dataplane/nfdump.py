@@ -87,17 +87,17 @@ def _dump(kind: Kind, family: str, table: str, more: bytes = b"") -> list[bytes]
     body = _FAMILY.pack(_FAMILIES[family], 0, 0) + _attribute(1, table) + more
     request = _HEADER.pack(_HEADER.size + len(body), _NFTABLES | kind, _REQUEST_DUMP, 1, 0) + body
     for _attempt in range(_ATTEMPTS):
-        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as kernel:
-            kernel.settimeout(_TIMEOUT_S)
-            try:
+        try:
+            with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER) as kernel:
+                kernel.settimeout(_TIMEOUT_S)
                 kernel.send(request)
                 return list(_entries(kernel))
-            except InterruptedError:
-                continue
-            except FileNotFoundError:
-                raise
-            except OSError as error:
-                raise DataplaneError(f"reading nftables table {family} {table}: {(error.strerror or str(error)).lower()}") from error
+        except InterruptedError:
+            continue
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise DataplaneError(f"reading nftables table {family} {table}: {(error.strerror or str(error)).lower()}") from error
     raise DataplaneError(f"reading nftables table {family} {table}: other programs change the rules without a pause")
 
 
