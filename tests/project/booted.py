@@ -13,12 +13,17 @@ JOB_TIMEOUT_S = 30
 
 # Its cgroups are a branch of this machine's tree, taken away again when it ends. What it may not do to the machine: no sysctl, no
 # generators, no units of the machine's own, nothing left in /run.
+# unshare's own --propagation=private wants the root to be a mount point, which a chroot's seldom is; what is mounted over below must not
+# reach the machine's own namespace.
 OUTER = """set -eu
+for point in / /proc /sys /sys/fs/cgroup /run /dev /dev/console; do
+    if grep -q "^[^ ]* [^ ]* [^ ]* [^ ]* $point " /proc/self/mountinfo; then mount --make-private $point; fi
+done
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 branch=/sys/fs/cgroup/maglev0-test-$$
 mkdir $branch
 echo $$ >$branch/cgroup.procs
-unshare --mount --cgroup --pid --fork --uts --ipc --kill-child sh -euc "$INNER" || true
+unshare --mount --propagation=unchanged --cgroup --pid --fork --uts --ipc --kill-child sh -euc "$INNER" || true
 echo $$ >/sys/fs/cgroup/cgroup.procs
 find $branch -depth -type d -exec rmdir {} +
 """
@@ -55,7 +60,7 @@ class Systemd:
         (self.units / "basic.target").write_text(FIRST_TARGET)
         (self.units / "booted.service").write_text(FIRST_SERVICE.format(log=self.log))
         variables = [f"UNITS={self.units}", f"INNER={INNER}"]
-        command = ["env", *variables, "unshare", "--mount", "--propagation=private", "sh", "-c", OUTER]
+        command = ["env", *variables, "unshare", "--mount", "--propagation=unchanged", "sh", "-c", OUTER]
         self.process = Process("systemd", command, self.log, self._network_namespace)
         try:
             self.process.wait_line("^booted$", BOOT_TIMEOUT_S)
