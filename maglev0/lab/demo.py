@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 QUIET = Plan(requests=2000, clients=250)
 # Each client asks every 100 ms: how finely the time without an answer is known.
 DURING_FAILURE = Plan(requests=None, clients=100, rate_per_s=1000.0)
+# A fault's story is in the first lines; a node that lists its 64 node numbers again and again would hide it.
+EVIDENCE_LINES = 100
 
 
 class Demo:
@@ -50,12 +52,25 @@ class Demo:
     def _serve(self, when: str) -> None:
         """Probe while nothing changes: anything but one answer to each request is a fault."""
         self._narrator.chapter(f"{QUIET.requests} requests over TCP and UDP, each from a fresh port: {when}")
+        before = {node.machine.name: len(node.log_lines()) for node in self._cluster.nodes.values()}
         report = self._cluster.probe(QUIET)
         self._narrator.bars(report)
         if report.clean:
             self._narrator.good(report.summary())
         else:
             self._fault(f"{when}: {report.summary()}")
+            self._tell_evidence(report, before)
+
+    def _tell_evidence(self, report: Report, before: dict[str, int]) -> None:
+        """Say when the faults happened and what the daemons said meanwhile: the lab, and its logs with it, are about to be removed."""
+        first_s = report.exchanges[0].sent_s
+        wrong = [exchange for exchange in report.exchanges if exchange.times_answered != 1]
+        clients = len({exchange.client for exchange in wrong})
+        since, until = (exchange.sent_s - first_s for exchange in (wrong[0], wrong[-1]))
+        self._narrator.say(f"{len(wrong)} requests of {clients} clients, sent {since:.2f} s to {until:.2f} s after the first of all")
+        for node in self._cluster.nodes.values():
+            for line in node.log_lines()[before[node.machine.name] :][:EVIDENCE_LINES]:
+                self._narrator.say(f"  {node.machine.name}: {line}")
 
     def _lose(self, number: int) -> None:
         self._narrator.chapter(f"backend-{number} is lost: its plugs are pulled and everything on it gets kill -9, while clients keep asking")

@@ -117,6 +117,10 @@ class Node:
         """Whether its daemon was started and has not ended."""
         return self._daemon is not None and not self._daemon.ended
 
+    def log_lines(self) -> list[str]:
+        """All that its daemons have logged, run after run."""
+        return self.machine.log.read_text(errors="replace").splitlines() if self.machine.log.exists() else []
+
     def picture(self) -> ownership.Picture | None:
         """What its running daemon last said of the cluster."""
         return ownership.latest(self.daemon.output())

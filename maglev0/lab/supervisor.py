@@ -73,6 +73,8 @@ def _work(work: Callable[[Claim], int], mine: Claim) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.write(f"maglev0: {error}\n")
         status = error.exit_status
+    except (BrokenPipeError, SystemExit):  # whoever read the story has gone; rich turns that into an exit
+        status = 1
     except BaseException:
         traceback.print_exc()
         raise

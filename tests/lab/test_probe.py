@@ -77,7 +77,7 @@ def test_a_client_nobody_answers_is_counted_never(cluster: Cluster) -> None:
 def test_probing_tells_how_long_a_client_went_without(cluster: Cluster) -> None:
     _serve_everything(cluster, 1)
     deaf = addresses.client_address(3)
-    with cluster.probing(Plan(clients=10, rate_per_s=200.0, deadline_s=0.3)) as probing:
+    with cluster.probing(Plan(clients=10, rate_per_s=200.0, deadline_s=0.3, protocols=("udp",))) as probing:  # a drop is one request
         _plant(cluster, 1, f"add rule ip planted incoming ip saddr {deaf} counter drop")
         _await_drops(cluster, 1, 4)
         _plant(cluster, 1, "flush chain ip planted incoming; add rule ip planted incoming meta pkttype set host")
