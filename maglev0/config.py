@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any, TypeVar
 
 from maglev0.errors import ConfigError
-from maglev0.service import HashFamily, HashMode
+from maglev0.service import HashFamily, HashMode, Service
 from maglev0.settings import MAX_TOTAL_NODES, SEED_LIMIT, Wishes, parse_cluster_mac
 from maglev0.view import MAX_SESSION_TIMEOUT_S
 
@@ -56,13 +56,19 @@ class Config:
     dry_run: bool
     verbose: bool
 
-    def wishes(self, families: tuple[HashFamily, ...]) -> Wishes:
-        """What these flags ask of the cluster's settings, on a machine that can run those hash families."""
+    def wishes(self, families: tuple[HashFamily, ...], standing: Service | None = None) -> Wishes:
+        """What these flags ask of the cluster's settings, on a machine that can run those hash families.
+
+        `standing` is what a rule set up here by hand carries out already: it speaks for the flags that are left out.
+        """
+        flags = Wishes(self.total_nodes, self.hash_mode, self.hash_seed, self.cluster_mac, families)
+        if standing is None:
+            return flags
         return Wishes(
-            total_nodes=self.total_nodes,
-            hash_mode=self.hash_mode,
-            hash_seed=self.hash_seed,
-            cluster_mac=self.cluster_mac,
+            total_nodes=standing.total_nodes if flags.total_nodes is None else flags.total_nodes,
+            hash_mode=flags.hash_mode or standing.hash_mode,
+            hash_seed=standing.hash_seed if flags.hash_seed is None else flags.hash_seed,
+            cluster_mac=flags.cluster_mac or standing.cluster_mac,
             families=families,
         )
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from maglev0 import cli
 from maglev0.config import Config, ZooKeeperAddress, parse, parse_zk, printable
 from maglev0.errors import ConfigError
-from maglev0.service import HashFamily, HashMode
+from maglev0.service import HashFamily, HashMode, Service
 from maglev0.settings import MAX_TOTAL_NODES, SEED_LIMIT, Wishes
 
 DEFAULTS: dict[str, Any] = {
@@ -306,3 +306,11 @@ def test_no_command_line_makes_anything_but_a_config_an_error_or_the_help(argv: 
 def test_printable_is_and_leaves_alone_what_was(text: str) -> None:
     assert printable(text).isprintable()
     assert printable(text) == text or not text.isprintable()
+
+
+def test_a_rule_set_up_by_hand_speaks_for_the_flags_left_out() -> None:
+    standing = Service(IPv4Address("198.51.100.1"), "eth0", "01:00:5e:00:00:14", 5, HashMode.SOURCE_IP_PORT, 0)
+    families = (HashFamily.CLUSTERIP,)
+    assert parsed().wishes(families, standing) == Wishes(5, HashMode.SOURCE_IP_PORT, 0, "01:00:5e:00:00:14", families)
+    flags = parsed(total_nodes="7", hash_seed="9", hash_mode="sourceip", cluster_mac="03:00:00:00:00:01")
+    assert flags.wishes(families, standing) == Wishes(7, HashMode.SOURCE_IP, 9, "03:00:00:00:00:01", families)

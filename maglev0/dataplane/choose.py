@@ -52,6 +52,15 @@ def make(family: HashFamily, service: Service, *, dry_run: bool) -> Dataplane:
     return Nftables(service)
 
 
+def standing(vip: IPv4Address, families: tuple[HashFamily, ...]) -> Service | None:
+    """Return what a CLUSTERIP rule set up here by hand carries out, if that dataplane is the one to be used and there is such a rule."""
+    if families[0] is not HashFamily.CLUSTERIP:
+        return None
+    from maglev0.dataplane import clusterip  # noqa: PLC0415
+
+    return clusterip.rule_by_hand(vip)
+
+
 def _preference(vip: IPv4Address) -> tuple[tuple[HashFamily, HashFamily], str]:
     from maglev0.dataplane import clusterip  # noqa: PLC0415
 
