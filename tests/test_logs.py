@@ -53,6 +53,18 @@ def test_the_time_is_local() -> None:
     assert datetime.fromisoformat(stamp).utcoffset() == timedelta(hours=5, minutes=30)
 
 
+def test_the_journal_adds_its_own_time() -> None:
+    # systemd.exec(5): the variable names the device and inode of the pipe that journald reads.
+    reading, writing = os.pipe()
+    stat = os.fstat(writing)
+    program = PROGRAM.format(verbose=False, body='log.warning("lost")')
+    variables = environment(JOURNAL_STREAM=f"{stat.st_dev}:{stat.st_ino}")
+    subprocess.run([sys.executable, "-c", program], env=variables, stdout=writing, timeout=BOUND_S, check=True)
+    os.close(writing)
+    with os.fdopen(reading) as log:
+        assert log.read() == "warning: lost\n"
+
+
 @pytest.mark.parametrize("verbose", [False, True])
 def test_levels(verbose: bool) -> None:
     lines = [line.partition(" ")[2] for line in printed(EVERY_LEVEL, verbose=verbose).splitlines()]
