@@ -66,6 +66,13 @@ class Node:
             raise LabError(f"{self.machine.name}: its daemon was not started")
         return self._daemon
 
+    @property
+    def responder(self) -> Process:
+        """The small service; raises LabError before the node's power was on."""
+        if self._responder is None:
+            raise LabError(f"{self.machine.name}: its power was never on")
+        return self._responder
+
     def power_on(self) -> None:
         """Boot it: an empty kernel state, both cables plugged, the service running, no daemon yet."""
         machine = self.machine

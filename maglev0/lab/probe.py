@@ -11,7 +11,7 @@ Options:
   --clients=N          how many source addresses take turns [default: 250]
   --protocols=LIST     tcp, udp, ping; each client uses them in turn [default: tcp,udp]
   --rate=N             requests a second [default: 1000]
-  --deadline=SECONDS   a request unanswered for so long counts as never answered [default: 0.9]
+  --deadline=SECONDS   how long a request stays open; a first answer after that is counted as a late one [default: 0.9]
   --json               print every request as JSON instead of the counts
   -h, --help           show this text
 """
@@ -43,10 +43,12 @@ from maglev0.lab.sniffer import Sniffer
 if TYPE_CHECKING:
     from maglev0.lab.sniffer import Answers
 
-# TCP sends a SYN again after 1 s: a deadline below that makes a lost one count, as a lost datagram does.
+# TCP sends a SYN again after 1 s: given up before that, a request is one packet, and a lost one counts as a lost datagram does.
 DEADLINE_S = 0.9
-# How long after the last request a second answer may still come and be counted.
-LINGER_S = 0.3
+# Once a node has answered the SYN, the rest may take its time: a connection that moved to nobody hangs for longer.
+TALK_S = 3.0
+# How long after the last request a second answer may still come and be counted, and a first one on a machine that is too busy.
+LINGER_S, PATIENCE_S = 0.3, 2.0
 # Each open request holds a descriptor; at the default rate and deadline 900 may be open when nobody answers.
 OPEN_REQUESTS = 2000
 # Ports go up from a random start, so that no two requests of one probing share one, nor, most likely, those of two.
@@ -93,8 +95,17 @@ class Prober:
             await self._open.acquire()
             tasks.append(asyncio.create_task(self._ask(number)))
         finished = [await task for task in tasks]
-        await asyncio.sleep(LINGER_S)
-        return Report(tuple(exchange._replace(answers=_counted(exchange.protocol, answers)) for exchange, answers in finished))
+        await _late_answers([answers for _, answers in finished])
+        return Report(tuple(self._counted(exchange, answers) for exchange, answers in finished))
+
+    def _counted(self, exchange: Exchange, answers: Answers) -> Exchange:
+        """The exchange with its answers: every packet counts, but a node may send many in one TCP connection.
+
+        An answer after the deadline still counts: no second packet was sent that it could answer. A busy machine is no lost request.
+        """
+        counted = tuple(dict.fromkeys(answers.macs)) if exchange.protocol == "tcp" else tuple(answers.macs)
+        late = answers.first_s is not None and answers.first_s - exchange.sent_s > self._plan.deadline_s
+        return exchange._replace(answers=counted, answered_s=answers.first_s if exchange.answered_s is None and late else exchange.answered_s)
 
     async def _ask(self, number: int) -> tuple[Exchange, Answers]:
         client = number % self._plan.clients
@@ -110,28 +121,20 @@ class Prober:
 
     async def _answered(self, flow: Flow, sock: socket.socket, answers: Answers) -> float | None:
         """When the whole answer was there; None if that did not happen in time."""
+        target = (str(self._plan.vip), self._plan.port)
         try:
             async with asyncio.timeout(self._plan.deadline_s):
                 if flow.protocol == "tcp":
-                    await self._talk(sock)
+                    await asyncio.get_running_loop().sock_connect(sock, target)
                 else:
-                    request = frames.echo_request(flow.port) if flow.protocol == "ping" else b"request"
-                    sock.sendto(request, (str(self._plan.vip), self._plan.port))
+                    sock.sendto(frames.echo_request(flow.port) if flow.protocol == "ping" else b"request", target)
                     await answers.served.wait()
+            if flow.protocol == "tcp":
+                async with asyncio.timeout(TALK_S):
+                    await _talk(sock)
         except OSError:  # a timeout, a reset, or no neighbour answers
             return None
         return time.monotonic()
-
-    async def _talk(self, sock: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
-        await loop.sock_connect(sock, (str(self._plan.vip), self._plan.port))
-        await loop.sock_sendall(sock, b"request\n")
-        answer = b""
-        while not answer.endswith(b"\n"):
-            received = await loop.sock_recv(sock, ANSWER_BYTES)
-            if not received:
-                raise ConnectionResetError("closed before the answer was whole")
-            answer += received
 
     def _socket(self, protocol: str, address: str, client: int) -> socket.socket:
         """A socket bound to the client's next free port; a ping's identifier takes the port's place."""
@@ -150,9 +153,26 @@ class Prober:
         raise OSError(errno.EADDRINUSE, f"no free port at {address}")
 
 
-def _counted(protocol: str, answers: Answers) -> tuple[str, ...]:
-    """Who answered: every packet counts, but a node may send many in one TCP connection."""
-    return tuple(dict.fromkeys(answers.macs)) if protocol == "tcp" else tuple(answers.macs)
+async def _talk(sock: socket.socket) -> None:
+    """Ask and hear the whole answer on a connection that stands."""
+    loop = asyncio.get_running_loop()
+    await loop.sock_sendall(sock, b"request\n")
+    answer = b""
+    while not answer.endswith(b"\n"):
+        received = await loop.sock_recv(sock, ANSWER_BYTES)
+        if not received:
+            raise ConnectionResetError("closed before the answer was whole")
+        answer += received
+
+
+async def _late_answers(all_answers: list[Answers]) -> None:
+    """Wait for second answers, and for first ones as long as some are missing."""
+    await asyncio.sleep(LINGER_S)
+    missing = [asyncio.ensure_future(answers.served.wait()) for answers in all_answers if not answers.macs]
+    if missing:
+        _, lost = await asyncio.wait(missing, timeout=PATIENCE_S)
+        for task in lost:
+            task.cancel()
 
 
 async def _set_before(event: asyncio.Event, due_s: float) -> bool:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class Exchange(NamedTuple):
     """One request and what came of it.
 
-    `sent_s` and `answered_s` are CLOCK_MONOTONIC, the same in all namespaces; `answered_s` is None where no whole answer came in time.
+    `sent_s` and `answered_s` are CLOCK_MONOTONIC, the same in all namespaces; `answered_s` is None where no whole answer came.
     `answers` names who answered, once for each node in TCP and once for each packet in UDP and ping, refusals included.
     """
 
@@ -31,7 +31,7 @@ class Exchange(NamedTuple):
 
     @property
     def times_answered(self) -> int:
-        """0 where no whole answer came in time and no two nodes spoke, else how many answers there were."""
+        """0 where no whole answer came and no two nodes spoke, else how many answers there were."""
         return len(self.answers) if self.answered_s is not None or len(self.answers) > 1 else 0
 
 
@@ -65,7 +65,7 @@ class Report:
 
     @property
     def never(self) -> int:
-        """Requests without a whole answer in time."""
+        """Requests without a whole answer."""
         return sum(exchange.times_answered == 0 for exchange in self.exchanges)
 
     @property
@@ -100,7 +100,7 @@ class Report:
     def summary(self) -> str:
         """One line with the counts."""
         asked = f"{len(self.exchanges)} requests from {self.clients} clients"
-        return f"{asked}: answered once {self.once}, twice or more {self.twice}, never {self.never}"
+        return f"{asked}: answered once {self.once}, twice or more {self.twice}, never {self.never}; slowest after {self.delay_s(1.0):.2f} s"
 
     def to_json(self) -> str:
         """All of it as one line, for `from_json`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import time
 from typing import TYPE_CHECKING, Self
 
 from maglev0.lab import frames
@@ -26,10 +27,11 @@ _FRAMES_AT_ONCE = 256
 
 
 class Answers:
-    """The answers to one request so far."""
+    """The answers to one request so far; `first_s` is when the first came that is no refusal, in CLOCK_MONOTONIC."""
 
     def __init__(self) -> None:
         self.macs: list[str] = []
+        self.first_s: float | None = None
         self.served = asyncio.Event()
 
 
@@ -79,5 +81,6 @@ class Sniffer:
         if answer is None or answers is None:
             return
         answers.macs.append(mac.hex(":"))
-        if not answer.refusal:
+        if not answer.refusal and answers.first_s is None:
+            answers.first_s = time.monotonic()
             answers.served.set()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import time
 from typing import TYPE_CHECKING
@@ -72,6 +73,19 @@ def test_a_client_nobody_answers_is_counted_never(cluster: Cluster) -> None:
     report = cluster.probe(PLAN)
     assert (report.once, report.twice, report.never) == (290, 0, 10)
     assert {exchange.client for exchange in report.exchanges if not exchange.times_answered} == {str(deaf)}
+
+
+def test_an_answer_after_the_deadline_is_late_not_lost(cluster: Cluster) -> None:
+    """A machine too busy to answer in time must not look like a cluster that does not answer."""
+    _serve_everything(cluster, 1)
+    service = cluster.nodes[1].responder
+    with cluster.probing(Plan(clients=5, rate_per_s=50.0, deadline_s=0.2, protocols=("udp",))) as probing:
+        service.signal(signal.SIGSTOP)
+        probing.let_all_ask(rounds=8)
+        service.signal(signal.SIGCONT)
+    report = probing.report
+    assert report.clean, report.summary()
+    assert report.delay_s(1.0) > 0.3
 
 
 def test_probing_tells_how_long_a_client_went_without(cluster: Cluster) -> None:

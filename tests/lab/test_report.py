@@ -65,4 +65,4 @@ def test_delays_by_quantile() -> None:
 
 def test_the_summary_counts() -> None:
     report = Report((ask(0, ONE), ask(1, client=BOB)))
-    assert report.summary() == "2 requests from 2 clients: answered once 1, twice or more 0, never 1"
+    assert report.summary() == "2 requests from 2 clients: answered once 1, twice or more 0, never 1; slowest after 0.00 s"
