@@ -1,8 +1,8 @@
-"""All benchmarks, one after the other: `python -m tests.bench`, as root; about five minutes."""
+"""All benchmarks, one after the other: `python -m tests.bench`, as root; about six minutes."""
 
 from __future__ import annotations
 
-from tests.bench import daemon, nftables, table
+from tests.bench import answers, daemon, nftables, table
 
-for bench in (table, nftables, daemon):
+for bench in (table, nftables, answers, daemon):
     bench.main()
