@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 from pathlib import Path
 from typing import Self
@@ -75,11 +77,11 @@ class Systemd:
     def _end(self) -> None:
         if not self.process.ended:
             # The kernel ends a pid namespace with its process 1, and the shell outside then clears up.
-            subprocess.run(["kill", "-KILL", str(self._first_pid())], check=True)
+            os.kill(self._first_pid(), signal.SIGKILL)
         self.process.wait(JOB_TIMEOUT_S)
 
     def systemctl(self, *arguments: str) -> str:
-        command = ["nsenter", f"--target={self._first_pid()}", "--mount", "--pid", "systemctl", "--no-pager", *arguments]
+        command = ["nsenter", f"--target={self._first_pid()}", "--mount", "--pid", "--root", "systemctl", "--no-pager", *arguments]
         done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=JOB_TIMEOUT_S)
         return done.stdout.strip()
 
