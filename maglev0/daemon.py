@@ -86,10 +86,11 @@ class Daemon:
         dataplane = choose.make(settings.hash_family, settings.service(config.vip, where.name), dry_run=config.dry_run)
         self._upkeep = Upkeep(dataplane, self._wake.set)
         await self._upkeep.open()
-        follower = Follower(self._session, self._membership, self._upkeep, self._record(settings, where), settings.total_nodes)
+        me = self._record(settings, where)
+        follower = Follower(self._session, self._membership, self._upkeep, me=me, total_nodes=settings.total_nodes, wake=self._wake.set)
         watchdog = Watchdog(self._session.timeout_s)
         watchdog.start()
-        await together(_beat(watchdog), self._upkeep.mend(), self._follow(follower))
+        await together(_beat(watchdog), self._upkeep.mend(), follower.keep_time(), self._follow(follower))
 
     async def leave(self) -> None:
         """Stop owning, leave ZooKeeper, remove what was added: in this order, and whatever of it fails."""
@@ -104,11 +105,12 @@ class Daemon:
     async def _agree(self, families: tuple[HashFamily, ...]) -> Settings:
         """Wait for ZooKeeper, however long that takes, and find the cluster's settings there."""
         config, backoff = self._config, Backoff()
+        wishes = config.wishes(families, None if config.dry_run else choose.standing(config.vip, families))
         while True:
             await self._session.until(State.CONNECTED)
             try:
                 lease_ms = int(1000 * LEASE_SHARE * self._session.timeout_s)
-                settings = await self._membership.agree(config.wishes(families), config.vip, lease_ms)
+                settings = await self._membership.agree(wishes, config.vip, lease_ms)
             except (Disconnected, Unsettled) as error:
                 log.debug("settings not agreed yet: %r", error)
                 await asyncio.sleep(backoff.failed())

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 
 from maglev0.config import ZooKeeperAddress
-from maglev0.waiting import first_of
+from maglev0.waiting import first_of, in_thread
 from maglev0.zookeeper import Session, State
 
 log = logging.getLogger(__name__)
@@ -16,6 +17,7 @@ FIRST_LOOK_S = 1.0  # most sessions come, or come back, within that
 MAX_LOOK_S = 30.0
 ANSWER_TIMEOUT_S = 1.0
 ANSWER_LIMIT = 4096
+CLOSES = "closes connections (is its maxClientCnxns reached?)"
 
 
 async def narrate(session: Session, address: ZooKeeperAddress) -> None:
@@ -56,13 +58,16 @@ async def _finding(server: str) -> str:
         return f"{server}: the name does not resolve"
     except ConnectionRefusedError:
         return f"{server} refuses connections"
+    except ConnectionError:
+        # Whether a hang-up shows as an end or as a reset depends on how fast it was.
+        return f"{server} {CLOSES}"
     except OSError as error:
         return f"{server}: {(error.strerror or str(error)).lower()}"
     return f"{server} {_meaning(answer)}"
 
 
 async def _server_status(host: str, port: int) -> bytes:
-    reader, writer = await asyncio.open_connection(host, port)
+    reader, writer = await _connection(host, port)
     try:
         # "srvr" is the one four-letter command that servers allow by default.
         writer.write(b"srvr")
@@ -72,11 +77,20 @@ async def _server_status(host: str, port: int) -> bytes:
         writer.close()
 
 
+async def _connection(host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    found = await in_thread(lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+    *others, last = [str(address[0]) for *_, address in found]
+    for address in others:
+        with contextlib.suppress(OSError):
+            return await asyncio.open_connection(address, port)
+    return await asyncio.open_connection(last, port)
+
+
 def _meaning(answer: bytes) -> str:
     if b"not currently serving requests" in answer:
         return "runs but has no quorum"
     if b"Zookeeper version" in answer or b"not in the whitelist" in answer:
         return "serves, but gave no session yet"
     if not answer:
-        return "closes connections (is its maxClientCnxns reached?)"
+        return CLOSES
     return "is no ZooKeeper server"

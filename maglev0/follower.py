@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from kazoo.exceptions import NodeExistsError, NoNodeError
@@ -15,13 +17,17 @@ from maglev0.membership import Membership, Unsettled
 from maglev0.ownership import Ownership, Standing, decide, standing
 from maglev0.upkeep import Upkeep
 from maglev0.view import DRY_RUN, Member, View
-from maglev0.waiting import Backoff
+from maglev0.waiting import Backoff, in_thread
 from maglev0.zookeeper import Disconnected, Session, State
 
 log = logging.getLogger(__name__)
 
 NOTHING: frozenset[int] = frozenset()
-SERVE_ALONE = 1 / 3  # of the session timeout, see `_without_session`
+SILENT = "no ZooKeeper server answers"
+# Shares of the session timeout. The servers expire a session no earlier than one timeout after they got the last message that they
+# answered; kazoo needs two thirds of it to find out that a server is silent, and may then find another.
+SERVE_ALONE = 0.9
+TIME_STEP = 0.05  # how often a silence is looked at again
 DYING_SESSION = 2  # session timeouts, see `_wait_for_holder`
 
 
@@ -33,14 +39,15 @@ class Holder(NamedTuple):
 
 
 class Follower:
-    """One node's part in the cluster. `round` is called after every wake, and again when the time that it returns is up."""
+    """One node's part in the cluster. `round` is called after every wake, and again when the time that it returns is up; `keep_time` runs beside."""
 
-    def __init__(self, session: Session, membership: Membership, upkeep: Upkeep, me: Member, total_nodes: int) -> None:
+    def __init__(self, session: Session, membership: Membership, upkeep: Upkeep, *, me: Member, total_nodes: int, wake: Callable[[], None]) -> None:
         self._session = session
         self._membership = membership
         self._upkeep = upkeep
         self._me = me
         self._total_nodes = total_nodes
+        self._wake = wake
         self._backoff = Backoff()
         self._joined_session = 0
         self._holder: Holder | None = None
@@ -65,7 +72,9 @@ class Follower:
 
     async def _act(self) -> float | None:
         if self._session.state is not State.CONNECTED:
-            return await self._without_session()
+            if self._session.state is State.LOST or self._alone_s <= 0:
+                await self._let_go("the ZooKeeper session is lost" if self._session.state is State.LOST else SILENT)
+            return None
         if not self._upkeep.able:
             await self._let_go("this node cannot serve")
             await self._membership.withdraw(self._me.id)
@@ -121,27 +130,28 @@ class Follower:
             raise ZooKeeperError(f"id {self._me.id} is held by another live daemon ({who}): stop that one, or give this one another --my-id")
         return self._holder.deadline_s - now_s
 
-    async def _without_session(self) -> float | None:
-        """Decide by this node's own clock, for nobody says that a session is over while no server answers.
+    async def keep_time(self) -> None:
+        """Let go, for ever, whenever ZooKeeper has been silent for too long: beside `round`, which may just be waiting for an answer."""
+        in_time = True
+        while True:
+            alone_s = self._alone_s
+            if in_time and alone_s <= 0:
+                await self._let_go(SILENT)
+            elif alone_s > 0 and not in_time:
+                self._wake()  # it was a pause that broke no connection, so nothing else tells
+            in_time = alone_s > 0
+            await asyncio.sleep(max(alone_s, self._session.timeout_s * TIME_STEP))
 
-        Kazoo calls a connection lost after two thirds of the session timeout without a word; after one more third the servers may
-        expire the session, and others take over.
-        """
-        since_s = self._session.suspended_at
-        if self._session.state is State.LOST or since_s is None:
-            await self._let_go("the ZooKeeper session is lost")
-            return None
-        left_s = since_s + self._session.timeout_s * SERVE_ALONE - asyncio.get_running_loop().time()
-        if left_s > 0:
-            return left_s
-        await self._let_go("no ZooKeeper server answers")
-        return None
+    @property
+    def _alone_s(self) -> float:
+        """For how many seconds this node may still serve without another word from ZooKeeper."""
+        return self._session.answered_at + self._session.timeout_s * SERVE_ALONE - asyncio.get_running_loop().time()
 
     async def _carry_out(self, view: View) -> None:
         weights = view.weights(dry_run=self._me.state == DRY_RUN)
         if self._ownership is None or weights != self._weights:
             # In a thread: a table of a million slots takes seconds, and signals must not wait for it.
-            self._ownership = await asyncio.to_thread(decide, view, self._total_nodes, dry_run=self._me.state == DRY_RUN)
+            self._ownership = await in_thread(partial(decide, view, self._total_nodes, dry_run=self._me.state == DRY_RUN))
             self._weights = weights
         await self._own(self._ownership.of(self._me.name), report.ownership_lines(self._ownership, self._me.name))
 
@@ -153,6 +163,8 @@ class Follower:
                 await self._say(())
 
     async def _own(self, buckets: frozenset[int], lines: tuple[str, ...]) -> None:
+        if self._alone_s <= 0:
+            raise Disconnected  # the view is from before the silence
         change = await self._upkeep.own(buckets)
         if any(change) or lines != self._said:
             await self._say(lines)

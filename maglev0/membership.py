@@ -130,20 +130,29 @@ class Membership:
         """Read the current view and each member's session, watching everything that it was made of.
 
         `registered` says that this node is a member: then settings that somebody deleted or changed are restored first.
-        Raises NoNodeError when the parent is gone, `Unsettled` when the view kept changing.
+        Raises `Unsettled` when the view kept changing, or the parent was gone; it is there again then.
         """
         await self._confirm_settings(registered=registered)
-        for _attempt in range(READ_ATTEMPTS):
-            names, before = await self._session.call("get_children", self._parent, watch=self._session.on_watch, include_data=True)
-            _, stat = await self._session.call("get", self._parent, watch=self._session.on_watch)
-            children, foreign = await self._children(names, total_nodes)
-            after = await self._session.call("exists", self._parent)
-            if after is not None and _identity(before) == _identity(stat) == _identity(after) and None not in children:
-                present = [child for child in children if child is not None]
-                members, ignored = views.read_members(present)
-                self._report([*ignored, *(Ignored(name, 0, "its name is no member id") for name in foreign)])
-                return View(_identity(after), members), {int(child.name): child.owner for child in present}
+        try:
+            for _attempt in range(READ_ATTEMPTS):
+                found = await self._read_view(total_nodes)
+                if found is not None:
+                    return found
+        except NoNodeError:
+            await self._ensure_paths()
         raise Unsettled
+
+    async def _read_view(self, total_nodes: int) -> tuple[View, dict[int, int]] | None:
+        names, before = await self._session.call("get_children", self._parent, watch=self._session.on_watch, include_data=True)
+        _, stat = await self._session.call("get", self._parent, watch=self._session.on_watch)
+        children, foreign = await self._children(names, total_nodes)
+        after = await self._session.call("exists", self._parent)
+        if after is None or not _identity(before) == _identity(stat) == _identity(after) or None in children:
+            return None
+        present = [child for child in children if child is not None]
+        members, ignored = views.read_members(present)
+        self._report([*ignored, *(Ignored(name, 0, "its name is no member id") for name in foreign)])
+        return View(_identity(after), members), {int(child.name): child.owner for child in present}
 
     async def _children(self, names: list[str], total_nodes: int) -> tuple[list[Child | None], list[str]]:
         ids, foreign = views.candidate_ids(names, total_nodes)

@@ -1,9 +1,14 @@
-"""Waiting on an asyncio loop: for the first of several things, and with growing delays."""
+"""Waiting on an asyncio loop: for the first of several things, for a thread, and with growing delays."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import Future
+from typing import TypeVar
+
+_Result = TypeVar("_Result")
 
 FIRST_DELAY_S = 0.1
 MAX_DELAY_S = 5.0
@@ -32,6 +37,24 @@ async def together(*endless: Coroutine[None, None, None]) -> None:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def in_thread(function: Callable[[], _Result]) -> _Result:
+    """Run what takes long or blocks in a thread that nobody waits for when the process ends.
+
+    For those of `asyncio.to_thread` the end of the loop waits, and a silent name server would hold it up for half a minute.
+    """
+    done: Future[_Result] = Future()
+    done.set_running_or_notify_cancel()  # who awaits it may be cancelled, the thread cannot
+
+    def run() -> None:
+        try:
+            done.set_result(function())
+        except BaseException as error:  # noqa: BLE001  it is for who awaits the result
+            done.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await asyncio.wrap_future(done)
 
 
 class Backoff:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import enum
 import logging
+import struct
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -20,10 +21,15 @@ from kazoo.exceptions import (
     ConnectionLoss,
     InvalidACLError,
     NoAuthError,
+    NodeExistsError,
+    NoNodeError,
     OperationTimeoutError,
     SessionExpiredError,
+    SessionMovedError,
+    ZookeeperError,
 )
 from kazoo.handlers.threading import KazooTimeoutError
+from kazoo.protocol.connection import ConnectionDropped
 from kazoo.protocol.serialization import Connect
 from kazoo.protocol.states import KazooState
 from kazoo.retry import KazooRetry
@@ -49,6 +55,15 @@ class State(enum.Enum):
     LOST = "lost"
 
 
+_AWAY = (
+    ConnectionLoss,
+    ConnectionClosedError,
+    SessionExpiredError,
+    SessionMovedError,
+    OperationTimeoutError,
+    KazooTimeoutError,
+    TimeoutError,
+)
 _STATES = {KazooState.CONNECTED: State.CONNECTED, KazooState.SUSPENDED: State.SUSPENDED, KazooState.LOST: State.LOST}
 
 
@@ -64,11 +79,11 @@ class Session:
         self.state = State.CONNECTING
         self.id = 0
         self._changed = asyncio.Event()
-        self.suspended_at: float | None = None
         self._requested_timeout_s = timeout_s
         self._granted_timeout_s: float | None = None
         self._wake = wake
         self._loop = asyncio.get_running_loop()
+        self.answered_at = self._sent_at = self._loop.time()
         self._client = KazooClient(
             hosts=address.hosts,  # the chroot stands in our paths: kazoo creates no chroot of more than one part
             timeout=timeout_s,
@@ -78,7 +93,7 @@ class Session:
 
     def start(self) -> None:
         """Begin to connect; the loop is woken when that succeeds."""
-        self._note_granted_timeout()
+        self._listen_in()
         self._client.add_listener(self._on_state)
         self._client.start_async()
 
@@ -96,7 +111,7 @@ class Session:
     async def call(self, operation: str, *arguments: Any, **options: Any) -> Any:
         """Run one of kazoo's operations ("get", "exists", "get_children", …) and return its answer.
 
-        Raises `Disconnected`; ZooKeeperError when rights are missing; kazoo's own exceptions (NoNodeError, …) pass through.
+        Raises `Disconnected`; kazoo's NoNodeError and NodeExistsError; ZooKeeperError for what the operator must mend, such as rights.
         """
         self._require_connected()
         return await self._answer(getattr(self._client, f"{operation}_async")(*arguments, **options))
@@ -132,18 +147,32 @@ class Session:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stopped.wait(), CLOSE_TIMEOUT_S)
 
-    def _note_granted_timeout(self) -> None:
-        # Kazoo drops the timeout that the server granted after setting its own timers by it, so it is read off the server's answer.
+    def _listen_in(self) -> None:
+        """Note on kazoo's connection what kazoo tells nobody: the timeout that the server granted, and when it last gave an answer."""
         connection = self._client._connection  # noqa: SLF001
-        invoke = connection._invoke  # noqa: SLF001
+        submit, invoke, read = connection._submit, connection._invoke, connection._read_socket  # noqa: SLF001
+
+        def note_and_submit(*arguments: Any) -> None:
+            self._sent_at = self._loop.time()
+            submit(*arguments)
 
         def invoke_and_note(timeout: float, request: Any, *rest: Any, **options: Any) -> Any:
             answer = invoke(timeout, request, *rest, **options)
             if isinstance(request, Connect) and answer[0].time_out > 0:
                 self._granted_timeout_s = answer[0].time_out / 1000
+                self.answered_at = self._sent_at
             return answer
 
-        connection._invoke = invoke_and_note  # noqa: SLF001
+        def read_and_note(timeout: float) -> Any:
+            try:
+                answer = read(timeout)
+            except (LookupError, RuntimeError, ValueError, struct.error) as error:
+                # An answer that cannot be read, or that nobody asked for, would end kazoo's thread, and the session with it, for good.
+                raise ConnectionDropped(f"nonsense from the server: {error!r}") from error
+            self.answered_at = self._sent_at
+            return answer
+
+        connection._submit, connection._invoke, connection._read_socket = note_and_submit, invoke_and_note, read_and_note  # noqa: SLF001
 
     def _on_state(self, state: str) -> None:
         # Taken here, in the thread that changes it: by the time the loop looks, the connection may be another.
@@ -158,10 +187,6 @@ class Session:
     def _record(self, state: State, session_id: int) -> None:
         self.state = state
         self.id = session_id
-        if state is State.CONNECTED:
-            self.suspended_at = None
-        elif self.suspended_at is None:
-            self.suspended_at = self._loop.time()
         self._changed.set()
         self._wake()
 
@@ -176,10 +201,14 @@ class Session:
         try:
             async with asyncio.timeout(self.timeout_s):
                 return await future
-        except (ConnectionLoss, ConnectionClosedError, SessionExpiredError, OperationTimeoutError, KazooTimeoutError, TimeoutError) as error:
+        except _AWAY as error:
             raise Disconnected from error
         except (NoAuthError, AuthFailedError, InvalidACLError) as error:
             raise _refused(error) from error
+        except (NoNodeError, NodeExistsError):
+            raise
+        except ZookeeperError as error:
+            raise ZooKeeperError(f"using ZooKeeper: {type(error).__name__}: {error}") from error
 
 
 def _settle(future: asyncio.Future[Any], done: Any) -> None:
