@@ -30,6 +30,9 @@ def expected() -> list[str]:
     return found
 
 
+BAD = {"failure", "error", "skipped"}
+
+
 class Outcomes:
     """What became of each test function inside, and the last that the machine said."""
 
@@ -44,12 +47,13 @@ class Outcomes:
     def problems(self, function: str) -> list[str]:
         """Why the function did not pass, with all its parameters; empty if it did."""
         cases = self._cases.get(function)
-        if cases is None:
+        if not cases:
             return [f"it did not run; the machine's last words:\n{self.console}"]
         return [f"{case.get('name')}: {part.tag}\n{part.text or part.get('message')}" for case in cases for part in case if part.tag in BAD]
 
-
-BAD = {"failure", "error", "skipped"}
+    def printed(self, function: str) -> str:
+        """What the function printed."""
+        return "\n".join(part.text or "" for case in self._cases.get(function, []) for part in case if part.tag == "system-out")
 
 
 @pytest.fixture(scope="session")
@@ -58,11 +62,16 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
     junit = results / "junit.xml"
     guest = str(GUEST.relative_to(ROOT))
     console = run_in_machine(
-        kernel_image(), [PYTHON, "-m", "pytest", "-p", "no:cacheprovider", "-q", f"--junitxml={junit}", guest], results, MACHINE_TIMEOUT_S
+        kernel_image(),
+        [PYTHON, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-o", "junit_logging=system-out", f"--junitxml={junit}", guest],
+        results,
+        MACHINE_TIMEOUT_S,
     )
     return Outcomes(junit, console)
 
 
 @pytest.mark.parametrize("function", expected())
 def test_inside(outcomes: Outcomes, function: str) -> None:
-    assert outcomes.problems(function) == []
+    print(outcomes.printed(function))  # noqa: T201  shown by pytest -rP
+    problems = outcomes.problems(function)
+    assert not problems, "\n\n".join(problems)

@@ -28,6 +28,7 @@ ICMP, TCP, UDP, GRE, ESP = 1, 6, 17, 47, 50
 PROTOCOLS = (ICMP, TCP, UDP, GRE, ESP)
 FLOWS = 150
 ARRIVAL_TIMEOUT_S = 20.0
+SO_RCVBUFFORCE = 33  # include/uapi/asm-generic/socket.h; Python's socket module lacks it
 RECEIVE_BYTES = 1 << 24  # of a queue for a whole pass: each small packet counts about a kilobyte
 
 
@@ -41,7 +42,7 @@ class Wire:
         # A raw socket is handed what has passed INPUT, whether or not anything listens.
         self._near = {protocol: socket.socket(socket.AF_INET, socket.SOCK_RAW, protocol) for protocol in PROTOCOLS}
         for near in self._near.values():
-            near.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUFFORCE, RECEIVE_BYTES)
+            near.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BYTES)
             near.settimeout(ARRIVAL_TIMEOUT_S)
 
     def __enter__(self) -> Self:
@@ -61,26 +62,28 @@ class Wire:
 
 
 def _until_marker(near: socket.socket, marker: int) -> Iterator[int]:
-    while (identification := struct.unpack_from(">H", near.recv(2048), 4)[0]) != marker:
+    while (identification := int.from_bytes(near.recv(2048)[4:6])) != marker:
         yield identification
 
 
 def frame(identification: int, flow: Flow, destination: IPv4Address) -> bytes:
     """A minimal IPv4 packet of the flow in a frame to the cluster's MAC."""
-    payload = _payload(flow)
+    payload = _payload(flow, destination)
     header = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(payload), identification, 0, 64, flow.protocol, 0) + flow.source.packed + destination.packed
     header = header[:10] + struct.pack(">H", checksum(header)) + header[12:]
     return bytes.fromhex(CLUSTER_MAC.replace(":", "")) + b"\x02\0\0\0\0\x01" + b"\x08\0" + header + payload
 
 
-def _payload(flow: Flow) -> bytes:
+def _payload(flow: Flow, destination: IPv4Address) -> bytes:
     ports = struct.pack(">HH", flow.source_port, flow.dest_port)
     match flow.protocol:
         case 1:  # ICMP echo request
             body = struct.pack(">BBHHH", 8, 0, 0, flow.source_port, 1)
             return body[:2] + struct.pack(">H", checksum(body)) + body[4:]
-        case 6:  # TCP SYN; its checksum is nobody's business before the socket
-            return ports + struct.pack(">IIBBHHH", 1, 0, 5 << 4, 2, 1024, 0, 0)
+        case 6:  # TCP SYN; connection tracking checks its sum over the pseudo-header of RFC 9293
+            body = ports + struct.pack(">IIBBHHH", 1, 0, 5 << 4, 2, 1024, 0, 0)
+            summed = checksum(flow.source.packed + destination.packed + struct.pack(">HH", TCP, len(body)) + body)
+            return body[:16] + struct.pack(">H", summed) + body[18:]
         case 17:  # UDP without a checksum
             return ports + struct.pack(">HH", 8, 0)
         case _:  # ESP has its SPI where others have their ports; GRE must be of version 0
@@ -89,13 +92,17 @@ def _payload(flow: Flow) -> bytes:
 
 def checksum(data: bytes) -> int:
     """RFC 1071."""
-    total = sum(struct.unpack(f">{len(data) // 2}H", data))
-    return ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
+    total = int(sum(struct.unpack(f">{len(data) // 2}H", data)))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
 
 
 def random_flows(chance: random.Random) -> list[Flow]:
     def source() -> IPv4Address:
-        return next(address for address in iter(lambda: IPv4Address(chance.randrange(1 << 32)), None) if address.is_global)
+        return next(
+            address for address in iter(lambda: IPv4Address(chance.randrange(1 << 32)), None) if address.is_global and not address.is_multicast
+        )
 
     return [Flow(source(), chance.choice(PROTOCOLS), chance.randrange(1, 1 << 16), chance.randrange(1, 1 << 16)) for _ in range(FLOWS)]
 
@@ -105,10 +112,8 @@ def wire(space: Space) -> Iterator[Wire]:
     # One processor: packets sent from two could overtake each other on their way to the marker.
     processors = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(processors)})
-    # The TCP packets above have no checksum, and sources need not be reachable.
-    for switch in ("net/netfilter/nf_conntrack_checksum", "net/ipv4/conf/all/rp_filter", "net/ipv4/conf/eth0/rp_filter"):
-        if (path := Path("/proc/sys", switch)).exists():
-            path.write_text("0")
+    for switch in ("net/ipv4/conf/all/rp_filter", "net/ipv4/conf/eth0/rp_filter"):  # sources need not be reachable
+        Path("/proc/sys", switch).write_text("0")
     with IPRoute() as netlink:
         netlink.addr("add", index=netlink.link_lookup(ifname="eth0")[0], address=str(MARKER), prefixlen=32)
     try:

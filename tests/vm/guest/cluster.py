@@ -1,0 +1,107 @@
+"""Three servers on a switch, a client, and a real ZooKeeper on the first: the lab's parts, with the patience that an emulated machine needs."""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import Self
+
+from maglev0.lab import addresses, claim, namespace, network, ownership
+from maglev0.lab.network import TRAFFIC, Network, Socket
+from maglev0.lab.ownership import Picture
+from maglev0.lab.probe import Plan
+from maglev0.lab.process import Process, python_module, wait_for
+from maglev0.lab.report import Report
+from maglev0.lab.zookeeper import Ensemble, Place
+from tests.vm.guest.space import PROC_FILE
+
+# A JVM takes 10 s to start here and a daemon 8 s; many times that while other programs keep the machine's processors busy.
+PATIENCE_S = 200.0
+SESSION_TIMEOUT_S = 30
+TICK_MS = 2000
+PLAN = Plan(requests=90, clients=30, protocols=("tcp", "udp", "ping"), rate_per_s=20.0, deadline_s=20.0)
+
+
+class Cluster:
+    """As a context manager: all but the daemons runs inside."""
+
+    def __init__(self, nodes: int) -> None:
+        self.claim = claim.claim()
+        self.nodes = range(1, nodes + 1)
+        self.network = Network(self.claim.namespace("switch"))
+        self.client = self.claim.namespace("client")
+        self._services: list[Process] = []
+        self._zookeeper = Ensemble(self.claim.directory, [Place("0.0.0.0", namespace=self.node(1))], TICK_MS)  # noqa: S104  for all servers
+
+    def node(self, number: int) -> str:
+        """The namespace of a server."""
+        return self.claim.namespace(f"node{number}")
+
+    def __enter__(self) -> Self:
+        try:
+            self.network.create()
+            self._plug("client", self.client, addresses.CLIENT_ROUTER)
+            network.own_range(self.client, addresses.CLIENTS)
+            for number in self.nodes:
+                self._boot(number)
+            self._zookeeper._write_configuration(self._zookeeper.servers[0])
+            self._zookeeper.servers[0].start()
+            for service in self._services:
+                service.wait_line("^serving$", PATIENCE_S)
+            self._zookeeper.servers[0].wait_until_serving(PATIENCE_S)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            for service in self._services:
+                service.kill()
+            self._zookeeper.close()
+            claim.remove(self.claim.name)
+        finally:
+            self.claim.release()
+
+    def _plug(self, cable: str, into: str, address: IPv4Address, mac: str | None = None) -> None:
+        network.make_namespace(into)
+        self.network.plug(cable, TRAFFIC, Socket(into, "eth0", address, mac))
+        network.add_route(into, IPv4Network(f"{addresses.VIP}/24", strict=False), "eth0")
+
+    def _boot(self, number: int) -> None:
+        name = f"backend-{number}"
+        self._plug(f"node{number}", self.node(number), addresses.node_address(number), addresses.node_mac(number))
+        network.add_route(self.node(number), addresses.CLIENTS, "eth0", addresses.CLIENT_ROUTER)
+        command = python_module("maglev0.lab.responder", f"--name={name}", f"--port={addresses.SERVICE_PORT}")
+        log = self.claim.directory / f"{name}-service.log"
+        self._services.append(Process(f"service of {name}", command, log, self.node(number)))
+
+    def start_daemon(self, number: int, *flags: str) -> Process:
+        """Start a daemon with the flags behind --my-id; the first server's finds ZooKeeper where flags left out look for it."""
+        elsewhere = [] if number == 1 else [f"--zk={addresses.node_address(1)}"]
+        command = python_module("maglev0", f"--my-id={number}", *elsewhere, *flags)
+        return Process(f"daemon of backend-{number}", command, self.claim.directory / f"backend-{number}.log", self.node(number))
+
+    def settle(self, daemons: dict[int, Process]) -> Picture:
+        """Wait until every daemon's log shows all of them as members, and what its kernel then held."""
+        members = tuple(daemons)
+
+        def agreed() -> Picture | None:
+            pictures = [ownership.latest(daemon.output()) for daemon in daemons.values()]
+            return pictures[0] if all(picture is not None and picture.members == members for picture in pictures) else None
+
+        return wait_for(agreed, list(daemons.values()), PATIENCE_S, f"members {members}")
+
+    def in_force(self, number: int) -> str | None:
+        """A server's proc file; None where there is no rule."""
+        with namespace.inside(self.node(number)):
+            return PROC_FILE.read_text().strip() if PROC_FILE.exists() else None
+
+    def probe(self) -> Report:
+        """Ask the VIP from many addresses and count who answers."""
+        log = Path(self.claim.directory, "probe.log")
+        probing = Process("probing client", python_module("maglev0.lab.probe", *PLAN.arguments(), "--json"), log, self.client)
+        status = probing.wait(PATIENCE_S)
+        last = probing.output().splitlines()[-1]
+        assert status == 0, last
+        return Report.from_json(last)

@@ -1,0 +1,87 @@
+"""Whole daemons on CLUSTERIP: a real ZooKeeper, real clients, every request answered by one server."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from maglev0.lab import namespace
+from maglev0.lab.process import Process
+from maglev0.service import HashMode
+from tests.vm.guest import space as host
+from tests.vm.guest.cluster import PATIENCE_S, PLAN, SESSION_TIMEOUT_S, Cluster
+from tests.vm.guest.space import BY_HAND
+
+pytestmark = pytest.mark.timeout(5 * PATIENCE_S)
+
+TOTAL_NODES = 16
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    with Cluster(nodes=3) as made:
+        yield made
+
+
+@pytest.fixture
+def daemons(cluster: Cluster) -> Iterator[dict[int, Process]]:  # noqa: ARG001  they end before what they live in
+    """Those that a test has started, by their number; ended afterwards in any case."""
+    started: dict[int, Process] = {}
+    yield started
+    for daemon in started.values():
+        daemon.kill()
+
+
+@pytest.mark.parametrize("mode", HashMode)
+def test_every_request_is_answered_by_exactly_one_of_three(cluster: Cluster, daemons: dict[int, Process], mode: HashMode) -> None:
+    flags = (f"--total-nodes={TOTAL_NODES}", f"--hash-mode={mode}", "--dataplane=clusterip", f"--session-timeout={SESSION_TIMEOUT_S}")
+    for number in cluster.nodes:
+        daemons[number] = cluster.start_daemon(number, *flags)
+    cluster.settle(daemons)
+    held = [bucket for number in cluster.nodes for bucket in (cluster.in_force(number) or "").split(",")]
+    assert sorted(held, key=int) == [str(bucket) for bucket in range(1, TOTAL_NODES + 1)]
+    report = cluster.probe()
+    assert report.clean, report.summary()
+    assert len(report.exchanges) == PLAN.requests
+    assert set(report.shares()) == {f"backend-{number}" for number in cluster.nodes}
+    for daemon in daemons.values():
+        assert daemon.stop(PATIENCE_S) == 0, daemon.output()
+    for number in cluster.nodes:
+        assert cluster.in_force(number) is None
+        with namespace.inside(cluster.node(number)):
+            assert host.clusterip_rules() == host.addresses() == []
+
+
+def test_a_rule_by_hand_is_filled_and_emptied_as_nodes_come_and_go(cluster: Cluster, daemons: dict[int, Process]) -> None:
+    """The original's set-up; printed as it goes, so that the run can be read."""
+    for number in (1, 2):
+        with namespace.inside(cluster.node(number)):
+            host.iptables(BY_HAND.replace("--local-node 1", f"--local-node {number}"))
+    print("# iptables-legacy", BY_HAND)  # noqa: T201
+    print("# maglev0 --my-id=1 --total-nodes=5 --cluster-ip=198.51.100.1")  # noqa: T201
+    flags = ("--total-nodes=5", "--cluster-ip=198.51.100.1")
+    daemons[1] = cluster.start_daemon(1, *flags)
+    cluster.settle(daemons)
+    show(cluster, "start", "1,2,3,4,5")
+    daemons[2] = cluster.start_daemon(2, *flags)
+    picture = cluster.settle(daemons)
+    mine = ",".join(str(bucket) for bucket, owner in picture.owners.items() if owner == "backend-1")
+    assert 2 <= len(mine.split(",")) <= 3
+    show(cluster, "a second node has joined", mine)
+    second = daemons.pop(2)
+    assert second.stop(PATIENCE_S) == 0, second.output()
+    cluster.settle(daemons)
+    show(cluster, "the second node has left", "1,2,3,4,5")
+    assert daemons[1].stop(PATIENCE_S) == 0
+    show(cluster, "SIGTERM", "")
+    with namespace.inside(cluster.node(1)):
+        assert len(host.clusterip_rules()) == 1
+    print(daemons[1].output())  # noqa: T201
+
+
+def show(cluster: Cluster, moment: str, expected: str) -> None:
+    """Print what the first server's proc file says, and see that it is what it should be."""
+    held = cluster.in_force(1)
+    print(f"/proc/net/ipt_CLUSTERIP/198.51.100.1 after {moment}: {held!r}")  # noqa: T201
+    assert held == expected
