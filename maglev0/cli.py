@@ -56,14 +56,14 @@ def main(argv: list[str] | None = None) -> int:
 
         return daemon.run(config)
     except MaglevError as error:
-        sys.stdout.flush()
         sys.stderr.write(f"maglev0: {error}\n")
         return error.exit_status
 
 
 def read(argv: list[str]) -> Config:
     """Parse the daemon's command line by the text above; SystemExit after --help and --version, ConfigError when it is wrong."""
-    return parse(_arguments(_DEFAULT.sub("", __doc__), argv), _arguments(__doc__, []))
+    with_defaults = _arguments(__doc__, argv)  # before the other, for this is the text that --help shows
+    return parse(_arguments(_DEFAULT.sub("", __doc__), argv), with_defaults)
 
 
 def _arguments(text: str, argv: list[str]) -> dict[str, Any]:

@@ -110,13 +110,11 @@ class Daemon:
             await self._session.until(State.CONNECTED)
             try:
                 lease_ms = int(1000 * LEASE_SHARE * self._session.timeout_s)
-                settings = await self._membership.agree(wishes, config.vip, lease_ms)
+                settings = await self._membership.agree(config.my_id, wishes, config.vip, lease_ms)
             except (Disconnected, Unsettled) as error:
                 log.debug("settings not agreed yet: %r", error)
                 await asyncio.sleep(backoff.failed())
             else:
-                if config.my_id > settings.total_nodes:
-                    raise ConfigError(f"--my-id={config.my_id}: allowed are 1 to {settings.total_nodes}, the cluster's total-nodes")
                 return settings
 
     async def _follow(self, follower: Follower) -> None:
@@ -169,7 +167,7 @@ async def _interface(config: Config) -> Interface:
     try:
         return await interface.find(config.vip, config.interface)
     except ConfigError:
-        if config.dry_run:
+        if config.dry_run and config.interface is None:
             return Interface("", "", "")
         raise
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from maglev0.errors import DataplaneError, ZooKeeperError
 from maglev0.membership import Membership, Unsettled
 from maglev0.ownership import Ownership, Standing, decide, standing
 from maglev0.upkeep import Upkeep
-from maglev0.view import DRY_RUN, Member, View
+from maglev0.view import DRY_RUN, MAX_MEMBERS, Member, View
 from maglev0.waiting import Backoff, in_thread
 from maglev0.zookeeper import Disconnected, Session, State
 
@@ -85,7 +85,7 @@ class Follower:
             case Standing.MEMBER:
                 return await self._as_member(view)
             case Standing.ABSENT:
-                return await self._join()
+                return await self._join(sessions)
             case Standing.HELD:
                 return await self._wait_for_holder()
 
@@ -100,7 +100,9 @@ class Follower:
         await self._carry_out(view)
         return None
 
-    async def _join(self) -> float:
+    async def _join(self, sessions: Mapping[int, int]) -> float:
+        if len(sessions) >= MAX_MEMBERS and self._me.id > max(sessions):
+            raise ZooKeeperError(f"joining as {self._me.name}: the cluster is full, {MAX_MEMBERS} members of lower ids are there")
         await self._let_go("this node is not a member")
         try:
             await self._membership.join(self._me)

@@ -24,10 +24,16 @@ class _Formatter(logging.Formatter):
         return f"{datetime.fromtimestamp(record.created, UTC).astimezone().isoformat(timespec='milliseconds')} {text}"
 
 
+def _is_journal(descriptor: int) -> bool:
+    """Whether journald reads it. The variable alone does not say so: it is inherited, by every shell of a desktop too (systemd.exec(5))."""
+    stat = os.fstat(descriptor)
+    return os.environ.get("JOURNAL_STREAM") == f"{stat.st_dev}:{stat.st_ino}"
+
+
 def begin(*, verbose: bool) -> None:
     """Let the package log to stdout, line by line."""
     handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(_Formatter(with_time="JOURNAL_STREAM" not in os.environ))
+    handler.setFormatter(_Formatter(with_time=not _is_journal(handler.stream.fileno())))
     logger = logging.getLogger("maglev0")
     logger.handlers = [handler]
     logger.propagate = False

@@ -61,7 +61,7 @@ class Membership:
         self._settings: Settings | None = None
         self._reported: set[Ignored] = set()
 
-    async def agree(self, wishes: Wishes, vip: IPv4Address, lease_ms: int) -> Settings:
+    async def agree(self, my_id: int, wishes: Wishes, vip: IPv4Address, lease_ms: int) -> Settings:
         """Find the cluster's settings or found the cluster, before this node runs.
 
         Raises ConfigError when a flag contradicts the cluster or its settings cannot be read while members live by them; `Disconnected`
@@ -79,6 +79,7 @@ class Membership:
             if found is not None and found.settings is not None:
                 conflict = ", ".join(agreed.contradictions(wishes, found.settings))
                 if not conflict:
+                    agreed.check_id(my_id, found.settings)
                     self._settings = found.settings
                     return found.settings
             if living and conflict:
@@ -87,6 +88,7 @@ class Membership:
             if living:
                 break
             wanted = agreed.first_settings(wishes, vip, lease_ms, seed)
+            agreed.check_id(my_id, wanted)
             if await self._write_settings(wanted, parent_version, found):
                 log.info("%s the cluster's settings under %s", "wrote" if found is None else "replaced", self._base)
         raise Unsettled
@@ -151,7 +153,7 @@ class Membership:
             return None
         present = [child for child in children if child is not None]
         members, ignored = views.read_members(present)
-        self._report([*ignored, *(Ignored(name, 0, "its name is no member id") for name in foreign)])
+        self._report([*ignored, *(Ignored(name, 0, "it is no member id, or beyond the first 1,024") for name in foreign)])
         return View(_identity(after), members), {int(child.name): child.owner for child in present}
 
     async def _children(self, names: list[str], total_nodes: int) -> tuple[list[Child | None], list[str]]:

@@ -98,6 +98,12 @@ def first_settings(wishes: Wishes, vip: IPv4Address, lease_ms: int, seed: int) -
     )
 
 
+def check_id(my_id: int, settings: Settings) -> None:
+    """Raise ConfigError when a node of that id has no place in a cluster with these settings."""
+    if my_id > settings.total_nodes:
+        raise ConfigError(f"--my-id={my_id}: allowed are the whole numbers from 1 to {settings.total_nodes}, the cluster's total-nodes")
+
+
 def contradictions(wishes: Wishes, settings: Settings) -> tuple[str, ...]:
     """Each flag that contradicts the cluster, as "--flag=given (the cluster has value)"; empty when this node may take part."""
     asked = {

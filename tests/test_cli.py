@@ -106,7 +106,7 @@ REFUSALS = [
 ]
 
 # What only a kernel can refuse.
-NFTABLES_WITHOUT_RIGHT = Refusal(("--dataplane=nftables",), "nftables: no right to change rules (CAP_NET_ADMIN); run as root", 1, NOBODY)
+NFTABLES_WITHOUT_RIGHT = Refusal(("--dataplane=nftables",), "nftables needs CAP_NET_ADMIN and CAP_NET_RAW: run maglev0 as root", 1, NOBODY)
 CLUSTERIP_WITHOUT_RIGHT = Refusal(("--dataplane=clusterip",), "clusterip needs CAP_NET_ADMIN and CAP_NET_RAW: run maglev0 as root", 1, NOBODY)
 NO_MODULE = Refusal(("--dataplane=clusterip",), " has no module ipt_CLUSTERIP, which left Linux in 6.3: use --dataplane=nftables", 1)
 NO_INTERFACE = Refusal(("--interface=nowhere0",), "--interface=nowhere0: no such interface; this machine has: ")

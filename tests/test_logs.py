@@ -65,6 +65,11 @@ def test_the_journal_adds_its_own_time() -> None:
         assert log.read() == "warning: lost\n"
 
 
+def test_a_journal_that_reads_another_stream_adds_no_time_here() -> None:
+    stamp = printed('log.info("joined")', JOURNAL_STREAM="1:2").partition(" ")[0]
+    assert datetime.fromisoformat(stamp).tzinfo is not None
+
+
 @pytest.mark.parametrize("verbose", [False, True])
 def test_levels(verbose: bool) -> None:
     lines = [line.partition(" ")[2] for line in printed(EVERY_LEVEL, verbose=verbose).splitlines()]

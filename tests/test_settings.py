@@ -20,6 +20,7 @@ from maglev0.settings import (
     SEED_LIMIT,
     Settings,
     Wishes,
+    check_id,
     contradictions,
     decode,
     derived_mac,
@@ -294,3 +295,9 @@ def test_a_difference_tells_both_values() -> None:
 @given(agreed, vips)
 def test_the_service_is_that_of_the_settings(cluster: Settings, vip: IPv4Address) -> None:
     assert cluster.service(vip, "eth0") == Service(vip, "eth0", cluster.cluster_mac, cluster.total_nodes, cluster.hash_mode, cluster.hash_seed)
+
+
+def test_an_id_beyond_the_clusters_node_numbers_has_no_place() -> None:
+    check_id(5, AGREED)
+    with pytest.raises(ConfigError, match=r"--my-id=6: allowed are the whole numbers from 1 to 5, the cluster's total-nodes"):
+        check_id(6, AGREED)

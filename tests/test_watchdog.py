@@ -32,6 +32,8 @@ told = os.fdopen(int(sys.argv[1]), "w", buffering=1)
 print(last_beat_s, file=told)
 """
 SLEEPING = BEGIN + "def stuck_in_a_call(): time.sleep(1000)\nstuck_in_a_call()\n"
+OUT_OF_DESCRIPTORS = BEGIN + "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3)); time.sleep(1000)\n"
+WITHOUT_STDERR = BEGIN + "sys.stderr = None; time.sleep(1000)\n"  # what Python makes of a closed descriptor 2
 WRITING = BEGIN + "while True: print('x' * 1000, flush=True)\n"
 BEATING = BEGIN + "while not select.select([0], [], [], watchdog.period_s / 2)[0]: watchdog.beat()\n"
 
@@ -73,6 +75,12 @@ def test_a_loop_stuck_in_a_full_pipe_ends_the_process_though_the_stacks_fit_nowh
         assert process.stdout is not None
         assert set(process.stdout.read()) == set(b"x\n")
     assert TIMEOUT_S <= elapsed_s <= TIMEOUT_S * (1 + 1 / LOOKS) + DUMP_TIMEOUT_S + SLACK_S
+
+
+@pytest.mark.parametrize("program", [OUT_OF_DESCRIPTORS, WITHOUT_STDERR], ids=["out of descriptors", "without stderr"])
+def test_a_stuck_process_ends_though_nothing_can_be_told(program: str) -> None:
+    with running(program, subprocess.PIPE) as (process, last_beat_s):
+        assert end_of(process, last_beat_s) <= TIMEOUT_S * (1 + 1 / LOOKS) + SLACK_S
 
 
 def test_a_process_that_was_stopped_and_woken_goes_on() -> None:

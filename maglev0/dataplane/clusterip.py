@@ -23,7 +23,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maglev0.dataplane import Change, host
+from maglev0.dataplane import Change, host, rights
 from maglev0.errors import DataplaneError, UnavailableError
 from maglev0.service import HashFamily, HashMode, Service
 
@@ -37,7 +37,6 @@ LOCK_RETRY_S = 0.01
 # Not /proc/net: that leads to the namespace of the process's first thread, while netlink and iptables act in that of the calling thread.
 _PROC_DIR = Path("/proc/thread-self/net/ipt_CLUSTERIP")
 _HASH_MODES = tuple(HashMode)  # in the order of the kernel's enum clusterip_hashmode
-_CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}  # bits of capabilities(7): to change rules and addresses; for libiptc's raw socket
 _WRITE_FAILURES = {  # by error number: what the target means by numbers that say something else elsewhere
     errno.ENOMEM: "the kernel holds that number already, or it is not one of the rule's total nodes",
     errno.ENOENT: "the kernel does not hold that number, or the rule is gone",
@@ -73,7 +72,7 @@ def rule_by_hand(vip: IPv4Address) -> Service | None:
 
 def check() -> None:
     """Raise `UnavailableError` saying what keeps CLUSTERIP from serving on this machine, and what mends it. Changes no rule."""
-    _check_rights()
+    rights.require("clusterip")
     _check_module()
     _load_iptc()
 
@@ -228,14 +227,6 @@ def _write_operation(vip: IPv4Address, operation: str) -> None:
     except OSError as error:
         cause = _WRITE_FAILURES.get(error.errno or 0, error.strerror)
         raise DataplaneError(f"writing {operation} to {path}: {cause}") from error
-
-
-def _check_rights() -> None:
-    status = Path("/proc/thread-self/status").read_text("ascii")
-    effective = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff:"))
-    missing = [name for name, bit in _CAPABILITIES.items() if not effective >> bit & 1]
-    if missing:
-        raise UnavailableError(f"clusterip needs {' and '.join(missing)}: run maglev0 as root")
 
 
 def _check_module() -> None:

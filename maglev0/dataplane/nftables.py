@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from ipaddress import IPv4Address
 
-from maglev0.dataplane import Change, host, nfdump, ruleset
+from maglev0.dataplane import Change, host, nfdump, rights, ruleset
 from maglev0.dataplane.events import KernelEvents
 from maglev0.dataplane.libnftables import Nft, NftError
 from maglev0.errors import DataplaneError, UnavailableError
@@ -19,12 +19,11 @@ _PROBE = Service(IPv4Address("192.0.2.1"), "lo", "03:bf:c0:00:02:01", 65537, Has
 
 def check() -> None:
     """Raise `UnavailableError` saying what keeps nftables from serving on this machine, and what mends it. Changes nothing."""
+    rights.require("nftables")  # without it libnftables would write to stderr by itself
     nft = Nft()
     try:
         nft.check(ruleset.install(_PROBE, mac_added=True))
     except NftError as error:
-        if "not permitted" in str(error):
-            raise UnavailableError("nftables: no right to change rules (CAP_NET_ADMIN); run as root") from error
         raise UnavailableError(
             f"nftables: this kernel refuses the rules ({error}); modprobe nf_tables nft_hash nft_ct, or use a newer kernel"
         ) from error

@@ -19,7 +19,6 @@ from ipaddress import IPv4Address
 from maglev0.dataplane import Change
 from maglev0.service import HashMode, Service
 
-RULES_VERSION = 1  # changed whenever the text below changes, so that a restart replaces an older version's rules
 MAC_NOTE = "added_mac"
 OWNED_SET = "owned"
 MAX_TRANSACTION = 1 << 15  # elements: 0.1 s and 10 MB in libnftables; a third of the recommended 65,537 stays one transaction
@@ -34,8 +33,8 @@ def table_name(vip: IPv4Address) -> str:
 
 
 def fingerprint(service: Service) -> str:
-    """What tells rules of these very parameters from others: owned buckets left by a killed daemon mean nothing under other ones."""
-    return hashlib.blake2b(f"{RULES_VERSION} {service}".encode(), digest_size=8).hexdigest()
+    """What tells these very rules from others: owned buckets that a killed daemon left mean nothing under other ones."""
+    return hashlib.blake2b((_declarations(service) + _rules(service)).encode(), digest_size=8).hexdigest()
 
 
 def install(service: Service, *, mac_added: bool) -> str:
@@ -43,13 +42,23 @@ def install(service: Service, *, mac_added: bool) -> str:
 
     `mac_added` says that the cluster MAC on the interface is ours to remove; an empty set remembers that across a killed daemon.
     """
-    name = table_name(service.vip)
-    noted = f"  set {MAC_NOTE} {{ type ether_addr; }}" if mac_added else ""
+    note = f"  set {MAC_NOTE} {{ type ether_addr; }}\n" if mac_added else ""
+    return f"""
+table ip {table_name(service.vip)} {{
+  comment "{fingerprint(service)}"
+{note}}}
+{_declarations(service)}
+{_flush(service)}
+{_rules(service)}
+"""
+
+
+def _declarations(service: Service) -> str:
+    name, modulus = table_name(service.vip), max(2, service.total_nodes)
+    # Of declared size the set is one that a reading right behind a writing shows whole; others are still growing then.
     return f"""
 table ip {name} {{
-  comment "{fingerprint(service)}"
-  set {OWNED_SET} {{ typeof numgen inc mod {max(2, service.total_nodes)}; size {max(2, service.total_nodes)}; }}
-{noted}
+  set {OWNED_SET} {{ typeof numgen inc mod {modulus}; size {modulus}; }}
   chain early {{ type filter hook prerouting priority -450; policy accept; }}
   chain early_judge {{
   }}
@@ -59,8 +68,17 @@ table ip {name} {{
 }}
 table arp {name} {{
   chain output {{ type filter hook output priority 0; policy accept; }}
-}}
-{_flush(name)}
+}}"""
+
+
+def _flush(service: Service) -> str:
+    chains = ("ip {} early", "ip {} early_judge", "ip {} second", "ip {} second_judge", "arp {} output")
+    return "\n".join(f"flush chain {chain.format(table_name(service.vip))}" for chain in chains)
+
+
+def _rules(service: Service) -> str:
+    name = table_name(service.vip)
+    return f"""
 table ip {name} {{
   chain early {{
     iifname "{service.interface}" ip daddr {service.vip} goto early_judge
@@ -85,8 +103,7 @@ table arp {name} {{
   chain output {{
     oifname "{service.interface}" arp saddr ip {service.vip} arp saddr ether set {service.cluster_mac}
   }}
-}}
-"""
+}}"""
 
 
 def remove(vip: IPv4Address) -> str:
@@ -135,11 +152,6 @@ def _slices(numbers: frozenset[int]) -> Iterator[frozenset[int]]:
     ordered = sorted(numbers)
     for start in range(0, len(ordered), MAX_TRANSACTION):
         yield frozenset(ordered[start : start + MAX_TRANSACTION])
-
-
-def _flush(name: str) -> str:
-    chains = ("ip {} early", "ip {} early_judge", "ip {} second", "ip {} second_judge", "arp {} output")
-    return "\n".join(f"flush chain {chain.format(name)}" for chain in chains)
 
 
 def _accept_owned(service: Service, verdict: str) -> str:

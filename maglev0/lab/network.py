@@ -5,6 +5,7 @@ Switches and cables live in a namespace of their own; the machine's own namespac
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network
@@ -14,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 from pyroute2 import IPRoute
 
 from maglev0.lab import addresses, namespace
+from maglev0.lab.errors import LabError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TRAFFIC = "traffic"
 MANAGEMENT = "management"
+CARRIER_TIMEOUT_S, CARRIER_ASK_S = 5.0, 0.005
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Network:
             index = netlink.link_lookup(ifname=socket.interface)[0]
             netlink.addr("add", index=index, address=str(socket.address), prefixlen=addresses.PREFIX_LENGTH)
             netlink.link("set", index=index, state="up")
+        self._await_forwarding(cable)
 
     def remove(self, cable: str) -> None:
         """Take the cable away with the interface at its far end."""
@@ -65,16 +69,26 @@ class Network:
             netlink.link("del", index=netlink.link_lookup(ifname=cable)[0])
 
     def pull(self, cable: str) -> None:
-        """Pull the plug at the switch: the machine's interface stays and loses its carrier."""
+        """Pull the plug at the switch: nothing passes any more; the machine's interface stays and soon finds its carrier lost."""
         self._set_state(cable, "down")
 
     def push(self, cable: str) -> None:
-        """Put a pulled plug back."""
+        """Put a pulled plug back; frames pass once this returns."""
         self._set_state(cable, "up")
+        self._await_forwarding(cable)
 
     def _set_state(self, cable: str, state: str) -> None:
         with _netlink(self._switch) as netlink:
             netlink.link("set", index=netlink.link_lookup(ifname=cable)[0], state=state)
+
+    def _await_forwarding(self, cable: str) -> None:
+        """A bridge forwards to a port once the kernel's link watch has told it of the carrier (net/core/link_watch.c), up to 1 s late."""
+        deadline_s = time.monotonic() + CARRIER_TIMEOUT_S
+        with _netlink(self._switch) as netlink:
+            while netlink.get_links(ifname=cable)[0].get("operstate") != "UP":
+                if time.monotonic() > deadline_s:
+                    raise LabError(f"plugging {cable} in: no carrier after {CARRIER_TIMEOUT_S} s")
+                time.sleep(CARRIER_ASK_S)
 
 
 def make_namespace(name: str) -> None:

@@ -120,8 +120,17 @@ def test_an_id_above_the_clusters_total_nodes_stops_the_start(site: Site) -> Non
     second = site.start(4)
     assert second.ends() == 2
     (complaint,) = _complaints(second)
-    assert "--my-id=4: allowed are 1 to 3" in complaint
+    assert "--my-id=4: allowed are the whole numbers from 1 to 3" in complaint
     site.agreed(first)
+
+
+def test_a_founder_with_an_id_above_its_own_total_nodes_founds_nothing(site: Site) -> None:
+    founder = site.start(6)
+    assert founder.ends() == 2
+    (complaint,) = _complaints(founder)
+    assert "--my-id=6: allowed are the whole numbers from 1 to 5" in complaint
+    site.agreed(site.start(1, "--total-nodes=3"))
+    assert site.settings()["total_nodes"] == 3
 
 
 @each_harm

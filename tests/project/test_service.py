@@ -105,7 +105,7 @@ def test_a_mistake_in_the_flags_is_not_tried_again(systemd: Systemd, settings: P
     assert systemd.show(UNIT, "NRestarts") == "0"
 
 
-@pytest.mark.parametrize(("missing", "complaint"), [("CAP_NET_ADMIN", "CAP_NET_ADMIN"), ("CAP_NET_RAW", "gratuitous ARP.*not permitted")])
+@pytest.mark.parametrize(("missing", "complaint"), [("CAP_NET_ADMIN", "CAP_NET_ADMIN"), ("CAP_NET_RAW", "CAP_NET_RAW")])
 def test_no_right_is_left_to_it_in_vain(systemd: Systemd, settings: Path, missing: str, complaint: str) -> None:
     assert settings.exists()
     (systemd.units / "maglev0@.service.d/zz-less.conf").write_text(f"[Service]\nCapabilityBoundingSet=~{missing}\n")
