@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import socket
 import struct
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -54,12 +55,12 @@ def test_a_frame_to_a_multicast_mac_reaches_every_machine(mine: Claim, net: Netw
 
 def test_a_pulled_plug_is_a_lost_carrier_until_it_is_back(mine: Claim, net: Network) -> None:
     net.pull("b")
-    assert _carrier(mine, "b") == "0"
+    assert _gets_carrier(mine, "b", wanted=False)
     with _wire(mine, "a") as a, _wire(mine, "b") as b, _wire(mine, "c") as c:
         a.send(HEADER + b"lost")
         assert c.recv(100)[14:] == b"lost"
         net.push("b")
-        assert _carrier(mine, "b") == "1"
+        assert _gets_carrier(mine, "b", wanted=True)
         a.send(HEADER + b"found")
         assert b.recv(100)[14:] == b"found"
 
@@ -104,7 +105,18 @@ def _wire(mine: Claim, machine: str) -> socket.socket:
     return wire
 
 
-def _carrier(mine: Claim, machine: str) -> str:
-    with namespace.inside(mine.namespace(machine)), socket.socket() as any_socket:
-        flags = struct.unpack_from("H", fcntl.ioctl(any_socket, 0x8913, struct.pack("16sH14x", b"eth0", 0)), 16)[0]  # SIOCGIFFLAGS
-    return "1" if flags & 0x40 else "0"  # IFF_RUNNING
+def _gets_carrier(mine: Claim, machine: str, *, wanted: bool) -> bool:
+    """Whether the machine's interface soon has a carrier, or none; the kernel tells up to a second late."""
+    with namespace.inside(mine.namespace(machine)):
+        any_socket = socket.socket()
+    deadline_s = time.monotonic() + TIMEOUT_S
+    with any_socket:
+        while _runs(any_socket) != wanted and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        return _runs(any_socket) == wanted
+
+
+def _runs(any_socket: socket.socket) -> bool:
+    """Whether eth0 has the flag IFF_RUNNING, by SIOCGIFFLAGS (netdevice(7))."""
+    answer = fcntl.ioctl(any_socket, 0x8913, struct.pack("16sH14x", b"eth0", 0))
+    return bool(struct.unpack_from("H", answer, 16)[0] & 0x40)
