@@ -142,7 +142,7 @@ class Follower:
             elif alone_s > 0 and not in_time:
                 self._wake()  # it was a pause that broke no connection, so nothing else tells
             in_time = alone_s > 0
-            await asyncio.sleep(max(alone_s, self._session.timeout_s * TIME_STEP))
+            await asyncio.sleep(alone_s if in_time else self._session.timeout_s * TIME_STEP)
 
     @property
     def _alone_s(self) -> float:

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,6 +59,10 @@ class Node:
     def wait_line(self, pattern: str, timeout_s: float = DEADLINE_S) -> re.Match[str]:
         """The first match in its output."""
         return self.process.wait_line(pattern, timeout_s)
+
+    def said_at(self, pattern: str) -> datetime:
+        """The time that stands before the first line that matches, which it waits for."""
+        return datetime.fromisoformat(self.wait_line(rf"^(\S+) .*{pattern}")[1])
 
     def wait_count(self, pattern: str, count: int) -> None:
         """Return once it has printed that many matching lines."""
