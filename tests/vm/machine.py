@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 PYTHON = sys.executable
 PROGRAMS = Path(sys.prefix, "bin")  # where pip put virtme-ng
+KILL_TIMEOUT_S = 10.0
 IN_MACHINE = "MAGLEV0_IN_MACHINE"  # set in the environment of what runs inside
 
 
@@ -25,7 +26,7 @@ def run_in_machine(image: KernelImage, command: list[str], results: Path, timeou
     """Boot, run `command` as root in the checkout, shut down; returns what the console showed, kernel messages and all.
 
     `results` is the one folder that the machine may write to for keeps. There is no KVM: all is emulated, some ten times slower than outside.
-    Raises subprocess.TimeoutExpired with the console's text when the machine is not done in time; it is gone then, too.
+    A machine that is not done in time is ended, and the text says so.
     """
     inside = ["env", *(f"{name}={value}" for name, value in _environment().items()), *command]
     process = subprocess.Popen(
@@ -43,10 +44,13 @@ def run_in_machine(image: KernelImage, command: list[str], results: Path, timeou
     )
     try:
         return process.communicate(timeout=timeout_s)[0]
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        return process.communicate(timeout=KILL_TIMEOUT_S)[0] + f"\nthe machine was not done in {timeout_s} s and was ended\n"
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            process.communicate(timeout=KILL_TIMEOUT_S)
 
 
 def _environment() -> dict[str, str]:

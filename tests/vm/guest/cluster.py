@@ -10,12 +10,13 @@ from maglev0.lab import addresses, claim, namespace, network, ownership
 from maglev0.lab.network import TRAFFIC, Network, Socket
 from maglev0.lab.ownership import Picture
 from maglev0.lab.probe import Plan
-from maglev0.lab.process import Process, python_module, wait_for
+from maglev0.lab.process import Process, wait_for
 from maglev0.lab.report import Report
 from maglev0.lab.zookeeper import Ensemble, Place
+from tests.vm.guest.forked import Forked
 from tests.vm.guest.space import PROC_FILE
 
-# A JVM takes 10 s to start here and a daemon 8 s; many times that while other programs keep the machine's processors busy.
+# A JVM takes 10 s to start here; many times that while other programs keep the machine's processors busy.
 PATIENCE_S = 200.0
 SESSION_TIMEOUT_S = 30
 TICK_MS = 2000
@@ -72,15 +73,15 @@ class Cluster:
         name = f"backend-{number}"
         self._plug(f"node{number}", self.node(number), addresses.node_address(number), addresses.node_mac(number))
         network.add_route(self.node(number), addresses.CLIENTS, "eth0", addresses.CLIENT_ROUTER)
-        command = python_module("maglev0.lab.responder", f"--name={name}", f"--port={addresses.SERVICE_PORT}")
+        arguments = [f"--name={name}", f"--port={addresses.SERVICE_PORT}"]
         log = self.claim.directory / f"{name}-service.log"
-        self._services.append(Process(f"service of {name}", command, log, self.node(number)))
+        self._services.append(Forked(f"service of {name}", "maglev0.lab.responder", arguments, log, self.node(number)))
 
     def start_daemon(self, number: int, *flags: str) -> Process:
         """Start a daemon with the flags behind --my-id; the first server's finds ZooKeeper where flags left out look for it."""
         elsewhere = [] if number == 1 else [f"--zk={addresses.node_address(1)}"]
-        command = python_module("maglev0", f"--my-id={number}", *elsewhere, *flags)
-        return Process(f"daemon of backend-{number}", command, self.claim.directory / f"backend-{number}.log", self.node(number))
+        log = self.claim.directory / f"backend-{number}.log"
+        return Forked(f"daemon of backend-{number}", "maglev0", [f"--my-id={number}", *elsewhere, *flags], log, self.node(number))
 
     def settle(self, daemons: dict[int, Process]) -> Picture:
         """Wait until every daemon's log shows all of them as members, and what its kernel then held."""
@@ -100,7 +101,7 @@ class Cluster:
     def probe(self) -> Report:
         """Ask the VIP from many addresses and count who answers."""
         log = Path(self.claim.directory, "probe.log")
-        probing = Process("probing client", python_module("maglev0.lab.probe", *PLAN.arguments(), "--json"), log, self.client)
+        probing = Forked("probing client", "maglev0.lab.probe", [*PLAN.arguments(), "--json"], log, self.client)
         status = probing.wait(PATIENCE_S)
         last = probing.output().splitlines()[-1]
         assert status == 0, last
