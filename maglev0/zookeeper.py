@@ -64,6 +64,7 @@ _AWAY = (
     KazooTimeoutError,
     TimeoutError,
 )
+_NONSENSE = (LookupError, RuntimeError, ValueError, struct.error)  # what kazoo raises on answers that it cannot make sense of
 _STATES = {KazooState.CONNECTED: State.CONNECTED, KazooState.SUSPENDED: State.SUSPENDED, KazooState.LOST: State.LOST}
 
 
@@ -166,7 +167,7 @@ class Session:
         def read_and_note(timeout: float) -> Any:
             try:
                 answer = read(timeout)
-            except (LookupError, RuntimeError, ValueError, struct.error) as error:
+            except _NONSENSE as error:
                 # An answer that cannot be read, or that nobody asked for, would end kazoo's thread, and the session with it, for good.
                 raise ConnectionDropped(f"nonsense from the server: {error!r}") from error
             self.answered_at = self._sent_at
@@ -201,7 +202,7 @@ class Session:
         try:
             async with asyncio.timeout(self.timeout_s):
                 return await future
-        except _AWAY as error:
+        except (*_AWAY, *_NONSENSE) as error:
             raise Disconnected from error
         except (NoAuthError, AuthFailedError, InvalidACLError) as error:
             raise _refused(error) from error

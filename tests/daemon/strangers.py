@@ -76,11 +76,26 @@ def deny_session(connection: socket.socket) -> None:
     connection.recv(1024)
 
 
-def lose_count(connection: socket.socket) -> None:
-    """Grant a session, then answer a request that was never made."""
+def speak_unasked(connection: socket.socket) -> None:
+    """Grant a session, then answer a request that nobody has made yet."""
+    _grant(connection)
+    _answer_another(connection)
+
+
+def answer_another(connection: socket.socket) -> None:
+    """Grant a session, then answer another request than the one that was made."""
+    _grant(connection)
+    connection.recv(1024)
+    _answer_another(connection)
+
+
+def _grant(connection: socket.socket) -> None:
     connection.recv(1024)
     answer = struct.pack(">iiqi16s", 0, 1000, 77, 16, bytes(16))
     connection.sendall(struct.pack(">i", len(answer)) + answer)
+
+
+def _answer_another(connection: socket.socket) -> None:
     reply = struct.pack(">iqi", 4242, 1, 0)
     connection.sendall(struct.pack(">i", len(reply)) + reply)
     connection.recv(1024)

@@ -70,7 +70,9 @@ def test_what_is_no_zookeeper_is_told_once_and_asked_ever_less_often(site: Site,
 
 
 @pytest.mark.parametrize(
-    "treat", [*(case[0] for case in STRANGERS.values()), strangers.deny_session, strangers.lose_count], ids=lambda treat: treat.__name__
+    "treat",
+    [*(case[0] for case in STRANGERS.values()), strangers.deny_session, strangers.speak_unasked, strangers.answer_another],
+    ids=lambda treat: treat.__name__,
 )
 def test_a_stranger_among_the_servers_keeps_nobody_from_joining(site: Site, ensemble: Ensemble, treat: Callable[[object], None]) -> None:
     for server in ensemble.servers:
