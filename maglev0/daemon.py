@@ -11,13 +11,14 @@ import logging
 import os
 import signal
 import socket
+import struct
 import time
 from ipaddress import IPv4Address
 
 from maglev0 import diagnosis, interface, logs
-from maglev0.config import Config
+from maglev0.config import Config, printable
 from maglev0.dataplane import choose
-from maglev0.errors import ConfigError, DataplaneError, MaglevError
+from maglev0.errors import DataplaneError, MaglevError, UnavailableError
 from maglev0.follower import NOTHING, Follower
 from maglev0.interface import Interface
 from maglev0.membership import Membership, Unsettled
@@ -67,6 +68,7 @@ class Daemon:
         self._wake = asyncio.Event()
         self._session = Session(config.zk, config.session_timeout_s, self._wake.set)
         self._membership = Membership(self._session, config.zk, config.vip)
+        self._has_claim = False
         self._upkeep: Upkeep | None = None
 
     async def serve(self, claims: contextlib.ExitStack) -> None:
@@ -74,6 +76,8 @@ class Daemon:
         config = self._config
         if not config.dry_run:
             claims.enter_context(_claim(config.vip))
+            self._has_claim = True
+            choose.let_go(config.vip)  # a killed daemon's buckets may be others' by now, and ZooKeeper may be long in coming
         families = _families(config)
         where = await _interface(config)
         self._session.start()
@@ -101,11 +105,13 @@ class Daemon:
         if self._upkeep is not None:
             await self._upkeep.close()
             log.info("%s left", self._name)
+        elif self._has_claim:
+            await choose.remove_leftovers(self._config.vip)
 
     async def _agree(self, families: tuple[HashFamily, ...]) -> Settings:
         """Wait for ZooKeeper, however long that takes, and find the cluster's settings there."""
         config, backoff = self._config, Backoff()
-        wishes = config.wishes(families, None if config.dry_run else choose.standing(config.vip, families))
+        wishes = config.wishes(families, None if config.dry_run else choose.rule_by_hand(config.vip, families))
         while True:
             await self._session.until(State.CONNECTED)
             try:
@@ -127,7 +133,7 @@ class Daemon:
         config = self._config
         return Member(
             id=config.my_id,
-            host=socket.gethostname(),
+            host=printable(socket.gethostname()),
             pid=os.getpid(),
             start_time=self._start_time,
             address=where.address,
@@ -141,7 +147,7 @@ class Daemon:
     def _say_settings(self, settings: Settings, where: Interface) -> None:
         config = self._config
         log.info(
-            "%s: VIP %s on %s, %s%s, %d node numbers by %s, cluster MAC %s, ZooKeeper %s, session timeout %.1f s, lease %.1f s",
+            "%s: VIP %s on %s, %s%s, %d node numbers by %s, cluster MAC %s, ZooKeeper %s, session timeout %.1f s",
             self._name,
             config.vip,
             where.name or "no interface",
@@ -152,7 +158,6 @@ class Daemon:
             settings.cluster_mac,
             config.zk,
             self._session.timeout_s,
-            settings.lease_ms / 1000,
         )
 
 
@@ -166,7 +171,7 @@ def _families(config: Config) -> tuple[HashFamily, ...]:
 async def _interface(config: Config) -> Interface:
     try:
         return await interface.find(config.vip, config.interface)
-    except ConfigError:
+    except UnavailableError:
         if config.dry_run and config.interface is None:
             return Interface("", "", "")
         raise
@@ -177,13 +182,29 @@ def _claim(vip: IPv4Address) -> socket.socket:
 
     An abstract socket (unix(7)) belongs to a network namespace, as the rules do, and goes with the process however that ends.
     """
-    claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    claim = socket.socket(socket.AF_UNIX)
     try:
-        claim.bind(f"\0maglev0/{vip}")
+        claim.bind(_claim_name(vip))
+        claim.listen()
     except OSError as error:
         claim.close()
-        raise MaglevError(f"another maglev0 serves {vip} on this host already: stop it first") from error
+        raise MaglevError(f"another maglev0 serves {vip} on this host already ({_claimant(vip)}): stop it first") from error
     return claim
+
+
+def _claim_name(vip: IPv4Address) -> str:
+    return f"\0maglev0/{vip}"
+
+
+def _claimant(vip: IPv4Address) -> str:
+    """Who holds the claim, as the kernel knows it: any user may bind that name."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as asking:
+        try:
+            asking.connect(_claim_name(vip))
+            pid, uid, _gid = struct.unpack("3i", asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        except OSError:
+            return "which is just ending"
+    return f"pid {pid} of uid {uid}"
 
 
 async def _beat(watchdog: Watchdog) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
 
 from kazoo.exceptions import NodeExistsError, NoNodeError
 
@@ -17,7 +17,7 @@ from maglev0.membership import Membership, Unsettled
 from maglev0.ownership import Ownership, Standing, decide, standing
 from maglev0.upkeep import Upkeep
 from maglev0.view import DRY_RUN, MAX_MEMBERS, Member, View
-from maglev0.waiting import Backoff, in_thread
+from maglev0.waiting import FIRST_DELAY_S, Backoff, in_thread
 from maglev0.zookeeper import Disconnected, Session, State
 
 log = logging.getLogger(__name__)
@@ -28,14 +28,8 @@ SILENT = "no ZooKeeper server answers"
 # answered; kazoo needs two thirds of it to find out that a server is silent, and may then find another.
 SERVE_ALONE = 0.9
 TIME_STEP = 0.05  # how often a silence is looked at again
+HAND_OVER_S = 0.1  # a view reaches all nodes within milliseconds; the rest is for a machine whose cores are all busy
 DYING_SESSION = 2  # session timeouts, see `_wait_for_holder`
-
-
-class Holder(NamedTuple):
-    """The session that holds this node's id instead of it, and the loop's time until which that may be a dying session of its own."""
-
-    session: int
-    deadline_s: float
 
 
 class Follower:
@@ -50,7 +44,7 @@ class Follower:
         self._wake = wake
         self._backoff = Backoff()
         self._joined_session = 0
-        self._holder: Holder | None = None
+        self._holder_deadline_s: float | None = None  # until when who holds this node's id may be a dying session of its own
         self._ownership: Ownership | None = None
         self._weights: dict[str, int] | None = None
         self._said: tuple[str, ...] = ()
@@ -85,29 +79,31 @@ class Follower:
             case Standing.MEMBER:
                 return await self._as_member(view)
             case Standing.ABSENT:
-                return await self._join(sessions)
+                return await self._join(view)
             case Standing.HELD:
                 return await self._wait_for_holder()
 
     async def _as_member(self, view: View) -> float | None:
-        self._holder = None
+        self._holder_deadline_s = None
         self._joined_session = self._session.id
         if self._me not in view.members:
             # Somebody else wrote to our znode: what the others see of this node is not what it said.
             log.warning("the record of %s was changed by another hand: joining anew", self._me.name)
+            await self._let_go("this node is not a member")  # first: others take over as soon as the znode is gone
             await self._membership.withdraw(self._me.id)
-            return 0.0
+            return FIRST_DELAY_S
         await self._carry_out(view)
         return None
 
-    async def _join(self, sessions: Mapping[int, int]) -> float:
-        if len(sessions) >= MAX_MEMBERS and self._me.id > max(sessions):
+    async def _join(self, view: View) -> float:
+        if len(view.members) >= MAX_MEMBERS and self._me.id > view.members[-1].id:
             raise ZooKeeperError(f"joining as {self._me.name}: the cluster is full, {MAX_MEMBERS} members of lower ids are there")
         await self._let_go("this node is not a member")
+        self._me = replace(self._me, session_timeout_s=self._session.timeout_s)  # another server may have granted another one
         try:
             await self._membership.join(self._me)
         except NodeExistsError:
-            return 0.0  # the next round sees whose it is
+            return FIRST_DELAY_S  # the next round sees whose it is
         self._joined_session = self._session.id
         log.info("joined as %s, session %#x, timeout %.1f s", self._me.name, self._session.id, self._session.timeout_s)
         return 0.0
@@ -124,13 +120,13 @@ class Follower:
         await self._let_go("its id is held by another session")
         who = f"{member.host}, pid {member.pid}" if member else "an unreadable record"
         now_s = asyncio.get_running_loop().time()
-        if self._holder is None or self._holder.session != owner:
+        if self._holder_deadline_s is None:
             wait_s = DYING_SESSION * (member.session_timeout_s if member else self._session.timeout_s)
-            self._holder = Holder(owner, now_s + wait_s)
+            self._holder_deadline_s = now_s + wait_s
             log.info("id %d is held by session %#x (%s): waiting up to %.1f s in case that is dying", self._me.id, owner, who, wait_s)
-        if now_s >= self._holder.deadline_s:
+        if now_s >= self._holder_deadline_s:
             raise ZooKeeperError(f"id {self._me.id} is held by another live daemon ({who}): stop that one, or give this one another --my-id")
-        return self._holder.deadline_s - now_s
+        return self._holder_deadline_s - now_s
 
     async def keep_time(self) -> None:
         """Let go, for ever, whenever ZooKeeper has been silent for too long: beside `round`, which may just be waiting for an answer."""
@@ -167,8 +163,13 @@ class Follower:
     async def _own(self, buckets: frozenset[int], lines: tuple[str, ...]) -> None:
         if self._alone_s <= 0:
             raise Disconnected  # the view is from before the silence
-        change = await self._upkeep.own(buckets)
-        if any(change) or lines != self._said:
+        # What a view takes away goes at once; what it brings comes when the others, who see the same view, have had the time to let it go.
+        kept = buckets & self._upkeep.wanted
+        changes = [await self._upkeep.own(kept)]
+        if kept != buckets:
+            await asyncio.sleep(HAND_OVER_S)
+            changes.append(await self._upkeep.own(buckets))
+        if any(map(any, changes)) or lines != self._said:
             await self._say(lines)
 
     async def _say(self, lines: tuple[str, ...]) -> None:

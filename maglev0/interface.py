@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from maglev0.errors import ConfigError
+from maglev0.errors import DataplaneError, UnavailableError
 
 LOOPBACK = "lo"
 
@@ -25,8 +25,15 @@ class Interface(NamedTuple):
 async def find(vip: IPv4Address, wanted: str | None) -> Interface:
     """Return the interface called `wanted`, or where none was named the one that holds the VIP or the route to it.
 
-    Raises ConfigError when there is none.
+    Raises UnavailableError when there is none (now: it may come later), DataplaneError when the kernel does not tell.
     """
+    try:
+        return await _found(vip, wanted)
+    except (NetlinkError, OSError) as error:
+        raise DataplaneError(f"asking the kernel for interfaces: {error.args[-1]}") from error
+
+
+async def _found(vip: IPv4Address, wanted: str | None) -> Interface:
     async with AsyncIPRoute() as netlink:
         links = {link["index"]: link async for link in await netlink.get_links()}
         addresses = [address async for address in await netlink.get_addr(family=AF_INET)]
@@ -53,8 +60,8 @@ def _held(address: Any) -> tuple[str, int]:
     return str(address.get_attr("IFA_LOCAL") or address.get_attr("IFA_ADDRESS")), int(address["index"])
 
 
-def _not_found(vip: IPv4Address, wanted: str | None, names: list[str]) -> ConfigError:
+def _not_found(vip: IPv4Address, wanted: str | None, names: list[str]) -> UnavailableError:
     present = ", ".join(name for name in names if name != LOOPBACK) or "none"
     if wanted:
-        return ConfigError(f"--interface={wanted}: no such interface; this machine has: {present}")
-    return ConfigError(f"--interface left out: no interface holds {vip} and no route but the loopback leads there; name one of: {present}")
+        return UnavailableError(f"--interface={wanted}: no such interface; this machine has: {present}")
+    return UnavailableError(f"--interface left out: no interface holds {vip} and no route but the loopback leads there; name one of: {present}")

@@ -82,6 +82,8 @@ class Membership:
                     agreed.check_id(my_id, found.settings)
                     self._settings = found.settings
                     return found.settings
+            if living and found is not None and found.problem:
+                raise ZooKeeperError(f"{found.problem}, and members live by others: they restore them, or run another version of maglev0")
             if living and conflict:
                 names = ", ".join(child.name for child in living)
                 raise ConfigError(f"{conflict}: stop the members of {self._base} first ({names}), or give the cluster's values")
@@ -181,7 +183,9 @@ class Membership:
             changes = ", ".join(agreed.differences(self._settings, found.settings))
             raise ZooKeeperError(f"the cluster's settings changed while this node was away ({changes}): start it again to adopt them")
         await self._ensure_paths()
-        parent_version, _living = await self._living()
+        parent_version, living = await self._living()
+        if found is not None and found.problem and living and not registered:
+            raise ZooKeeperError(f"{found.problem}, and others live by them: they run another version of maglev0")
         if await self._write_settings(self._settings, parent_version, found):
             log.warning("somebody deleted or changed %s: restored", self._settings_path)
         raise Unsettled

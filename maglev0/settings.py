@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields
 from ipaddress import IPv4Address
 from typing import Any, TypeVar
 
+from maglev0 import table
 from maglev0.errors import ConfigError
 from maglev0.service import HashFamily, HashMode, Service
 
@@ -20,7 +21,7 @@ FORMAT = 1
 
 MAX_TOTAL_NODES = {
     HashFamily.CLUSTERIP: 16,  # CLUSTERIP_MAX_NODES, include/uapi/linux/netfilter_ipv4/ipt_CLUSTERIP.h
-    HashFamily.NFTABLES: 1 << 20,  # a table of that size is built in seconds and its third of the buckets loaded in one transaction
+    HashFamily.NFTABLES: table.MAX_SIZE,
 }
 MAX_SETTINGS_BYTES = 4096
 MAX_LEASE_MS = 3_600_000
@@ -151,6 +152,8 @@ def parse_cluster_mac(text: str) -> str:
         raise ValueError("a MAC address is six bytes in hexadecimal, as 03:bf:c6:33:64:01")
     if not int(parts[0], 16) & 1:
         raise ValueError("the cluster MAC must be multicast: its first byte must be odd, as in 03:bf:c6:33:64:01")
+    if parts[:5] == ["01", "80", "c2", "00", "00"] and parts[5][0] == "0":
+        raise ValueError("switches keep 01:80:c2:00:00:00 to 0f to themselves (IEEE 802.1D)")
     if set(parts) == {"ff"}:
         raise ValueError("the broadcast address is not a multicast group")
     return ":".join(parts)

@@ -13,20 +13,24 @@ from maglev0.waiting import Backoff, first_of
 log = logging.getLogger(__name__)
 
 COALESCE_S = 0.02  # kernel events come in bursts; one look per burst
+LOOK_S = 15.0  # between looks without an event: of some losses, as that of a MAC on the link, the kernel gives no notice
+MAX_FIGHT_S = 1.0
 
 
 class Upkeep:
     """One dataplane and its health. `open` until it succeeds, then `own` as the view changes while `mend` runs beside.
 
-    `able` says whether the node can serve; `wake` is called whenever that changes.
+    `able` says whether the node can serve; `wake` is called whenever that changes. `wanted` is what it was last asked to own.
     """
 
     def __init__(self, dataplane: Dataplane, wake: Callable[[], None]) -> None:
         self.able = True
+        self.wanted: frozenset[int] = frozenset()
         self._dataplane = dataplane
         self._wake = wake
         self._lock = asyncio.Lock()  # the loop and the mending both change the kernel
         self._broken = asyncio.Event()
+        self._backoff = Backoff()  # until buckets were owned: what is mended may break again at the first of them
         self._reason = ""
 
     async def open(self) -> None:
@@ -50,17 +54,24 @@ class Upkeep:
     async def own(self, buckets: frozenset[int]) -> Change:
         """Own exactly these buckets; what stands in the way is mended once. Raises DataplaneError, and is unable from then on."""
         async with self._lock:
+            self.wanted = buckets
             try:
-                try:
-                    return await self._dataplane.apply(buckets)
-                except DataplaneError as error:
-                    log.debug("mending before a second try: %s", error)
-                    await self._dataplane.repair()
-                    return await self._dataplane.apply(buckets)
+                change = await self._apply()
             except DataplaneError as error:
                 self._fail(error)
                 self._broken.set()
                 raise
+            if buckets and self.able:
+                self._backoff.succeeded()
+            return change
+
+    async def _apply(self) -> Change:
+        try:
+            return await self._dataplane.apply(self.wanted)
+        except DataplaneError as error:
+            log.debug("mending before a second try: %s", error)
+            await self._dataplane.repair()
+            return await self._dataplane.apply(self.wanted)
 
     async def owned(self) -> frozenset[int]:
         """Read back what the kernel holds."""
@@ -69,21 +80,33 @@ class Upkeep:
 
     async def mend(self) -> None:
         """Restore what others take away, for ever; while that fails, the node is unable to serve and it is tried again."""
-        backoff = Backoff()
+        fights = Backoff(MAX_FIGHT_S)
         while True:
-            await first_of(self._dataplane.disturbed(), self._broken.wait(), timeout_s=None if self.able else backoff.failed())
-            self._broken.clear()
-            try:
-                async with self._lock:
-                    restored = await self._dataplane.repair()
-            except DataplaneError as error:
-                self._fail(error)
+            await first_of(self._dataplane.disturbed(), self._broken.wait(), timeout_s=LOOK_S if self.able else self._backoff.failed())
+            if self._broken.is_set():
+                self._broken.clear()
+                await asyncio.sleep(self._backoff.failed())
+            restored = await self._mended()
+            for thing in restored:
+                log.warning("restored %s", thing)
+            # Somebody who takes the same thing away again and again gets a slower opponent each time.
+            if restored:
+                await asyncio.sleep(fights.failed())
             else:
-                backoff.succeeded()
-                for thing in restored:
-                    log.warning("restored %s", thing)
-                self._recover()
-            await asyncio.sleep(COALESCE_S)
+                fights.succeeded()
+                await asyncio.sleep(COALESCE_S)
+
+    async def _mended(self) -> tuple[str, ...]:
+        try:
+            async with self._lock:
+                restored = await self._dataplane.repair()
+                if not self.able:
+                    await self._dataplane.apply(self.wanted)
+        except DataplaneError as error:
+            self._fail(error)
+            return ()
+        self._recover()
+        return restored
 
     async def close(self) -> None:
         """Own nothing and remove what was added."""

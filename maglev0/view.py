@@ -15,6 +15,7 @@ from maglev0.settings import FORMAT, MAX_TOTAL_NODES, read_choice, read_format, 
 
 MAX_MEMBER_BYTES = 4096  # a record is some 300 bytes
 MAX_MEMBERS = 1024  # the largest cluster that the table is measured for
+MAX_CANDIDATES = 4 * MAX_MEMBERS  # children that are read to find them
 MAX_WEIGHT = 1000
 MAX_SESSION_TIMEOUT_S = 3600.0
 MAX_START_TIME_S = 1e12  # far beyond any clock, yet finite, so that no number in JSON overflows a float
@@ -98,7 +99,7 @@ def name_of(member_id: int) -> str:
 def candidate_ids(names: Iterable[str], total_nodes: int) -> tuple[list[str], list[str]]:
     """The children worth reading, and those that are no member whatever they hold.
 
-    A member's name is its id in plain decimal. Beyond `MAX_MEMBERS` the lowest ids count, on every node alike.
+    A member's name is its id in plain decimal. Beyond `MAX_CANDIDATES` the lowest ids are read, on every node alike.
     """
     plain: list[str] = []
     foreign: list[str] = []
@@ -106,7 +107,7 @@ def candidate_ids(names: Iterable[str], total_nodes: int) -> tuple[list[str], li
         is_id = name.isascii() and name.isdecimal() and not name.startswith("0") and len(name) <= 7 and int(name) <= total_nodes
         (plain if is_id else foreign).append(name)
     plain.sort(key=int)
-    return plain[:MAX_MEMBERS], sorted(foreign) + plain[MAX_MEMBERS:]
+    return plain[:MAX_CANDIDATES], sorted(foreign) + plain[MAX_CANDIDATES:]
 
 
 def read_members(children: Iterable[Child]) -> tuple[tuple[Member, ...], tuple[Ignored, ...]]:
@@ -118,7 +119,9 @@ def read_members(children: Iterable[Child]) -> tuple[tuple[Member, ...], tuple[I
             members.append(_member(child))
         except ValueError as error:
             ignored.append(Ignored(child.name, child.mzxid, str(error)))
-    return tuple(sorted(members, key=lambda member: member.id)), tuple(ignored)
+    members.sort(key=lambda member: member.id)
+    ignored += [Ignored(str(member.id), 0, f"{MAX_MEMBERS} members of lower ids are there") for member in members[MAX_MEMBERS:]]
+    return tuple(members[:MAX_MEMBERS]), tuple(ignored)
 
 
 def _member(child: Child) -> Member:

@@ -11,6 +11,7 @@ import enum
 import logging
 import struct
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -29,7 +30,7 @@ from kazoo.exceptions import (
     ZookeeperError,
 )
 from kazoo.handlers.threading import KazooTimeoutError
-from kazoo.protocol.connection import ConnectionDropped
+from kazoo.protocol.connection import PING_XID, WATCH_XID, ConnectionDropped
 from kazoo.protocol.serialization import Connect
 from kazoo.protocol.states import KazooState
 from kazoo.retry import KazooRetry
@@ -72,8 +73,8 @@ class Session:
     """One session that reconnects for ever. Made on a running loop; `start`, then `call` and `commit`, then `close`.
 
     `wake` is called on the loop, without arguments, after every change of state and every watch that fires. `id`, the `ephemeralOwner` of
-    what the session creates, is 0 before the first connection, and that of the lost session until there is another. `suspended_at` is the
-    loop's time at which the connection was seen to be lost, while it is.
+    what the session creates, is 0 before the first connection, and that of the lost session until there is another. `answered_at` is the
+    loop's time at which the last message that a server has answered was sent.
     """
 
     def __init__(self, address: ZooKeeperAddress, timeout_s: float, wake: Callable[[], None]) -> None:
@@ -84,7 +85,7 @@ class Session:
         self._granted_timeout_s: float | None = None
         self._wake = wake
         self._loop = asyncio.get_running_loop()
-        self.answered_at = self._sent_at = self._loop.time()
+        self.answered_at = self._loop.time()
         self._client = KazooClient(
             hosts=address.hosts,  # the chroot stands in our paths: kazoo creates no chroot of more than one part
             timeout=timeout_s,
@@ -149,31 +150,46 @@ class Session:
             await asyncio.wait_for(stopped.wait(), CLOSE_TIMEOUT_S)
 
     def _listen_in(self) -> None:
-        """Note on kazoo's connection what kazoo tells nobody: the timeout that the server granted, and when it last gave an answer."""
+        """Note on kazoo's connection what kazoo tells nobody: the timeout that the server granted, and which message it answered last.
+
+        A watch's event answers nothing: the server may send such for as long as the session lives, and hear nothing from us.
+        """
         connection = self._client._connection  # noqa: SLF001
-        submit, invoke, read = connection._submit, connection._invoke, connection._read_socket  # noqa: SLF001
+        submit, invoke = connection._submit, connection._invoke  # noqa: SLF001
+        read_header, read_socket = connection._read_header, connection._read_socket  # noqa: SLF001
+        unanswered: dict[bool, deque[float]] = {False: deque(), True: deque()}  # by whether it is a ping; each kind is answered in order
 
-        def note_and_submit(*arguments: Any) -> None:
-            self._sent_at = self._loop.time()
-            submit(*arguments)
+        def note_and_submit(request: Any, timeout: float, xid: int | None = None) -> None:
+            unanswered[xid == PING_XID].append(self._loop.time())
+            submit(request, timeout, xid)
 
-        def invoke_and_note(timeout: float, request: Any, *rest: Any, **options: Any) -> Any:
-            answer = invoke(timeout, request, *rest, **options)
-            if isinstance(request, Connect) and answer[0].time_out > 0:
+        def invoke_and_note(timeout: float, request: Any, xid: int | None = None) -> Any:
+            if not isinstance(request, Connect):
+                return invoke(timeout, request, xid)
+            for times in unanswered.values():
+                times.clear()  # of an earlier connection
+            answer = invoke(timeout, request, xid)
+            if answer[0].time_out > 0:
                 self._granted_timeout_s = answer[0].time_out / 1000
-                self.answered_at = self._sent_at
+                self.answered_at = unanswered[False].popleft()
             return answer
 
-        def read_and_note(timeout: float) -> Any:
+        def read_header_and_note(timeout: float) -> Any:
+            answer = read_header(timeout)
+            times = unanswered[answer[0].xid == PING_XID]
+            if answer[0].xid != WATCH_XID and times:
+                self.answered_at = max(self.answered_at, times.popleft())
+            return answer
+
+        def read_sense(timeout: float) -> Any:
             try:
-                answer = read(timeout)
+                return read_socket(timeout)
             except _NONSENSE as error:
                 # An answer that cannot be read, or that nobody asked for, would end kazoo's thread, and the session with it, for good.
                 raise ConnectionDropped(f"nonsense from the server: {error!r}") from error
-            self.answered_at = self._sent_at
-            return answer
 
-        connection._submit, connection._invoke, connection._read_socket = note_and_submit, invoke_and_note, read_and_note  # noqa: SLF001
+        connection._submit, connection._invoke = note_and_submit, invoke_and_note  # noqa: SLF001
+        connection._read_header, connection._read_socket = read_header_and_note, read_sense  # noqa: SLF001
 
     def _on_state(self, state: str) -> None:
         # Taken here, in the thread that changes it: by the time the loop looks, the connection may be another.

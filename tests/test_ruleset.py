@@ -40,7 +40,11 @@ def test_the_rules_judge_what_arrives_for_the_vip_on_the_interface_and_nothing_e
     text = ruleset.install(SERVICE, mac_added=mac_added)
     assert chain(text, "early") == ['iifname "eth0" ip daddr 198.51.100.1 goto early_judge']
     assert chain(text, "second") == ['iifname "eth0" ip daddr 198.51.100.1 goto second_judge']
-    assert chain(text, "output") == ['oifname "eth0" arp saddr ip 198.51.100.1 arp saddr ether set 03:bf:c6:33:64:01']
+    assert chain(text, "input") == ['iifname != "eth0" arp daddr ip 198.51.100.1 drop']
+    assert chain(text, "output") == [
+        'oifname != "eth0" arp saddr ip 198.51.100.1 drop',
+        'oifname "eth0" arp saddr ip 198.51.100.1 arp saddr ether set 03:bf:c6:33:64:01',
+    ]
     assert set(re.findall(r"table (\w+ \S+)", text)) == {"ip maglev0_198.51.100.1", "arp maglev0_198.51.100.1"}
     assert (ruleset.MAC_NOTE in text) == mac_added
 
@@ -53,7 +57,7 @@ def test_what_no_rule_accepts_is_dropped() -> None:
 def test_a_second_text_empties_every_chain_that_it_fills() -> None:
     text = ruleset.install(SERVICE, mac_added=True)
     flushed = re.findall(r"^flush chain (ip|arp) maglev0_198\.51\.100\.1 (\w+)$", text, re.MULTILINE)
-    assert set(flushed) == {("ip", "early"), ("ip", "early_judge"), ("ip", "second"), ("ip", "second_judge"), ("arp", "output")}
+    assert set(flushed) == {("ip", "early"), ("ip", "early_judge"), ("ip", "second"), ("ip", "second_judge"), ("arp", "input"), ("arp", "output")}
     assert set(re.findall(r"chain (\w+) {", text)) == {name for _family, name in flushed}
     assert text.index(f'iifname "{SERVICE.interface}"') > text.rindex("flush chain")
 

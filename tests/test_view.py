@@ -16,6 +16,7 @@ from maglev0.settings import FORMAT
 from maglev0.view import (
     ACTIVE,
     DRY_RUN,
+    MAX_CANDIDATES,
     MAX_ID,
     MAX_MEMBER_BYTES,
     MAX_MEMBERS,
@@ -226,10 +227,19 @@ def test_names_that_are_foreign() -> None:
 
 
 def test_beyond_the_largest_cluster_the_lowest_ids_count() -> None:
-    names = [str(number) for number in range(MAX_MEMBERS + 2, 0, -1)]
+    names = [str(number) for number in range(MAX_CANDIDATES + 2, 0, -1)]
     candidates, foreign = candidate_ids(names, MAX_ID)
-    assert candidates == [str(number) for number in range(1, MAX_MEMBERS + 1)]
-    assert foreign == [str(MAX_MEMBERS + 1), str(MAX_MEMBERS + 2)]
+    assert candidates == [str(number) for number in range(1, MAX_CANDIDATES + 1)]
+    assert foreign == [str(MAX_CANDIDATES + 1), str(MAX_CANDIDATES + 2)]
+
+
+def test_beyond_the_largest_cluster_the_members_of_the_lowest_ids_count_and_garbage_takes_no_place() -> None:
+    garbage = [Child(str(number), b"{}", 0, number) for number in range(1, 11)]
+    present = [Child(str(number), replace(SOMEONE, id=number).encode(), 7, number) for number in range(11, MAX_MEMBERS + 12)]
+    members, ignored = read_members([*present, *garbage])
+    assert [member.id for member in members] == list(range(11, MAX_MEMBERS + 11))
+    assert Ignored(str(MAX_MEMBERS + 11), 0, f"{MAX_MEMBERS} members of lower ids are there") in ignored
+    assert len(ignored) == len(garbage) + 1
 
 
 @given(st.integers(1, MAX_ID))

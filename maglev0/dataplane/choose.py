@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from ipaddress import IPv4Address
 
 from maglev0.dataplane import Dataplane
 from maglev0.dataplane.dryrun import DryRun
-from maglev0.errors import UnavailableError
+from maglev0.errors import DataplaneError, UnavailableError
 from maglev0.service import HashFamily, Service
 
 # A dataplane's module is imported where it is used: python-iptables and libnftables are large, and a node needs one of them.
@@ -52,7 +53,25 @@ def make(family: HashFamily, service: Service, *, dry_run: bool) -> Dataplane:
     return Nftables(service)
 
 
-def standing(vip: IPv4Address, families: tuple[HashFamily, ...]) -> Service | None:
+def let_go(vip: IPv4Address) -> None:
+    """Own nothing of what a killed daemon left for the VIP; what cannot be read or written here was not left by one."""
+    from maglev0.dataplane import clusterip, nftables  # noqa: PLC0415
+
+    for leftover in (nftables, clusterip):
+        with contextlib.suppress(DataplaneError):
+            leftover.let_go(vip)
+
+
+async def remove_leftovers(vip: IPv4Address) -> None:
+    """Remove what a killed daemon left for the VIP."""
+    from maglev0.dataplane import clusterip, nftables  # noqa: PLC0415
+
+    for leftover in (nftables, clusterip):
+        with contextlib.suppress(DataplaneError):
+            await leftover.remove_leftovers(vip)
+
+
+def rule_by_hand(vip: IPv4Address, families: tuple[HashFamily, ...]) -> Service | None:
     """Return what a CLUSTERIP rule set up here by hand carries out, if that dataplane is the one to be used and there is such a rule."""
     if families[0] is not HashFamily.CLUSTERIP:
         return None

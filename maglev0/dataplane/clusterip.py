@@ -77,6 +77,32 @@ def check() -> None:
     _load_iptc()
 
 
+def let_go(vip: IPv4Address) -> None:
+    """Own nothing of what a killed daemon, or a rule by hand, put in force for the VIP, before anything else is known."""
+    if is_set_up(vip):
+        _write_owned(vip, frozenset())
+
+
+async def remove_leftovers(vip: IPv4Address) -> None:
+    """Remove what a killed daemon left for the VIP; a rule set up by hand stays, with no bucket in force.
+
+    Every step is tried, whatever became of those before it; raises the first DataplaneError.
+    """
+    failures: list[DataplaneError] = []
+    try:
+        let_go(vip)
+    except DataplaneError as error:
+        failures.append(error)
+    try:
+        await host.remove_our_address(vip)
+    except DataplaneError as error:
+        failures.append(error)
+    if is_set_up(vip):
+        _delete_our_rules(vip)
+    if failures and is_set_up(vip):  # what failed in a rule that vanished meanwhile is done
+        raise failures[0]
+
+
 class ClusterIP:
     """The `Dataplane` of one service on the CLUSTERIP target. A bucket that moves breaks its connections: the kernel hashes every packet anew."""
 
@@ -96,8 +122,8 @@ class ClusterIP:
         """
         check()
         index = await host.serving_link(self._service.interface)
-        await self._settle_rule()
         self._is_open = True
+        await self._settle_rule()
         self._desired = _read_owned(self._service.vip)
         await self._ensure_address(index)
 
@@ -128,8 +154,10 @@ class ClusterIP:
         vip = self._service.vip
         index = await host.serving_link(self._service.interface)
         restored = []
-        if not is_set_up(vip):
-            _insert_rule(self._service)
+        if is_set_up(vip):
+            self._require_our_settings()
+        else:
+            await self._insert_rule_again()
             restored.append(f"the CLUSTERIP rule of {vip}")
         if any(_write_owned(vip, self._desired)):
             restored.append(f"the owned buckets of {vip}")
@@ -144,7 +172,7 @@ class ClusterIP:
         """
         if not self._is_open:
             return
-        await self._remove_ours()
+        await remove_leftovers(self._service.vip)
         self._is_open = False
         if is_set_up(self._service.vip):
             log.info("the CLUSTERIP rule of %s that was set up by hand stays, with no node number in force", self._service.vip)
@@ -160,30 +188,39 @@ class ClusterIP:
                     f"using the CLUSTERIP rule of {vip} that is set up by hand: {', '.join(differences)}; change the rule or the settings"
                 )
             log.info("the rule that an earlier daemon left for %s is replaced: %s", vip, ", ".join(differences))
-            await self._remove_ours()
+            await remove_leftovers(vip)
         _insert_rule(self._service)
-        if await host.has_address(vip) and not await host.has_our_address(vip):
-            log.warning("the address %s was here before and will stay: once the rule is gone, this node answers for every bucket", vip)
+        await host.warn_of_found_address(vip)
 
-    async def _remove_ours(self) -> None:
-        vip = self._service.vip
-        if is_set_up(vip):
-            _write_owned(vip, frozenset())
-        await host.remove_our_address(vip)
-        with _filter_table() as table:
-            for rule in _rules_of(table, vip):
-                if rule.is_ours:
-                    _delete_rule(table, rule)
-            table.commit()
+    def _require_our_settings(self) -> None:
+        """Raise DataplaneError when a rule that was made anew meanwhile hashes otherwise than the rest of the cluster."""
+        differences, _is_ours = _compare(self._service)
+        if differences:
+            raise DataplaneError(f"the CLUSTERIP rule of {self._service.vip} was changed: {', '.join(differences)}; make it as it was")
+
+    async def _insert_rule_again(self) -> None:
+        try:
+            _insert_rule(self._service)
+        except DataplaneError:
+            # Without the rule this node would answer for every bucket; without the address it answers for none.
+            await host.remove_our_address(self._service.vip)
+            raise
 
     async def _ensure_address(self, index: int) -> bool:
         """Add the VIP if this host lacks it, and tell whether it did: the target judges packets, the kernel still has to hold them for its own."""
         service = self._service
-        if await host.has_address(service.vip):
+        if not await host.place_address(service.interface, index, service.vip):
             return False
-        await host.add_address(service.interface, index, service.vip)
         host.announce(service.interface, service.vip, service.cluster_mac)
         return True
+
+
+def _delete_our_rules(vip: IPv4Address) -> None:
+    with _filter_table() as table:
+        for rule in _rules_of(table, vip):
+            if rule.is_ours:
+                _delete_rule(table, rule)
+        table.commit()
 
 
 class _Rule(NamedTuple):

@@ -88,7 +88,7 @@ async def _receive(listener: socket.socket) -> bytes | None:
     except OSError as error:
         if error.errno == errno.ENOBUFS:
             return None
-        raise
+        raise DataplaneError(f"listening to the kernel's notices: {error.strerror}") from error
 
 
 def _drain(listener: socket.socket) -> None:
@@ -99,7 +99,7 @@ def _drain(listener: socket.socket) -> None:
             return
         except OSError as error:
             if error.errno != errno.ENOBUFS:
-                raise
+                raise DataplaneError(f"listening to the kernel's notices: {error.strerror}") from error
 
 
 def _process(notice: bytes) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import socket
 import struct
 from collections.abc import AsyncIterator
@@ -16,8 +17,11 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from maglev0.errors import DataplaneError
 
+log = logging.getLogger(__name__)
+
 _LINK_UP = 0x1 | 0x10000  # IFF_UP and IFF_LOWER_UP of netdevice(7): switched on, and with a carrier
 _MARK = "maglev0"
+_LOOPBACK = 1  # the index of lo in every network namespace
 _LABEL_MAX = 15  # IFNAMSIZ less the final zero
 _SIOCADDMULTI = 0x8931  # include/uapi/linux/sockios.h
 _SIOCDELMULTI = 0x8932
@@ -37,14 +41,18 @@ async def _asking() -> AsyncIterator[AsyncIPRoute]:
         raise DataplaneError(f"asking the kernel for links and addresses: {error.args[-1]}") from error
 
 
+class LinkDownError(DataplaneError):
+    """The traffic interface is there, but no packet can arrive on it."""
+
+
 async def serving_link(interface: str) -> int:
-    """Return the interface's index; DataplaneError when it is gone, switched off or without a carrier, so that no packet can arrive."""
+    """Return the interface's index; DataplaneError when it is gone, LinkDownError when it is switched off or without a carrier."""
     async with _asking() as netlink:
         found = [link async for link in await netlink.get_links() if link.get_attr("IFLA_IFNAME") == interface]
     if not found:
         raise DataplaneError(f"interface {interface} is gone; it serves again when it is back")
     if found[0]["flags"] & _LINK_UP != _LINK_UP:
-        raise DataplaneError(f"interface {interface} is down or without a carrier; it serves again when the link is up")
+        raise LinkDownError(f"interface {interface} is down or without a carrier; it serves again when the link is up")
     return int(found[0]["index"])
 
 
@@ -55,19 +63,39 @@ async def has_address(vip: IPv4Address) -> bool:
 
 
 async def has_our_address(vip: IPv4Address) -> bool:
-    """Whether the VIP stands on this host by `add_address`, of this process or of one before it."""
+    """Whether the VIP stands on this host by `place_address`, of this process or of one before it."""
     async with _asking() as netlink:
         return any(_is_ours(address) for address in await _holders(netlink, vip))
 
 
-async def add_address(interface: str, index: int, vip: IPv4Address) -> None:
-    """Put VIP/32 on the interface, with a label by which a daemon knows it again after any crash."""
+async def place_address(interface: str, index: int, vip: IPv4Address) -> bool:
+    """See that the host holds the VIP on this interface (or on the loopback), and return whether it had to be put there.
+
+    It bears a label by which a daemon knows it again after any crash; one of ours on another interface, left when the interface was
+    another, is moved. DataplaneError when others put it elsewhere: what arrives there nobody would judge.
+    """
     async with _asking() as netlink:
+        found = {int(address["index"]): address for address in await _holders(netlink, vip)}
+        for elsewhere, address in found.items():
+            if elsewhere in (index, _LOOPBACK):
+                continue
+            if not _is_ours(address):
+                raise DataplaneError(f"{vip} stands on another interface than {interface}: remove it there, or name that one by --interface")
+            await _change_address(netlink, "del", elsewhere, vip)
+        if found.keys() & {index, _LOOPBACK}:
+            return False
         await _change_address(netlink, "add", index, vip, label=_label(interface))
+        return True
+
+
+async def warn_of_found_address(vip: IPv4Address) -> None:
+    """Tell the operator, at the start, what an address that others put up means for the time after."""
+    if await has_address(vip) and not await has_our_address(vip):
+        log.warning("the address %s was here before and will stay: once maglev0 has left, this host answers for every node number", vip)
 
 
 async def remove_our_address(vip: IPv4Address) -> None:
-    """Take the VIP off where `add_address` put it; one that others put up stays."""
+    """Take the VIP off where `place_address` put it; one that others put up stays."""
     async with _asking() as netlink:
         for address in await _holders(netlink, vip):
             if _is_ours(address):
@@ -102,7 +130,10 @@ def has_multicast(interface: str, mac: str) -> bool:
     """Whether somebody asked the interface to receive that MAC, as ``ip maddr add`` does."""
     wanted = mac.replace(":", "")
     # Columns: index, name, users, global users, address (net/core/dev_addr_lists.c). Only global ones are counted by the ioctl.
-    rows = (line.split() for line in _DEV_MCAST.read_text().splitlines())
+    try:
+        rows = [line.split() for line in _DEV_MCAST.read_text().splitlines()]
+    except OSError as error:
+        raise DataplaneError(f"reading {_DEV_MCAST}: {error.strerror}") from error
     return any(row[1] == interface and row[4] == wanted and row[3] != "0" for row in rows)
 
 

@@ -12,7 +12,6 @@ from maglev0.dataplane.libnftables import Nft, NftError
 from maglev0.errors import DataplaneError, UnavailableError
 from maglev0.service import HashFamily, HashMode, Service
 
-_FAMILIES = ("ip", "arp")
 _ATTEMPTS = 3  # at restoring rules before the node counts as unable to serve
 _PROBE = Service(IPv4Address("192.0.2.1"), "lo", "03:bf:c0:00:02:01", 65537, HashMode.SOURCE_IP_PORT_DEST_PORT, 1)
 
@@ -27,6 +26,20 @@ def check() -> None:
         raise UnavailableError(
             f"nftables: this kernel refuses the rules ({error}); modprobe nf_tables nft_hash nft_ct, or use a newer kernel"
         ) from error
+
+
+def let_go(vip: IPv4Address) -> None:
+    """Own nothing of what a killed daemon left for the VIP, before anything else is known."""
+    table = ruleset.table_name(vip)
+    if nfdump.structure("ip", table):
+        Nft().run(f"flush set ip {table} {ruleset.OWNED_SET}")
+
+
+async def remove_leftovers(vip: IPv4Address) -> None:
+    """Remove what a killed daemon left for the VIP: the address first, the rules last."""
+    await host.remove_our_address(vip)
+    if nfdump.structure("ip", ruleset.table_name(vip)):
+        Nft().run(ruleset.remove(vip))
 
 
 class Nftables:
@@ -53,6 +66,7 @@ class Nftables:
         noted = nfdump.has_set("ip", self._table, ruleset.MAC_NOTE)
         self._mac_added = not present or noted or await host.has_our_address(service.vip)
         self._install_afresh()
+        await host.warn_of_found_address(service.vip)
         await self._restore_host()
 
     async def apply(self, owned: frozenset[int]) -> Change:
@@ -75,11 +89,14 @@ class Nftables:
         """See `Dataplane.repair`."""
         try:
             restored = ["the nftables rules"] if await self._restore_rules_again() else []
-        except DataplaneError:
-            # Without the rules this node would answer for every bucket; without the address it answers for none.
-            await host.remove_our_address(self._service.vip)
+            return (*restored, *await self._restore_host())
+        except host.LinkDownError:
             raise
-        return (*restored, *await self._restore_host())
+        except DataplaneError:
+            # Rules that are gone, or that name an interface which is, judge nothing: without the address the node answers for none.
+            with contextlib.suppress(DataplaneError):
+                await host.remove_our_address(self._service.vip)
+            raise
 
     async def close(self) -> None:
         """See `Dataplane.close`: the address first, the rules last."""
@@ -138,8 +155,7 @@ class Nftables:
         if not host.has_multicast(service.interface, service.cluster_mac):
             host.add_multicast(service.interface, service.cluster_mac)
             restored.append(f"the cluster MAC {service.cluster_mac} on {service.interface}")
-        if not await host.has_address(service.vip):
-            await host.add_address(service.interface, index, service.vip)
+        if await host.place_address(service.interface, index, service.vip):
             host.announce(service.interface, service.vip, service.cluster_mac)
             restored.append(f"the address {service.vip}")
         return restored

@@ -8,6 +8,9 @@ Two stages judge what arrives for the VIP on the traffic interface; nothing else
   at the least cost. Fragments pass, for only the first one has ports; ICMP errors pass, for they hash by the router that sent them.
 - *second*, behind connection tracking and before DNAT (-100), which would hide the VIP: judges reassembled datagrams by their bucket, and
   ICMP errors by whether they belong to a connection of this node.
+
+ARP for the VIP is spoken on the traffic interface alone, with the cluster MAC: an interface beside it in the same network would else give
+its own MAC away, and take all the traffic where nothing judges it.
 """
 
 from __future__ import annotations
@@ -67,12 +70,13 @@ table ip {name} {{
   }}
 }}
 table arp {name} {{
+  chain input {{ type filter hook input priority 0; policy accept; }}
   chain output {{ type filter hook output priority 0; policy accept; }}
 }}"""
 
 
 def _flush(service: Service) -> str:
-    chains = ("ip {} early", "ip {} early_judge", "ip {} second", "ip {} second_judge", "arp {} output")
+    chains = ("ip {} early", "ip {} early_judge", "ip {} second", "ip {} second_judge", "arp {} input", "arp {} output")
     return "\n".join(f"flush chain {chain.format(table_name(service.vip))}" for chain in chains)
 
 
@@ -100,7 +104,11 @@ table ip {name} {{
   }}
 }}
 table arp {name} {{
+  chain input {{
+    iifname != "{service.interface}" arp daddr ip {service.vip} drop
+  }}
   chain output {{
+    oifname != "{service.interface}" arp saddr ip {service.vip} drop
     oifname "{service.interface}" arp saddr ip {service.vip} arp saddr ether set {service.cluster_mac}
   }}
 }}"""

@@ -15,7 +15,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from maglev0.dataplane import Change, ruleset
+from maglev0.dataplane import Change, choose, ruleset
 from maglev0.dataplane.nftables import Nftables, check
 from maglev0.errors import DataplaneError
 from maglev0.service import HashMode, Service
@@ -287,6 +287,76 @@ def test_an_interface_that_vanishes_is_named_and_close_still_cleans(host: Host) 
 
     asyncio.run(scenario())
     assert host.ruleset() == ""
+
+
+def test_an_interface_that_is_renamed_takes_the_address_down_until_its_name_is_back(host: Host) -> None:
+    async def scenario() -> None:
+        async with opened() as dataplane:
+            host.run("ip", "link", "set", INTERFACE, "name", "eth9")
+            with pytest.raises(DataplaneError, match="interface eth0 is gone"):
+                await dataplane.repair()
+            assert "198.51.100.1" not in host.run("ip", "address")
+            host.run("ip", "link", "set", "eth9", "name", INTERFACE)
+            assert "the address 198.51.100.1" in await dataplane.repair()
+
+    asyncio.run(scenario())
+
+
+def test_our_address_moves_to_the_interface_that_serves_now(host: Host) -> None:
+    host.run("ip", "link", "add", "eth1", "up", "type", "veth", "peer", "name", "far")
+    host.run("ip", "link", "set", "far", "up")
+    killed_with(frozenset({1}))
+
+    async def scenario() -> None:
+        async with opened(replace(SERVICE, interface="eth1")):
+            assert "198.51.100.1" not in host.addresses()
+            assert "198.51.100.1/32" in host.run("ip", "-brief", "address", "show", "dev", "eth1")
+
+    asyncio.run(scenario())
+    assert "198.51.100.1" not in host.run("ip", "address")
+
+
+def test_an_address_that_others_put_on_another_interface_is_refused(host: Host) -> None:
+    host.run("ip", "link", "add", "eth1", "up", "type", "veth", "peer", "name", "far")
+    host.run("ip", "address", "add", "198.51.100.1/32", "dev", "eth1")
+
+    async def scenario() -> None:
+        with pytest.raises(DataplaneError, match=r"198\.51\.100\.1 stands on another interface than eth0"):
+            async with opened():
+                pass
+
+    asyncio.run(scenario())
+    assert "198.51.100.1/32" in host.run("ip", "-brief", "address", "show", "dev", "eth1")
+    assert host.ruleset() == ""
+
+
+def test_an_address_on_the_loopback_serves_as_well(host: Host) -> None:
+    host.run("ip", "address", "add", "198.51.100.1/32", "dev", "lo")
+
+    async def scenario() -> None:
+        async with opened():
+            assert "198.51.100.1" not in host.addresses()
+
+    asyncio.run(scenario())
+    assert "198.51.100.1/32" in host.run("ip", "-brief", "address", "show", "dev", "lo")
+
+
+def test_what_a_killed_daemon_left_lets_go_before_anything_else_is_known(host: Host) -> None:
+    killed_with(frozenset({2, 4}))
+    choose.let_go(SERVICE.vip)
+    assert "elements" not in host.ruleset()
+    assert "maglev0_198.51.100.1" in host.ruleset()
+    asyncio.run(choose.remove_leftovers(SERVICE.vip))
+    assert host.ruleset() == ""
+    assert "198.51.100.1" not in host.addresses()
+
+
+def test_where_nothing_was_left_there_is_nothing_to_let_go(host: Host) -> None:
+    host.run("nft", FOREIGN)
+    before = host.ruleset()
+    choose.let_go(SERVICE.vip)
+    asyncio.run(choose.remove_leftovers(SERVICE.vip))
+    assert host.ruleset() == before
 
 
 def test_applying_to_rules_that_are_gone_says_so_and_the_next_repair_applies_it(host: Host) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from maglev0.lab import addresses, namespace
 from maglev0.lab.cluster import SETTLE_TIMEOUT_S, Cluster, Settings
+from maglev0.lab.network import TRAFFIC, Socket
 from maglev0.lab.node import INTERFACE
 from maglev0.lab.probe import Plan
 from maglev0.lab.process import Process, python_module, wait_for
@@ -177,6 +178,33 @@ def test_arp_never_gives_a_nodes_own_mac_away(cluster: Cluster) -> None:
         ["nsenter", f"--net={path}", "--", "ip", "neighbour", "show", str(addresses.VIP)], check=True, capture_output=True, text=True
     ).stdout
     assert "03:bf:c6:33:64:01" in neighbours
+
+
+def test_an_interface_beside_it_in_the_same_network_says_nothing_of_the_vip(cluster: Cluster) -> None:
+    beside = Socket(cluster.nodes[1].machine.namespace, "eth2", IPv4Address("198.18.7.7"))
+    cluster.network.plug("beside", TRAFFIC, beside)
+    try:
+        assert arp_answers(cluster, addresses.VIP) == {bytes.fromhex("03bfc6336401")}
+    finally:
+        cluster.network.remove("beside")
+
+
+def arp_answers(cluster: Cluster, wanted: IPv4Address) -> set[bytes]:
+    """The MAC addresses that anybody gives for an address; every node answers for the VIP, all before one of them can be missed."""
+    with namespace.inside(cluster.client):
+        wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806))
+    with wire:
+        wire.bind((INTERFACE, 0x0806))
+        own = wire.getsockname()[4]
+        request = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1) + own + addresses.CLIENT_ROUTER.packed + b"\0" * 6 + wanted.packed
+        wire.send(b"\xff" * 6 + own + b"\x08\x06" + request)
+        found = []
+        while select.select([wire], [], [], LINGER_S)[0]:
+            frame = wire.recv(100)
+            if frame[20:22] == b"\0\x02" and frame[28:32] == wanted.packed:
+                found.append(frame[22:28])
+    assert len(found) >= len(cluster.nodes)
+    return set(found)
 
 
 def test_two_vips_live_side_by_side_and_leave_one_by_one(cluster: Cluster) -> None:
