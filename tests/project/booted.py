@@ -13,23 +13,30 @@ from maglev0.lab.process import Process
 BOOT_TIMEOUT_S = 20
 JOB_TIMEOUT_S = 30
 
-# Its cgroups are a branch of this machine's tree, taken away again when it ends. What it may not do to the machine: no sysctl, no
-# generators, no units of the machine's own, nothing left in /run.
-# unshare's own --propagation=private wants the root to be a mount point, which a chroot's seldom is; what is mounted over below must not
-# reach the machine's own namespace.
-OUTER = """set -eu
-for point in / /proc /sys /sys/fs/cgroup /run /dev /dev/console; do
-    if grep -q "^[^ ]* [^ ]* [^ ]* [^ ]* $point " /proc/self/mountinfo; then mount --make-private $point; fi
+# What it may not do to the machine: no sysctl, no generators, no units of the machine's own, nothing left in /run, no mount that shows
+# outside. A service's sandbox needs a root that is a mount point, which a chroot's seldom is, so the whole tree is mounted a second time;
+# /sys/fs/cgroup is where a file system can be laid over in private on any machine.
+SECOND_ROOT = """set -eu
+for point in /sys /sys/fs/cgroup; do
+    if mountpoint -q $point; then mount --make-private $point; fi
 done
+mount -t tmpfs tmpfs /sys/fs/cgroup
+mkdir /sys/fs/cgroup/root
+mount --rbind / /sys/fs/cgroup/root
+mount --make-rprivate /sys/fs/cgroup/root
+exec chroot /sys/fs/cgroup/root sh -euc "$BRANCH"
+"""
+# Its cgroups are a branch of the machine's tree, taken away again when it ends.
+BRANCH = """
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 branch=/sys/fs/cgroup/maglev0-test-$$
 mkdir $branch
 echo $$ >$branch/cgroup.procs
-unshare --mount --propagation=unchanged --cgroup --pid --fork --uts --ipc --kill-child sh -euc "$INNER" || true
+unshare --mount --cgroup --pid --fork --uts --ipc --kill-child sh -euc "$BOOT" || true
 echo $$ >/sys/fs/cgroup/cgroup.procs
 find $branch -depth -type d -exec rmdir {} +
 """
-INNER = """
+BOOT = """
 mount -t proc proc /proc
 mount --bind /proc/sys /proc/sys
 mount -o remount,bind,ro /proc/sys
@@ -61,8 +68,8 @@ class Systemd:
             (self.units / f"{target}.target").write_text("[Unit]\nDefaultDependencies=no\n")
         (self.units / "basic.target").write_text(FIRST_TARGET)
         (self.units / "booted.service").write_text(FIRST_SERVICE.format(log=self.log))
-        variables = [f"UNITS={self.units}", f"INNER={INNER}"]
-        command = ["env", *variables, "unshare", "--mount", "--propagation=unchanged", "sh", "-c", OUTER]
+        variables = [f"UNITS={self.units}", f"BRANCH={BRANCH}", f"BOOT={BOOT}"]
+        command = ["env", *variables, "unshare", "--mount", "--propagation=unchanged", "sh", "-c", SECOND_ROOT]
         self.process = Process("systemd", command, self.log, self._network_namespace)
         try:
             self.process.wait_line("^booted$", BOOT_TIMEOUT_S)

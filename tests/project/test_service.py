@@ -29,6 +29,11 @@ BindReadOnlyPaths={prefix}
 StandardOutput=append:{log}
 StandardError=append:{log}
 """
+GIVEN_UP = """[Service]
+Type=oneshot
+ExecStart=/bin/echo given up
+StandardOutput=append:{log}
+"""
 
 
 @pytest.fixture
@@ -98,9 +103,11 @@ def test_the_daemon_serves_is_restarted_and_leaves_nothing(systemd: Systemd, hos
 
 def test_a_mistake_in_the_flags_is_not_tried_again(systemd: Systemd, settings: Path) -> None:
     settings.write_text('MAGLEV0_OPTIONS="--my-id=0"\n')
+    (systemd.units / "given-up.service").write_text(GIVEN_UP.format(log=systemd.log))
+    (systemd.units / "maglev0@.service.d/given-up.conf").write_text("[Unit]\nOnFailure=given-up.service\n")
     systemd.systemctl("start", UNIT)
     systemd.process.wait_line("--my-id=0", EVENT_TIMEOUT_S)
-    (systemd.units / "failed.service").write_text("[Service]\nType=oneshot\nExecStart=/bin/true\n")
+    systemd.process.wait_line("^given up$", EVENT_TIMEOUT_S)
     assert systemd.show(UNIT, "ExecMainStatus") == "2"
     assert systemd.show(UNIT, "NRestarts") == "0"
 
