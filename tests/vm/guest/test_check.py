@@ -26,7 +26,7 @@ def test_without_rights_they_are_named() -> None:
 
 def test_without_the_library_its_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "iptc", None)  # the import system's own way to say that there is none
-    with pytest.raises(UnavailableError, match="python-iptables .* apt install iptables"):
+    with pytest.raises(UnavailableError, match=r"python-iptables .* apt install iptables"):
         clusterip.check()
 
 
