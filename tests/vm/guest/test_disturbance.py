@@ -74,3 +74,18 @@ def test_without_its_link_it_does_not_open_and_touches_nothing(dataplane: Cluste
     asyncio.run(try_it())
     assert host.in_force() is None
     assert host.clusterip_rules() == host.addresses() == []
+
+
+def test_a_rule_made_anew_with_other_settings_is_no_repair(dataplane: ClusterIP) -> None:
+    """It would hash otherwise than the rest of the cluster."""
+
+    async def suffer() -> None:
+        await dataplane.open()
+        await dataplane.apply(frozenset({2}))
+        await asyncio.to_thread(host.iptables, "-F INPUT")
+        await asyncio.to_thread(host.iptables, f"{host.BY_HAND} --hash-init 7")
+        await asyncio.wait_for(dataplane.disturbed(), NOTICE_TIMEOUT_S)
+        with pytest.raises(DataplaneError, match="its --hash-init is 7, not 0"):
+            await dataplane.repair()
+
+    asyncio.run(suffer())

@@ -140,19 +140,29 @@ def test_what_a_killed_daemon_left_for_another_cluster_is_replaced(dataplane: Cl
         ({"interface": "lo"}, "its interface is eth0, not lo"),
     ],
 )
-def test_a_rule_by_hand_that_contradicts_is_refused_by_name_and_left_as_it_is(service: Service, contradiction: dict[str, object], named: str) -> None:
+def test_a_rule_by_hand_that_contradicts_is_refused_by_name_and_stays(service: Service, contradiction: dict[str, object], named: str) -> None:
     host.iptables(BY_HAND)
 
     async def try_it() -> None:
         dataplane = ClusterIP(replace(service, **contradiction))  # type: ignore[arg-type]
         with pytest.raises(DataplaneError, match=named):
             await dataplane.open()
+        assert host.in_force() == "1"
         await dataplane.close()
 
     asyncio.run(try_it())
-    assert host.in_force() == "1"
+    assert host.in_force() == ""
     assert len(host.clusterip_rules()) == 1
     assert host.addresses() == []
+
+
+@pytest.mark.usefixtures("space")
+def test_a_rule_by_hand_can_be_emptied_before_anything_is_known(service: Service) -> None:
+    clusterip.let_go(service.vip)
+    host.iptables(BY_HAND)
+    clusterip.let_go(service.vip)
+    assert host.in_force() == ""
+    assert len(host.clusterip_rules()) == 1
 
 
 def test_rules_of_others_stay_where_they_are(dataplane: ClusterIP) -> None:
