@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.kernel, pytest.mark.zookeeper]
 VIP = "198.51.100.1"
 UNIT = f"maglev0@{VIP}.service"
 SERVES = r"backend-1 \(me!\) is responsible for node 5\n.*Nodes: +1,2,3,4,5$"
-EVENT_TIMEOUT_S = 20.0
+EVENT_TIMEOUT_S = 60.0  # of a machine whose cores are all busy; these events take under 2 s of one that is not
 
 # The tests' own installation lies under /tmp, of which a service with PrivateTmp sees nothing else.
 DROP_IN = """[Service]
