@@ -68,7 +68,9 @@ def test_a_killed_member_is_gone_when_its_session_expires(site: Site) -> None:
 
 
 def test_a_killed_daemon_that_starts_again_waits_for_its_dying_session(site: Site) -> None:
-    first, killed = site.joined(1, 2)
+    (first,) = site.joined(1)
+    killed = site.start(2, timeout_s=5)  # its session must outlast the next one's start
+    site.agreed(first, killed)
     before = killed.session()
     killed.process.kill()
     again = site.start(2)

@@ -146,7 +146,7 @@ def test_running_members_restore_the_same_settings_again_and_again(site: Site, h
 
 @each_harm
 def test_a_newcomer_without_flags_adopts_what_members_restore_meanwhile(site: Site, harm: Callable[[bytes], bytes | None]) -> None:
-    member = site.start(1, "--total-nodes=7", timeout_s=4)  # its session must outlast the newcomer's start
+    member = site.start(1, "--total-nodes=7", timeout_s=10)  # its session must outlast the newcomer's start
     site.agreed(member)
     member.freeze()
     founded = _do_harm(site, harm)
