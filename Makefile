@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 PIP_INSTALL := pip install --quiet --quiet --disable-pip-version-check
 # Of the tests, those that need a cluster, a kernel or a virtual machine run apart: measuring coverage slows the rest of the process.
 SYSTEM := kernel or zookeeper or vm
+# Both halves together take some eight minutes of two idle cores; whatever makes one take twice that is a fault.
+BOUND_S := 900
 SHELL_SCRIPTS := .ci/run .ci/need .ci/find-python
 # Modules that promise in their first lines to be pure owe a test for every branch.
 PURE := $(shell grep -rlE '^(""")?Pure\b' --include='*.py' maglev0 | sort | paste -sd,)
@@ -34,9 +36,9 @@ demo: $(VENV)/.runtime
 
 test: $(VENV)/.dev
 	@.ci/need test
-	$(BIN)/python -m pytest -m 'not ($(SYSTEM))' --cov --cov-report=
+	$(BIN)/python -m pytest --session-timeout=$(BOUND_S) -m 'not ($(SYSTEM))' --cov --cov-report=
 	$(BIN)/coverage report --fail-under=100 --include='$(PURE)'
-	$(BIN)/python -m pytest -m '$(SYSTEM)'
+	$(BIN)/python -m pytest --session-timeout=$(BOUND_S) -m '$(SYSTEM)'
 
 check: $(VENV)/.dev
 	@.ci/need check
