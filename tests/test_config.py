@@ -186,6 +186,7 @@ REFUSED = [
     ),
     *(("--cluster-mac", value, SIX_BYTES) for value in ("03:bf:c6:33:64:0g", "+3:bf:c6:33:64:01")),
     ("--cluster-mac", "02:bf:c6:33:64:01", "the cluster MAC must be multicast: its first byte must be odd, as in 03:bf:c6:33:64:01"),
+    ("--cluster-mac", "01:80:C2:00:00:00", "switches keep 01:80:c2:00:00:00 to 0f to themselves (IEEE 802.1D)"),
     ("--cluster-mac", "ff:ff:ff:ff:ff:ff", "the broadcast address is not a multicast group"),
     *(
         ("--hash-mode", value, "allowed are sourceip, sourceip-sourceport and sourceip-sourceport-destport")

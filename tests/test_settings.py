@@ -138,6 +138,7 @@ UNREADABLE = [
         "the cluster MAC must be multicast: its first byte must be odd, as in 03:bf:c6:33:64:01",
     ),
     ("MAC broadcast", record(cluster_mac="ff:ff:ff:ff:ff:ff"), "the broadcast address is not a multicast group"),
+    ("MAC of switches", record(cluster_mac="01:80:c2:00:00:0e"), "switches keep 01:80:c2:00:00:00 to 0f to themselves (IEEE 802.1D)"),
     ("MAC text", record(cluster_mac="mac"), "a MAC address is six bytes in hexadecimal, as 03:bf:c6:33:64:01"),
     ("MAC long", record(cluster_mac="a" * 300), "cluster_mac is not a printable text of at most 255 characters"),
     ("MAC number", record(cluster_mac=3), "cluster_mac is not a printable text of at most 255 characters"),
