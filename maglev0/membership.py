@@ -82,10 +82,10 @@ class Membership:
                     agreed.check_id(my_id, found.settings)
                     self._settings = found.settings
                     return found.settings
+            names = ", ".join(child.name for child in living)
             if living and found is not None and found.problem:
-                raise ZooKeeperError(f"{found.problem}, and members live by others: they restore them, or run another version of maglev0")
+                raise ZooKeeperError(f"{found.problem}, and members live by others ({names}): they restore them, or run another version of maglev0")
             if living and conflict:
-                names = ", ".join(child.name for child in living)
                 raise ConfigError(f"{conflict}: stop the members of {self._base} first ({names}), or give the cluster's values")
             if living:
                 break
