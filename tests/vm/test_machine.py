@@ -53,7 +53,8 @@ class Outcomes:
 
     def printed(self, function: str) -> str:
         """What the function printed."""
-        return "\n".join(part.text or "" for case in self._cases.get(function, []) for part in case if part.tag == "system-out")
+        parts = [part.text or "" for case in self._cases.get(function, []) for part in case if part.tag == "system-out"]
+        return "\n".join(text.partition("\n")[2] for text in parts).strip()  # below pytest's headline
 
 
 @pytest.fixture(scope="session")
