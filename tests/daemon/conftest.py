@@ -1,22 +1,55 @@
 from __future__ import annotations
 
+import random
+import socket
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
 from kazoo.client import KazooClient
 from kazoo.retry import KazooRetry
 
-from maglev0.lab.zookeeper import Ensemble
+from maglev0.lab.zookeeper import Ensemble, Place
 from tests.daemon.site import DEADLINE_S, Site
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from maglev0.lab.zookeeper import Server
+
+
+# Below the ports that the kernel gives to outgoing connections (ip_local_port_range): one of those may hold a server's port while it is
+# down, and keep it from coming back.
+SERVER_PORTS = range(20_000, 32_000)
+LONGEST_SESSION_MS = 60_000
+
+
+class _Ensemble(Ensemble):
+    """Three servers that grant long sessions, too: an election may last longer than the 20 ticks, 4 s here, that are the most by default."""
+
+    def _write_configuration(self, server: Server) -> None:
+        super()._write_configuration(server)
+        with (server.directory / "zoo.cfg").open("a") as file:
+            file.write(f"maxSessionTimeout={LONGEST_SESSION_MS}\n")
+
+
+def _places(count: int) -> list[Place]:
+    ports = iter(_free_ports(3 * count))
+    return [Place("127.0.0.1", next(ports), next(ports), next(ports)) for _ in range(count)]
+
+
+def _free_ports(count: int) -> list[int]:
+    free: set[int] = set()
+    while len(free) < count:
+        with suppress(OSError), socket.create_server(("127.0.0.1", random.choice(SERVER_PORTS))) as holder:
+            free.add(holder.getsockname()[1])
+    return list(free)
+
 
 @pytest.fixture(scope="session")
 def shared_ensemble(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ensemble]:
-    with Ensemble.on_loopback(tmp_path_factory.mktemp("ensemble"), size=3) as servers:
+    with _Ensemble(tmp_path_factory.mktemp("ensemble"), _places(3)) as servers:
         yield servers
 
 
