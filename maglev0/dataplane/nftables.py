@@ -55,7 +55,7 @@ class Nftables:
         self._desired: frozenset[int] = frozenset()  # elements of the owned set
         self._held: frozenset[int] = frozenset()  # what it held when last read or written
         self._mac_added = False
-        self._structure = b""
+        self._structure: tuple[bytes, ...] = ()  # of our tables, as they stood right behind their installation
 
     async def open(self) -> None:
         """See `Dataplane.open`. The rules stand before the address does, so that nothing is ever answered that they did not judge."""
@@ -118,7 +118,7 @@ class Nftables:
         stale = ruleset.fingerprint(self._service).encode() not in nfdump.structure("ip", self._table)
         commands = ruleset.install(self._service, mac_added=self._mac_added)
         self._nft.run(ruleset.remove(self._service.vip) + commands if stale else commands)
-        self._structure = self._read_structure()
+        self._remember_structure()
         self._held = self._desired = self._read_elements()
 
     async def _restore_rules_again(self) -> bool:
@@ -134,7 +134,7 @@ class Nftables:
         if wrong_rules:
             # The empty rules first, in a millisecond: without them this node answers for every bucket.
             self._nft.run(ruleset.remove(self._service.vip) + ruleset.install(self._service, mac_added=self._mac_added))
-            self._structure = self._read_structure()
+            self._remember_structure()
         self._held = self._read_elements()
         return any(await self._replace()) or wrong_rules
 
@@ -160,8 +160,15 @@ class Nftables:
             restored.append(f"the address {service.vip}")
         return restored
 
-    def _read_structure(self) -> bytes:
-        return b"".join(nfdump.structure(family, self._table) for family in ("ip", "arp"))
+    def _remember_structure(self) -> None:
+        structure = self._read_structure()
+        # Remembered without a table, the rules would count as complete from then on while there are none.
+        if not all(structure):
+            raise DataplaneError("installing nftables rules: another program removes them at once")
+        self._structure = structure
+
+    def _read_structure(self) -> tuple[bytes, ...]:
+        return tuple(nfdump.structure(family, self._table) for family in ("ip", "arp"))
 
     def _read_elements(self) -> frozenset[int]:
         return nfdump.elements("ip", self._table, ruleset.OWNED_SET)

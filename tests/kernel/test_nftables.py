@@ -15,7 +15,7 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from maglev0.dataplane import Change, choose, ruleset
+from maglev0.dataplane import Change, choose, nfdump, ruleset
 from maglev0.dataplane.nftables import Nftables, check
 from maglev0.errors import DataplaneError
 from maglev0.service import HashMode, Service
@@ -357,6 +357,29 @@ def test_where_nothing_was_left_there_is_nothing_to_let_go(host: Host) -> None:
     choose.let_go(SERVICE.vip)
     asyncio.run(choose.remove_leftovers(SERVICE.vip))
     assert host.ruleset() == before
+
+
+def test_rules_that_vanish_while_they_are_installed_are_not_taken_for_complete(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another program's flush fell between the installation and its reading: the empty reading was remembered, and none ever differed from it."""
+
+    async def scenario() -> None:
+        async with opened() as dataplane:
+            await dataplane.apply(frozenset({2}))
+            before = host.ruleset()
+            read = nfdump.structure
+
+            def read_behind_a_flush(family: str, table: str) -> bytes:
+                host.run("nft", "flush", "ruleset")
+                return read(family, table)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(nfdump, "structure", read_behind_a_flush)
+                with pytest.raises(DataplaneError, match="another program removes them at once"):
+                    await dataplane.repair()
+            await dataplane.repair()
+            assert host.ruleset() == before
+
+    asyncio.run(scenario())
 
 
 def test_applying_to_rules_that_are_gone_says_so_and_the_next_repair_applies_it(host: Host) -> None:
