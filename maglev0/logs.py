@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from datetime import UTC, datetime
+from typing import TextIO
 
 
 class _Formatter(logging.Formatter):
@@ -24,6 +25,16 @@ class _Formatter(logging.Formatter):
         return f"{datetime.fromtimestamp(record.created, UTC).astimezone().isoformat(timespec='milliseconds')} {text}"
 
 
+class _Handler(logging.StreamHandler[TextIO]):
+    """Goes on without a reader: what is left in the buffer of a pipe that nobody reads would else spoil the exit status."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's own name
+        if sys.exc_info()[0] is BrokenPipeError:
+            with open(os.devnull, "wb") as nowhere:  # noqa: PTH123  no path, a device
+                os.dup2(nowhere.fileno(), self.stream.fileno())
+        super().handleError(record)
+
+
 def _is_journal(descriptor: int) -> bool:
     """Whether journald reads it. The variable alone does not say so: it is inherited, by every shell of a desktop too (systemd.exec(5))."""
     stat = os.fstat(descriptor)
@@ -32,7 +43,7 @@ def _is_journal(descriptor: int) -> bool:
 
 def begin(*, verbose: bool) -> None:
     """Let the package log to stdout, line by line."""
-    handler = logging.StreamHandler(sys.stdout)
+    handler = _Handler(sys.stdout)
     handler.setFormatter(_Formatter(with_time=not _is_journal(handler.stream.fileno())))
     logger = logging.getLogger("maglev0")
     logger.handlers = [handler]

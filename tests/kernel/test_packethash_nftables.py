@@ -42,7 +42,9 @@ class Namespace(NamedTuple):
     sender: socket.socket
 
     def run(self, *command: str, text: str | None = None) -> str:
-        return subprocess.run(["ip", "netns", "exec", self.name, *command], input=text, stdout=subprocess.PIPE, text=True, check=True).stdout
+        return subprocess.run(
+            ["nsenter", f"--net=/run/netns/{self.name}", *command], input=text, stdout=subprocess.PIPE, text=True, check=True
+        ).stdout
 
 
 @contextmanager
