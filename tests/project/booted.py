@@ -40,7 +40,8 @@ BOOT = """
 mount -t proc proc /proc
 mount --bind /proc/sys /proc/sys
 mount -o remount,bind,ro /proc/sys
-umount /sys/fs/cgroup
+while umount --recursive --lazy /sys 2>/dev/null; do :; done
+mount -t sysfs sysfs /sys
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t tmpfs -o mode=755 tmpfs /run
 mount --bind /dev/null /dev/console

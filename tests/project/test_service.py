@@ -34,6 +34,13 @@ Type=oneshot
 ExecStart=/bin/echo given up
 StandardOutput=append:{log}
 """
+# In the daemon's place, a look around.
+INSTEAD = """[Service]
+Restart=no
+ExecStart=
+ExecStart=/bin/sh -c 'for place in /run /etc /usr /var /proc/sys/net; do touch $$place/maglev0-test || echo $$place is refused; done; \\
+    for place in /lib/modules /root /home; do ls $$place || echo $$place is refused; done; echo tried'
+"""
 
 
 @pytest.fixture
@@ -110,6 +117,15 @@ def test_a_mistake_in_the_flags_is_not_tried_again(systemd: Systemd, settings: P
     systemd.process.wait_line("^given up$", EVENT_TIMEOUT_S)
     assert systemd.show(UNIT, "ExecMainStatus") == "2"
     assert systemd.show(UNIT, "NRestarts") == "0"
+
+
+def test_it_could_write_nowhere_and_load_nothing(systemd: Systemd, settings: Path) -> None:
+    assert settings.exists()
+    (systemd.units / "maglev0@.service.d/instead.conf").write_text(INSTEAD)
+    systemd.systemctl("start", UNIT)
+    systemd.process.wait_line("^tried$", EVENT_TIMEOUT_S)
+    refused = re.findall("^(/.*) is refused$", systemd.process.output(), re.MULTILINE)
+    assert refused == ["/run", "/etc", "/usr", "/var", "/proc/sys/net", "/lib/modules", "/root", "/home"]
 
 
 @pytest.mark.parametrize(("missing", "complaint"), [("CAP_NET_ADMIN", "CAP_NET_ADMIN"), ("CAP_NET_RAW", "CAP_NET_RAW")])
