@@ -1,24 +1,77 @@
-"""What carries out ownership in the kernel, behind one narrow interface."""
+"""What carries out ownership in the kernel, behind two narrow interfaces.
+
+New flows (TCP's pure SYNs, and every packet of other protocols) are accepted where two things hold at once: their bucket is *in force*, and the
+*lease* runs. Both are the kernel's own state, so they are what they are whatever becomes of this process.
+"""
 
 from __future__ import annotations
 
+import enum
 from typing import NamedTuple, Protocol
 
 from maglev0.service import HashFamily
 
 
-class Change(NamedTuple):
-    """The buckets that one `Dataplane.apply` really added to and removed from the kernel."""
+class Move(NamedTuple):
+    """What one hand-over changes: the buckets that come into force, and those that cease to be. The two have nothing in common."""
 
-    added: frozenset[int]
-    removed: frozenset[int]
+    gains: frozenset[int]
+    losses: frozenset[int]
 
 
-class Dataplane(Protocol):
+class Phase(enum.Enum):
+    """How far a loaded move has come in the kernel."""
+
+    RELEASED = "released"
+    ACQUIRED = "acquired"
+
+
+class Flows(NamedTuple):
+    """The TCP connections to the VIP that this host holds: the buckets in which there is any, and how many of them still live."""
+
+    buckets: frozenset[int]
+    alive: int
+
+
+class Gate(Protocol):
+    """What a hand-over asks of the kernel.
+
+    Every method may raise `DataplaneError`, with nothing half-done that the next call could not repair; each may be called again after a failure.
+    """
+
+    async def load(self, move: Move) -> None:
+        """Put gains and losses beside what is in force; nothing changes yet for new flows.
+
+        A move loaded before is settled first: what of it was flipped stays so, the rest of it is forgotten.
+        """
+
+    async def flip(self, phase: Phase) -> None:
+        """Carry the loaded move further, in one small transaction: RELEASED, its losses cease to be in force; then ACQUIRED, its gains are."""
+
+    async def arm(self) -> None:
+        """Start the timer of a lease, full length from now, in the slot that is not in force; new flows are judged by the other one still."""
+
+    async def promote(self) -> None:
+        """Put in force the slot that `arm` started: how much time is left in it has been running since then, whatever happened in between."""
+
+    async def drop(self) -> None:
+        """End the lease now: no new flow is accepted from here on until the next `arm` and `promote`."""
+
+    async def owned(self) -> frozenset[int]:
+        """The buckets in force now, read back from the kernel."""
+
+    async def flows(self) -> Flows:
+        """The TCP connections that this host holds. Where it cannot keep those of buckets that moved, there are none."""
+
+    async def forget(self, buckets: frozenset[int]) -> None:
+        """Connections in these buckets need not be kept any more; of those in force or loaded to be, nothing changes."""
+
+
+class Dataplane(Gate, Protocol):
     """One `Service` in one kernel.
 
-    Made cheaply, without touching the kernel; then `open`, any number of `apply`, `owned`, `disturbed` and `repair`, then `close`.
-    Every method but `disturbed` may raise `DataplaneError`, with nothing half-done that the next call could not repair.
+    Made cheaply, without touching the kernel; then `open`, any number of the `Gate`'s calls, `disturbed` and `repair`, then `close`.
+    The calls are never made side by side, `disturbed` apart.
     """
 
     family: HashFamily
@@ -26,14 +79,12 @@ class Dataplane(Protocol):
     async def open(self) -> None:
         """Make the kernel ready to serve, in the order that never answers for a bucket that is not in force: rules, ARP, then the address.
 
-        What an earlier daemon left is adopted (its owned buckets stay in force until the first `apply`), and repaired where it differs.
+        What an earlier daemon left is adopted, its running lease, its buckets in force and its kept connections included, and repaired where
+        it differs; new flows are accepted as they were. A move that was loaded but not flipped is forgotten.
         """
 
-    async def apply(self, owned: frozenset[int]) -> Change:
-        """Own exactly these buckets, touching only the differences; applying the same set twice changes nothing."""
-
-    async def owned(self) -> frozenset[int]:
-        """The buckets that the kernel holds now, read back from it."""
+    async def kept(self) -> frozenset[int]:
+        """The buckets out of force in which connections are kept, read back from the kernel."""
 
     async def disturbed(self) -> None:
         """Return once something outside may have changed what this dataplane relies on; the caller then calls `repair`."""
@@ -41,6 +92,7 @@ class Dataplane(Protocol):
     async def repair(self) -> tuple[str, ...]:
         """Restore what others took away, and name each thing restored; empty when nothing was missing.
 
+        The lease is not restored but ended where rules had to be: the next renewal brings it back.
         Raises `DataplaneError` when something cannot be restored (the link is down or gone): the node cannot serve until a later call succeeds.
         """
 
