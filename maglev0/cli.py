@@ -14,6 +14,10 @@ Options:
   --hash-mode=<MODE>      sourceip, sourceip-sourceport, sourceip-sourceport-destport [default: sourceip]
   --hash-seed=<SEED>      32-bit seed of the packet hash (left out: the cluster's own)
   --session-timeout=<S>   ZooKeeper session timeout in seconds, fractions allowed [default: 4]
+  --weight=<W>            this node's share in proportion to the others', 0 to 1000; 0 = a member that owns nothing [default: 1]
+  --drain-timeout=<S>     how long SIGTERM waits for connections to end that other nodes cannot take over, in seconds [default: 30]
+  --zk-loss=<WHAT>        release: without ZooKeeper the lease ends, and no new flow is accepted; hold: go on under the last view,
+                          at the risk that two nodes answer [default: release]
   --dry-run               compute and log, change nothing in the kernel; buckets stay with the nodes that serve
   -v, --verbose           log what did not change, too
   -h, --help              show this text
@@ -24,7 +28,10 @@ adopts them (the defaults above are for the first node), a flag that contradicts
 
 A whole cluster in a box, to look at: maglev0 lab --help
 
-Exit status: 0 stopped by SIGTERM or SIGINT, 1 cannot run here or now, 2 a flag is wrong or contradicts the cluster,
+Signals: SIGTERM and SIGINT give everything up by hand-over, wait for connections to end and remove what was added; a second one ends
+the wait. SIGUSR1 stops at once and leaves all as it is, for a restart: the next daemon takes the same place back.
+
+Exit status: 0 stopped by a signal, 1 cannot run here or now, 2 a flag is wrong or contradicts the cluster,
 70 the main loop stood still for a session timeout.
 """
 

@@ -5,6 +5,7 @@ Pure: imports no I/O. Every error names the flag, the value and what is allowed.
 
 from __future__ import annotations
 
+import enum
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,10 +15,11 @@ from typing import Any, TypeVar
 from maglev0.errors import ConfigError
 from maglev0.service import HashFamily, HashMode, Service
 from maglev0.settings import MAX_TOTAL_NODES, SEED_LIMIT, Wishes, parse_cluster_mac
-from maglev0.view import MAX_SESSION_TIMEOUT_S
+from maglev0.view import MAX_SESSION_TIMEOUT_S, MAX_WEIGHT
 
 DEFAULT_ZK_PORT = 2181
 MIN_SESSION_TIMEOUT_S = 0.1
+MAX_DRAIN_TIMEOUT_S = 86400.0
 AUTO = "auto"
 
 _Value = TypeVar("_Value")
@@ -26,6 +28,13 @@ _BRACKETED_IPV6 = re.compile(r"\[([0-9A-Fa-f:.]+)\]")
 _CHROOT = re.compile(r"(/[^/\ufff0-\U0010ffff]+)*")  # of what is printable, PathUtils.validatePath of ZooKeeper refuses these too
 _INTERFACE = re.compile(r"[^/:*\\\s\"]+")
 _INTERFACE_BYTES = 15  # IFNAMSIZ less the final zero
+
+
+class ZooKeeperLoss(enum.StrEnum):
+    """What a node does that no ZooKeeper server answers: let its lease end, or go on under the last view at the risk of two answers."""
+
+    RELEASE = "release"
+    HOLD = "hold"
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,9 @@ class Config:
     hash_seed: int | None
     cluster_mac: str | None
     session_timeout_s: float
+    weight: int
+    drain_timeout_s: float
+    zk_loss: ZooKeeperLoss
     dry_run: bool
     verbose: bool
 
@@ -99,7 +111,10 @@ def parse(arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> Config:
         hash_mode=given("--hash-mode", _hash_mode),
         hash_seed=given("--hash-seed", _seed),
         cluster_mac=given("--cluster-mac", parse_cluster_mac),
-        session_timeout_s=value("--session-timeout", _session_timeout),
+        session_timeout_s=value("--session-timeout", _seconds_within(MIN_SESSION_TIMEOUT_S, MAX_SESSION_TIMEOUT_S, "4 or 1.5")),
+        weight=value("--weight", _number_within(0, MAX_WEIGHT, "")),
+        drain_timeout_s=value("--drain-timeout", _seconds_within(0, MAX_DRAIN_TIMEOUT_S, "30 or 0.5")),
+        zk_loss=value("--zk-loss", _zk_loss),
         dry_run=bool(arguments["--dry-run"]),
         verbose=bool(arguments["--verbose"]),
     )
@@ -179,7 +194,11 @@ def _hash_mode(text: str) -> HashMode:
     return _one_of(HashMode, text, tuple(HashMode))
 
 
-_Choice = TypeVar("_Choice", HashFamily, HashMode)
+def _zk_loss(text: str) -> ZooKeeperLoss:
+    return _one_of(ZooKeeperLoss, text, tuple(ZooKeeperLoss))
+
+
+_Choice = TypeVar("_Choice", HashFamily, HashMode, ZooKeeperLoss)
 
 
 def _one_of(kind: type[_Choice], text: str, allowed: tuple[str, ...]) -> _Choice:
@@ -189,14 +208,18 @@ def _one_of(kind: type[_Choice], text: str, allowed: tuple[str, ...]) -> _Choice
         raise ValueError(f"allowed are {', '.join(allowed[:-1])} and {allowed[-1]}") from error
 
 
-def _session_timeout(text: str) -> float:
-    allowed = f"allowed are {MIN_SESSION_TIMEOUT_S:g} to {MAX_SESSION_TIMEOUT_S:g} seconds, as 4 or 1.5"
-    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text):
-        raise ValueError(allowed)
-    seconds = float(text)
-    if not MIN_SESSION_TIMEOUT_S <= seconds <= MAX_SESSION_TIMEOUT_S:
-        raise ValueError(allowed)
-    return seconds
+def _seconds_within(least: float, most: float, example: str) -> Callable[[str], float]:
+    allowed = f"allowed are {least:g} to {most:g} seconds, as {example}"
+
+    def check(text: str) -> float:
+        if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text):
+            raise ValueError(allowed)
+        seconds = float(text)
+        if not least <= seconds <= most:
+            raise ValueError(allowed)
+        return seconds
+
+    return check
 
 
 def parse_zk(text: str) -> ZooKeeperAddress:

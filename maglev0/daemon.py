@@ -9,31 +9,35 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import signal
 import socket
 import struct
 import time
 from ipaddress import IPv4Address
 
-from maglev0 import diagnosis, interface, logs
-from maglev0.config import Config, printable
+from maglev0 import diagnosis, interface, logs, servicemanager
+from maglev0.agreement import Agreement, Unsettled
+from maglev0.config import Config, ZooKeeperLoss, printable
 from maglev0.dataplane import choose
-from maglev0.errors import DataplaneError, MaglevError, UnavailableError
-from maglev0.follower import NOTHING, Follower
+from maglev0.errors import MaglevError, UnavailableError
+from maglev0.follower import Cluster, Follower
 from maglev0.interface import Interface
-from maglev0.membership import Membership, Unsettled
+from maglev0.lease import terms
+from maglev0.paths import Paths
 from maglev0.service import HashFamily
-from maglev0.settings import Settings
+from maglev0.sessionfile import SessionFile, kernel_identity
+from maglev0.settings import SEED_LIMIT, Settings
 from maglev0.upkeep import Upkeep
 from maglev0.view import ACTIVE, DRY_RUN, Member, name_of
 from maglev0.waiting import Backoff, first_of, together
 from maglev0.watchdog import Watchdog
-from maglev0.zookeeper import Disconnected, Session, State
+from maglev0.znodes import Disconnected
+from maglev0.zookeeper import Session, State
 
 log = logging.getLogger(__name__)
 
-LEASE_SHARE = 2 / 3  # of the session timeout of the node that founds the cluster
-WEIGHT = 1
+STOP_MARGIN_S = 10.0  # of the drain time-out: hand-over, leaving ZooKeeper and removing what was added take under 3 s
 
 
 def run(config: Config) -> int:
@@ -42,34 +46,55 @@ def run(config: Config) -> int:
     return asyncio.run(_run(config))
 
 
+class Orders:
+    """What signals have asked for: to stop, to stop waiting for it, to make room for a restart."""
+
+    def __init__(self) -> None:
+        self.stop, self.hurry, self.restart = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        loop.add_signal_handler(signal.SIGUSR1, self.restart.set)
+
+    def _stop(self) -> None:
+        (self.hurry if self.stop.is_set() else self.stop).set()
+
+
 async def _run(config: Config) -> int:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    orders = Orders()
     with contextlib.ExitStack() as claims:
         daemon = Daemon(config)
         serving = asyncio.create_task(daemon.serve(claims))
-        await first_of(serving, stop.wait())
+        await first_of(serving, orders.stop.wait(), orders.restart.wait())
+        if orders.stop.is_set():
+            await first_of(serving, daemon.drain(), orders.hurry.wait())
         serving.cancel()
         await asyncio.wait([serving])
-        await daemon.leave()
+        if orders.restart.is_set() and not orders.stop.is_set():
+            daemon.make_room()
+        else:
+            await daemon.leave()
     if not serving.cancelled():
         serving.result()
     return 0
 
 
 class Daemon:
-    """One node of one VIP. `serve` runs until it is cancelled or raises; `leave` follows in every case."""
+    """One node of one VIP. `serve` runs until it is cancelled or raises; `leave`, or `make_room` for a restart, follows in every case."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._name = name_of(config.my_id)
         self._start_time = time.time()
-        self._wake = asyncio.Event()
-        self._session = Session(config.zk, config.session_timeout_s, self._wake.set)
-        self._membership = Membership(self._session, config.zk, config.vip)
+        self._kernel = kernel_identity()
+        self._file = None if config.dry_run else SessionFile(config.vip, config.zk, self._kernel)
+        former = None if self._file is None else self._file.read(config.session_timeout_s)
+        self._session = Session(config.zk, config.session_timeout_s, self._notice, former)
+        self._paths = Paths(f"{config.zk.chroot}/maglev0/{config.vip}")
+        self._agreement = Agreement(self._session, self._paths)
         self._has_claim = False
         self._upkeep: Upkeep | None = None
+        self._follower: Follower | None = None
 
     async def serve(self, claims: contextlib.ExitStack) -> None:
         """Come up, then follow the cluster's view for ever; what must be held meanwhile goes onto `claims`."""
@@ -77,7 +102,6 @@ class Daemon:
         if not config.dry_run:
             claims.enter_context(_claim(config.vip))
             self._has_claim = True
-            choose.let_go(config.vip)  # a killed daemon's buckets may be others' by now, and ZooKeeper may be long in coming
         families = _families(config)
         where = await _interface(config)
         self._session.start()
@@ -87,47 +111,61 @@ class Daemon:
         config = self._config
         settings = await self._agree(families)
         self._say_settings(settings, where)
-        dataplane = choose.make(settings.hash_family, settings.service(config.vip, where.name), dry_run=config.dry_run)
-        self._upkeep = Upkeep(dataplane, self._wake.set)
+        service = settings.service(config.vip, where.name)
+        dataplane = choose.make(settings.hash_family, service, settings.lease_ms, dry_run=config.dry_run)
+        self._upkeep = Upkeep(dataplane, self._kernel_changed)
         await self._upkeep.open()
-        me = self._record(settings, where)
-        follower = Follower(self._session, self._membership, self._upkeep, me=me, total_nodes=settings.total_nodes, wake=self._wake.set)
+        cluster = Cluster(self._paths, settings, self._kernel, config.zk_loss is ZooKeeperLoss.HOLD)
+        self._follower = Follower(self._session, self._upkeep, self._agreement, cluster, self._record(settings, where))
         watchdog = Watchdog(self._session.timeout_s)
         watchdog.start()
-        await together(_beat(watchdog), self._upkeep.mend(), follower.keep_time(), self._follow(follower))
+        await together(_beat(watchdog), self._upkeep.mend(), self._follower.follow())
+
+    def _notice(self, path: str | None) -> None:
+        if path is None and self._file is not None and self._session.state is State.CONNECTED:
+            self._file.write(self._session.identity)
+        if self._follower is not None:
+            self._follower.notice(path)
+
+    def _kernel_changed(self) -> None:
+        if self._follower is not None:
+            self._follower.kernel_changed()
+
+    async def drain(self) -> None:
+        """Give everything up by hand-over and wait for connections to end, as long as the flags allow."""
+        if self._follower is not None:
+            servicemanager.stopping(self._config.drain_timeout_s + STOP_MARGIN_S)
+            await self._follower.drain(self._config.drain_timeout_s)
 
     async def leave(self) -> None:
-        """Stop owning, leave ZooKeeper, remove what was added: in this order, and whatever of it fails."""
-        if self._upkeep is not None:
-            with contextlib.suppress(DataplaneError):  # rules that are gone own nothing
-                await self._upkeep.own(NOTHING)
+        """Leave ZooKeeper, remove what was added: in this order, and whatever of it fails."""
+        if self._follower is not None:
+            await self._follower.leave()
         await self._session.close()
+        if self._file is not None and self._has_claim:
+            self._file.remove()
         if self._upkeep is not None:
             await self._upkeep.close()
             log.info("%s left", self._name)
         elif self._has_claim:
             await choose.remove_leftovers(self._config.vip)
 
+    def make_room(self) -> None:
+        """End here and now: kernel and session stay as they are for the daemon that comes next."""
+        log.info("%s makes room for a restart: its node numbers stay in force until the lease ends", self._name)
+
     async def _agree(self, families: tuple[HashFamily, ...]) -> Settings:
         """Wait for ZooKeeper, however long that takes, and find the cluster's settings there."""
         config, backoff = self._config, Backoff()
         wishes = config.wishes(families, None if config.dry_run else choose.rule_by_hand(config.vip, families))
+        seed = secrets.randbelow(SEED_LIMIT)
         while True:
             await self._session.until(State.CONNECTED)
             try:
-                lease_ms = int(1000 * LEASE_SHARE * self._session.timeout_s)
-                settings = await self._membership.agree(config.my_id, wishes, config.vip, lease_ms)
+                return await self._agreement.agree(config.my_id, wishes, config.vip, self._session.timeout_s, seed)
             except (Disconnected, Unsettled) as error:
                 log.debug("settings not agreed yet: %r", error)
                 await asyncio.sleep(backoff.failed())
-            else:
-                return settings
-
-    async def _follow(self, follower: Follower) -> None:
-        while True:
-            self._wake.clear()
-            pause_s = await follower.round()
-            await first_of(self._wake.wait(), timeout_s=pause_s)
 
     def _record(self, settings: Settings, where: Interface) -> Member:
         config = self._config
@@ -139,15 +177,15 @@ class Daemon:
             address=where.address,
             mac=where.mac,
             dataplane=settings.hash_family,
-            weight=WEIGHT,
+            weight=config.weight,
             state=DRY_RUN if config.dry_run else ACTIVE,
             session_timeout_s=self._session.timeout_s,
         )
 
     def _say_settings(self, settings: Settings, where: Interface) -> None:
-        config = self._config
+        config, agreed = self._config, terms(settings.lease_ms)
         log.info(
-            "%s: VIP %s on %s, %s%s, %d node numbers by %s, cluster MAC %s, ZooKeeper %s, session timeout %.1f s",
+            "%s: VIP %s on %s, %s%s, %d node numbers by %s, cluster MAC %s, ZooKeeper %s, session timeout %.1f s, lease %.1f s",
             self._name,
             config.vip,
             where.name or "no interface",
@@ -158,7 +196,12 @@ class Daemon:
             settings.cluster_mac,
             config.zk,
             self._session.timeout_s,
+            agreed.length_s,
         )
+        if agreed.over_s + agreed.interval_s > self._session.timeout_s:
+            log.warning("a crash costs more than a session timeout: the cluster's lease of %.1f s is longer than two thirds of it", agreed.length_s)
+        if config.zk_loss is ZooKeeperLoss.HOLD:
+            log.warning("--zk-loss=hold: while ZooKeeper is away, two nodes may answer the same client")
 
 
 def _families(config: Config) -> tuple[HashFamily, ...]:

@@ -24,7 +24,7 @@ async def narrate(session: Session, address: ZooKeeperAddress) -> None:
     """Log for ever when the connection comes and goes and, once for each reason, why it does not come."""
     while True:
         await _tell_until_connected(session, address)
-        log.info("connected to ZooKeeper, session %#x", session.id)
+        log.info("connected to ZooKeeper, session %#x", session.session)
         await session.until(State.SUSPENDED, State.LOST)
         log.warning("lost the connection to ZooKeeper")
 

@@ -1,183 +1,230 @@
-"""Follows the cluster: keeps this node a member, and carries out what each view gives it. Each round looks at the newest state of all."""
+"""Drives one node's part in the cluster: both strands of the protocol, beside them what the log tells of it, and the sweeping of old connections."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Callable
-from dataclasses import replace
+import os
+import time
 from functools import partial
+from typing import NamedTuple
 
-from kazoo.exceptions import NodeExistsError, NoNodeError
-
-from maglev0 import report
-from maglev0.errors import DataplaneError, ZooKeeperError
-from maglev0.membership import Membership, Unsettled
-from maglev0.ownership import Ownership, Standing, decide, standing
+from maglev0 import clocks, report
+from maglev0.agreement import Agreement, Unsettled
+from maglev0.errors import DataplaneError
+from maglev0.handover import Stage
+from maglev0.lease import terms
+from maglev0.ownership import Ownership, decide
+from maglev0.participant import Participant
+from maglev0.paths import Paths
+from maglev0.settings import Settings
+from maglev0.standing import Host
 from maglev0.upkeep import Upkeep
-from maglev0.view import DRY_RUN, MAX_MEMBERS, Member, View
-from maglev0.waiting import FIRST_DELAY_S, Backoff, in_thread
-from maglev0.zookeeper import Disconnected, Session, State
+from maglev0.view import DRY_RUN, Member, View
+from maglev0.waiting import Backoff, first_of, in_thread, together
+from maglev0.znodes import Disconnected, Refused
+from maglev0.zookeeper import Session, State
 
 log = logging.getLogger(__name__)
 
-NOTHING: frozenset[int] = frozenset()
-SILENT = "no ZooKeeper server answers"
-# Shares of the session timeout. The servers expire a session no earlier than one timeout after they got the last message that they
-# answered; kazoo needs two thirds of it to find out that a server is silent, and may then find another.
-SERVE_ALONE = 0.9
-TIME_STEP = 0.05  # how often a silence is looked at again
-HAND_OVER_S = 0.1  # a view reaches all nodes within milliseconds; the rest is for a machine whose cores are all busy
-DYING_SESSION = 2  # session timeouts, see `_wait_for_holder`
+MAX_RETRY_S = 1.0
+SWEEP_S = 1.0  # between two looks at the connections in buckets that have moved
+SWEEP_COST = 50  # and at least so many times as long as a look took
+PROGRESS_S = 5.0
+LEAVE_TIMEOUT_S = 0.8
+
+
+class Cluster(NamedTuple):
+    """What a node takes part in, and how: `kernel` names its kernel and network namespace, `hold` is --zk-loss=hold."""
+
+    paths: Paths
+    settings: Settings
+    kernel: str
+    hold: bool
 
 
 class Follower:
-    """One node's part in the cluster. `round` is called after every wake, and again when the time that it returns is up; `keep_time` runs beside."""
+    """One node's part. `follow` runs for ever; `drain` beside it gives everything up; `leave` is called when `follow` has ended."""
 
-    def __init__(self, session: Session, membership: Membership, upkeep: Upkeep, *, me: Member, total_nodes: int, wake: Callable[[], None]) -> None:
+    def __init__(self, session: Session, upkeep: Upkeep, agreement: Agreement, cluster: Cluster, me: Member) -> None:
+        paths, settings = cluster.paths, cluster.settings
         self._session = session
-        self._membership = membership
         self._upkeep = upkeep
-        self._me = me
-        self._total_nodes = total_nodes
-        self._wake = wake
-        self._backoff = Backoff()
-        self._joined_session = 0
-        self._holder_deadline_s: float | None = None  # until when who holds this node's id may be a dying session of its own
+        self._total_nodes = settings.total_nodes
+        self._awake = asyncio.Event()
+        self._due = asyncio.Event()
+        self._backoff = Backoff(MAX_RETRY_S)
         self._ownership: Ownership | None = None
         self._weights: dict[str, int] | None = None
-        self._said: tuple[str, ...] = ()
+        self._said: tuple[Ownership | None, frozenset[int]] = (None, frozenset())
+        self._progressed = asyncio.Event()
+        host = Host(session, upkeep, time.monotonic, self._share, self._awake.set, cluster.kernel, os.getpid(), cluster.hold)
+        self._part = Participant(host, agreement, paths, me=me, total_nodes=settings.total_nodes, terms=terms(settings.lease_ms))
+        self._part.renewal.wake = self._due.set
 
-    async def round(self) -> float | None:
-        """Act on what is so now; returns in how many seconds to look again without a wake, `None` for never.
+    @property
+    def _me(self) -> Member:
+        return self._part.standing.me
 
-        Raises MaglevError for what only the operator can mend.
-        """
+    def notice(self, path: str | None) -> None:
+        """Take what ZooKeeper tells, see `Participant.notice`."""
+        self._part.notice(path)
+
+    def kernel_changed(self) -> None:
+        """Something was mended, or cannot be: look what that means, and bring back a lease that a mending ended."""
+        self._part.renewal.soon()
+        self._awake.set()
+
+    async def follow(self) -> None:
+        """Take part, for ever. Raises MaglevError for what only the operator can mend."""
+        self._part.standing.kept = await self._upkeep.kept()
+        await together(self._rounds(), self._renewals(), self._leases(), self._sweeps(), clocks.watch(self._jumped))
+
+    async def _rounds(self) -> None:
+        while True:
+            self._awake.clear()
+            pause_s = await self._round()
+            self._progressed.set()
+            if pause_s == 0:
+                await asyncio.sleep(0)
+            else:
+                await first_of(self._awake.wait(), timeout_s=pause_s)
+
+    async def _round(self) -> float | None:
+        if self._session.state is not State.CONNECTED:
+            return None
         try:
-            pause_s = await self._act()
-        except (Disconnected, Unsettled, NoNodeError):
+            pause_s = await self._next_step()
+        except (Disconnected, Unsettled, Refused) as error:
+            log.debug("this round ends: %r", error)
             return self._backoff.failed()
         except DataplaneError as error:
             log.debug("this round ends: %s", error)
+            self._part.standing.held_known = False
             return self._backoff.failed()
         self._backoff.succeeded()
         return pause_s
 
-    async def _act(self) -> float | None:
-        if self._session.state is not State.CONNECTED:
-            if self._session.state is State.LOST or self._alone_s <= 0:
-                await self._let_go("the ZooKeeper session is lost" if self._session.state is State.LOST else SILENT)
-            return None
+    async def _next_step(self) -> float | None:
+        standing = self._part.standing
         if not self._upkeep.able:
-            await self._let_go("this node cannot serve")
-            await self._membership.withdraw(self._me.id)
-            self._joined_session = 0
+            if standing.is_member:
+                log.warning("%s leaves the cluster: this node cannot serve", self._me.name)
+                standing.held_known = False
+                await self._part.entry.withdraw()
+                self._part.notice(None)
             return None
-        view, sessions = await self._membership.view(self._total_nodes, registered=self._joined_session == self._session.id)
-        match standing(sessions, self._me.id, self._session.id):
-            case Standing.MEMBER:
-                return await self._as_member(view)
-            case Standing.ABSENT:
-                return await self._join(view)
-            case Standing.HELD:
-                return await self._wait_for_holder()
+        if not standing.is_member:
+            self._part.tell_session_timeout(self._session.timeout_s)
+        pause_s = await self._part.round()
+        if standing.handover.stage is Stage.ACQUIRED:
+            await self._say()
+        elif not standing.is_member and self._said[1]:
+            self._said = (None, frozenset())
+            log.info("%s", report.kernel_line(self._label, await self._upkeep.owned(), self._total_nodes))
+        return pause_s
 
-    async def _as_member(self, view: View) -> float | None:
-        self._holder_deadline_s = None
-        self._joined_session = self._session.id
-        if self._me not in view.members:
-            # Somebody else wrote to our znode: what the others see of this node is not what it said.
-            log.warning("the record of %s was changed by another hand: joining anew", self._me.name)
-            await self._let_go("this node is not a member")  # first: others take over as soon as the znode is gone
-            await self._membership.withdraw(self._me.id)
-            return FIRST_DELAY_S
-        await self._carry_out(view)
-        return None
-
-    async def _join(self, view: View) -> float:
-        if len(view.members) >= MAX_MEMBERS and self._me.id > view.members[-1].id:
-            raise ZooKeeperError(f"joining as {self._me.name}: the cluster is full, {MAX_MEMBERS} members of lower ids are there")
-        await self._let_go("this node is not a member")
-        self._me = replace(self._me, session_timeout_s=self._session.timeout_s)  # another server may have granted another one
-        try:
-            await self._membership.join(self._me)
-        except NodeExistsError:
-            return FIRST_DELAY_S  # the next round sees whose it is
-        self._joined_session = self._session.id
-        log.info("joined as %s, session %#x, timeout %.1f s", self._me.name, self._session.id, self._session.timeout_s)
-        return 0.0
-
-    async def _wait_for_holder(self) -> float:
-        """Give the id's holder the time in which a session of our own, left by a daemon that was killed, would end.
-
-        That is its session timeout and two ticks; a server grants no timeout below two ticks unless told to, so twice the timeout
-        covers both.
-        """
-        owner, member = await self._membership.holder(self._me.id)
-        if not owner:
-            raise ZooKeeperError(f"{self._membership.path(self._me.id)} is a persistent znode, which no daemon holds: delete it")
-        await self._let_go("its id is held by another session")
-        who = f"{member.host}, pid {member.pid}" if member else "an unreadable record"
-        now_s = asyncio.get_running_loop().time()
-        if self._holder_deadline_s is None:
-            wait_s = DYING_SESSION * (member.session_timeout_s if member else self._session.timeout_s)
-            self._holder_deadline_s = now_s + wait_s
-            log.info("id %d is held by session %#x (%s): waiting up to %.1f s in case that is dying", self._me.id, owner, who, wait_s)
-        if now_s >= self._holder_deadline_s:
-            raise ZooKeeperError(f"id {self._me.id} is held by another live daemon ({who}): stop that one, or give this one another --my-id")
-        return self._holder_deadline_s - now_s
-
-    async def keep_time(self) -> None:
-        """Let go, for ever, whenever ZooKeeper has been silent for too long: beside `round`, which may just be waiting for an answer."""
-        in_time = True
+    async def _renewals(self) -> None:
         while True:
-            alone_s = self._alone_s
-            if in_time and alone_s <= 0:
-                await self._let_go(SILENT)
-            elif alone_s > 0 and not in_time:
-                self._wake()  # it was a pause that broke no connection, so nothing else tells
-            in_time = alone_s > 0
-            await asyncio.sleep(alone_s if in_time else self._session.timeout_s * TIME_STEP)
+            self._due.clear()
+            try:
+                pause_s = await self._part.renewal.renew()
+            except DataplaneError as error:
+                log.debug("no renewal: %s", error)
+                pause_s = self._part.handover.terms.interval_s
+            await first_of(self._due.wait(), timeout_s=pause_s)
 
-    @property
-    def _alone_s(self) -> float:
-        """For how many seconds this node may still serve without another word from ZooKeeper."""
-        return self._session.answered_at + self._session.timeout_s * SERVE_ALONE - asyncio.get_running_loop().time()
+    async def _leases(self) -> None:
+        """Tell when the kernel has stopped accepting new flows because no renewal came, and when it accepts them again."""
+        handover = self._part.handover
+        while True:
+            await asyncio.sleep(max(handover.lease_until - time.monotonic(), handover.terms.interval_s))
+            over_s = time.monotonic() - handover.lease_until
+            if over_s <= 0 or not handover.held:
+                continue
+            log.warning("no new flow is accepted any more in %d node numbers: no renewal from ZooKeeper in time", len(handover.held))
+            await self._served_again()
+            log.info("new flows are accepted again")
 
-    async def _carry_out(self, view: View) -> None:
+    async def _served_again(self) -> None:
+        handover = self._part.handover
+        while handover.lease_until <= time.monotonic():
+            self._progressed.clear()  # a lease that begins anew makes a round
+            await self._progressed.wait()
+
+    async def _jumped(self, jump_s: float) -> None:
+        log.warning("this machine's clocks jumped by %.1f s: the lease is given up and taken anew", jump_s)
+        try:
+            await self._part.renewal.distrust()
+        except DataplaneError as error:
+            log.debug("the lease cannot be ended: %s", error)
+
+    async def _sweeps(self) -> None:
+        pause_s = SWEEP_S
+        while True:
+            await asyncio.sleep(pause_s)
+            if self._part.standing.kept:
+                pause_s = SWEEP_COST * (await self._swept())[1]
+            pause_s = max(SWEEP_S, pause_s)
+
+    async def _swept(self) -> tuple[int, float]:
+        """Sweep once; how many connections live, and how long the look took, in seconds."""
+        start_s = time.monotonic()
+        try:
+            alive = await self._part.sweep()
+        except DataplaneError as error:
+            log.debug("connections not counted: %s", error)
+            alive = 0
+        return alive, time.monotonic() - start_s
+
+    async def drain(self, timeout_s: float) -> None:
+        """Give everything up, and wait for connections to end, at most for that time."""
+        deadline_s = time.monotonic() + timeout_s
+        self._part.leave()
+        await self._handed_over()
+        said_s, said = 0.0, -1
+        while (alive := (await self._swept())[0]) and time.monotonic() < deadline_s:
+            if alive != said and time.monotonic() > said_s + PROGRESS_S:
+                log.info("draining: %d connections left, for at most another %.0f s", alive, deadline_s - time.monotonic())
+                said_s, said = time.monotonic(), alive
+            await asyncio.sleep(min(SWEEP_S, max(0.0, deadline_s - time.monotonic())))
+        if alive:
+            log.warning("leaving with %d connections: they end with this node's part", alive)
+
+    async def _handed_over(self) -> None:
+        """Wait until the others have taken over; without ZooKeeper, until nothing is accepted here any more."""
+        give_up_s = time.monotonic() + 2 * self._part.handover.terms.over_s
+        while not self._part.standing.is_drained and time.monotonic() < give_up_s:
+            self._progressed.clear()
+            await first_of(self._progressed.wait(), timeout_s=give_up_s - time.monotonic())
+
+    async def leave(self) -> None:
+        """Be no member any more; a ZooKeeper that does not answer is not waited for."""
+        try:
+            async with asyncio.timeout(LEAVE_TIMEOUT_S):
+                await self._part.entry.withdraw()
+        except (Disconnected, Unsettled, TimeoutError, DataplaneError) as error:
+            log.debug("left without a word: %r", error)
+
+    async def _share(self, view: View) -> frozenset[int]:
+        """What this node owns under a view, and whom the log will name for the rest."""
         weights = view.weights(dry_run=self._me.state == DRY_RUN)
         if self._ownership is None or weights != self._weights:
             # In a thread: a table of a million slots takes seconds, and signals must not wait for it.
             self._ownership = await in_thread(partial(decide, view, self._total_nodes, dry_run=self._me.state == DRY_RUN))
             self._weights = weights
-        await self._own(self._ownership.of(self._me.name), report.ownership_lines(self._ownership, self._me.name))
+        return self._ownership.of(self._me.name)
 
-    async def _let_go(self, reason: str) -> None:
-        with contextlib.suppress(DataplaneError):  # rules that are gone own nothing, and the mending reports them
-            change = await self._upkeep.own(NOTHING)
-            if change.removed:
-                log.warning("let go of %d node numbers: %s", len(change.removed), reason)
-                await self._say(())
-
-    async def _own(self, buckets: frozenset[int], lines: tuple[str, ...]) -> None:
-        if self._alone_s <= 0:
-            raise Disconnected  # the view is from before the silence
-        # What a view takes away goes at once; what it brings comes when the others, who see the same view, have had the time to let it go.
-        kept = buckets & self._upkeep.wanted
-        changes = [await self._upkeep.own(kept)]
-        if kept != buckets:
-            await asyncio.sleep(HAND_OVER_S)
-            changes.append(await self._upkeep.own(buckets))
-        if any(map(any, changes)) or lines != self._said:
-            await self._say(lines)
-
-    async def _say(self, lines: tuple[str, ...]) -> None:
-        """Print who owns what, if anybody is said to, and what the kernel really has."""
+    async def _say(self) -> None:
+        """Print who owns what, and what the kernel really has, if that is news."""
+        news = (self._ownership, self._part.handover.held)
+        if self._ownership is None or (news[0] is self._said[0] and news[1] == self._said[1]):
+            return
         held = await self._upkeep.owned()
-        for line in (*lines, report.kernel_line(self._label, held, self._total_nodes)):
+        lines = (*report.ownership_lines(self._ownership, self._me.name), report.kernel_line(self._label, held, self._total_nodes))
+        for line in lines:
             log.info("%s", line)
-        self._said = lines
+        self._said = news
 
     @property
     def _label(self) -> str:

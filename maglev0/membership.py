@@ -1,263 +1,258 @@
-"""One node's place in the cluster: settings agreed, its znode kept, the view read.
+"""One node's znodes: its record, its acknowledgement and its lease, and what it reads of the others'.
 
-Layout, all under the connection string's chroot::
-
-    /maglev0/<vip>/settings       what all nodes agree on (JSON)
-    /maglev0/<vip>/members        the parent; its stat (czxid, cversion, version) is the view's identity
-    /maglev0/<vip>/members/<id>   ephemeral, one member's record (JSON)
-
-Every change of a member is a transaction that also writes the parent, so that one stat tells whether a view is current.
+Pure: imports no I/O; what it reads and writes goes through `znodes.ZooKeeper`. The layout is in `paths`.
 """
 
 from __future__ import annotations
 
-import asyncio
+import json
 import logging
-import secrets
-from collections.abc import Callable
-from ipaddress import IPv4Address
-from typing import Any, NamedTuple
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from typing import NamedTuple
 
-from kazoo.exceptions import BadVersionError, NodeExistsError, NoNodeError
-
-from maglev0 import settings as agreed
 from maglev0 import view as views
-from maglev0.config import ZooKeeperAddress, printable
-from maglev0.errors import ConfigError, ZooKeeperError
-from maglev0.settings import SEED_LIMIT, Settings, Wishes
+from maglev0.agreement import Unsettled
+from maglev0.config import printable
+from maglev0.handover import Ack, Stage
+from maglev0.paths import Paths
+from maglev0.settings import read_int, read_object, read_text
 from maglev0.view import Child, Ignored, Member, View, ViewId
-from maglev0.zookeeper import Disconnected, Session
+from maglev0.znodes import Check, Create, Delete, Node, Operation, Refused, Stat, Write, ZooKeeper
 
 log = logging.getLogger(__name__)
 
 READ_ATTEMPTS = 10  # a view that changes during ten reads in a row is read again on the next wake
 MAX_WARNINGS = 20  # children ignored one by one in one read of the view; more are counted
 MAX_NAME = 64  # characters of a foreign child's name that a warning shows
-RESTORE_LOOKS = 5  # at settings that a running member may be about to restore: it needs a round trip, a starved machine more
-RESTORE_WAIT_S = 0.2  # between two of these looks
+MAX_SMALL_BYTES = 1024  # of an acknowledgement or a lease, which are some 100 bytes
+_ZXID_LIMIT = 1 << 63
+_VERSION_LIMIT = 1 << 31
 
 
-class Unsettled(Exception):  # noqa: N818  no error: the caller tries again at the next wake, or after a moment
-    """Others are changing what was being read or written; nothing was decided."""
+class Seen(NamedTuple):
+    """A view as read, and the znodes that it was made of, by member id."""
+
+    view: View
+    nodes: dict[int, Node]
 
 
-class Found(NamedTuple):
-    """The settings znode as read: its value, or `problem` says why there is none; the version to check in transactions; its last change."""
+class LeaseRecord(NamedTuple):
+    """What a member writes with each renewal.
 
-    settings: Settings | None
-    problem: str
-    version: int
-    mzxid: int
+    `kernel` names the kernel and the network namespace that the lease is for; `pid` is the process that wrote it. `secure` is the view under
+    which all that this kernel holds was the member's alone before this renewal. `released`: the kernel accepts nothing any more.
+    """
+
+    kernel: str
+    pid: int
+    secure: ViewId | None
+    released: bool = False
+
+    def encode(self) -> bytes:
+        """The znode's data, JSON."""
+        return json.dumps(self._asdict()).encode()
+
+
+class Lease(NamedTuple):
+    """A lease znode as read; `record` is `None` where it cannot be understood: then nothing is known of it but its stat."""
+
+    record: LeaseRecord | None
+    stat: Stat
 
 
 class Membership:
-    """One node under one VIP. `agree` first; then `join` and `view` as often as the session or the view changes; `withdraw` to leave."""
+    """The znodes of the node `me` in the cluster at `paths`; which of them exist is the caller's business."""
 
-    def __init__(self, session: Session, address: ZooKeeperAddress, vip: IPv4Address) -> None:
-        self._session = session
-        self._base = f"{address.chroot}/maglev0/{vip}"
-        self._parent = f"{self._base}/members"
-        self._settings_path = f"{self._base}/settings"
-        self._settings: Settings | None = None
+    def __init__(self, zookeeper: ZooKeeper, paths: Paths, me: int) -> None:
+        self._zookeeper = zookeeper
+        self._paths = paths
+        self._me = me
         self._reported: set[Ignored] = set()
 
-    async def agree(self, my_id: int, wishes: Wishes, vip: IPv4Address, lease_ms: int) -> Settings:
-        """Find the cluster's settings or found the cluster, before this node runs.
+    def path(self, member: int) -> str:
+        """Where a member's record lies."""
+        return self._paths.member(member)
 
-        Raises ConfigError when a flag contradicts the cluster or its settings cannot be read while members live by them; `Disconnected`
-        or `Unsettled` when it has to be tried again.
-        """
-        await self._ensure_paths()
-        seed = secrets.randbelow(SEED_LIMIT)
-        for attempt in range(READ_ATTEMPTS):
-            parent_version, living = await self._living()
-            found = await self._read_settings()
-            if attempt < RESTORE_LOOKS and _restorable(found, living):
-                await asyncio.sleep(RESTORE_WAIT_S)
-                continue
-            conflict = "" if found is None else found.problem
-            if found is not None and found.settings is not None:
-                conflict = ", ".join(agreed.contradictions(wishes, found.settings))
-                if not conflict:
-                    agreed.check_id(my_id, found.settings)
-                    self._settings = found.settings
-                    return found.settings
-            names = ", ".join(child.name for child in living)
-            if living and found is not None and found.problem:
-                raise ZooKeeperError(f"{found.problem}, and members live by others ({names}): they restore them, or run another version of maglev0")
-            if living and conflict:
-                raise ConfigError(f"{conflict}: stop the members of {self._base} first ({names}), or give the cluster's values")
-            if living:
-                break
-            wanted = agreed.first_settings(wishes, vip, lease_ms, seed)
-            agreed.check_id(my_id, wanted)
-            if await self._write_settings(wanted, parent_version, found):
-                log.info("%s the cluster's settings under %s", "wrote" if found is None else "replaced", self._base)
+    async def view(self, total_nodes: int) -> Seen:
+        """Read the current view; watches on all that changes it are left. Raises `Unsettled` when it kept changing, or the parent is gone."""
+        for _attempt in range(READ_ATTEMPTS):
+            found = await self._read_view(total_nodes)
+            if found is not None:
+                return found
         raise Unsettled
 
-    async def join(self, member: Member) -> None:
-        """Create this node's member znode, under the settings that it runs with.
-
-        Raises NodeExistsError when the id has a znode already, `Unsettled` when the settings were changed meanwhile.
-        """
-        await self._ensure_paths()
-        settings_version = await self._confirm_settings(registered=False)
-        transaction = self._session.transaction()
-        transaction.check(self._settings_path, settings_version)
-        transaction.create(self.path(member.id), member.encode(), ephemeral=True)
-        # The write of the parent makes a concurrent replacement of the settings, which checks that version, fail.
-        transaction.set_data(self._parent, b"")
-        _raise_first(await self._session.commit(transaction))
-
-    async def withdraw(self, member_id: int) -> None:
-        """Delete this node's own member znode; one of another session is left alone."""
-        try:
-            stat = await self._session.call("exists", self.path(member_id))
-            if stat is None or stat.ephemeralOwner != self._session.id:
-                return
-            transaction = self._session.transaction()
-            transaction.delete(self.path(member_id), stat.version)
-            transaction.set_data(self._parent, b"")
-            _raise_first(await self._session.commit(transaction))
-        except NoNodeError:
-            return
-
-    async def holder(self, member_id: int) -> tuple[int, Member | None]:
-        """Who holds an id: the session (0 = a persistent znode) and its record where that can be read. NoNodeError when nobody does."""
-        data, stat = await self._session.call("get", self.path(member_id))
-        try:
-            return stat.ephemeralOwner, views.decode(str(member_id), data)
-        except ValueError:
-            return stat.ephemeralOwner, None
-
-    async def view(self, total_nodes: int, *, registered: bool) -> tuple[View, dict[int, int]]:
-        """Read the current view and each member's session, watching everything that it was made of.
-
-        `registered` says that this node is a member: then settings that somebody deleted or changed are restored first.
-        Raises `Unsettled` when the view kept changing, or the parent was gone; it is there again then.
-        """
-        await self._confirm_settings(registered=registered)
-        try:
-            for _attempt in range(READ_ATTEMPTS):
-                found = await self._read_view(total_nodes)
-                if found is not None:
-                    return found
-        except NoNodeError:
-            await self._ensure_paths()
-        raise Unsettled
-
-    async def _read_view(self, total_nodes: int) -> tuple[View, dict[int, int]] | None:
-        names, before = await self._session.call("get_children", self._parent, watch=self._session.on_watch, include_data=True)
-        _, stat = await self._session.call("get", self._parent, watch=self._session.on_watch)
-        children, foreign = await self._children(names, total_nodes)
-        after = await self._session.call("exists", self._parent)
-        if after is None or not _identity(before) == _identity(stat) == _identity(after) or None in children:
-            return None
-        present = [child for child in children if child is not None]
-        members, ignored = views.read_members(present)
-        self._report([*ignored, *(Ignored(name, 0, "it is no member id, or beyond the first 1,024") for name in foreign)])
-        return View(_identity(after), members), {int(child.name): child.owner for child in present}
-
-    async def _children(self, names: list[str], total_nodes: int) -> tuple[list[Child | None], list[str]]:
+    async def _read_view(self, total_nodes: int) -> Seen | None:
+        listed = await self._zookeeper.children(self._paths.members, watch=True)
+        if listed is None:
+            raise Unsettled
+        names, before = listed
         ids, foreign = views.candidate_ids(names, total_nodes)
-        return list(await asyncio.gather(*(self._child(name, self._session.on_watch) for name in ids))), foreign
-
-    async def _child(self, name: str, watch: Callable[[object], None] | None = None) -> Child | None:
-        try:
-            data, stat = await self._session.call("get", f"{self._parent}/{name}", watch=watch)
-        except NoNodeError:
+        nodes = await self._zookeeper.get_all([f"{self._paths.members}/{name}" for name in ids])
+        parent = await self._zookeeper.get(self._paths.members, watch=True)
+        if parent is None or view_id(before) != view_id(parent.stat):
             return None
-        return Child(name, data, stat.ephemeralOwner, stat.mzxid)
+        present = {name: node for name, node in zip(ids, nodes, strict=True) if node is not None}
+        if len(present) < len(ids) or await self._touched(parent.stat, present.values()):
+            return None
+        members, ignored = views.read_members(Child(name, node.data, node.stat.owner, node.stat.mzxid) for name, node in present.items())
+        self._report([*ignored, *(Ignored(name, 0, "it is no member id, or beyond the first 1,024") for name in foreign)])
+        children = frozenset([*((name, node.stat.czxid) for name, node in present.items()), *((name, 0) for name in foreign)])
+        return Seen(View(view_id(parent.stat), members, children), {int(name): node for name, node in present.items()})
 
-    async def _confirm_settings(self, *, registered: bool) -> int:
-        """See that the settings in ZooKeeper are those that this node runs with, and return their version.
+    async def _touched(self, parent: Stat, nodes: Collection[Node]) -> bool:
+        """Whether somebody changed a record behind the parent's back: two nodes could then read different members under one identity.
 
-        A member restores them, another node stops.
+        Writing the parent gives the change its place in the order, and every node another view.
         """
-        if self._settings is None:
-            raise ZooKeeperError("joining a cluster whose settings were never read")
-        found = await self._read_settings()
-        if found is not None and found.settings == self._settings:
-            return found.version
-        if found is not None and found.settings is not None and not registered:
-            changes = ", ".join(agreed.differences(self._settings, found.settings))
-            raise ZooKeeperError(f"the cluster's settings changed while this node was away ({changes}): start it again to adopt them")
-        await self._ensure_paths()
-        parent_version, living = await self._living()
-        if found is not None and found.problem and living and not registered:
-            raise ZooKeeperError(f"{found.problem}, and others live by them: they run another version of maglev0")
-        if await self._write_settings(self._settings, parent_version, found):
-            log.warning("somebody deleted or changed %s: restored", self._settings_path)
-        raise Unsettled
-
-    async def _read_settings(self) -> Found | None:
-        """Read the settings znode, if there is one. Leaves a watch in every case."""
-        if await self._session.call("exists", self._settings_path, watch=self._session.on_watch) is None:
-            return None
-        try:
-            data, stat = await self._session.call("get", self._settings_path)
-        except NoNodeError:
-            return None
-        try:
-            return Found(agreed.decode(data), "", stat.version, stat.mzxid)
-        except ValueError as error:
-            return Found(None, f"the settings in {self._settings_path} cannot be read ({error})", stat.version, stat.mzxid)
-
-    async def _write_settings(self, settings: Settings, parent_version: int, found: Found | None) -> bool:
-        """Write the settings unless somebody joined since `parent_version`, or wrote since `found`, was read; return whether they were written."""
-        transaction = self._session.transaction()
-        transaction.check(self._parent, parent_version)
-        if found is None:
-            transaction.create(self._settings_path, settings.encode())
-        else:
-            transaction.set_data(self._settings_path, settings.encode(), found.version)
-        answers = await self._session.commit(transaction)
-        return not any(isinstance(answer, Exception) for answer in answers)
-
-    async def _living(self) -> tuple[int, list[Child]]:
-        """Read the parent's version and the ids' znodes that live sessions hold, whatever their data."""
-        try:
-            names, stat = await self._session.call("get_children", self._parent, include_data=True)
-        except NoNodeError as error:
-            raise Unsettled from error
-        ids, _foreign = views.candidate_ids(names, views.MAX_ID)
-        children = await asyncio.gather(*(self._child(name) for name in ids))
-        return stat.version, [child for child in children if child is not None and child.owner]
-
-    async def _ensure_paths(self) -> None:
-        try:
-            await self._session.call("ensure_path", self._parent)
-        except NoNodeError as error:
-            raise Unsettled from error  # somebody deletes while we create
+        if all(node.stat.mzxid <= max(parent.mzxid, parent.pzxid) for node in nodes):
+            return False
+        with suppress(Refused):
+            await self._zookeeper.commit([Write(self._paths.members, b"", parent.version)])
+        return True
 
     def _report(self, ignored: list[Ignored]) -> None:
         news = [child for child in ignored if child not in self._reported]
         for child in news[:MAX_WARNINGS]:
-            log.warning("ignored %s/%s: %s", self._parent, printable(child.name[:MAX_NAME]), child.reason)
+            log.warning("ignored %s/%s: %s", self._paths.members, printable(child.name[:MAX_NAME]), child.reason)
         if len(news) > MAX_WARNINGS:
-            log.warning("ignored %d more children of %s that are no members", len(news) - MAX_WARNINGS, self._parent)
+            log.warning("ignored %d more children of %s that are no members", len(news) - MAX_WARNINGS, self._paths.members)
         self._reported = set(ignored)
 
-    def path(self, member_id: int) -> str:
-        """The member znode of an id."""
-        return f"{self._parent}/{member_id}"
+    async def join(self, member: Member, lease: LeaseRecord, lease_version: int | None, settings_version: int) -> None:
+        """Create the record and the acknowledgement, and write the lease over that version of it, under the settings of that version.
+
+        Raises `Refused` when the id has a record already or anything else changed meanwhile.
+        """
+        operations: list[Operation] = [Check(self._paths.settings, settings_version)]
+        if (ack := await self._zookeeper.get(self._paths.ack(self._me))) is not None:
+            operations.append(Delete(self._paths.ack(self._me), ack.stat.version))  # of another session, whose record is gone
+        operations += [
+            Create(self._paths.member(self._me), member.encode(), ephemeral=True),
+            Create(self._paths.ack(self._me), b"", ephemeral=True),
+            self._write_lease(lease, lease_version),
+            # The write of the parent makes a concurrent replacement of the settings, which checks that version, fail.
+            Write(self._paths.members, b"", -1),
+        ]
+        await self._zookeeper.commit(operations)
+
+    def _write_lease(self, lease: LeaseRecord, version: int | None) -> Operation:
+        path = self._paths.lease(self._me)
+        return Create(path, lease.encode(), ephemeral=False) if version is None else Write(path, lease.encode(), version)
+
+    async def rewrite(self, member: Member, version: int) -> None:
+        """Replace this node's record of that version, as a change that makes a new view; `Refused` when it is not there or another."""
+        await self._zookeeper.commit([Write(self._paths.member(self._me), member.encode(), version), Write(self._paths.members, b"", -1)])
+
+    async def withdraw(self, released: LeaseRecord | None) -> None:
+        """Delete this node's record if it is of this session, and its acknowledgement; `released` says that its kernel accepts nothing any more.
+
+        Raises `Refused` when something changed meanwhile.
+        """
+        node = await self._zookeeper.get(self._paths.member(self._me))
+        if node is None or node.stat.owner != self._zookeeper.session:
+            return
+        operations: list[Operation] = [Delete(self._paths.member(self._me), node.stat.version)]
+        ack = await self._zookeeper.get(self._paths.ack(self._me))
+        if ack is not None and ack.stat.owner == self._zookeeper.session:
+            operations.append(Delete(self._paths.ack(self._me), ack.stat.version))
+        if released is not None:
+            found = await self._zookeeper.get(self._paths.lease(self._me))
+            operations.append(self._write_lease(released, None if found is None else found.stat.version))
+        await self._zookeeper.commit([*operations, Write(self._paths.members, b"", -1)])
+
+    async def acknowledge(self, ack: Ack) -> None:
+        """Tell the others how far this node has come. Raises `Refused` when somebody deleted even what was just made anew."""
+        data = json.dumps([*ack.view, ack.stage]).encode()
+        try:
+            await self._zookeeper.commit([Write(self._paths.ack(self._me), data, -1)])
+        except Refused:
+            await self._zookeeper.commit([Create(self._paths.ack(self._me), data, ephemeral=True)])
+
+    async def acks(self, members: Sequence[int]) -> dict[int, Ack]:
+        """Read what these members acknowledged, as far as they did; watches on all of them are left."""
+        nodes = await self._zookeeper.get_all([self._paths.ack(member) for member in members], watch=True)
+        found = {member: _decode_ack(node.data) for member, node in zip(members, nodes, strict=True) if node is not None}
+        return {member: ack for member, ack in found.items() if ack is not None}
+
+    async def renew(self, lease: LeaseRecord, record_version: int, lease_version: int | None) -> tuple[int, ViewId | None]:
+        """Write the lease if this node's record is of that version and its lease znode of that one (`None`: there is none).
+
+        Returns the write's zxid (0 where it created the znode) and the view's identity that was read right behind it, `None` where the parent
+        is gone. Raises `Refused`: index 0 is the record, 1 the lease.
+        """
+        operations = [Check(self._paths.member(self._me), record_version), self._write_lease(lease, lease_version)]
+        done = await self._zookeeper.commit(operations, look=self._paths.members)
+        return done.zxid, None if done.looked is None else view_id(done.looked)
+
+    async def lease(self, member: int) -> Lease | None:
+        """Read a lease znode."""
+        return _lease(await self._zookeeper.get(self._paths.lease(member)))
+
+    async def leases(self, beside: Collection[int]) -> dict[int, Lease]:
+        """Read the lease znodes of all ids beside those."""
+        listed = await self._zookeeper.children(self._paths.leases)
+        if listed is None:
+            return {}
+        ids = [int(name) for name in views.candidate_ids(listed[0], views.MAX_ID)[0] if int(name) not in beside]
+        nodes = await self._zookeeper.get_all([self._paths.lease(member) for member in ids])
+        found = {member: _lease(node) for member, node in zip(ids, nodes, strict=True)}
+        return {member: lease for member, lease in found.items() if lease is not None}
+
+    async def bury(self, member: int, lease: Lease) -> None:
+        """Tell everybody that a lease of who is gone is over, unless it changed since it was read."""
+        record = LeaseRecord("", 1, None, released=True) if lease.record is None else lease.record._replace(released=True)
+        with suppress(Refused):
+            await self._zookeeper.commit([Write(self._paths.lease(member), record.encode(), lease.stat.version)])
+
+    async def remove(self, member: int, lease: Lease) -> None:
+        """Delete the lease znode of who is gone, unless it changed since it was read."""
+        with suppress(Refused):
+            await self._zookeeper.commit([Delete(self._paths.lease(member), lease.stat.version)])
 
 
-def _raise_first(answers: list[Any]) -> None:
-    """Turn a rolled-back transaction into its cause."""
-    causes = [answer for answer in answers if isinstance(answer, NodeExistsError | BadVersionError | NoNodeError)]
-    for cause in causes:
-        if isinstance(cause, NodeExistsError):
-            raise cause
-        raise Unsettled from cause
-    if any(isinstance(answer, Exception) for answer in answers):
-        raise Disconnected
-
-
-def _restorable(found: Found | None, living: list[Child]) -> bool:
-    """Whether a member may be about to write the settings that it runs with: they are gone, or younger than a member that joined under others."""
-    return any(found is None or child.mzxid < found.mzxid for child in living)
-
-
-def _identity(stat: Any) -> ViewId:
+def view_id(stat: Stat) -> ViewId:
+    """The identity of the view that the parent's stat stands for."""
     return ViewId(stat.czxid, stat.cversion, stat.version)
+
+
+def _lease(node: Node | None) -> Lease | None:
+    return None if node is None else Lease(_decode_lease(node.data), node.stat)
+
+
+def _decode_lease(data: bytes) -> LeaseRecord | None:
+    try:
+        record = _read_small(data)
+        secure = record.get("secure")
+        return LeaseRecord(
+            read_text(record, "kernel"),
+            read_int(record, "pid", 1, 1 << 22),
+            None if secure is None else _read_view_id(secure),
+            record.get("released") is True,
+        )
+    except ValueError:
+        return None
+
+
+def _decode_ack(data: bytes) -> Ack | None:
+    try:
+        record = json.loads(data) if len(data) <= MAX_SMALL_BYTES else None
+        if not isinstance(record, list) or len(record) != 4 or record[3] not in tuple(Stage):
+            return None
+        return Ack(_read_view_id(record[:3]), Stage(record[3]))
+    except (ValueError, RecursionError):
+        return None
+
+
+def _read_small(data: bytes) -> dict[str, object]:
+    if len(data) > MAX_SMALL_BYTES:
+        raise ValueError("too long")
+    return read_object(data)
+
+
+def _read_view_id(value: object) -> ViewId:
+    """A view's identity from JSON; ValueError where it is none."""
+    limits = (_ZXID_LIMIT, _VERSION_LIMIT, _VERSION_LIMIT)
+    if not isinstance(value, list) or len(value) != 3 or not all(type(n) is int and -m <= n < m for n, m in zip(value, limits, strict=True)):
+        raise ValueError("no identity of a view")
+    return ViewId(*value)

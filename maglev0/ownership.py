@@ -1,34 +1,14 @@
-"""From a view to what one node owns, and whether it takes part at all.
+"""From a view to what one node owns.
 
 Pure: imports no I/O.
 """
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from maglev0 import table
 from maglev0.view import View, name_of
-
-
-class Standing(enum.Enum):
-    """What the children of the parent znode say about one node's id."""
-
-    ABSENT = "absent"
-    MEMBER = "member"
-    HELD = "held by another session"
-
-
-def standing(sessions: Mapping[int, int], my_id: int, session_id: int) -> Standing:
-    """Compare the session that holds `my_id` (`sessions`: id -> ephemeral owner) with one's own.
-
-    A znode under one's id proves nothing by itself: it may be that of a session that is dying, or of a second daemon.
-    """
-    if my_id not in sessions:
-        return Standing.ABSENT
-    return Standing.MEMBER if sessions[my_id] == session_id else Standing.HELD
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ MAX_TOTAL_NODES = {
 MAX_SETTINGS_BYTES = 4096
 MAX_LEASE_MS = 3_600_000
 DEFAULT_TOTAL_NODES = 5
+LEASE_SHARE = 2 / 3  # of the session timeout of the node that founds the cluster
+CLUSTERIP_LEASE_MS = 1000  # its lease is timed by xt_recent, in whole seconds
 SEED_LIMIT = 1 << 32
 
 _Choice = TypeVar("_Choice", bound=enum.StrEnum)
@@ -79,8 +81,8 @@ def derived_mac(vip: IPv4Address) -> str:
     return ":".join(f"{byte:02x}" for byte in (0x03, 0xBF, *vip.packed))
 
 
-def first_settings(wishes: Wishes, vip: IPv4Address, lease_ms: int, seed: int) -> Settings:
-    """The settings that the first node of a cluster writes; `seed` serves where no flag gave one.
+def first_settings(wishes: Wishes, vip: IPv4Address, session_timeout_s: float, seed: int) -> Settings:
+    """The settings that the first node of a cluster writes, which has that session timeout; `seed` serves where no flag gave one.
 
     Raises ConfigError when no dataplane that this node can run serves that many node numbers.
     """
@@ -95,8 +97,16 @@ def first_settings(wishes: Wishes, vip: IPv4Address, lease_ms: int, seed: int) -
         hash_seed=seed if wishes.hash_seed is None else wishes.hash_seed,
         hash_family=able[0],
         cluster_mac=wishes.cluster_mac or derived_mac(vip),
-        lease_ms=lease_ms,
+        lease_ms=lease_length_ms(able[0], session_timeout_s),
     )
+
+
+def lease_length_ms(family: HashFamily, session_timeout_s: float) -> int:
+    """How long a lease is in a cluster founded by a node with that session timeout."""
+    length_ms = int(1000 * LEASE_SHARE * session_timeout_s)
+    if family is HashFamily.CLUSTERIP:
+        return max(1, length_ms // CLUSTERIP_LEASE_MS) * CLUSTERIP_LEASE_MS
+    return max(1, length_ms)
 
 
 def check_id(my_id: int, settings: Settings) -> None:

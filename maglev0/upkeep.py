@@ -1,16 +1,22 @@
-"""Keeps the kernel as the cluster's view wants it, whatever others do to it meanwhile."""
+"""Keeps the kernel as it was asked to be, whatever others do to it meanwhile.
+
+To the hand-over it is the `Gate`: what stands in the way of a call is mended once, and then the node counts as unable to serve until it is mended.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
-from maglev0.dataplane import Change, Dataplane
+from maglev0.dataplane import Dataplane, Flows, Move, Phase
 from maglev0.errors import DataplaneError, UnavailableError
 from maglev0.waiting import Backoff, first_of
 
 log = logging.getLogger(__name__)
+
+_Answer = TypeVar("_Answer")
 
 COALESCE_S = 0.02  # kernel events come in bursts; one look per burst
 LOOK_S = 15.0  # between looks without an event: of some losses, as that of a MAC on the link, the kernel gives no notice
@@ -18,19 +24,18 @@ MAX_FIGHT_S = 1.0
 
 
 class Upkeep:
-    """One dataplane and its health. `open` until it succeeds, then `own` as the view changes while `mend` runs beside.
+    """One dataplane and its health. `open` until it succeeds, then the calls of `Gate` while `mend` runs beside.
 
-    `able` says whether the node can serve; `wake` is called whenever that changes. `wanted` is what it was last asked to own.
+    `able` says whether the node can serve; `changed` is called whenever that changes, and when something had to be restored.
     """
 
-    def __init__(self, dataplane: Dataplane, wake: Callable[[], None]) -> None:
+    def __init__(self, dataplane: Dataplane, changed: Callable[[], None]) -> None:
         self.able = True
-        self.wanted: frozenset[int] = frozenset()
         self._dataplane = dataplane
-        self._wake = wake
+        self._changed = changed
         self._lock = asyncio.Lock()  # the loop and the mending both change the kernel
         self._broken = asyncio.Event()
-        self._backoff = Backoff()  # until buckets were owned: what is mended may break again at the first of them
+        self._backoff = Backoff()  # until the gate was opened: what is mended may break again at the first try
         self._reason = ""
 
     async def open(self) -> None:
@@ -51,32 +56,62 @@ class Upkeep:
                 self._recover()
                 return
 
-    async def own(self, buckets: frozenset[int]) -> Change:
-        """Own exactly these buckets; what stands in the way is mended once. Raises DataplaneError, and is unable from then on."""
+    async def load(self, move: Move) -> None:
+        """See `Gate.load`."""
+        await self._carry_out(lambda: self._dataplane.load(move))
+
+    async def flip(self, phase: Phase) -> None:
+        """See `Gate.flip`."""
+        await self._carry_out(lambda: self._dataplane.flip(phase))
+        if self.able:
+            self._backoff.succeeded()
+
+    async def forget(self, buckets: frozenset[int]) -> None:
+        """See `Gate.forget`."""
+        await self._carry_out(lambda: self._dataplane.forget(buckets))
+
+    async def owned(self) -> frozenset[int]:
+        """See `Gate.owned`."""
+        return await self._carry_out(self._dataplane.owned)
+
+    async def flows(self) -> Flows:
+        """See `Gate.flows`. It only looks, and may take long."""
+        return await self._dataplane.flows()
+
+    async def kept(self) -> frozenset[int]:
+        """See `Dataplane.kept`."""
+        return await self._carry_out(self._dataplane.kept)
+
+    # The lease does not wait for a large load or a repair: each of these is one small transaction of its own.
+
+    async def arm(self) -> None:
+        """See `Gate.arm`."""
+        await self._dataplane.arm()
+
+    async def promote(self) -> None:
+        """See `Gate.promote`."""
+        await self._dataplane.promote()
+
+    async def drop(self) -> None:
+        """See `Gate.drop`."""
+        await self._dataplane.drop()
+
+    async def _carry_out(self, call: Callable[[], Awaitable[_Answer]]) -> _Answer:
         async with self._lock:
-            self.wanted = buckets
             try:
-                change = await self._apply()
+                return await self._tried_twice(call)
             except DataplaneError as error:
                 self._fail(error)
                 self._broken.set()
                 raise
-            if buckets and self.able:
-                self._backoff.succeeded()
-            return change
 
-    async def _apply(self) -> Change:
+    async def _tried_twice(self, call: Callable[[], Awaitable[_Answer]]) -> _Answer:
         try:
-            return await self._dataplane.apply(self.wanted)
+            return await call()
         except DataplaneError as error:
             log.debug("mending before a second try: %s", error)
-            await self._dataplane.repair()
-            return await self._dataplane.apply(self.wanted)
-
-    async def owned(self) -> frozenset[int]:
-        """Read back what the kernel holds."""
-        async with self._lock:
-            return await self._dataplane.owned()
+            self._tell(await self._dataplane.repair())
+            return await call()
 
     async def mend(self) -> None:
         """Restore what others take away, for ever; while that fails, the node is unable to serve and it is tried again."""
@@ -87,8 +122,6 @@ class Upkeep:
                 self._broken.clear()
                 await asyncio.sleep(self._backoff.failed())
             restored = await self._mended()
-            for thing in restored:
-                log.warning("restored %s", thing)
             # Somebody who takes the same thing away again and again gets a slower opponent each time.
             if restored:
                 await asyncio.sleep(fights.failed())
@@ -100,13 +133,18 @@ class Upkeep:
         try:
             async with self._lock:
                 restored = await self._dataplane.repair()
-                if not self.able:
-                    await self._dataplane.apply(self.wanted)
         except DataplaneError as error:
             self._fail(error)
             return ()
         self._recover()
+        self._tell(restored)
         return restored
+
+    def _tell(self, restored: tuple[str, ...]) -> None:
+        for thing in restored:
+            log.warning("restored %s", thing)
+        if restored:
+            self._changed()
 
     async def close(self) -> None:
         """Own nothing and remove what was added."""
@@ -121,11 +159,11 @@ class Upkeep:
             log.error("cannot serve: %s", error)
         self._reason = str(error)
         self.able = False
-        self._wake()
+        self._changed()
 
     def _recover(self) -> None:
         if not self.able:
             log.info("can serve again")
             self._reason = ""
             self.able = True
-            self._wake()
+            self._changed()

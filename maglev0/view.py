@@ -21,6 +21,7 @@ MAX_SESSION_TIMEOUT_S = 3600.0
 MAX_START_TIME_S = 1e12  # far beyond any clock, yet finite, so that no number in JSON overflows a float
 MAX_ID = max(MAX_TOTAL_NODES.values())
 ACTIVE = "active"
+DRAINING = "draining"
 DRY_RUN = "dry-run"
 
 
@@ -60,10 +61,24 @@ class ViewId(NamedTuple):
 
 @dataclass(frozen=True)
 class View:
-    """The members at one point in ZooKeeper's order of changes, sorted by id."""
+    """The members at one point in ZooKeeper's order of changes, sorted by id.
+
+    `children` names every child of the parent, members or not, with the zxid of its creation (0 where it was not read).
+    """
 
     id: ViewId
     members: tuple[Member, ...]
+    children: frozenset[tuple[str, int]] = frozenset()
+
+    def gone(self, later: View) -> tuple[Member, ...]:
+        """The members that are none any more in a later view, or by a record of a later life."""
+        living = {name for name, _czxid in self.children & later.children} & {str(member.id) for member in later.members}
+        return tuple(member for member in self.members if str(member.id) not in living)
+
+    def follows(self, earlier: View) -> bool:
+        """Whether the changes between the two are all that happened to the children: nobody came and went in between."""
+        same_parent = self.id.czxid == earlier.id.czxid
+        return same_parent and self.id.cversion - earlier.id.cversion == len(self.children ^ earlier.children)
 
     def weights(self, *, dry_run: bool) -> dict[str, int]:
         """What the table is built from: the weight of each member that serves.
@@ -141,7 +156,7 @@ def decode(name: str, data: bytes) -> Member:
     if name != str(member_id):
         raise ValueError(f"its record names id {member_id}")
     state = read_text(record, "state")
-    if state not in (ACTIVE, DRY_RUN):
+    if state not in (ACTIVE, DRAINING, DRY_RUN):
         raise ValueError(f"unknown state {state}")
     return Member(
         id=member_id,

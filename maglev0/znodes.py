@@ -33,10 +33,11 @@ class Reason(NamedTuple):
 
 
 class Stat(NamedTuple):
-    """A znode's stat: zxids of its creation and last change, versions of its data and its children, its ephemeral owner (0 = persistent)."""
+    """A znode's stat: zxids of its creation, of its data's and its children's last change; their versions; its ephemeral owner (0 = persistent)."""
 
     czxid: int
     mzxid: int
+    pzxid: int
     version: int
     cversion: int
     owner: int

@@ -40,26 +40,17 @@ def runnable(vip: IPv4Address, asked: HashFamily | None) -> tuple[HashFamily, ..
     return tuple(found)
 
 
-def make(family: HashFamily, service: Service, *, dry_run: bool) -> Dataplane:
+def make(family: HashFamily, service: Service, lease_ms: int, *, dry_run: bool) -> Dataplane:
     """Make the dataplane of one service, without touching the kernel."""
     if dry_run:
         return DryRun(family)
     if family is HashFamily.CLUSTERIP:
         from maglev0.dataplane.clusterip import ClusterIP  # noqa: PLC0415
 
-        return ClusterIP(service)
+        return ClusterIP(service, lease_ms)
     from maglev0.dataplane.nftables import Nftables  # noqa: PLC0415
 
-    return Nftables(service)
-
-
-def let_go(vip: IPv4Address) -> None:
-    """Own nothing of what a killed daemon left for the VIP; what cannot be read or written here was not left by one."""
-    from maglev0.dataplane import clusterip, nftables  # noqa: PLC0415
-
-    for leftover in (nftables, clusterip):
-        with contextlib.suppress(DataplaneError):
-            leftover.let_go(vip)
+    return Nftables(service, lease_ms)
 
 
 async def remove_leftovers(vip: IPv4Address) -> None:

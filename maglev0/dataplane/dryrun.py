@@ -1,11 +1,13 @@
-"""The dataplane of ``--dry-run``: remembers what it would own and touches no kernel."""
+"""The dataplane of ``--dry-run``: remembers what would be in force and touches no kernel."""
 
 from __future__ import annotations
 
 import asyncio
 
-from maglev0.dataplane import Change
+from maglev0.dataplane import Flows, Move, Phase
 from maglev0.service import HashFamily
+
+_NOTHING = Move(frozenset(), frozenset())
 
 
 class DryRun:
@@ -14,19 +16,44 @@ class DryRun:
     def __init__(self, family: HashFamily) -> None:
         self.family = family
         self._owned: frozenset[int] = frozenset()
+        self._move = _NOTHING
 
     async def open(self) -> None:
         """Nothing is made ready."""
 
-    async def apply(self, owned: frozenset[int]) -> Change:
-        """Remember the set."""
-        change = Change(owned - self._owned, self._owned - owned)
-        self._owned = owned
-        return change
+    async def load(self, move: Move) -> None:
+        """Remember the move."""
+        self._move = move
+
+    async def flip(self, phase: Phase) -> None:
+        """Carry it out on the remembered set."""
+        self._owned -= self._move.losses
+        if phase is Phase.ACQUIRED:
+            self._owned |= self._move.gains
+
+    async def arm(self) -> None:
+        """No packet asks for a lease."""
+
+    async def promote(self) -> None:
+        """No packet asks for a lease."""
+
+    async def drop(self) -> None:
+        """No packet asks for a lease."""
 
     async def owned(self) -> frozenset[int]:
         """Return the remembered set."""
         return self._owned
+
+    async def flows(self) -> Flows:
+        """Nothing is held."""
+        return Flows(frozenset(), 0)
+
+    async def forget(self, buckets: frozenset[int]) -> None:
+        """Nothing is kept."""
+
+    async def kept(self) -> frozenset[int]:
+        """Nothing is kept."""
+        return frozenset()
 
     async def disturbed(self) -> None:
         """Nobody can disturb it: never return."""

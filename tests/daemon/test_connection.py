@@ -76,7 +76,7 @@ def test_who_hears_nothing_lets_go_before_its_session_can_expire_and_comes_back(
     for server in ensemble.servers:
         getattr(server, silence)()
     for node in nodes:
-        alone = node.said_at("let go of [23] node numbers: no ZooKeeper server answers") - silent_from
+        alone = node.said_at("no new flow is accepted any more in [23] node numbers: no renewal from ZooKeeper in time") - silent_from
         assert alone.total_seconds() < TIMEOUT_S
     for server in ensemble.servers:
         if silence == "kill":
@@ -95,7 +95,7 @@ def test_without_a_majority_everybody_lets_go_and_comes_back(site: Site, ensembl
     for server in stopped:
         getattr(server, silence)()
     for node in nodes:
-        node.wait_line("let go of [12] node numbers: ")
+        node.wait_line("no new flow is accepted any more in [12] node numbers: ")
     for server in stopped:
         if silence == "kill":
             server.start()
@@ -113,7 +113,7 @@ def test_a_daemon_that_was_stopped_for_long_lets_go_and_joins_anew(site: Site) -
     site.wait_gone(2)
     site.agreed(first)
     stopped.thaw()
-    stopped.wait_line("let go of [23] node numbers: ")
+    stopped.wait_line("backend-2 is no member any more")
     stopped.wait_count("joined as", 2)
     site.agreed(first, stopped)
     assert site.owner(2) == stopped.session() != session

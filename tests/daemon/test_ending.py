@@ -90,7 +90,7 @@ def test_who_is_told_to_stop_after_zookeeper_went_away_does(site: Site, ensemble
     (node,) = site.joined(1)
     for server in ensemble.servers:
         getattr(server, silence)()
-    node.wait_line("let go of 5 node numbers: no ZooKeeper server answers")
+    node.wait_line("no new flow is accepted any more in 5 node numbers: no renewal from ZooKeeper in time")
     assert node.stop() < STOP_S
 
 

@@ -1,0 +1,256 @@
+"""One node's part in the cluster, from the first look at its members to the last word in its lease.
+
+Pure: imports no I/O. It reaches ZooKeeper and the kernel through two protocols; whoever drives it, the daemon or a simulation, may stop it for any
+time at every `await`. There are two strands: `round` follows the view, and `renewal` keeps the lease; they meet in one `Standing`.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import replace
+
+from maglev0.agreement import Agreement, Unsettled
+from maglev0.dataplane import Phase
+from maglev0.entry import Entry
+from maglev0.handover import Ack, HandOver, Stage
+from maglev0.lease import Terms
+from maglev0.membership import Lease, Membership, Seen
+from maglev0.paths import Paths
+from maglev0.renewal import Renewal
+from maglev0.standing import Host, Standing
+from maglev0.view import Member, View
+
+log = logging.getLogger(__name__)
+
+BURIED_LEASES = 10  # lease lengths after which the znode of a lease that is over is deleted: all who may ask for it have done so
+
+
+class Participant:
+    """One node under one VIP. Call `round` after every `notice` and `wake`, and again when the time that it returned is up; `renewal` beside it."""
+
+    def __init__(self, host: Host, agreement: Agreement, paths: Paths, *, me: Member, total_nodes: int, terms: Terms) -> None:
+        self.handover = HandOver(me.id, terms)
+        self.standing = Standing(me, host.kernel, host.pid, self.handover)
+        self._membership = Membership(host.zookeeper, paths, me.id)
+        self.entry = Entry(self.standing, self._membership, agreement, host)
+        self.renewal = Renewal(self.standing, self._membership, host, self._see_anew)
+        self._host = host
+        self._agreement = agreement
+        self._paths = paths
+        self._total_nodes = total_nodes
+        self._seen: Seen | None = None
+        self._seen_at = 0.0
+        self._view_stale = self._settings_stale = True
+        self._stale_acks: set[int] = set()
+        self._leases_read = False
+        self._acked: Ack | None = None
+        self._settings_version = 0
+        self._over: dict[int, Lease] = {}  # lease znodes of who is gone, to be cleared away
+
+    def notice(self, path: str | None) -> None:
+        """Note that a watched znode changed, or (`None`) that anything may have: another connection, or a first one."""
+        member = None if path is None else self._paths.acknowledging(path)
+        if member is not None:
+            self._stale_acks.add(member)
+        elif path == self._paths.settings:
+            self._settings_stale = True
+        elif path is None:
+            self._view_stale = self._settings_stale = True
+            self._stale_acks |= self.handover.peers
+            self.renewal.soon()
+        else:
+            self._view_stale = True
+        self._host.wake()
+
+    def _see_anew(self, *, view: bool) -> None:
+        """A renewal brought news: of the lease, or of the view."""
+        self._view_stale |= view
+        self._host.wake()
+
+    async def round(self) -> float | None:
+        """Do the one next thing, and return in how many seconds to do the next without having been told, `None` for never.
+
+        Raises `Disconnected`, `Unsettled`, `Refused` when it has to be tried again; MaglevError for what only the operator, or the dataplane's
+        repair, can mend.
+        """
+        standing = self.standing
+        if self._settings_stale:
+            registered = standing.is_member and standing.session == self._host.zookeeper.session
+            self._settings_version = await self._agreement.confirm(registered=registered)
+            self._settings_stale = False
+        seen = await self._look() if self._view_stale or self._seen is None else self._seen
+        node = seen.nodes.get(standing.me.id)
+        record = next((member for member in seen.view.members if member.id == standing.me.id), None)
+        if node is None:
+            return await self._join(seen.view)
+        if node.stat.owner != self._host.zookeeper.session:
+            self._view_stale = True
+            return await self.entry.wait_for_holder(node, record)
+        if not standing.is_member:
+            mine = await self._host.share(seen.view)
+            await self.entry.come_back(node, record, mine, seen.view)
+            self._begin()
+            return 0.0
+        if node.stat.version != standing.record_version:
+            self._view_stale = True
+            return await self.entry.join_anew()
+        return await self._advance(seen.view)
+
+    async def _look(self) -> Seen:
+        self._view_stale = False
+        try:
+            self._seen = await self._membership.view(self._total_nodes)
+        except BaseException as error:
+            self._view_stale = True
+            if isinstance(error, Unsettled):
+                await self._agreement.ensure_paths()
+            raise
+        self._seen_at = self._host.clock()
+        return self._seen
+
+    async def _join(self, view: View) -> float | None:
+        self._view_stale = True
+        if self.standing.leaving:
+            await self.entry.outside()
+            return None
+        self._settings_stale = not self.standing.is_member  # whose version the joining checks
+        pause_s = await self.entry.join(view, self._settings_version)
+        if self.standing.is_member:
+            self._acked = None
+            self.renewal.soon()
+        return pause_s
+
+    async def _advance(self, view: View) -> float | None:
+        """One step of the hand-over."""
+        handover, standing = self.handover, self.standing
+        if standing.me not in view.members:
+            self._view_stale = True
+            await self._membership.rewrite(standing.me, standing.record_version or 0)
+            standing.record_version = (standing.record_version or 0) + 1
+            return 0.0
+        if handover.view_id != view.id:
+            handover.see(view, await self._host.share(view), self._seen_at)
+            self._begin()
+        if not self._leases_read:
+            await self._read_leases(view)
+        if handover.must_empty(self._host.clock()):
+            log.warning("the lease was over before the new view was in force: all node numbers are taken anew")
+            await self.entry.empty()
+            return 0.0
+        if await self._acknowledged(view):
+            return 0.0
+        steps = {Stage.SEEN: self._prepare, Stage.PREPARED: self._release, Stage.RELEASED: self._acquire, Stage.ACQUIRED: self._rest}
+        return await steps[handover.stage]()
+
+    def _begin(self) -> None:
+        self._stale_acks = set(self.handover.peers)
+        self._leases_read = False
+        self.renewal.soon()
+
+    async def _read_leases(self, view: View) -> None:
+        """Learn when the leases of all who are no members are over, those included that this node never saw."""
+        handover = self.handover
+        found = await self._membership.leases({member.id for member in view.members} | {self.standing.me.id})
+        now_s = self._host.clock()
+        for member, lease in found.items():
+            if lease.record is not None and lease.record.released:
+                handover.others.forget(frozenset({member}))
+            else:
+                handover.others.last_changed(member, lease.stat.mzxid, handover.dates.of(lease.stat.mzxid, now_s))
+        self._over = found
+        self._leases_read = True
+
+    async def _acknowledged(self, view: View) -> bool:
+        """Tell the others how far this node has come, if it has come further; whether there was something to tell."""
+        ack = Ack(view.id, min(self.handover.stage, Stage.RELEASED))
+        told = self._acked is not None and self._acked.view == ack.view and self._acked.stage >= ack.stage
+        if told or ack.stage is Stage.SEEN:
+            return False
+        await self._membership.acknowledge(ack)
+        self._acked = ack
+        return True
+
+    async def _prepare(self) -> float:
+        await self._host.gate.load(self.handover.move())
+        self.handover.stage = Stage.PREPARED
+        return 0.0
+
+    async def _release(self) -> float:
+        await self._read_acks(Stage.PREPARED)
+        now_s = self._host.clock()
+        if not self.handover.may_release(now_s):
+            return self.handover.barrier_at - now_s
+        losses = self.handover.move().losses
+        await self._host.gate.flip(Phase.RELEASED)
+        self.standing.kept |= losses
+        self.handover.released()
+        self.renewal.soon()
+        return 0.0
+
+    async def _acquire(self) -> float | None:
+        await self._read_acks(Stage.RELEASED)
+        now_s, handover = self._host.clock(), self.handover
+        if handover.move().gains:
+            at = handover.may_acquire_at()
+            if at > now_s:
+                return self._until(at, now_s)
+            await self._host.gate.flip(Phase.ACQUIRED)
+        handover.acquired()
+        self.standing.kept -= handover.held
+        return 0.0
+
+    def _until(self, at: float, now_s: float) -> float | None:
+        """How long to wait for the permission to acquire; what a renewal has to bring is asked for when it can."""
+        if at < math.inf:
+            return at - now_s
+        over_at = self.handover.straggling_until
+        if now_s < over_at:
+            return over_at - now_s
+        if self.handover.confirmed_at < over_at:
+            self.renewal.soon()
+        return self.handover.terms.interval_s
+
+    async def _read_acks(self, stage: Stage) -> None:
+        wanted = sorted(self._stale_acks & self.handover.lacking(stage))
+        if not wanted:
+            return
+        self._stale_acks.difference_update(wanted)
+        try:
+            self.handover.acks.update(await self._membership.acks(wanted))
+        except BaseException:
+            self._stale_acks.update(wanted)
+            raise
+
+    async def _rest(self) -> float | None:
+        """Nothing is left to do for this view but to clear away, which the first member does for all."""
+        await self._read_acks(Stage.RELEASED)
+        if not self._over or any(peer < self.standing.me.id for peer in self.handover.peers):
+            return None
+        now_s, over_at = self._host.clock(), self.handover.others.over_at()
+        clear_at = max(over_at, self._seen_at) + BURIED_LEASES * self.handover.terms.length_s
+        running = {member: lease for member, lease in self._over.items() if lease.record is None or not lease.record.released}
+        if now_s < over_at or (now_s < clear_at and not running):
+            return (clear_at if now_s >= over_at else over_at) - now_s
+        for member, lease in running.items() or self._over.items():
+            await (self._membership.bury if running else self._membership.remove)(member, lease)
+        await self._read_leases(self._seen.view if self._seen is not None else View(self.handover.view_id, ()))  # type: ignore[arg-type]
+        return 0.0
+
+    def tell_session_timeout(self, timeout_s: float) -> None:
+        """Put what the server granted into the record that the next joining writes."""
+        self.standing.me = replace(self.standing.me, session_timeout_s=timeout_s)
+
+    def leave(self) -> None:
+        """Give up everything by a hand-over; `standing.is_drained` tells when that is done, `entry.withdraw` is the last word."""
+        self.standing.leave()
+        self._host.wake()
+
+    async def sweep(self) -> int:
+        """Stop keeping the buckets in which no connection is left; return how many connections live."""
+        flows = await self._host.gate.flows()
+        idle = self.standing.kept - flows.buckets - self.handover.held
+        if idle:
+            await self._host.gate.forget(idle)
+            self.standing.kept -= idle
+        return flows.alive
