@@ -16,8 +16,7 @@ Options:
   --session-timeout=<S>   ZooKeeper session timeout in seconds, fractions allowed [default: 4]
   --weight=<W>            this node's share in proportion to the others', 0 to 1000; 0 = a member that owns nothing [default: 1]
   --drain-timeout=<S>     how long SIGTERM waits for connections to end that other nodes cannot take over, in seconds [default: 30]
-  --zk-loss=<WHAT>        release: without ZooKeeper the lease ends, and no new flow is accepted; hold: go on under the last view,
-                          at the risk that two nodes answer [default: release]
+  --zk-loss=<WHAT>        what happens while no ZooKeeper server answers: release or hold, see below [default: release]
   --dry-run               compute and log, change nothing in the kernel; buckets stay with the nodes that serve
   -v, --verbose           log what did not change, too
   -h, --help              show this text
@@ -25,6 +24,9 @@ Options:
 
 Of --total-nodes, --hash-mode, --hash-seed and --cluster-mac the cluster keeps the values it was founded with: a flag left out
 adopts them (the defaults above are for the first node), a flag that contradicts them refuses to start.
+
+Without ZooKeeper's word a node's lease ends, two thirds of a session timeout after the last, and its kernel accepts no new flows
+(release); or the node goes on under the last view that it knew, at the risk that two nodes answer the same client (hold).
 
 A whole cluster in a box, to look at: maglev0 lab --help
 

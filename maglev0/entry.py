@@ -6,13 +6,14 @@ Pure: imports no I/O; see `participant`, of whose `round` these are the first st
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
 
 from maglev0.agreement import Agreement
 from maglev0.dataplane import Move, Phase
 from maglev0.errors import DataplaneError, ZooKeeperError
-from maglev0.membership import Membership
+from maglev0.membership import Lease, Membership
 from maglev0.standing import Host, Standing
 from maglev0.view import MAX_MEMBERS, Member, View
 from maglev0.znodes import Node, Refused
@@ -64,18 +65,24 @@ class Entry:
         Its own, of an earlier life on another kernel, nobody could tell from the new one. The others' it would have to wait for with
         buckets that their owners have let go for it already.
         """
+        found = await self.leases({member.id for member in view.members})
+        mine = found.get(self._standing.me.id)
+        return self._standing.handover.others.over_at() - self._host.clock(), None if mine is None else mine.stat.version
+
+    async def leases(self, beside: Collection[int]) -> dict[int, Lease]:
+        """Read the lease znodes of all ids beside those, and note when each is over; one of this very kernel is: nothing is in force there."""
         standing, handover = self._standing, self._standing.handover
-        found = await self._membership.leases({member.id for member in view.members})
+        found = await self._membership.leases(beside)
         now_s = self._host.clock()
-        mine = found.get(standing.me.id)
         for member, lease in found.items():
             ours = member == standing.me.id and lease.record is not None and lease.record.kernel == standing.kernel
-            if ours or (lease.record is not None and lease.record.released):
+            if ours or lease.is_released:
                 handover.others.forget(frozenset({member}))
             else:
-                handover.dates.reached(lease.stat.mzxid, handover.dates.of(lease.stat.mzxid, now_s))
-                handover.others.last_changed(member, lease.stat.mzxid, handover.dates.of(lease.stat.mzxid, now_s))
-        return handover.others.over_at() - now_s, None if mine is None else mine.stat.version
+                date_s = handover.dates.of(lease.stat.mzxid, now_s)
+                handover.dates.reached(lease.stat.mzxid, date_s)
+                handover.others.last_changed(member, lease.stat.mzxid, date_s)
+        return found
 
     def _say(self, text: str) -> None:
         if not self._said:

@@ -60,6 +60,11 @@ class Lease(NamedTuple):
     record: LeaseRecord | None
     stat: Stat
 
+    @property
+    def is_released(self) -> bool:
+        """Whether its kernel is known to accept nothing any more."""
+        return self.record is not None and self.record.released
+
 
 class Membership:
     """The znodes of the node `me` in the cluster at `paths`; which of them exist is the caller's business."""
@@ -199,16 +204,12 @@ class Membership:
         found = {member: _lease(node) for member, node in zip(ids, nodes, strict=True)}
         return {member: lease for member, lease in found.items() if lease is not None}
 
-    async def bury(self, member: int, lease: Lease) -> None:
-        """Tell everybody that a lease of who is gone is over, unless it changed since it was read."""
-        record = LeaseRecord("", 1, None, released=True) if lease.record is None else lease.record._replace(released=True)
+    async def clear(self, member: int, lease: Lease) -> None:
+        """Say of a lease of who is gone that it is over, or delete it if that was said; nothing, if it changed since it was read."""
+        path, version = self._paths.lease(member), lease.stat.version
+        over = (lease.record or LeaseRecord("", 1, None))._replace(released=True)
         with suppress(Refused):
-            await self._zookeeper.commit([Write(self._paths.lease(member), record.encode(), lease.stat.version)])
-
-    async def remove(self, member: int, lease: Lease) -> None:
-        """Delete the lease znode of who is gone, unless it changed since it was read."""
-        with suppress(Refused):
-            await self._zookeeper.commit([Delete(self._paths.lease(member), lease.stat.version)])
+            await self._zookeeper.commit([Delete(path, version) if lease.is_released else Write(path, over.encode(), version)])
 
 
 def view_id(stat: Stat) -> ViewId:

@@ -23,7 +23,7 @@ from maglev0.view import Member, View
 
 log = logging.getLogger(__name__)
 
-BURIED_LEASES = 10  # lease lengths after which the znode of a lease that is over is deleted: all who may ask for it have done so
+BURIED_LEASES = 10  # lengths of a lease after which the znode of one that is over is deleted: all who may ask for it have done so
 
 
 class Participant:
@@ -46,7 +46,8 @@ class Participant:
         self._leases_read = False
         self._acked: Ack | None = None
         self._settings_version = 0
-        self._over: dict[int, Lease] = {}  # lease znodes of who is gone, to be cleared away
+        self._remains: dict[int, Lease] = {}  # lease znodes of who is gone, read at
+        self._remains_at = 0.0
 
     def notice(self, path: str | None) -> None:
         """Note that a watched znode changed, or (`None`) that anything may have: another connection, or a first one."""
@@ -150,16 +151,8 @@ class Participant:
 
     async def _read_leases(self, view: View) -> None:
         """Learn when the leases of all who are no members are over, those included that this node never saw."""
-        handover = self.handover
-        found = await self._membership.leases({member.id for member in view.members} | {self.standing.me.id})
-        now_s = self._host.clock()
-        for member, lease in found.items():
-            if lease.record is not None and lease.record.released:
-                handover.others.forget(frozenset({member}))
-            else:
-                handover.others.last_changed(member, lease.stat.mzxid, handover.dates.of(lease.stat.mzxid, now_s))
-        self._over = found
-        self._leases_read = True
+        self._remains = await self.entry.leases({member.id for member in view.members} | {self.standing.me.id})
+        self._remains_at, self._leases_read = self._host.clock(), True
 
     async def _acknowledged(self, view: View) -> bool:
         """Tell the others how far this node has come, if it has come further; whether there was something to tell."""
@@ -223,19 +216,23 @@ class Participant:
             raise
 
     async def _rest(self) -> float | None:
-        """Nothing is left to do for this view but to clear away, which the first member does for all."""
+        """Nothing is left to do for this view but to clear away what is left of who is gone, which the first member does for all."""
         await self._read_acks(Stage.RELEASED)
-        if not self._over or any(peer < self.standing.me.id for peer in self.handover.peers):
+        if not self._remains or any(peer < self.standing.me.id for peer in self.handover.peers):
             return None
-        now_s, over_at = self._host.clock(), self.handover.others.over_at()
-        clear_at = max(over_at, self._seen_at) + BURIED_LEASES * self.handover.terms.length_s
-        running = {member: lease for member, lease in self._over.items() if lease.record is None or not lease.record.released}
-        if now_s < over_at or (now_s < clear_at and not running):
-            return (clear_at if now_s >= over_at else over_at) - now_s
-        for member, lease in running.items() or self._over.items():
-            await (self._membership.bury if running else self._membership.remove)(member, lease)
-        await self._read_leases(self._seen.view if self._seen is not None else View(self.handover.view_id, ()))  # type: ignore[arg-type]
+        member = min(self._remains, key=self._clear_at)
+        early_s = self._clear_at(member) - self._host.clock()
+        if early_s > 0:
+            return early_s
+        await self._membership.clear(member, self._remains[member])
+        self._leases_read = False
         return 0.0
+
+    def _clear_at(self, member: int) -> float:
+        """When to say of a lease that it is over, or to delete it if that was said long enough ago for all who may ask."""
+        if self._remains[member].is_released:
+            return self._remains_at + BURIED_LEASES * self.handover.terms.length_s
+        return self.handover.others.over_at()
 
     def tell_session_timeout(self, timeout_s: float) -> None:
         """Put what the server granted into the record that the next joining writes."""

@@ -11,10 +11,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from maglev0 import cli
-from maglev0.config import Config, ZooKeeperAddress, parse, parse_zk, printable
+from maglev0.config import Config, ZooKeeperAddress, ZooKeeperLoss, parse, parse_zk, printable
 from maglev0.errors import ConfigError
 from maglev0.service import HashFamily, HashMode, Service
 from maglev0.settings import MAX_TOTAL_NODES, SEED_LIMIT, Wishes
+from maglev0.view import MAX_WEIGHT
 
 DEFAULTS: dict[str, Any] = {
     "--my-id": "1",
@@ -27,6 +28,9 @@ DEFAULTS: dict[str, Any] = {
     "--hash-mode": "sourceip",
     "--hash-seed": None,
     "--session-timeout": "4",
+    "--weight": "1",
+    "--drain-timeout": "30",
+    "--zk-loss": "release",
 }
 SWITCHES = {"--dry-run": False, "--verbose": False}
 
@@ -111,6 +115,17 @@ def test_every_dataplane_has_its_name(name: str, family: HashFamily | None) -> N
     assert parsed(dataplane=name).dataplane is family
 
 
+@pytest.mark.parametrize("what", ZooKeeperLoss)
+def test_every_way_to_meet_the_loss_of_zookeeper_has_its_name(what: ZooKeeperLoss) -> None:
+    assert parsed(zk_loss=what.value).zk_loss is what
+
+
+@given(st.integers(0, MAX_WEIGHT), st.integers(0, 86_400))
+def test_weights_and_drain_timeouts_come_out_as_given_zero_too(weight: int, timeout_s: int) -> None:
+    config = parsed(weight=str(weight), drain_timeout=str(timeout_s))
+    assert (config.weight, config.drain_timeout_s) == (weight, timeout_s)
+
+
 @pytest.mark.parametrize("name", ["eth0", "br-lan.100", "wg_0", "enp3s0f0np0", "a" * 15, "ü" * 7])
 def test_names_of_interfaces(name: str) -> None:
     assert parsed(interface=name).interface == name
@@ -134,6 +149,9 @@ def test_flags_left_out() -> None:
         hash_seed=None,
         cluster_mac=None,
         session_timeout_s=4.0,
+        weight=1,
+        drain_timeout_s=30.0,
+        zk_loss=ZooKeeperLoss.RELEASE,
         dry_run=False,
         verbose=False,
     )
@@ -194,6 +212,9 @@ REFUSED = [
     ),
     *(("--hash-seed", value, SEED_RANGE) for value in ("", "-1", "4294967296", "0x", "0x100000000", "1_0", "deadbeef", "9" * 5000, "1.0")),
     *(("--session-timeout", value, TIMEOUT_RANGE) for value in ("", "0", "0.09", "3600.1", "-4", "nan", "inf", "1e3", "4s", "1.", ".5", "9" * 400)),
+    *(("--weight", value, "allowed are the whole numbers from 0 to 1000") for value in ("", "-1", "1001", "1.5", "heavy")),
+    *(("--drain-timeout", value, "allowed are 0 to 86400 seconds, as 30 or 0.5") for value in ("", "-1", "86401", "forever", "1m")),
+    *(("--zk-loss", value, "allowed are release and hold") for value in ("", "Hold", "drop")),
     *(("--zk", value, repr(value) + HOST) for value in ("", "zk 1", "-zk", "zk-", "a..b", "10.0.0.256", "10.0.0", "1", "10.0.0.1.", "::1", "[::1")),
     *(("--zk", value, repr(value) + HOST) for value in ("[:::]", "[1.2.3.4]", "[fe80::1%eth0]", "[]", "a" * 64, "zk\udcff")),
     ("--zk", "zk1,", "''" + HOST),
@@ -260,6 +281,8 @@ def valid(config: Config) -> bool:
         and (config.hash_seed is None or 0 <= config.hash_seed < SEED_LIMIT)
         and (config.cluster_mac is None or re.fullmatch(r"[0-9a-f][13579bdf](:[0-9a-f]{2}){5}", config.cluster_mac) is not None)
         and 0.1 <= config.session_timeout_s <= 3600
+        and 0 <= config.weight <= MAX_WEIGHT
+        and 0 <= config.drain_timeout_s <= 86_400
         and str(config.zk).isprintable()
         and all(re.fullmatch(r".+:[1-9][0-9]*", server) for server in config.zk.hosts.split(","))
         and not config.zk.chroot.endswith("/")

@@ -8,23 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maglev0 import table
-from maglev0.ownership import Ownership, Standing, decide, standing
+from maglev0.ownership import Ownership, decide
 from maglev0.view import DRY_RUN, Child, Member, View, ViewId, read_members
-from tests.test_view import SOMEONE, clusters, sessions, viewed
+from tests.test_view import SOMEONE, clusters, viewed
 
 sizes = st.integers(1, 300)
-
-
-@given(st.dictionaries(st.integers(1, 20), sessions), st.integers(1, 20), sessions)
-def test_only_the_own_session_makes_a_member(held: dict[int, int], my_id: int, session: int) -> None:
-    expected = Standing.ABSENT if my_id not in held else Standing.MEMBER if held[my_id] == session else Standing.HELD
-    assert standing(held, my_id, session) is expected
-    assert standing({**held, my_id: session}, my_id, session) is Standing.MEMBER
-    assert standing({**held, my_id: session + 1}, my_id, session) is Standing.HELD
-
-
-def test_a_persistent_znode_under_the_own_id_is_held_by_another() -> None:
-    assert standing({3: 0}, 3, 77) is Standing.HELD
 
 
 @given(clusters, sizes, st.booleans(), st.randoms(use_true_random=False))

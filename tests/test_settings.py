@@ -26,6 +26,7 @@ from maglev0.settings import (
     derived_mac,
     differences,
     first_settings,
+    lease_length_ms,
     parse_cluster_mac,
     read_object,
 )
@@ -216,27 +217,33 @@ def test_nesting_deeper_than_any_limit_of_the_interpreter() -> None:
 # The first node.
 
 
-@given(wishes, vips, st.integers(1, MAX_LEASE_MS), seeds)
-def test_the_first_settings_are_what_was_wished_for_and_can_be_read_back(asked: Wishes, vip: IPv4Address, lease_ms: int, seed: int) -> None:
+@given(wishes, vips, st.floats(0.1, 3600), seeds)
+def test_the_first_settings_are_what_was_wished_for_and_can_be_read_back(asked: Wishes, vip: IPv4Address, timeout_s: float, seed: int) -> None:
     total_nodes = DEFAULT_TOTAL_NODES if asked.total_nodes is None else asked.total_nodes
     able = [family for family in asked.families if total_nodes <= MAX_TOTAL_NODES[family]]
     if not able:
         with pytest.raises(ConfigError, match=rf"^--total-nodes={total_nodes}: allowed are 1 to 16 with clusterip, the only dataplane"):
-            first_settings(asked, vip, lease_ms, seed)
+            first_settings(asked, vip, timeout_s, seed)
         return
-    founded = first_settings(asked, vip, lease_ms, seed)
+    founded = first_settings(asked, vip, timeout_s, seed)
     assert decode(founded.encode()) == founded
     assert contradictions(asked, founded) == ()
     assert founded.hash_family is able[0]
-    assert founded.lease_ms == lease_ms
+    assert founded.lease_ms == lease_length_ms(able[0], timeout_s)
+
+
+@pytest.mark.parametrize(("timeout_s", "nftables_ms", "clusterip_ms"), [(0.1, 66, 1000), (1, 666, 1000), (4, 2666, 2000), (4.5, 3000, 3000)])
+def test_a_lease_is_two_thirds_of_the_session_and_in_whole_seconds_for_clusterip(timeout_s: float, nftables_ms: int, clusterip_ms: int) -> None:
+    assert lease_length_ms(HashFamily.NFTABLES, timeout_s) == nftables_ms
+    assert lease_length_ms(HashFamily.CLUSTERIP, timeout_s) == clusterip_ms
 
 
 def test_the_first_settings_of_flags_left_out() -> None:
-    assert first_settings(NO_WISH, VIP, 2666, 7) == AGREED
+    assert first_settings(NO_WISH, VIP, 4, 7) == AGREED
 
 
 def test_a_seed_of_zero_is_a_seed() -> None:
-    assert first_settings(replace(NO_WISH, hash_seed=0), VIP, 2666, 7).hash_seed == 0
+    assert first_settings(replace(NO_WISH, hash_seed=0), VIP, 4, 7).hash_seed == 0
 
 
 @given(vips, vips)
