@@ -36,6 +36,18 @@ class Found(NamedTuple):
     mzxid: int
 
 
+class Founder(NamedTuple):
+    """What a node brings along that may have to write the settings; `seed` serves where no flag has one.
+
+    `former` are the settings that a daemon of this very member, whose session lives on, ran with: it may be the last to know them.
+    """
+
+    vip: IPv4Address
+    session_timeout_s: float
+    seed: int
+    former: Settings | None = None
+
+
 class Agreement:
     """One node's word on the settings of one cluster. `agree` first, until it returns; then `confirm` as often as they may have changed."""
 
@@ -45,8 +57,8 @@ class Agreement:
         self._settings: Settings | None = None
         self._looks = 0
 
-    async def agree(self, my_id: int, wishes: Wishes, vip: IPv4Address, session_timeout_s: float, seed: int) -> Settings:
-        """Find the cluster's settings or found the cluster, before this node runs; `seed` serves where neither it nor a flag has one.
+    async def agree(self, my_id: int, wishes: Wishes, founder: Founder) -> Settings:
+        """Find the cluster's settings or found the cluster, before this node runs.
 
         Raises ConfigError when a flag contradicts the cluster or its settings cannot be read while members live by them; `Disconnected`
         or `Unsettled` when it has to be tried again, a moment later.
@@ -61,9 +73,9 @@ class Agreement:
             agreed.check_id(my_id, found.settings)
             self._settings = found.settings
             return found.settings
-        if living:
+        if living and (found is not None or founder.former is None):
             raise self._conflict(found, wishes, sorted(living, key=int))
-        wanted = agreed.first_settings(wishes, vip, session_timeout_s, seed)
+        wanted = founder.former if living and founder.former else agreed.first_settings(wishes, founder.vip, founder.session_timeout_s, founder.seed)
         agreed.check_id(my_id, wanted)
         if await self._write(wanted, parent_version, found):
             log.info("%s the cluster's settings under %s", "wrote" if found is None else "replaced", self._paths.base)

@@ -17,7 +17,7 @@ import time
 from ipaddress import IPv4Address
 
 from maglev0 import diagnosis, interface, logs, servicemanager
-from maglev0.agreement import Agreement, Unsettled
+from maglev0.agreement import Agreement, Founder, Unsettled
 from maglev0.config import Config, ZooKeeperLoss, printable
 from maglev0.dataplane import choose
 from maglev0.errors import MaglevError, UnavailableError
@@ -26,7 +26,7 @@ from maglev0.interface import Interface
 from maglev0.lease import terms
 from maglev0.paths import Paths
 from maglev0.service import HashFamily
-from maglev0.sessionfile import SessionFile, kernel_identity
+from maglev0.sessionfile import Left, SessionFile, kernel_identity
 from maglev0.settings import SEED_LIMIT, Settings
 from maglev0.upkeep import Upkeep
 from maglev0.view import ACTIVE, DRY_RUN, Member, name_of
@@ -88,8 +88,9 @@ class Daemon:
         self._start_time = time.time()
         self._kernel = kernel_identity()
         self._file = None if config.dry_run else SessionFile(config.vip, config.zk, self._kernel)
-        former = None if self._file is None else self._file.read(config.session_timeout_s)
-        self._session = Session(config.zk, config.session_timeout_s, self._notice, former)
+        self._former = None if self._file is None else self._file.read(config.session_timeout_s)
+        self._session = Session(config.zk, config.session_timeout_s, self._notice, None if self._former is None else self._former.session)
+        self._settings: Settings | None = None
         self._paths = Paths(f"{config.zk.chroot}/maglev0/{config.vip}")
         self._agreement = Agreement(self._session, self._paths)
         self._has_claim = False
@@ -109,7 +110,8 @@ class Daemon:
 
     async def _take_part(self, families: tuple[HashFamily, ...], where: Interface) -> None:
         config = self._config
-        settings = await self._agree(families)
+        self._settings = settings = await self._agree(families)
+        self._leave_word()
         self._say_settings(settings, where)
         service = settings.service(config.vip, where.name)
         dataplane = choose.make(settings.hash_family, service, settings.lease_ms, dry_run=config.dry_run)
@@ -122,10 +124,16 @@ class Daemon:
         await together(_beat(watchdog), self._upkeep.mend(), self._follower.follow())
 
     def _notice(self, path: str | None) -> None:
-        if path is None and self._file is not None and self._session.state is State.CONNECTED:
-            self._file.write(self._session.identity)
+        if path is None:
+            self._leave_word()
         if self._follower is not None:
             self._follower.notice(path)
+
+    def _leave_word(self) -> None:
+        """Write down what a daemon that comes after this one needs to take its place back."""
+        session = self._session.identity
+        if self._file is not None and self._settings is not None and session is not None and self._session.state is State.CONNECTED:
+            self._file.write(Left(session, self._settings))
 
     def _kernel_changed(self) -> None:
         if self._follower is not None:
@@ -161,8 +169,11 @@ class Daemon:
         seed = secrets.randbelow(SEED_LIMIT)
         while True:
             await self._session.until(State.CONNECTED)
+            former = self._former
+            same = former is not None and former.session.id == self._session.session
+            founder = Founder(config.vip, self._session.timeout_s, seed, former.settings if former is not None and same else None)
             try:
-                return await self._agreement.agree(config.my_id, wishes, config.vip, self._session.timeout_s, seed)
+                return await self._agreement.agree(config.my_id, wishes, founder)
             except (Disconnected, Unsettled) as error:
                 log.debug("settings not agreed yet: %r", error)
                 await asyncio.sleep(backoff.failed())

@@ -74,17 +74,22 @@ class HandOver:
 
     def see(self, view: View, mine: frozenset[int], now_s: float) -> None:
         """Take a new view for the current one, and begin anew from what the kernel holds."""
-        gone = () if self.view is None else self.view.gone(view)
-        for member in gone:
-            self.others.unknown(member.id, now_s)
-        if self.view is not None and not view.follows(self.view):
-            self.others.unknown(UNSEEN, now_s)
+        gone = () if self.view is None else self.note_gone(self.view, view, now_s)
         self.others.forget(frozenset(member.id for member in view.members))
         served = any(member.state == ACTIVE and member.weight for member in gone)
         self.unserved = served or (self.unserved and self.stage < Stage.ACQUIRED)
         self.view, self.mine, self.seen_at, self.stage = view, mine, now_s, Stage.SEEN
         self.confirmed_at = -math.inf
         self.acks = {member: ack for member, ack in self.acks.items() if member in self.peers}
+
+    def note_gone(self, earlier: View, later: View, now_s: float) -> tuple[Member, ...]:
+        """Note who may have a lease and is no member any more, those included who came and went unseen; return who was seen."""
+        gone = earlier.gone(later)
+        for member in gone:
+            self.others.unknown(member.id, now_s)
+        if not later.follows(earlier):
+            self.others.unknown(UNSEEN, now_s)
+        return gone
 
     @property
     def view_id(self) -> ViewId | None:

@@ -20,6 +20,7 @@ from maglev0.paths import Paths
 from maglev0.renewal import Renewal
 from maglev0.standing import Host, Standing
 from maglev0.view import Member, View
+from maglev0.znodes import Refused
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class Participant:
         self.standing = Standing(me, host.kernel, host.pid, self.handover)
         self._membership = Membership(host.zookeeper, paths, me.id)
         self.entry = Entry(self.standing, self._membership, agreement, host)
-        self.renewal = Renewal(self.standing, self._membership, host, self._see_anew)
+        self.renewal = Renewal(self.standing, self._membership, agreement, host, self._see_anew)
         self._host = host
         self._agreement = agreement
         self._paths = paths
@@ -100,6 +101,7 @@ class Participant:
 
     async def _look(self) -> Seen:
         self._view_stale = False
+        before = self._seen
         try:
             self._seen = await self._membership.view(self._total_nodes)
         except BaseException as error:
@@ -108,6 +110,8 @@ class Participant:
                 await self._agreement.ensure_paths()
             raise
         self._seen_at = self._host.clock()
+        if before is not None and not self.standing.is_member:
+            self.handover.note_gone(before.view, self._seen.view, self._seen_at)
         return self._seen
 
     async def _join(self, view: View) -> float | None:
@@ -160,7 +164,11 @@ class Participant:
         told = self._acked is not None and self._acked.view == ack.view and self._acked.stage >= ack.stage
         if told or ack.stage is Stage.SEEN:
             return False
-        await self._membership.acknowledge(ack)
+        try:
+            await self._membership.acknowledge(ack)
+        except Refused:
+            await self._agreement.ensure_paths()
+            raise
         self._acked = ack
         return True
 
@@ -188,9 +196,9 @@ class Participant:
             at = handover.may_acquire_at()
             if at > now_s:
                 return self._until(at, now_s)
+            self.standing.serves_again(handover.mine)
             await self._host.gate.flip(Phase.ACQUIRED)
         handover.acquired()
-        self.standing.kept -= handover.held
         return 0.0
 
     def _until(self, at: float, now_s: float) -> float | None:
@@ -245,9 +253,12 @@ class Participant:
 
     async def sweep(self) -> int:
         """Stop keeping the buckets in which no connection is left; return how many connections live."""
+        standing = self.standing
+        # Only what is out of force during the whole look can have got no connection behind the look's back.
+        standing.swept = standing.kept
         flows = await self._host.gate.flows()
-        idle = self.standing.kept - flows.buckets - self.handover.held
+        idle = standing.swept - flows.buckets - self.handover.held
         if idle:
             await self._host.gate.forget(idle)
-            self.standing.kept -= idle
+            standing.kept -= idle
         return flows.alive

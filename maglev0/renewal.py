@@ -9,8 +9,10 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
+from maglev0.agreement import Agreement, Unsettled
 from maglev0.errors import ZooKeeperError
 from maglev0.membership import Membership
 from maglev0.standing import Host, Standing
@@ -32,12 +34,14 @@ class News(Protocol):
 class Renewal:
     """Call `renew` again and again, after as many seconds as it returned or as soon as `due` is set; `wake` is called then."""
 
-    def __init__(self, standing: Standing, membership: Membership, host: Host, news: News) -> None:
+    def __init__(self, standing: Standing, membership: Membership, agreement: Agreement, host: Host, news: News) -> None:
         self.due = False
         self.wake: Callable[[], None] = _nobody
         self._standing = standing
         self._membership = membership
+        self._agreement = agreement
         self._host = host
+        self._was_refused = False
         self._news = news
 
     def soon(self) -> None:
@@ -61,15 +65,15 @@ class Renewal:
         await self._host.gate.arm()
         try:
             shown = await self._written(started_at)
+            await self._worth(shown, started_at)
         except Refused as refused:
-            await self._refused(refused)
-            return interval_s * RETRY_SHARE
+            await self._mend(refused)
         except Disconnected:
             self._standing.lease_known = False
             await self._alone()
-            return interval_s * RETRY_SHARE
-        await self._worth(shown, started_at)
-        return interval_s
+        else:
+            return interval_s
+        return interval_s * RETRY_SHARE
 
     async def _written(self, started_at: float) -> ViewId | None:
         """Write the lease, and return the view that was current right behind the writing."""
@@ -99,6 +103,7 @@ class Renewal:
 
     async def _worth(self, shown: ViewId | None, started_at: float) -> None:
         """Put the lease in force if the renewal is worth it."""
+        self._was_refused = False
         handover = self._standing.handover
         if shown is not None and handover.may_promote(shown, self._host.clock()):
             news = handover.secure != shown or handover.lease_until <= started_at
@@ -111,13 +116,19 @@ class Renewal:
         if shown != handover.view_id:
             self._news(view=True)
 
-    async def _refused(self, refused: Refused) -> None:
+    async def _mend(self, refused: Refused) -> None:
+        """Find out why a renewal was refused, and do what is needed for the next; who disturbs again and again gets no more than its share."""
         self._standing.lease_known = False
         if refused.index == 0:
             self._news(view=True)  # the record is gone, or another hand wrote to it
-        else:
+            return
+        with suppress(Disconnected, Unsettled):
+            if refused.reason.missing:
+                await self._agreement.ensure_paths()
             await self._learn_version()
+        if not self._was_refused:
             self.soon()
+        self._was_refused = True
 
     async def _alone(self) -> None:
         """Nobody answers. Told to hold, go on under the last view that was secure, against promise 1."""

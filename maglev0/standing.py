@@ -47,6 +47,7 @@ class Standing:
     lease_known: bool = False  # whether `lease_version` is what the next renewal has to write over
     held_known: bool = False  # whether `handover.held` is what the kernel has in force
     kept: frozenset[int] = frozenset()  # buckets out of force in which connections are kept
+    swept: frozenset[int] = frozenset()  # of those, what was kept ever since the connections are being looked at
     leaving: bool = False
 
     @property
@@ -70,6 +71,11 @@ class Standing:
     def lease_record(self, *, released: bool = False) -> LeaseRecord:
         """What this node writes into its lease; a kernel that nothing is asked of accepts nothing."""
         return LeaseRecord(self.kernel, self.pid, self.handover.secure, released or self.me.state == DRY_RUN)
+
+    def serves_again(self, buckets: frozenset[int]) -> None:
+        """These are about to come into force: what they hold needs no keeping any more."""
+        self.kept -= buckets
+        self.swept -= buckets
 
     def lost(self) -> None:
         """Be no member any more."""

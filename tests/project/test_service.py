@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,9 +84,10 @@ def settings(installed: Installation) -> Iterator[Path]:
 
 
 def in_kernel(host: str) -> str:
-    """All that the daemon adds to a machine, as the kernel lists it."""
+    """All that the daemon adds to a machine, as the kernel lists it, but for the lease, which comes and goes."""
     with namespace.inside(host):
-        return run("nft", "list", "ruleset") + run("ip", "-4", "address") + run("ip", "maddress", "show", "dev", "eth0")
+        rules = re.sub(r"(?m)^.*(expires|goto lease).*\n", "", run("nft", "list", "ruleset"))
+        return rules + run("ip", "-4", "address") + run("ip", "maddress", "show", "dev", "eth0")
 
 
 def test_the_daemon_serves_is_restarted_and_leaves_nothing(systemd: Systemd, host: str, settings: Path) -> None:
@@ -106,6 +109,37 @@ def test_the_daemon_serves_is_restarted_and_leaves_nothing(systemd: Systemd, hos
     assert systemd.systemctl("stop", UNIT) == ""
     assert systemd.show(UNIT, "Result") == "success"
     assert in_kernel(host) == before
+
+
+def test_a_restart_of_the_unit_is_no_change_to_the_cluster(systemd: Systemd, host: str, settings: Path) -> None:
+    settings.write_text('MAGLEV0_OPTIONS="--interface=eth0 --dataplane=nftables --session-timeout=4"\n')
+    systemd.systemctl("start", UNIT)
+    systemd.process.wait_line(SERVES, EVENT_TIMEOUT_S)
+    serving = in_kernel(host)
+    assert systemd.systemctl("restart", UNIT) == ""
+    systemd.process.wait_line("took back the place of backend-1, session 0x[0-9a-f]+: 5 node numbers in force", EVENT_TIMEOUT_S)
+    assert in_kernel(host) == serving
+    assert len(re.findall("joined as", systemd.process.output())) == 1
+    assert "makes room for a restart" in systemd.process.output()
+    assert systemd.systemctl("stop", UNIT) == ""
+    assert systemd.show(UNIT, "Result") == "success"
+
+
+def test_a_stop_may_take_as_long_as_connections_are_waited_for(systemd: Systemd, host: str, settings: Path) -> None:
+    """Longer than the unit's own time-out, of which a stuck daemon would die."""
+    (systemd.units / "maglev0@.service.d/hasty.conf").write_text("[Service]\nTimeoutStopSec=1\n")
+    settings.write_text('MAGLEV0_OPTIONS="--interface=eth0 --dataplane=nftables --session-timeout=1 --drain-timeout=4"\n')
+    systemd.systemctl("start", UNIT)
+    systemd.process.wait_line(SERVES, EVENT_TIMEOUT_S)
+    with namespace.inside(host):
+        server, client = socket.create_server((VIP, 80)), socket.socket()
+    with server, client:
+        client.connect((VIP, 80))
+        start_s = time.monotonic()
+        assert systemd.systemctl("stop", UNIT) == ""
+    assert time.monotonic() - start_s > 4
+    assert systemd.show(UNIT, "Result") == "success"
+    assert "leaving with 1 connections" in systemd.process.output()
 
 
 def test_a_mistake_in_the_flags_is_not_tried_again(systemd: Systemd, settings: Path) -> None:
