@@ -21,6 +21,7 @@ And q takes nothing before a renewal of its own was worth a lease under v: what 
 from __future__ import annotations
 
 import enum
+import json
 import math
 from dataclasses import dataclass, field
 
@@ -47,6 +48,10 @@ class Ack:
 
     view: ViewId
     stage: Stage
+
+    def encode(self) -> bytes:
+        """The znode's data, JSON."""
+        return json.dumps([*self.view, self.stage]).encode()
 
 
 @dataclass

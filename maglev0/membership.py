@@ -168,7 +168,7 @@ class Membership:
 
     async def acknowledge(self, ack: Ack) -> None:
         """Tell the others how far this node has come. Raises `Refused` when somebody deleted even what was just made anew."""
-        data = json.dumps([*ack.view, ack.stage]).encode()
+        data = ack.encode()
         try:
             await self._zookeeper.commit([Write(self._paths.ack(self._me), data, -1)])
         except Refused:
@@ -177,7 +177,7 @@ class Membership:
     async def acks(self, members: Sequence[int]) -> dict[int, Ack]:
         """Read what these members acknowledged, as far as they did; watches on all of them are left."""
         nodes = await self._zookeeper.get_all([self._paths.ack(member) for member in members], watch=True)
-        found = {member: _decode_ack(node.data) for member, node in zip(members, nodes, strict=True) if node is not None}
+        found = {member: decode_ack(node.data) for member, node in zip(members, nodes, strict=True) if node is not None}
         return {member: ack for member, ack in found.items() if ack is not None}
 
     async def renew(self, lease: LeaseRecord, record_version: int, lease_version: int | None) -> tuple[int, ViewId | None]:
@@ -218,10 +218,11 @@ def view_id(stat: Stat) -> ViewId:
 
 
 def _lease(node: Node | None) -> Lease | None:
-    return None if node is None else Lease(_decode_lease(node.data), node.stat)
+    return None if node is None else Lease(decode_lease(node.data), node.stat)
 
 
-def _decode_lease(data: bytes) -> LeaseRecord | None:
+def decode_lease(data: bytes) -> LeaseRecord | None:
+    """What a lease znode says, whoever wrote it; `None` where that makes no sense."""
     try:
         record = _read_small(data)
         secure = record.get("secure")
@@ -235,10 +236,11 @@ def _decode_lease(data: bytes) -> LeaseRecord | None:
         return None
 
 
-def _decode_ack(data: bytes) -> Ack | None:
+def decode_ack(data: bytes) -> Ack | None:
+    """What an acknowledgement says, whoever wrote it; `None` where that makes no sense."""
     try:
         record = json.loads(data) if len(data) <= MAX_SMALL_BYTES else None
-        if not isinstance(record, list) or len(record) != 4 or record[3] not in tuple(Stage):
+        if not isinstance(record, list) or len(record) != 4 or type(record[3]) is not int:
             return None
         return Ack(_read_view_id(record[:3]), Stage(record[3]))
     except (ValueError, RecursionError):
