@@ -17,7 +17,7 @@ BINDIR ?= /usr/local/bin
 UNITDIR ?= /usr/local/lib/systemd/system
 CONFDIR ?= /etc/maglev0
 
-.PHONY: help demo test check bench build install clean
+.PHONY: help demo test check bench chaos build install clean
 .NOTPARALLEL:
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo 'make test     every test, and the branch coverage of the pure modules; as root'
 	@echo 'make check    linters, types and the rules of the repository'
 	@echo 'make bench    what it costs: tables, kernel loads, memory'
+	@echo 'make chaos    faults for ten minutes, three times, on a cluster in a box under clients that notice everything'
 	@echo 'make build    the wheel and the source archive, into dist/'
 	@echo 'make install  as root: $(PREFIX), $(BINDIR)/maglev0, $(UNITDIR)/maglev0@.service'
 	@echo '              and $(CONFDIR)/example.conf; to be rid of it again, stop the services and delete those four'
@@ -51,6 +52,10 @@ check: $(VENV)/.dev
 bench: $(VENV)/.dev
 	@.ci/need lab
 	$(BIN)/python -m tests.bench
+
+chaos: $(VENV)/.runtime
+	@.ci/need lab
+	@for seed in 1 2 3; do $(BIN)/python -m maglev0.lab.chaos --seed=$$seed || failed=1; done; [ -z "$$failed" ]
 
 build: $(VENV)/.dev
 	@rm -rf dist

@@ -252,13 +252,14 @@ class Participant:
         self._host.wake()
 
     async def sweep(self) -> int:
-        """Stop keeping the buckets in which no connection is left; return how many connections live."""
+        """Stop keeping the buckets in which there was no connection at two looks in a row; return how many connections live."""
         standing = self.standing
         # Only what is out of force during the whole look can have got no connection behind the look's back.
         standing.swept = standing.kept
         flows = await self._host.gate.flows()
         idle = standing.swept - flows.buckets - self.handover.held
-        if idle:
-            await self._host.gate.forget(idle)
-            standing.kept -= idle
+        forgotten, standing.idle = idle & standing.idle, idle - standing.idle
+        if forgotten:
+            await self._host.gate.forget(forgotten)
+            standing.kept -= forgotten
         return flows.alive

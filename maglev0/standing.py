@@ -48,6 +48,7 @@ class Standing:
     held_known: bool = False  # whether `handover.held` is what the kernel has in force
     kept: frozenset[int] = frozenset()  # buckets out of force in which connections are kept
     swept: frozenset[int] = frozenset()  # of those, what was kept ever since the connections are being looked at
+    idle: frozenset[int] = frozenset()  # in which the look before found no connection
     leaving: bool = False
 
     @property
@@ -76,6 +77,7 @@ class Standing:
         """These are about to come into force: what they hold needs no keeping any more."""
         self.kept -= buckets
         self.swept -= buckets
+        self.idle -= buckets
 
     def lost(self) -> None:
         """Be no member any more."""

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maglev0.dataplane import Change, ruleset
+from maglev0.dataplane import ruleset
 from maglev0.service import HashMode, Service
 
 SERVICE = Service(IPv4Address("198.51.100.1"), "eth0", "03:bf:c6:33:64:01", 5, HashMode.SOURCE_IP, 7)
@@ -23,63 +23,111 @@ OTHERS: dict[str, Any] = {
 }
 
 totals = st.one_of(st.integers(1, 16), st.integers(1, 1 << 20))
-numbers = st.frozensets(st.integers(1, 1 << 20), max_size=50)
 
 
-def chain(text: str, name: str) -> list[str]:
+def chain(text: str, name: str, family: str = "ip") -> list[str]:
     """The rules that a text puts into a chain."""
-    (body,) = re.findall(rf"chain {name} {{\n(?!  }})(.*?)\n  }}", text, re.DOTALL)
-    return [line.strip() for line in body.splitlines()]
+    return re.findall(rf"^add rule {family} maglev0_198\.51\.100\.1 {name} (.*)$", text, re.MULTILINE)
+
+
+INSTALLED = ruleset.install(SERVICE, mac_added=True)
+PREPARED = ruleset.prepare(SERVICE, mac_added=True)
+ICMP_ERRORS = "icmp type { destination-unreachable, redirect, time-exceeded, parameter-problem }"
+ACCEPT = "meta pkttype set host accept"
 
 
 # The rules.
 
 
-@pytest.mark.parametrize("mac_added", [False, True])
-def test_the_rules_judge_what_arrives_for_the_vip_on_the_interface_and_nothing_else(mac_added: bool) -> None:
-    text = ruleset.install(SERVICE, mac_added=mac_added)
-    assert chain(text, "early") == ['iifname "eth0" ip daddr 198.51.100.1 goto early_judge']
-    assert chain(text, "second") == ['iifname "eth0" ip daddr 198.51.100.1 goto second_judge']
-    assert chain(text, "input") == ['iifname != "eth0" arp daddr ip 198.51.100.1 drop']
-    assert chain(text, "output") == [
+def test_the_rules_judge_what_arrives_for_the_vip_on_the_interface_and_nothing_else() -> None:
+    fingerprint = ruleset.fingerprint(SERVICE)
+    assert chain(INSTALLED, "early") == [f'iifname "eth0" ip daddr 198.51.100.1 goto admit comment "{fingerprint}"']
+    assert chain(INSTALLED, "second") == ['iifname "eth0" ip daddr 198.51.100.1 goto judge']
+    assert chain(INSTALLED, "input", "arp") == ['iifname != "eth0" arp daddr ip 198.51.100.1 drop']
+    assert chain(INSTALLED, "output", "arp") == [
         'oifname != "eth0" arp saddr ip 198.51.100.1 drop',
         'oifname "eth0" arp saddr ip 198.51.100.1 arp saddr ether set 03:bf:c6:33:64:01',
     ]
-    assert set(re.findall(r"table (\w+ \S+)", text)) == {"ip maglev0_198.51.100.1", "arp maglev0_198.51.100.1"}
-    assert (ruleset.MAC_NOTE in text) == mac_added
+    assert set(re.findall(r"^(?:add|flush) \w+ (\w+ \S+)", INSTALLED, re.MULTILINE)) == {"ip maglev0_198.51.100.1", "arp maglev0_198.51.100.1"}
 
 
-def test_what_no_rule_accepts_is_dropped() -> None:
-    text = ruleset.install(SERVICE, mac_added=True)
-    assert chain(text, "early_judge")[-1] == chain(text, "second_judge")[-1] == "drop"
+def test_prepared_they_are_the_same_rules_that_nothing_leads_to() -> None:
+    assert INSTALLED.startswith(PREPARED)
+    assert set(INSTALLED.splitlines()) - set(PREPARED.splitlines()) == {
+        f"add rule ip maglev0_198.51.100.1 {name} {rule}" for name in ("early", "second") for rule in chain(INSTALLED, name)
+    }
+    assert ruleset.fingerprint(SERVICE) not in PREPARED
 
 
-def test_a_second_text_empties_every_chain_that_it_fills() -> None:
-    text = ruleset.install(SERVICE, mac_added=True)
-    flushed = re.findall(r"^flush chain (ip|arp) maglev0_198\.51\.100\.1 (\w+)$", text, re.MULTILINE)
-    assert set(flushed) == {("ip", "early"), ("ip", "early_judge"), ("ip", "second"), ("ip", "second_judge"), ("arp", "input"), ("arp", "output")}
-    assert set(re.findall(r"chain (\w+) {", text)) == {name for _family, name in flushed}
-    assert text.index(f'iifname "{SERVICE.interface}"') > text.rindex("flush chain")
+def test_the_second_stage_judges_in_this_order() -> None:
+    assert chain(INSTALLED, "judge") == [
+        "tcp flags & (fin | syn | rst | ack) == syn goto new_flow",
+        f"meta l4proto tcp ct state established,related {ACCEPT}",
+        "meta l4proto tcp drop",
+        f"{ICMP_ERRORS} ct state related {ACCEPT}",
+        f"{ICMP_ERRORS} drop",
+        "goto new_flow",
+    ]
 
 
-BUCKET = "mod 5 seed 0x7 offset 1 @owned"
+def test_the_early_stage_lets_fragments_and_icmp_errors_pass() -> None:
+    assert chain(INSTALLED, "admit")[:2] == ["ip frag-off & 0x3fff != 0 accept", f"{ICMP_ERRORS} accept"]
+
+
+def test_a_new_flow_needs_a_lease_and_a_bucket_in_force() -> None:
+    assert chain(INSTALLED, "new_flow") == ["ip daddr vmap @lease_slot", "drop"]
+    for lease in ("lease_a", "lease_b"):
+        assert chain(INSTALLED, lease) == [f"ip daddr @{lease} goto leased", "drop"]
+    assert chain(INSTALLED, "leased") == ["ip daddr vmap @owned_slot", "drop"]
+
+
+JUDGES = ("admit", "new_flow", "lease_a", "lease_b", "leased", "owned_a", "owned_b", "owned_both")
+
+
+@pytest.mark.parametrize("name", JUDGES)
+def test_what_no_rule_accepts_is_dropped(name: str) -> None:
+    assert chain(INSTALLED, name)[-1] == "drop"
+
+
+def test_every_chain_that_is_filled_is_declared_and_emptied_before() -> None:
+    found = {verb: set(re.findall(rf"^{verb} (\w+ \S+ \w+)", INSTALLED, re.MULTILINE)) for verb in ("add chain", "flush chain", "add rule")}
+    assert found["add chain"] == found["flush chain"] == found["add rule"]
+    assert INSTALLED.rindex("add chain") < INSTALLED.index("flush chain")
+    assert INSTALLED.rindex("flush chain") < INSTALLED.index("add rule")
+
+
+@pytest.mark.parametrize("mac_added", [False, True])
+def test_a_note_says_whose_the_cluster_mac_is(mac_added: bool) -> None:
+    assert (ruleset.MAC_NOTE in ruleset.install(SERVICE, mac_added=mac_added)) == mac_added
+
+
+def test_the_probe_needs_no_table() -> None:
+    assert ruleset.probe(SERVICE).splitlines()[:2] == ["add table ip maglev0_198.51.100.1", "add table arp maglev0_198.51.100.1"]
+    assert ruleset.probe(SERVICE).endswith(INSTALLED)
+
+
 PORTS = {HashMode.SOURCE_IP_PORT: "ip saddr . th sport", HashMode.SOURCE_IP_PORT_DEST_PORT: "ip saddr . th sport . th dport"}
+# Which set each chain asks, and what becomes of what is in it.
+ASKING = {
+    "admit": ("admitted", "accept"),
+    "owned_a": ("owned_a", ACCEPT),
+    "owned_b": ("owned_b", ACCEPT),
+    "owned_both": ("owned_a", "goto owned_b"),
+}
 
 
-@pytest.mark.parametrize(("name", "verdict"), [("early_judge", "accept"), ("second_judge", "meta pkttype set host accept")])
-def test_by_source_address_alone_there_is_one_rule(name: str, verdict: str) -> None:
-    rules = [rule for rule in chain(ruleset.install(SERVICE, mac_added=False), name) if "jhash" in rule]
-    assert rules == [f"jhash ip saddr {BUCKET} {verdict}"]
+@pytest.mark.parametrize(("name", "asked"), ASKING.items())
+def test_by_source_address_alone_there_is_one_rule(name: str, asked: tuple[str, str]) -> None:
+    rules = [rule for rule in chain(INSTALLED, name) if "jhash" in rule]
+    assert rules == [f"jhash ip saddr mod 5 seed 0x7 offset 1 @{asked[0]} {asked[1]}"]
 
 
 @pytest.mark.parametrize(("mode", "key"), PORTS.items())
-@pytest.mark.parametrize(("name", "verdict"), [("early_judge", "accept"), ("second_judge", "meta pkttype set host accept")])
-def test_with_ports_tcp_and_udp_hash_by_them_and_the_rest_by_the_address(mode: HashMode, key: str, name: str, verdict: str) -> None:
+@pytest.mark.parametrize(("name", "asked"), ASKING.items())
+def test_with_ports_tcp_and_udp_hash_by_them_and_the_rest_by_the_address(name: str, asked: tuple[str, str], mode: HashMode, key: str) -> None:
     rules = [rule for rule in chain(ruleset.install(replace(SERVICE, hash_mode=mode), mac_added=False), name) if "jhash" in rule]
-    assert rules == [
-        f"meta l4proto {{ tcp, udp }} jhash {key} {BUCKET} {verdict}",
-        f"meta l4proto != {{ tcp, udp }} jhash ip saddr {BUCKET} {verdict}",
-    ]
+    found = f"mod 5 seed 0x7 offset 1 @{asked[0]} {asked[1]}"
+    assert rules == [f"meta l4proto {{ tcp, udp }} jhash {key} {found}", f"meta l4proto != {{ tcp, udp }} jhash ip saddr {found}"]
 
 
 @given(totals)
@@ -88,13 +136,16 @@ def test_the_modulus_is_one_that_the_kernel_takes(total_nodes: int) -> None:
     assert set(re.findall(r"mod (\d+)", text)) == {str(max(2, total_nodes))}
 
 
-def test_removal_needs_nothing_to_be_there() -> None:
-    assert ruleset.remove(SERVICE.vip).splitlines() == [
-        "add table ip maglev0_198.51.100.1",
-        "delete table ip maglev0_198.51.100.1",
-        "add table arp maglev0_198.51.100.1",
-        "delete table arp maglev0_198.51.100.1",
-    ]
+def test_clearing_takes_out_all_that_is_named_users_first() -> None:
+    text = ruleset.clear(SERVICE.vip, "ip", ["early", "theirs"], ["owned"], ["slot"])
+    assert text == (
+        "flush table ip maglev0_198.51.100.1\n"
+        "flush map ip maglev0_198.51.100.1 slot\n"
+        "delete map ip maglev0_198.51.100.1 slot\n"
+        "delete set ip maglev0_198.51.100.1 owned\n"
+        "delete chain ip maglev0_198.51.100.1 early\n"
+        "delete chain ip maglev0_198.51.100.1 theirs\n"
+    )
 
 
 def test_every_parameter_changes_the_fingerprint() -> None:
@@ -108,38 +159,7 @@ def test_the_fingerprint_is_the_same_in_every_run_and_stands_in_the_rules() -> N
     assert f'comment "{ruleset.fingerprint(SERVICE)}"' in ruleset.install(SERVICE, mac_added=False)
 
 
-# The owned set.
-
-
-@given(numbers, numbers)
-def test_commands_name_what_goes_and_what_comes_and_nothing_else(added: frozenset[int], removed: frozenset[int]) -> None:
-    text = ruleset.commands(SERVICE, Change(added, removed))
-    found = re.findall(r"^(add|delete) element ip maglev0_198\.51\.100\.1 owned \{ ([\d,]+) \}$", text, re.MULTILINE)
-    expected = [(verb, members) for verb, members in (("delete", removed), ("add", added)) if members]
-    assert [(verb, frozenset(int(number) for number in members.split(","))) for verb, members in found] == expected
-    assert len(found) == len(text.splitlines())
-
-
-SOME_OF_MANY = st.integers(0, 5 * ruleset.MAX_TRANSACTION // 2).map(lambda count: frozenset(range(1, count + 1)))
-
-
-@given(SOME_OF_MANY, SOME_OF_MANY)
-def test_pieces_make_up_the_change_and_none_is_too_large(added: frozenset[int], removed: frozenset[int]) -> None:
-    change = Change(added, frozenset(-number for number in removed))
-    pieces = list(ruleset.in_pieces(change))
-    assert sum(len(piece.added) for piece in pieces) == len(added)
-    assert sum(len(piece.removed) for piece in pieces) == len(removed)
-    assert frozenset().union(*(piece.added for piece in pieces)) == change.added
-    assert frozenset().union(*(piece.removed for piece in pieces)) == change.removed
-    assert all(len(piece.added) + len(piece.removed) <= ruleset.MAX_TRANSACTION for piece in pieces)
-    additions_begin = next((number for number, piece in enumerate(pieces) if piece.added), len(pieces))
-    assert not any(piece.removed for piece in pieces[additions_begin + 1 :])
-
-
-def test_what_fits_one_transaction_is_one() -> None:
-    half = ruleset.MAX_TRANSACTION // 2
-    change = Change(frozenset(range(1, half + 1)), frozenset(range(half + 1, 2 * half + 1)))
-    assert list(ruleset.in_pieces(change)) == [change]
+# What sets hold.
 
 
 @given(totals, st.data())

@@ -1,9 +1,9 @@
 """The dataplane of kernels before 6.3: the iptables target CLUSTERIP, one rule per VIP.
 
 The kernel does the filtering, the ARP answers and the membership of the cluster MAC; `/proc/net/ipt_CLUSTERIP/<vip>` tells it which buckets
-are in force here. Kernel source: net/ipv4/netfilter/ipt_CLUSTERIP.c of Linux 6.2.
+are in force here. A guard before the rule holds the lease. Kernel source: net/ipv4/netfilter/ipt_CLUSTERIP.c of Linux 6.2.
 
-What is ours carries a mark in the kernel itself, so that a daemon started after a `kill -9` knows it from what an operator set up: the rule
+What is ours carries a mark in the kernel itself, so that a daemon started after a `kill -9` knows it from what an operator set up: the rules
 a comment, the address a label.
 """
 
@@ -14,16 +14,19 @@ import contextlib
 import errno
 import logging
 import os
+from collections.abc import Callable
 from ipaddress import IPv4Address
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from maglev0.dataplane import Change, clusterip_rule, host, rights
+from maglev0.dataplane import Flows, Move, Phase, clusterip_guard, clusterip_rule, host, rights, xtables
 from maglev0.errors import DataplaneError, UnavailableError
 from maglev0.service import HashFamily, Service
 
 log = logging.getLogger(__name__)
 
 POLL_INTERVAL_S = 1.0  # legacy iptables announces no changes; a look costs about 1.5 ms, so 0.2 % of a core
+NOTHING: frozenset[int] = frozenset()
 
 # Not /proc/net: that leads to the namespace of the process's first thread, while netlink and iptables act in that of the calling thread.
 _PROC_DIR = Path("/proc/thread-self/net/ipt_CLUSTERIP")
@@ -42,21 +45,21 @@ def rule_by_hand(vip: IPv4Address) -> Service | None:
     """Return what an operator's rule for the VIP carries out, `None` where there is none: the settings that a cluster founded here must have."""
     if not is_set_up(vip):
         return None
-    with clusterip_rule.filter_table() as table:
+    with xtables.reading() as table:
         return next((rule.service for rule in clusterip_rule.rules_of(table, vip) if rule.is_new and not rule.is_ours), None)
 
 
 def check() -> None:
     """Raise `UnavailableError` saying what keeps CLUSTERIP from serving on this machine, and what mends it. Changes no rule."""
     rights.require("clusterip")
-    _check_module()
-    clusterip_rule.load_iptc()
+    _check_modules()
+    xtables.load_iptc()
 
 
-def let_go(vip: IPv4Address) -> None:
-    """Own nothing of what a killed daemon, or a rule by hand, put in force for the VIP, before anything else is known."""
-    if is_set_up(vip):
-        _write_owned(vip, frozenset())
+def empty_unguarded(vip: IPv4Address) -> None:
+    """Own nothing under a rule that no guard stands before, before anything else is known: one by hand, or of a version that had no guards."""
+    if is_set_up(vip) and not clusterip_guard.is_there(vip):
+        _empty(vip)
 
 
 async def remove_leftovers(vip: IPv4Address) -> None:
@@ -64,109 +67,203 @@ async def remove_leftovers(vip: IPv4Address) -> None:
 
     Every step is tried, whatever became of those before it; raises the first DataplaneError.
     """
-    failures: list[DataplaneError] = []
-    try:
-        let_go(vip)
-    except DataplaneError as error:
-        failures.append(error)
+    if is_set_up(vip) or clusterip_guard.left_something(vip):
+        await _remove_ours(vip)
+    else:
+        await host.remove_our_address(vip)
+
+
+async def _remove_ours(vip: IPv4Address) -> None:
+    failures = _attempt(clusterip_guard.end_what_is_left, vip)
+    if is_set_up(vip):
+        failures += _attempt(_empty, vip)
     try:
         await host.remove_our_address(vip)
     except DataplaneError as error:
         failures.append(error)
-    if is_set_up(vip):
-        clusterip_rule.delete_ours(vip)
+    with xtables.changing() as table:
+        clusterip_rule.delete_ours(table, vip)
+        clusterip_guard.delete(table, vip)
     if failures and is_set_up(vip):  # what failed in a rule that vanished meanwhile is done
         raise failures[0]
 
 
+def _attempt(step: Callable[[IPv4Address], object], vip: IPv4Address) -> list[DataplaneError]:
+    try:
+        step(vip)
+    except DataplaneError as error:
+        return [error]
+    return []
+
+
+class _Missing(NamedTuple):
+    """What of the rules is not there, or not as it should be."""
+
+    rule: bool
+    guard: bool
+
+
 class ClusterIP:
-    """The `Dataplane` of one service on the CLUSTERIP target. A bucket that moves breaks its connections: the kernel hashes every packet anew."""
+    """The `Dataplane` of one service on the CLUSTERIP target. A bucket that moves breaks its connections: the kernel hashes every packet anew.
+
+    `lease_ms` is the cluster's lease; the kernel counts whole seconds of it.
+    """
 
     family = HashFamily.CLUSTERIP
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, lease_ms: int) -> None:
         self._service = service
-        self._desired: frozenset[int] = frozenset()
+        self._lease_s = lease_ms // 1000
+        self._move = Move(NOTHING, NOTHING)
+        self._in_force = NOTHING  # what the kernel is to hold, until `flip` says otherwise
+        self._armed: int | None = None  # the slot whose timer was started and not promoted yet
         self._is_open = False
 
     async def open(self) -> None:
-        """Insert the rule unless there is one, then see to the address.
+        """Insert guard and rule unless they are there, then see to the address.
 
         A rule made by hand is used as it is and never removed; where it contradicts the service, `DataplaneError` names how.
         One of our own that does is replaced, its address taken down meanwhile if that is ours.
         The rule comes with no bucket in force, and before the address, so that nothing is accepted that is not ours.
         """
         check()
+        if self._lease_s < 1:
+            raise UnavailableError("clusterip cannot hold the cluster's lease: the kernel counts its whole seconds, and it is shorter than one")
         index = await host.serving_link(self._service.interface)
         self._is_open = True
-        await self._settle_rule()
-        self._desired = _read_owned(self._service.vip)
+        await self._settle_rules()
+        self._in_force = _read_in_force(self._service.vip)
         await self._ensure_address(index)
 
-    async def apply(self, owned: frozenset[int]) -> Change:
-        """Write the differences to the proc file, removals first: a bucket is nobody's for an instant rather than of two nodes."""
-        self._desired &= owned  # what is given up stays so, should the writing fail halfway and a repair follow
-        change = _write_owned(self._service.vip, owned)
-        self._desired = owned
-        return change
+    async def load(self, move: Move) -> None:
+        """Remember the move: sixteen numbers need no preparation."""
+        self._move = move
+
+    async def flip(self, phase: Phase) -> None:
+        """Write each number's coming or going to the proc file."""
+        vip = self._service.vip
+        if phase is Phase.RELEASED:
+            self._in_force -= self._move.losses  # what is given up stays so, should the writing fail halfway and a repair follow
+            _write_in_force(vip, _read_in_force(vip) - self._move.losses)
+            return
+        if not clusterip_guard.is_there(vip):
+            raise DataplaneError(f"taking buckets of {vip}: the guard rules are gone")
+        _write_in_force(vip, _read_in_force(vip) | self._move.gains)
+        self._in_force |= self._move.gains
+
+    async def arm(self) -> None:
+        """Start the timer that is not in force."""
+        self._armed = clusterip_guard.arm(self._service.vip)
+
+    async def promote(self) -> None:
+        """Put the started timer in force. DataplaneError where none was started, or `drop` or `repair` ended it."""
+        if self._armed is None:
+            raise DataplaneError(f"promoting the lease of {self._service.vip}: no timer runs that could be put in force")
+        clusterip_guard.promote(self._service.vip, self._armed)
+        self._armed = None
+
+    async def drop(self) -> None:
+        """End the lease; without a guard, keep no bucket in force until `repair` has put it back."""
+        self._armed = None
+        try:
+            clusterip_guard.end(self._service.vip)
+        except DataplaneError:
+            _empty(self._service.vip)
 
     async def owned(self) -> frozenset[int]:
         """The node numbers in the proc file; `DataplaneError` if the rule is gone."""
-        return _read_owned(self._service.vip)
+        return _read_in_force(self._service.vip)
+
+    async def kept(self) -> frozenset[int]:
+        """None: the target judges every packet by its bucket alone."""
+        return NOTHING
+
+    async def flows(self) -> Flows:
+        """None that could be kept."""
+        return Flows(NOTHING, 0)
+
+    async def forget(self, buckets: frozenset[int]) -> None:
+        """Nothing is kept that could be forgotten."""
 
     async def disturbed(self) -> None:
-        """Look once a second, and return when the rule, the address or the link is gone or another hand wrote to the proc file."""
+        """Look once a second, and return when rule, guard, address or link is gone or another hand wrote to the proc file."""
         while True:
             await asyncio.sleep(POLL_INTERVAL_S)
             try:
                 await host.serving_link(self._service.interface)
-                if _read_owned(self._service.vip) != self._desired or not await host.has_address(self._service.vip):
+                if not await self._seems_whole():
                     return
             except DataplaneError:
                 return
 
+    async def _seems_whole(self) -> bool:
+        vip = self._service.vip
+        return _read_in_force(vip) == self._in_force and clusterip_guard.is_there(vip) and await host.has_address(vip)
+
     async def repair(self) -> tuple[str, ...]:
-        """Restore rule, owned buckets and address, in that order."""
+        """Restore guard, rule, owned buckets and address, in that order."""
         vip = self._service.vip
         index = await host.serving_link(self._service.interface)
-        restored = []
-        if is_set_up(vip):
-            self._require_our_settings()
-        else:
-            await self._insert_rule_again()
-            restored.append(f"the CLUSTERIP rule of {vip}")
-        if any(_write_owned(vip, self._desired)):
+        try:
+            if is_set_up(vip):
+                self._require_our_settings()
+            restored = self._complete_rules()
+        except DataplaneError:
+            await self._fall_silent()
+            raise
+        if _write_in_force(vip, self._in_force):
             restored.append(f"the owned buckets of {vip}")
         if await self._ensure_address(index):
             restored.append(f"the address {vip}")
         return tuple(restored)
 
     async def close(self) -> None:
-        """Own nothing, then remove the address and the rule if they are ours.
+        """End the lease, own nothing, then remove the address and the rules if they are ours.
 
         A rule made by hand stays, with no bucket in force: not even its own --local-node, for another node answers for that one by now.
         """
         if not self._is_open:
             return
-        await remove_leftovers(self._service.vip)
+        await _remove_ours(self._service.vip)
         self._is_open = False
         if is_set_up(self._service.vip):
             log.info("the CLUSTERIP rule of %s that was set up by hand stays, with no node number in force", self._service.vip)
 
-    async def _settle_rule(self) -> None:
+    async def _settle_rules(self) -> None:
         vip = self._service.vip
         if is_set_up(vip):
             differences, is_ours = clusterip_rule.compare(self._service)
-            if not differences:
-                return
-            if not is_ours:
+            if differences and not is_ours:
                 raise DataplaneError(
                     f"using the CLUSTERIP rule of {vip} that is set up by hand: {', '.join(differences)}; change the rule or the settings"
                 )
-            log.info("the rule that an earlier daemon left for %s is replaced: %s", vip, ", ".join(differences))
-            await remove_leftovers(vip)
-        clusterip_rule.insert(self._service)
-        await host.warn_of_found_address(vip)
+            if differences:
+                log.info("the rule that an earlier daemon left for %s is replaced: %s", vip, ", ".join(differences))
+                await remove_leftovers(vip)
+        was_set_up = is_set_up(vip)
+        self._complete_rules()
+        if not was_set_up:
+            await host.warn_of_found_address(vip)
+
+    def _complete_rules(self) -> list[str]:
+        """Insert what is missing of rule and guard in one transaction, the lease ended before, and name it."""
+        with xtables.reading() as table:
+            missing = self._missing(table)
+        if not any(missing):
+            return []
+        service, vip = self._service, self._service.vip
+        self._armed = None
+        clusterip_guard.end_what_is_left(vip)
+        with xtables.changing() as table:
+            missing = self._missing(table)
+            if missing.rule:
+                clusterip_rule.insert(table, service)
+            clusterip_guard.put_first(table, service, self._lease_s)
+        return [f"the {what} of {vip}" for what, is_missing in (("CLUSTERIP rule", missing.rule), ("guard", missing.guard)) if is_missing]
+
+    def _missing(self, table: Any) -> _Missing:
+        rule = not clusterip_rule.rules_of(table, self._service.vip)
+        return _Missing(rule, not clusterip_guard.is_in_place(table, self._service, self._lease_s))
 
     def _require_our_settings(self) -> None:
         """Raise DataplaneError when a rule that was made anew meanwhile hashes otherwise than the rest of the cluster."""
@@ -174,13 +271,12 @@ class ClusterIP:
         if differences:
             raise DataplaneError(f"the CLUSTERIP rule of {self._service.vip} was changed: {', '.join(differences)}; make it as it was")
 
-    async def _insert_rule_again(self) -> None:
-        try:
-            clusterip_rule.insert(self._service)
-        except DataplaneError:
-            # Without the rule this node would answer for every bucket; without the address it answers for none.
+    async def _fall_silent(self) -> None:
+        """Answer for nothing where rules cannot be restored: with the target by its numbers, without it by taking the address down."""
+        if is_set_up(self._service.vip):
+            _empty(self._service.vip)
+        else:
             await host.remove_our_address(self._service.vip)
-            raise
 
     async def _ensure_address(self, index: int) -> bool:
         """Add the VIP if this host lacks it, and tell whether it did: the target judges packets, the kernel still has to hold them for its own."""
@@ -195,7 +291,7 @@ def _proc_file(vip: IPv4Address) -> Path:
     return _PROC_DIR / str(vip)
 
 
-def _read_owned(vip: IPv4Address) -> frozenset[int]:
+def _read_in_force(vip: IPv4Address) -> frozenset[int]:
     path = _proc_file(vip)
     try:
         text = path.read_text("ascii")
@@ -206,12 +302,16 @@ def _read_owned(vip: IPv4Address) -> frozenset[int]:
     return frozenset(int(number) for number in text.strip().split(",") if number)
 
 
-def _write_owned(vip: IPv4Address, owned: frozenset[int]) -> Change:
-    present = _read_owned(vip)
-    change = Change(added=owned - present, removed=present - owned)
-    for operation in (*(f"-{bucket}" for bucket in sorted(change.removed)), *(f"+{bucket}" for bucket in sorted(change.added))):
+def _empty(vip: IPv4Address) -> None:
+    _write_in_force(vip, NOTHING)
+
+
+def _write_in_force(vip: IPv4Address, wanted: frozenset[int]) -> bool:
+    """Write the differences, removals first: a bucket is nobody's for an instant rather than of two nodes. Tells whether there were any."""
+    present = _read_in_force(vip)
+    for operation in (*(f"-{bucket}" for bucket in sorted(present - wanted)), *(f"+{bucket}" for bucket in sorted(wanted - present))):
         _write_operation(vip, operation)
-    return change
+    return present != wanted
 
 
 def _write_operation(vip: IPv4Address, operation: str) -> None:
@@ -224,16 +324,23 @@ def _write_operation(vip: IPv4Address, operation: str) -> None:
         raise DataplaneError(f"writing {operation} to {path}: {cause}") from error
 
 
-def _check_module() -> None:
+def _check_modules() -> None:
     # The directory is there as soon as the module is, in every namespace; a container may see it without seeing the module's file.
-    if _PROC_DIR.is_dir():
-        return
     release = os.uname().release
+    if not _PROC_DIR.is_dir() and not _has_module(release, "ipt_CLUSTERIP"):
+        raise UnavailableError(
+            f"this kernel ({release}) has no module ipt_CLUSTERIP, which left Linux in 6.3: use --dataplane=nftables, or install the kernel's "
+            "package of extra modules if it is older"
+        )
+    if not clusterip_guard.LISTS_DIR.is_dir() and not _has_module(release, "xt_recent"):
+        raise UnavailableError(
+            f"this kernel ({release}) has no module xt_recent, which holds clusterip's lease: install the kernel's package of extra modules"
+        )
+
+
+def _has_module(release: str, name: str) -> bool:
     for index in ("modules.dep", "modules.builtin"):
         with contextlib.suppress(OSError):
-            if "/ipt_CLUSTERIP.ko" in Path("/lib/modules", release, index).read_text("ascii", "replace"):
-                return
-    raise UnavailableError(
-        f"this kernel ({release}) has no module ipt_CLUSTERIP, which left Linux in 6.3: use --dataplane=nftables, or install the kernel's "
-        "package of extra modules if it is older"
-    )
+            if f"/{name}.ko" in Path("/lib/modules", release, index).read_text("ascii", "replace"):
+                return True
+    return False

@@ -6,6 +6,7 @@ They only wake: what changed is found out by looking, so a lost notice (ENOBUFS)
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import errno
 import os
 import socket
@@ -16,24 +17,35 @@ from maglev0.errors import DataplaneError
 _RTMGRP_LINK = 1  # include/uapi/linux/rtnetlink.h
 _RTMGRP_IPV4_IFADDR = 0x10
 _NETLINK_NETFILTER = 12
-_NFNLGRP_NFTABLES = 7  # include/uapi/linux/netfilter/nfnetlink.h; the group's bit is one less
+_NFNLGRP_NFTABLES = 7  # include/uapi/linux/netfilter/nfnetlink.h
+_SOL_NETLINK, _ADD_MEMBERSHIP, _DROP_MEMBERSHIP = 270, 1, 2  # include/uapi/linux/netlink.h
 _NFT_MSG_NEWGEN = (10 << 8) | 15  # NFNL_SUBSYS_NFTABLES, NFT_MSG_NEWGEN: closes the notices of one transaction
 _NFTA_GEN_PROC_PID = 2
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _NFGENMSG_SIZE = 4
 _DATAGRAM = 1 << 16
 _SO_RCVBUFFORCE = 33  # include/uapi/asm-generic/socket.h
+_SO_ATTACH_FILTER = 26
 _BUFFER = 8 << 20  # holds the notices of our own largest transaction; taken only while they wait
 
 
 class KernelEvents:
-    """Two netlink sockets; `wait` returns when links or addresses changed, or when another process changed the tables of this name."""
+    """Two netlink sockets; `wait` returns when links or addresses changed, or when another process changed the tables of this name.
 
-    def __init__(self, table: str) -> None:
+    `port` is the netlink port of this process's own frequent changes, whose notices the kernel keeps to itself.
+    """
+
+    def __init__(self, table: str, port: int) -> None:
         self._table = table.encode() + b"\0"
         self._touched = False
         self._route = _listen(socket.NETLINK_ROUTE, _RTMGRP_LINK | _RTMGRP_IPV4_IFADDR)
-        self._tables = _listen(_NETLINK_NETFILTER, 1 << (_NFNLGRP_NFTABLES - 1))
+        self._tables = _listen(_NETLINK_NETFILTER, 0)
+        self.watch_tables(watch=True)
+        _ignore(self._tables, port)
+
+    def watch_tables(self, *, watch: bool) -> None:
+        """Hear of changed tables, or not: for each element of a set the kernel makes a notice, which takes longer than the change itself."""
+        self._tables.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP if watch else _DROP_MEMBERSHIP, _NFNLGRP_NFTABLES)
 
     def close(self) -> None:
         """Stop listening."""
@@ -79,6 +91,19 @@ def _listen(protocol: int, groups: int) -> socket.socket:
     except OSError as error:
         raise DataplaneError(f"listening to the kernel's notices: {error.strerror}; run as root") from error
     return listener
+
+
+def _ignore(listener: socket.socket, port: int) -> None:
+    """Let the kernel drop the notices of changes that came from a netlink port: nobody need wake for them, several times a second for ever."""
+    # Each notice bears the port in its header (nlmsg_pid), in host order; a packet filter loads words in network order.
+    port_offset, wanted = 12, socket.htonl(port)
+    program = (ctypes.c_char * (8 * 4)).from_buffer_copy(
+        struct.pack("=HBBI", 0x20, 0, 0, port_offset)  # BPF_LD | BPF_W | BPF_ABS
+        + struct.pack("=HBBI", 0x15, 0, 1, wanted)  # BPF_JMP | BPF_JEQ | BPF_K
+        + struct.pack("=HBBI", 0x06, 0, 0, 0)  # BPF_RET: nothing of it
+        + struct.pack("=HBBI", 0x06, 0, 0, 0xFFFFFFFF)  # BPF_RET: all of it
+    )
+    listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HL", 4, ctypes.addressof(program)))
 
 
 async def _receive(listener: socket.socket) -> bytes | None:

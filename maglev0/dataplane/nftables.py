@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import logging
 from ipaddress import IPv4Address
 
-from maglev0.dataplane import Change, host, nfdump, rights, ruleset
+from maglev0.dataplane import Flows, Move, Phase, conntrack, host, rights, ruleset
 from maglev0.dataplane.events import KernelEvents
 from maglev0.dataplane.libnftables import Nft, NftError
+from maglev0.dataplane.nfbatch import Tables
+from maglev0.dataplane.nfbuckets import Buckets
+from maglev0.dataplane.nflease import Lease
+from maglev0.dataplane.nfrules import Rules
 from maglev0.errors import DataplaneError, UnavailableError
+from maglev0.packethash import PacketHash
 from maglev0.service import HashFamily, HashMode, Service
+
+log = logging.getLogger(__name__)
 
 _ATTEMPTS = 3  # at restoring rules before the node counts as unable to serve
 _PROBE = Service(IPv4Address("192.0.2.1"), "lo", "03:bf:c0:00:02:01", 65537, HashMode.SOURCE_IP_PORT_DEST_PORT, 1)
@@ -21,63 +28,95 @@ def check() -> None:
     rights.require("nftables")  # without it libnftables would write to stderr by itself
     nft = Nft()
     try:
-        nft.check(ruleset.install(_PROBE, mac_added=True))
+        nft.check(ruleset.probe(_PROBE))
     except NftError as error:
         raise UnavailableError(
             f"nftables: this kernel refuses the rules ({error}); modprobe nf_tables nft_hash nft_ct, or use a newer kernel"
         ) from error
 
 
-def let_go(vip: IPv4Address) -> None:
-    """Own nothing of what a killed daemon left for the VIP, before anything else is known."""
-    table = ruleset.table_name(vip)
-    if nfdump.structure("ip", table):
-        Nft().run(f"flush set ip {table} {ruleset.OWNED_SET}")
-
-
 async def remove_leftovers(vip: IPv4Address) -> None:
     """Remove what a killed daemon left for the VIP: the address first, the rules last."""
-    await host.remove_our_address(vip)
-    if nfdump.structure("ip", ruleset.table_name(vip)):
-        Nft().run(ruleset.remove(vip))
+    tables = Tables(ruleset.table_name(vip))
+    try:
+        tables.open()
+        await host.remove_our_address(vip)
+        if tables.dump.structure("ip"):
+            tables.remove()
+    finally:
+        tables.close()
 
 
 class Nftables:
-    """The `Dataplane` of one service on nftables."""
+    """The `Dataplane` of one service on nftables, with leases of `lease_ms`.
+
+    `guard` keeps other programs off our tables where the kernel can; where it cannot, or shall not, what they change is restored behind them.
+    `arm`, `promote` and `drop` may be called while `load` or `forget` lets the loop turn.
+    """
 
     family = HashFamily.NFTABLES
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, lease_ms: int, *, guard: bool = True) -> None:
         self._service = service
-        self._nft = Nft()
+        self._hashing = PacketHash(HashFamily.NFTABLES, service.hash_mode, service.hash_seed, service.total_nodes)
+        self._tables = Tables(ruleset.table_name(service.vip), guard=guard)
+        self._rules = Rules(self._tables, service)
+        self._buckets = Buckets(self._tables, service)
+        self._lease = Lease(self._tables, service.vip, lease_ms)
         self._events: KernelEvents | None = None
-        self._table = ruleset.table_name(service.vip)
-        self._desired: frozenset[int] = frozenset()  # elements of the owned set
-        self._held: frozenset[int] = frozenset()  # what it held when last read or written
         self._mac_added = False
-        self._structure: tuple[bytes, ...] = ()  # of our tables, as they stood right behind their installation
 
     async def open(self) -> None:
         """See `Dataplane.open`. The rules stand before the address does, so that nothing is ever answered that they did not judge."""
         service = self._service
-        self._events = self._events or KernelEvents(self._table)
+        self._tables.open()
+        self._events = self._events or KernelEvents(ruleset.table_name(service.vip), self._tables.port)
         # The note is written before the MAC is added: a daemon killed in between leaves a note too many, never one too few.
         present = host.has_multicast(service.interface, service.cluster_mac)
-        noted = nfdump.has_set("ip", self._table, ruleset.MAC_NOTE)
-        self._mac_added = not present or noted or await host.has_our_address(service.vip)
-        self._install_afresh()
+        self._mac_added = not present or self._rules.noted() or await host.has_our_address(service.vip)
+        self._rules.note(mac_added=self._mac_added)
+        await (self._adopt_rules() if self._rules.in_force() else self._install_rules())
+        self._watch()
+        if not self._tables.guarded:
+            log.info("this kernel lets others flush our nftables rules, which are restored behind them; Linux 6.9 and later can forbid it")
         await host.warn_of_found_address(service.vip)
         await self._restore_host()
 
-    async def apply(self, owned: frozenset[int]) -> Change:
-        """See `Dataplane.apply`: one transaction with the differences alone, unless they are very many."""
-        self._desired = ruleset.elements(self._service, owned)
-        change = await self._replace()
-        return Change(*(ruleset.buckets(self._service, elements) for elements in change))
+    async def load(self, move: Move) -> None:
+        """See `Gate.load`: in pieces, between which the loop turns."""
+        await self._buckets.load(move)
+
+    async def flip(self, phase: Phase) -> None:
+        """See `Gate.flip`: one element of a map is replaced."""
+        self._buckets.flip(phase)
+
+    async def arm(self) -> None:
+        """See `Gate.arm`."""
+        self._lease.arm()
+
+    async def promote(self) -> None:
+        """See `Gate.promote`."""
+        self._lease.promote()
+
+    async def drop(self) -> None:
+        """See `Gate.drop`."""
+        self._lease.drop()
 
     async def owned(self) -> frozenset[int]:
-        """See `Dataplane.owned`."""
-        return ruleset.buckets(self._service, self._read_elements())
+        """See `Gate.owned`."""
+        return await self._buckets.owned()
+
+    async def kept(self) -> frozenset[int]:
+        """See `Dataplane.kept`. Gains that a killed daemon had loaded count as kept until they are forgotten: nobody can tell them apart."""
+        return await self._buckets.kept()
+
+    async def flows(self) -> Flows:
+        """See `Gate.flows`: what connection tracking knows."""
+        return await conntrack.held(self._service.vip, self._hashing)
+
+    async def forget(self, buckets: frozenset[int]) -> None:
+        """See `Gate.forget`."""
+        await self._buckets.forget(buckets)
 
     async def disturbed(self) -> None:
         """See `Dataplane.disturbed`: links, addresses, and transactions of other processes that name our tables."""
@@ -102,6 +141,7 @@ class Nftables:
         """See `Dataplane.close`: the address first, the rules last."""
         service = self._service
         if self._events is None:
+            self._tables.close()
             return
         self._events.close()
         self._events = None
@@ -111,15 +151,35 @@ class Nftables:
         with contextlib.suppress(DataplaneError):
             if self._mac_added:
                 host.remove_multicast(service.interface, service.cluster_mac)
-        self._nft.run(ruleset.remove(service.vip))
+        try:
+            self._tables.remove()
+        finally:
+            self._tables.close()
 
-    def _install_afresh(self) -> None:
-        """Put the rules in force; owned buckets survive where the same rules stood before."""
-        stale = ruleset.fingerprint(self._service).encode() not in nfdump.structure("ip", self._table)
-        commands = ruleset.install(self._service, mac_added=self._mac_added)
-        self._nft.run(ruleset.remove(self._service.vip) + commands if stale else commands)
-        self._remember_structure()
-        self._held = self._desired = self._read_elements()
+    async def _adopt_rules(self) -> None:
+        self._rules.complete()
+        await self._buckets.adopt()
+        self._lease.adopt()
+
+    async def _install_rules(self) -> None:
+        """Put up rules where there are none, or those of another version or for other settings, and keep the connections that there are."""
+        if not self._rules.standing():
+            # Nothing judges yet and nothing shall be cut, so connections are entered before the gate closes, and once more for those since.
+            self._rules.prepare()
+            await self._buckets.adopt()
+            await self._keep_connections()
+            self._rules.complete()
+        else:
+            self._rules.install()
+            await self._buckets.adopt()
+        self._lease.adopt()
+        await self._keep_connections()
+
+    async def _keep_connections(self) -> None:
+        """Admit the buckets of connections older than our rules, whether or not connection tracking knew them."""
+        entered = await conntrack.enter_sockets(self._service.vip, self._hashing)
+        held = await conntrack.held(self._service.vip, self._hashing)
+        await self._buckets.admit(entered | held.buckets)
 
     async def _restore_rules_again(self) -> bool:
         """Restore the rules, also while another program is taking them away."""
@@ -129,23 +189,22 @@ class Nftables:
         return await self._restore_rules()
 
     async def _restore_rules(self) -> bool:
-        """Make rules and owned set what they should be; return whether anything had to be changed."""
-        wrong_rules = self._read_structure() != self._structure
+        """Make rules, buckets and lease what they should be; return whether anything had to be changed."""
+        wrong_rules = self._rules.changed()
         if wrong_rules:
             # The empty rules first, in a millisecond: without them this node answers for every bucket.
-            self._nft.run(ruleset.remove(self._service.vip) + ruleset.install(self._service, mac_added=self._mac_added))
-            self._remember_structure()
-        self._held = self._read_elements()
-        return any(await self._replace()) or wrong_rules
+            self._rules.install()
+            self._lease.adopt()
+            self._watch()
+        elif self._tables.guarded:
+            return False
+        wrong_lease = self._lease.restore()
+        return await self._buckets.restore() or wrong_lease or wrong_rules
 
-    async def _replace(self) -> Change:
-        """Turn the elements held into those desired; after a failure, those held are what the kernel has."""
-        change = Change(self._desired - self._held, self._held - self._desired)
-        for piece in ruleset.in_pieces(change):
-            self._nft.run(ruleset.commands(self._service, piece))
-            self._held = self._held - piece.removed | piece.added
-            await asyncio.sleep(0)  # signals and the watchdog are served between large transactions
-        return change
+    def _watch(self) -> None:
+        """Hear of what others do to our tables, where they can do anything."""
+        if self._events is not None:
+            self._events.watch_tables(watch=not self._tables.guarded)
 
     async def _restore_host(self) -> list[str]:
         """See to the link, the cluster MAC, then the address; return what was missing."""
@@ -159,16 +218,3 @@ class Nftables:
             host.announce(service.interface, service.vip, service.cluster_mac)
             restored.append(f"the address {service.vip}")
         return restored
-
-    def _remember_structure(self) -> None:
-        structure = self._read_structure()
-        # Remembered without a table, the rules would count as complete from then on while there are none.
-        if not all(structure):
-            raise DataplaneError("installing nftables rules: another program removes them at once")
-        self._structure = structure
-
-    def _read_structure(self) -> tuple[bytes, ...]:
-        return tuple(nfdump.structure(family, self._table) for family in ("ip", "arp"))
-
-    def _read_elements(self) -> frozenset[int]:
-        return nfdump.elements("ip", self._table, ruleset.OWNED_SET)

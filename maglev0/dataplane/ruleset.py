@@ -5,9 +5,14 @@ Pure: imports no I/O.
 Two stages judge what arrives for the VIP on the traffic interface; nothing else is touched, lo in particular.
 
 - *early*, before defragmentation (-400) and connection tracking (-200): most of the cluster's traffic is other nodes', and is dropped here
-  at the least cost. Fragments pass, for only the first one has ports; ICMP errors pass, for they hash by the router that sent them.
-- *second*, behind connection tracking and before DNAT (-100), which would hide the VIP: judges reassembled datagrams by their bucket, and
-  ICMP errors by whether they belong to a connection of this node.
+  at the least cost: whatever falls in no *admitted* bucket, that is one in force, loaded to be, or with connections that are kept. Fragments
+  pass, for only the first one has ports; ICMP errors pass, for they hash by the router that sent them.
+- *second*, behind connection tracking and before DNAT (-100), which would hide the VIP. TCP's pure SYNs come first: one that is sent again
+  after its bucket moved is part of a connection here, and would be answered on both sides. The rest of TCP follows the connection. All other
+  protocols follow the bucket, whatever connection tracking says: there the old owner calls a flow established and the new one calls it new.
+
+A *new flow* is accepted when the lease runs and its bucket is in force. Both are looked up in one of two slots, used in turn: what comes next
+is prepared in the other one, and put in force by replacing the one element of a map.
 
 ARP for the VIP is spoken on the traffic interface alone, with the cluster MAC: an interface beside it in the same network would else give
 its own MAC away, and take all the traffic where nothing judges it.
@@ -16,18 +21,25 @@ its own MAC away, and take all the traffic where nothing judges it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from ipaddress import IPv4Address
 
-from maglev0.dataplane import Change
 from maglev0.service import HashMode, Service
 
 MAC_NOTE = "added_mac"
-OWNED_SET = "owned"
-MAX_TRANSACTION = 1 << 15  # elements: 0.1 s and 10 MB in libnftables; a third of the recommended 65,537 stays one transaction
+ADMITTED = "admitted"
+# Each slot is a set and a chain of that name, which judges by the set.
+OWNED = ("owned_a", "owned_b")
+OWNED_BOTH = "owned_both"  # a chain alone: what is in one slot and the other
+OWNED_SLOT = "owned_slot"  # a map from the VIP to one of these three
+LEASES = ("lease_a", "lease_b")
+LEASE_SLOT = "lease_slot"
 
+_CHAINS = ("early", "admit", "second", "judge", "new_flow", *LEASES, "leased", *OWNED, OWNED_BOTH)
+_ARP_CHAINS = ("input", "output")
 _ICMP_ERRORS = "{ destination-unreachable, redirect, time-exceeded, parameter-problem }"
 _PORT_FIELDS = {HashMode.SOURCE_IP_PORT: " . th sport", HashMode.SOURCE_IP_PORT_DEST_PORT: " . th sport . th dport"}
+_ACCEPT = "meta pkttype set host accept"  # the cluster MAC makes it a multicast, which TCP refuses
 
 
 def table_name(vip: IPv4Address) -> str:
@@ -36,113 +48,43 @@ def table_name(vip: IPv4Address) -> str:
 
 
 def fingerprint(service: Service) -> str:
-    """What tells these very rules from others: owned buckets that a killed daemon left mean nothing under other ones."""
-    return hashlib.blake2b((_declarations(service) + _rules(service)).encode(), digest_size=8).hexdigest()
+    """What tells these very rules from others: buckets that a killed daemon left mean nothing under other ones."""
+    return hashlib.blake2b("\n".join([*_declarations(service), *_rules(service), *_hooks(service, "")]).encode(), digest_size=8).hexdigest()
 
 
 def install(service: Service, *, mac_added: bool) -> str:
-    """Commands that put the rules in force whatever stands there, and keep the owned buckets where the set exists.
+    """Commands that put the rules in force in tables that are there, and keep what their sets and maps hold.
 
     `mac_added` says that the cluster MAC on the interface is ours to remove; an empty set remembers that across a killed daemon.
     """
-    note = f"  set {MAC_NOTE} {{ type ether_addr; }}\n" if mac_added else ""
-    return f"""
-table ip {table_name(service.vip)} {{
-  comment "{fingerprint(service)}"
-{note}}}
-{_declarations(service)}
-{_flush(service)}
-{_rules(service)}
-"""
+    return "\n".join([prepare(service, mac_added=mac_added), *_hooks(service, fingerprint(service))])
 
 
-def _declarations(service: Service) -> str:
-    name, modulus = table_name(service.vip), max(2, service.total_nodes)
-    # Of declared size the set is one that a reading right behind a writing shows whole; others are still growing then.
-    return f"""
-table ip {name} {{
-  set {OWNED_SET} {{ typeof numgen inc mod {modulus}; size {modulus}; }}
-  chain early {{ type filter hook prerouting priority -450; policy accept; }}
-  chain early_judge {{
-  }}
-  chain second {{ type filter hook prerouting priority -150; policy accept; }}
-  chain second_judge {{
-  }}
-}}
-table arp {name} {{
-  chain input {{ type filter hook input priority 0; policy accept; }}
-  chain output {{ type filter hook output priority 0; policy accept; }}
-}}"""
-
-
-def _flush(service: Service) -> str:
-    chains = ("ip {} early", "ip {} early_judge", "ip {} second", "ip {} second_judge", "arp {} input", "arp {} output")
-    return "\n".join(f"flush chain {chain.format(table_name(service.vip))}" for chain in chains)
-
-
-def _rules(service: Service) -> str:
+def prepare(service: Service, *, mac_added: bool) -> str:
+    """The same without the rules that lead to the others: nothing is judged yet, but connection tracking begins."""
     name = table_name(service.vip)
-    return f"""
-table ip {name} {{
-  chain early {{
-    iifname "{service.interface}" ip daddr {service.vip} goto early_judge
-  }}
-  chain early_judge {{
-    ip frag-off & 0x3fff != 0 accept
-    icmp type {_ICMP_ERRORS} accept
-{_accept_owned(service, "accept")}
-    drop
-  }}
-  chain second {{
-    iifname "{service.interface}" ip daddr {service.vip} goto second_judge
-  }}
-  chain second_judge {{
-    icmp type {_ICMP_ERRORS} ct state related meta pkttype set host accept
-    icmp type {_ICMP_ERRORS} drop
-{_accept_owned(service, "meta pkttype set host accept")}
-    drop
-  }}
-}}
-table arp {name} {{
-  chain input {{
-    iifname != "{service.interface}" arp daddr ip {service.vip} drop
-  }}
-  chain output {{
-    oifname != "{service.interface}" arp saddr ip {service.vip} drop
-    oifname "{service.interface}" arp saddr ip {service.vip} arp saddr ether set {service.cluster_mac}
-  }}
-}}"""
+    note = [f"add set ip {name} {MAC_NOTE} {{ type ether_addr; }}"] if mac_added else []
+    flush = [f"flush chain ip {name} {chain}" for chain in _CHAINS] + [f"flush chain arp {name} {chain}" for chain in _ARP_CHAINS]
+    return "\n".join([*note, *_declarations(service), *flush, *_rules(service)])
 
 
-def remove(vip: IPv4Address) -> str:
-    """Commands that remove our tables, whether or not they are there."""
-    name = table_name(vip)
-    return "\n".join(f"add table {family} {name}\ndelete table {family} {name}" for family in ("ip", "arp"))
+def clear(vip: IPv4Address, family: str, chains: Iterable[str], sets: Iterable[str], maps: Iterable[str]) -> str:
+    """Commands that empty a table of other rules, in one transaction with those that fill it; a table deleted would come back without its flags."""
+    where = f"{family} {table_name(vip)}"
+    maps = tuple(maps)
+    flush = [f"flush table {where}", *(f"flush map {where} {name}" for name in maps)]
+    delete = [f"delete {kind} {where} {name}" for kind, names in (("map", maps), ("set", sets), ("chain", chains)) for name in names]
+    return "\n".join([*flush, *delete, ""])
 
 
-def in_pieces(change: Change) -> Iterator[Change]:
-    """Split a change of elements into transactions: one, unless it is too large for the netlink socket and the loop's patience.
-
-    Removals come first, so that what is split never leaves a bucket in force longer than one transaction would.
-    """
-    if len(change.added) + len(change.removed) <= MAX_TRANSACTION:
-        yield change
-        return
-    for removed in _slices(change.removed):
-        yield Change(frozenset(), removed)
-    for added in _slices(change.added):
-        yield Change(added, frozenset())
-
-
-def commands(service: Service, change: Change) -> str:
-    """Commands that take elements out of the owned set and put others in, as one transaction; empty when there is nothing to do."""
-    where = f"element ip {table_name(service.vip)} {OWNED_SET}"
-    parts = (("delete", change.removed), ("add", change.added))
-    return "\n".join(f"{verb} {where} {{ {','.join(map(str, sorted(numbers)))} }}" for verb, numbers in parts if numbers)
+def probe(service: Service) -> str:
+    """Commands that no table need be there for, to find out whether a kernel takes the rules."""
+    name = table_name(service.vip)
+    return f"add table ip {name}\nadd table arp {name}\n{install(service, mac_added=True)}"
 
 
 def elements(service: Service, buckets: Iterable[int]) -> frozenset[int]:
-    """What the owned set holds for these buckets.
+    """What a set holds for these buckets.
 
     A modulus of 1 is refused by the kernel, so a single bucket is a hash of two values, and both are owned or neither.
     """
@@ -151,21 +93,61 @@ def elements(service: Service, buckets: Iterable[int]) -> frozenset[int]:
 
 
 def buckets(service: Service, held: Iterable[int]) -> frozenset[int]:
-    """The buckets for which the owned set holds these elements."""
+    """The buckets for which a set holds these elements."""
     found = frozenset(held)
     return found & {1} if service.total_nodes == 1 else found
 
 
-def _slices(numbers: frozenset[int]) -> Iterator[frozenset[int]]:
-    ordered = sorted(numbers)
-    for start in range(0, len(ordered), MAX_TRANSACTION):
-        yield frozenset(ordered[start : start + MAX_TRANSACTION])
+def _declarations(service: Service) -> list[str]:
+    name, modulus = table_name(service.vip), max(2, service.total_nodes)
+    # Of declared size a set is one that a reading right behind a writing shows whole; others are still growing then.
+    numbers = f"{{ typeof numgen inc mod {modulus}; size {modulus}; }}"
+    return [
+        *(f"add set ip {name} {bucket_set} {numbers}" for bucket_set in (ADMITTED, *OWNED)),
+        *(f"add set ip {name} {lease} {{ type ipv4_addr; flags timeout; }}" for lease in LEASES),
+        *(f"add map ip {name} {slot} {{ type ipv4_addr : verdict; }}" for slot in (OWNED_SLOT, LEASE_SLOT)),
+        f"add chain ip {name} early {{ type filter hook prerouting priority -450; policy accept; }}",
+        f"add chain ip {name} second {{ type filter hook prerouting priority -150; policy accept; }}",
+        *(f"add chain ip {name} {chain}" for chain in _CHAINS if chain not in ("early", "second")),
+        *(f"add chain arp {name} {hook} {{ type filter hook {hook} priority 0; policy accept; }}" for hook in _ARP_CHAINS),
+    ]
 
 
-def _accept_owned(service: Service, verdict: str) -> str:
-    """The rules that accept what hashes to an owned bucket. Protocols without ports hash by source address alone, in every mode."""
-    modulus = f"mod {max(2, service.total_nodes)} seed {service.hash_seed:#x} offset 1 @{OWNED_SET} {verdict}"
+def _hooks(service: Service, comment: str) -> list[str]:
+    name, judged = table_name(service.vip), f'iifname "{service.interface}" ip daddr {service.vip}'
+    return [f'add rule ip {name} early {judged} goto admit comment "{comment}"', f"add rule ip {name} second {judged} goto judge"]
+
+
+def _rules(service: Service) -> list[str]:
+    name = table_name(service.vip)
+    judges = {
+        "admit": ["ip frag-off & 0x3fff != 0 accept", f"icmp type {_ICMP_ERRORS} accept", *_in_bucket(service, ADMITTED, "accept"), "drop"],
+        "judge": [
+            # ECN marks a SYN with more flags (RFC 3168, 6.1.1), so those are left out of the comparison.
+            "tcp flags & (fin | syn | rst | ack) == syn goto new_flow",
+            f"meta l4proto tcp ct state established,related {_ACCEPT}",
+            "meta l4proto tcp drop",
+            f"icmp type {_ICMP_ERRORS} ct state related {_ACCEPT}",
+            f"icmp type {_ICMP_ERRORS} drop",
+            "goto new_flow",
+        ],
+        "new_flow": [f"ip daddr vmap @{LEASE_SLOT}", "drop"],
+        **{lease: [f"ip daddr @{lease} goto leased", "drop"] for lease in LEASES},
+        "leased": [f"ip daddr vmap @{OWNED_SLOT}", "drop"],
+        **{owned: [*_in_bucket(service, owned, _ACCEPT), "drop"] for owned in OWNED},
+        OWNED_BOTH: [*_in_bucket(service, OWNED[0], f"goto {OWNED[1]}"), "drop"],
+    }
+    return [f"add rule ip {name} {chain} {rule}" for chain, rules in judges.items() for rule in rules] + [
+        f'add rule arp {name} input iifname != "{service.interface}" arp daddr ip {service.vip} drop',
+        f'add rule arp {name} output oifname != "{service.interface}" arp saddr ip {service.vip} drop',
+        f'add rule arp {name} output oifname "{service.interface}" arp saddr ip {service.vip} arp saddr ether set {service.cluster_mac}',
+    ]
+
+
+def _in_bucket(service: Service, name: str, verdict: str) -> list[str]:
+    """The rules for what hashes to a bucket in a set. Protocols without ports hash by source address alone, in every mode."""
+    found = f"mod {max(2, service.total_nodes)} seed {service.hash_seed:#x} offset 1 @{name} {verdict}"
     ports = _PORT_FIELDS.get(service.hash_mode)
     if ports is None:
-        return f"    jhash ip saddr {modulus}"
-    return f"    meta l4proto {{ tcp, udp }} jhash ip saddr{ports} {modulus}\n    meta l4proto != {{ tcp, udp }} jhash ip saddr {modulus}"
+        return [f"jhash ip saddr {found}"]
+    return [f"meta l4proto {{ tcp, udp }} jhash ip saddr{ports} {found}", f"meta l4proto != {{ tcp, udp }} jhash ip saddr {found}"]

@@ -13,12 +13,15 @@ PREFIX_LENGTH = 16
 # The client's addresses: no neighbour entry for each (Linux keeps at most 1,024 in all namespaces together), so nodes reach them by way of one.
 CLIENT_ROUTER = IPv4Address("198.18.99.1")
 CLIENTS = IPv4Network("198.18.100.0/22")
+# Addresses of the client that no kernel answers for: what comes back to them is read off the wire alone.
+PROBERS = IPv4Network("198.18.128.0/17")
 SERVICE_PORT = 8000
 _NODES = IPv4Address("198.18.0.0")
 _MANAGED_NODES = IPv4Address("198.19.0.0")
 _MANAGED_ZOOKEEPERS = IPv4Address("198.19.1.0")
 # Locally administered; M and G in ASCII make them easy to spot in a packet dump.
 _NODE_MAC_PREFIX = "02:4d:47:00:"
+_NODE_MAC_BYTES = bytes.fromhex("024d4700")
 
 
 def node_address(node: int) -> IPv4Address:
@@ -41,6 +44,11 @@ def client_address(client: int) -> IPv4Address:
     return CLIENTS[client + 1]
 
 
+def prober_address(prober: int) -> IPv4Address:
+    """The address of prober 0, 1, …; raises IndexError beyond the range."""
+    return PROBERS[prober + 1]
+
+
 def node_mac(node: int) -> str:
     """The MAC address of the node's traffic interface, from which an answer's frame tells who sent it."""
     high, low = divmod(node, 256)
@@ -52,3 +60,8 @@ def answerer(mac: str) -> str:
     if not mac.startswith(_NODE_MAC_PREFIX):
         return mac
     return f"backend-{int(mac.removeprefix(_NODE_MAC_PREFIX).replace(':', ''), 16)}"
+
+
+def node_of(mac: bytes) -> int:
+    """The number of the node with this MAC address; 0 for a stranger's."""
+    return int.from_bytes(mac[4:]) if mac[:4] == _NODE_MAC_BYTES else 0

@@ -16,10 +16,10 @@ from maglev0.lab.ownership import Picture
 from maglev0.lab.probe import Plan
 from maglev0.lab.process import Process, python_module, wait_for
 from maglev0.lab.report import Report
-from maglev0.lab.zookeeper import Ensemble, Place
+from maglev0.lab.zookeeper import Ensemble, Place, Times
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
     from maglev0.lab.claim import Claim
 
@@ -31,7 +31,10 @@ PROBE_MARGIN_S = 20.0
 
 @dataclass(frozen=True)
 class Settings:
-    """How large the lab is and what its daemons are told; `more_flags` are further ones for every daemon."""
+    """How large the lab is and what its daemons are told; `more_flags` are further ones for every daemon.
+
+    `tick_ms`, `init_limit` and `sync_limit` are ZooKeeper's, see `Times`.
+    """
 
     nodes: int = 4
     total_nodes: int = 64
@@ -39,6 +42,8 @@ class Settings:
     dataplane: str = "auto"
     session_timeout_s: float = 1.0
     tick_ms: int = 200
+    init_limit: int = 25
+    sync_limit: int = 5
     zookeepers: int = 1
     more_flags: tuple[str, ...] = ()
 
@@ -89,7 +94,7 @@ class Cluster:
         self.claim = mine or claim.claim()
         self.network = Network(self.claim.namespace("switch"))
         places = [self._place(number) for number in range(1, settings.zookeepers + 1)]
-        self.zookeeper = Ensemble(self.claim.directory, places, settings.tick_ms)
+        self.zookeeper = Ensemble(self.claim.directory, places, Times(settings.tick_ms, settings.init_limit, settings.sync_limit))
         self.nodes = {number: self._node(number) for number in range(1, settings.nodes + 1)}
         self.client = self.claim.namespace("client")
 
@@ -123,6 +128,7 @@ class Cluster:
         network.make_namespace(self.client)
         self.network.plug("client", TRAFFIC, Socket(self.client, INTERFACE, addresses.CLIENT_ROUTER))
         network.own_range(self.client, addresses.CLIENTS)
+        network.discard_range(self.client, addresses.PROBERS)
         # The client's router knows the VIP's network as one of its own links, as a real one would.
         network.add_route(self.client, IPv4Network(f"{self.settings.vip}/24", strict=False), INTERFACE)
 
@@ -162,21 +168,24 @@ class Cluster:
         """The numbers of the nodes whose daemon runs."""
         return tuple(number for number, node in self.nodes.items() if node.runs_daemon)
 
-    def settle(self, timeout_s: float = SETTLE_TIMEOUT_S) -> Picture:
-        """Wait until the log of every running daemon shows exactly the running ones as members, and what its kernel then held.
+    def settle(self, members: Collection[int] | None = None, timeout_s: float = SETTLE_TIMEOUT_S) -> Picture:
+        """Wait until the log of every member's daemon shows exactly these members with the same shares, and what its kernel then held.
 
-        From there on things are quiet. Returns one daemon's picture; all have the same members.
+        Without `members` they are the nodes whose daemon runs. From there on things are quiet. Returns one daemon's picture.
         """
-        live = self.live()
-        if not live:
+        expected = self.live() if members is None else tuple(sorted(members))
+        if not expected:
             raise LabError("no daemon runs that could settle")
-        daemons = [self.nodes[number].daemon for number in live]
-        return wait_for(lambda: self._agreed(live), daemons, timeout_s, f"all daemons to see members {list(live)}")
+        daemons = [self.nodes[number].daemon for number in expected]
+        return wait_for(lambda: self._agreed(expected), daemons, timeout_s, f"all daemons to see members {list(expected)}")
 
-    def _agreed(self, live: tuple[int, ...]) -> Picture | None:
-        pictures = [self.nodes[number].picture() for number in live]
-        agreed = all(picture is not None and picture.members == live for picture in pictures)
-        return pictures[0] if agreed else None
+    def _agreed(self, members: tuple[int, ...]) -> Picture | None:
+        pictures = [self.nodes[number].picture() for number in members]
+        first = pictures[0]
+        if first is None or first.members != members:
+            return None
+        agreed = all(picture is not None and picture._replace(held=first.held) == first for picture in pictures)
+        return first if agreed else None
 
     def probe(self, plan: Plan | None = None) -> Report:
         """Carry out a plan that has a number of requests, from its start to its end."""

@@ -5,6 +5,9 @@ Switches and cables live in a namespace of their own; the machine's own namespac
 
 from __future__ import annotations
 
+import os
+import socket
+import struct
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
 
 TRAFFIC = "traffic"
 MANAGEMENT = "management"
+# States of a bridge's port, include/uapi/linux/if_bridge.h
+PORT_DISABLED, PORT_FORWARDING = 0, 3
+_AF_BRIDGE = 7  # linux/socket.h
 CARRIER_TIMEOUT_S, CARRIER_ASK_S = 5.0, 0.005
 
 
@@ -51,15 +57,15 @@ class Network:
                 netlink.link("add", ifname=name, kind="bridge", br_mcast_snooping=0)
                 netlink.link("set", ifname=name, state="up")
 
-    def plug(self, cable: str, switch: str, socket: Socket) -> None:
+    def plug(self, cable: str, switch: str, end: Socket) -> None:
         """Lead a cable from one of the two switches to a machine and configure its interface there."""
         with _netlink(self._switch) as netlink:
-            peer = {"ifname": socket.interface, "net_ns_fd": socket.namespace} | ({} if socket.mac is None else {"address": socket.mac})
+            peer = {"ifname": end.interface, "net_ns_fd": end.namespace} | ({} if end.mac is None else {"address": end.mac})
             netlink.link("add", ifname=cable, kind="veth", peer=peer)
             netlink.link("set", ifname=cable, master=netlink.link_lookup(ifname=switch)[0], state="up")
-        with _netlink(socket.namespace) as netlink:
-            index = netlink.link_lookup(ifname=socket.interface)[0]
-            netlink.addr("add", index=index, address=str(socket.address), prefixlen=addresses.PREFIX_LENGTH)
+        with _netlink(end.namespace) as netlink:
+            index = netlink.link_lookup(ifname=end.interface)[0]
+            netlink.addr("add", index=index, address=str(end.address), prefixlen=addresses.PREFIX_LENGTH)
             netlink.link("set", index=index, state="up")
         self._await_forwarding(cable)
 
@@ -77,6 +83,25 @@ class Network:
         self._set_state(cable, "up")
         self._await_forwarding(cable)
 
+    def mute(self, cable: str) -> None:
+        """Let nothing pass any more while both ends keep their carrier, as a switch does that has lost its mind."""
+        self._set_port(cable, PORT_DISABLED)
+
+    def unmute(self, cable: str) -> None:
+        """Undo `mute`."""
+        self._set_port(cable, PORT_FORWARDING)
+
+    def _set_port(self, cable: str, state: int) -> None:
+        with _netlink(self._switch) as netlink:
+            index = netlink.link_lookup(ifname=cable)[0]
+        with namespace.inside(self._switch):
+            plain = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+        with plain:
+            plain.send(_port_state(index, state))
+            error = -struct.unpack_from("i", plain.recv(4096), 16)[0]  # behind the header, linux/netlink.h
+        if error:
+            raise LabError(f"setting the switch's port {cable} to state {state}: {os.strerror(error)}")
+
     def _set_state(self, cable: str, state: str) -> None:
         with _netlink(self._switch) as netlink:
             netlink.link("set", index=netlink.link_lookup(ifname=cable)[0], state=state)
@@ -89,6 +114,13 @@ class Network:
                 if time.monotonic() > deadline_s:
                     raise LabError(f"plugging {cable} in: no carrier after {CARRIER_TIMEOUT_S} s")
                 time.sleep(CARRIER_ASK_S)
+
+
+def _port_state(index: int, state: int) -> bytes:
+    """RTM_SETLINK for a bridge's port (rtnetlink(7)); pyroute2 0.9 takes the attribute for the link's own up or down."""
+    attributes = struct.pack("HHHHB3x", 12, 12 | 0x8000, 5, 1, state)  # IFLA_PROTINFO, nested: IFLA_BRPORT_STATE
+    body = struct.pack("BxHiII", _AF_BRIDGE, 0, index, 0, 0) + attributes
+    return struct.pack("IHHII", 16 + len(body), 19, 0x5, 1, 0) + body
 
 
 def make_namespace(name: str) -> None:
@@ -116,6 +148,12 @@ def own_range(in_namespace: str, addresses_owned: IPv4Network) -> None:
     with _netlink(in_namespace) as netlink:
         index = netlink.link_lookup(ifname="lo")[0]
         netlink.route("add", dst=str(addresses_owned), oif=index, type="local", table=255, scope="host")
+
+
+def discard_range(in_namespace: str, addresses_discarded: IPv4Network) -> None:
+    """Have the namespace's kernel throw away, without a word, what comes for these addresses; packet sockets still see it."""
+    with _netlink(in_namespace) as netlink:
+        netlink.route("add", dst=str(addresses_discarded), type="blackhole")
 
 
 @contextmanager

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from maglev0.lab import addresses, namespace, network, ownership
 from maglev0.lab.errors import LabError
 from maglev0.lab.network import MANAGEMENT, TRAFFIC, Socket
-from maglev0.lab.process import Process, python_module
+from maglev0.lab.process import Process, python_module, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from maglev0.lab.network import Network
 
 INTERFACE = "eth0"
+# A drain of 30 s at most, and then some for a machine with busy cores.
+LEAVE_TIMEOUT_S = 45.0
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,11 @@ class Machine:
     def management_cable(self) -> str:
         """Its port on the management switch."""
         return f"node{self.number}m"
+
+    @property
+    def runtime_directory(self) -> Path:
+        """What /run/maglev0 is to its daemons: the machines of a lab share one /run."""
+        return self.directory / f"{self.name}-run"
 
     @property
     def log(self) -> Path:
@@ -76,12 +85,15 @@ class Node:
     def power_on(self) -> None:
         """Boot it: an empty kernel state, both cables plugged, the service running, no daemon yet."""
         machine = self.machine
+        shutil.rmtree(machine.runtime_directory, ignore_errors=True)  # /run does not survive a boot
+        machine.runtime_directory.mkdir(mode=0o700)
         network.make_namespace(machine.namespace)
         traffic = Socket(machine.namespace, INTERFACE, addresses.node_address(machine.number), addresses.node_mac(machine.number))
         self._network.plug(machine.traffic_cable, TRAFFIC, traffic)
         managed = Socket(machine.namespace, "eth1", addresses.managed_address(machine.number))
         self._network.plug(machine.management_cable, MANAGEMENT, managed)
-        network.add_route(machine.namespace, addresses.CLIENTS, INTERFACE, addresses.CLIENT_ROUTER)
+        for clients in (addresses.CLIENTS, addresses.PROBERS):
+            network.add_route(machine.namespace, clients, INTERFACE, addresses.CLIENT_ROUTER)
         command = python_module("maglev0.lab.responder", f"--name={machine.name}", f"--port={addresses.SERVICE_PORT}")
         self._responder = Process(f"service of {machine.name}", command, machine.directory / f"{machine.name}-service.log", machine.namespace)
         self._responder.wait_line("^serving$")
@@ -97,13 +109,21 @@ class Node:
         namespace.remove(self.machine.namespace)
         self.reap()
 
-    def start_daemon(self) -> None:
+    def start_daemon(self, *more_arguments: str) -> None:
         """Start the daemon, and do not wait for it."""
-        self._daemon = Process(f"daemon of {self.machine.name}", self.daemon_command, self.machine.log, self.machine.namespace)
+        machine = self.machine
+        command = [*self.daemon_command, *more_arguments]
+        environment = {"RUNTIME_DIRECTORY": str(machine.runtime_directory)}
+        self._daemon = Process(f"daemon of {machine.name}", command, machine.log, machine.namespace, environment)
 
     def stop_daemon(self) -> int:
-        """SIGTERM; its exit status."""
-        return self.daemon.stop()
+        """SIGTERM, and wait for the hand-over and the drain; its exit status."""
+        return self.daemon.stop(LEAVE_TIMEOUT_S)
+
+    def suspend_daemon(self) -> int:
+        """SIGUSR1: the daemon ends and leaves everything as it is, for the next one to go on with; its exit status."""
+        self.daemon.signal(signal.SIGUSR1)
+        return self.daemon.wait()
 
     def kill_daemon(self) -> None:
         """SIGKILL to the daemon alone: the machine runs on, its kernel with what the daemon left in it."""
@@ -131,6 +151,15 @@ class Node:
     def picture(self) -> ownership.Picture | None:
         """What its running daemon last said of the cluster."""
         return ownership.latest(self.daemon.output())
+
+    def announcements(self) -> int:
+        """How often its running daemon has said that it serves."""
+        return ownership.announcements(self.daemon.output())
+
+    def wait_announcements(self, count: int, timeout_s: float) -> None:
+        """Return once its running daemon has said so `count` times."""
+        what = f"{self.machine.name} to say that it serves"
+        wait_for(lambda: True if self.announcements() >= count else None, [self.daemon], timeout_s, what)
 
     def reap(self) -> None:
         """End what runs here and collect its exit status."""

@@ -14,6 +14,7 @@ _MEMBERS = re.compile(r"(?:^|\s)\[([\d ]*)\]$")
 _OWNER = re.compile(r"(backend-\d+)(?: \(me!\))? is responsible for node (\d+)$")
 _SHARE = re.compile(r"(backend-\d+)(?: \(me!\))? is responsible for (\d+) nodes \(")
 _HELD = re.compile(r"Nodes:\s*(.*)$")
+_TAKES_PART = re.compile(r"new flows are accepted again$|joined as backend-")
 
 
 class Picture(NamedTuple):
@@ -46,3 +47,8 @@ def latest(log: str) -> Picture | None:
         elif (match := _HELD.search(line)) and members is not None:
             found = Picture(members, owners, dict(shares), match[1].strip())
     return found
+
+
+def announcements(log: str) -> int:
+    """How often it was said what is served, or that a part is taken again in what is the same as before."""
+    return sum(1 for line in log.splitlines() if _HELD.search(line) or _TAKES_PART.search(line))

@@ -17,7 +17,7 @@ from maglev0.lab import libc, namespace
 from maglev0.lab.errors import LabError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 T = TypeVar("T")
 
@@ -34,8 +34,10 @@ def python_module(module: str, *arguments: str) -> list[str]:
 class Process:
     """One running program; everything it prints goes to the file `log`, behind what is already there."""
 
-    def __init__(self, name: str, command: Sequence[str], log: Path, in_namespace: str | None = None) -> None:
-        """Start `command`; `name` is what error messages call it."""
+    def __init__(
+        self, name: str, command: Sequence[str], log: Path, in_namespace: str | None = None, environment: Mapping[str, str] | None = None
+    ) -> None:
+        """Start `command`; `name` is what error messages call it, `environment` what is added to or changed in ours."""
         self.name = name
         self.log = log
         prefix = [] if in_namespace is None else ["nsenter", f"--net={namespace.path_of(in_namespace)}", "--"]
@@ -46,7 +48,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=_environment(),
+                env=_environment() | dict(environment or {}),
                 start_new_session=True,  # a Ctrl-C in the terminal is for the lab alone
             )
         self.pid = self._popen.pid
@@ -90,8 +92,8 @@ class Process:
         return self.wait()
 
 
-def wait_for(condition: Callable[[], T | None], processes: Sequence[Process], timeout_s: float, what: str) -> T:
-    """The first value but None of `condition`, asked anew whenever one of the processes prints something.
+def wait_for(condition: Callable[[], T | None], processes: Sequence[Process], timeout_s: float, what: str, ask_s: float | None = None) -> T:
+    """The first value but None of `condition`, asked anew whenever one of the processes prints something, and every `ask_s` where that tells nothing.
 
     Raises LabError when one of the processes ends, or after `timeout_s`; `what` names the thing waited for.
     """
@@ -106,16 +108,16 @@ def wait_for(condition: Callable[[], T | None], processes: Sequence[Process], ti
                 return value
             if ended is not None:
                 raise LabError(f"waiting for {what}: {ended.name} ended, its last words: {_last_words(ended)}")
-            _sleep_until(growth, exits, deadline_s, what)
+            _sleep_until(growth, exits, deadline_s, ask_s, what)
     finally:
         for descriptor in [growth, *exits]:
             os.close(descriptor)
 
 
-def _sleep_until(growth: int, exits: list[int], deadline_s: float, what: str) -> None:
-    remaining_s = deadline_s - time.monotonic()
-    readable, _, _ = select.select([growth, *exits], [], [], max(0.0, remaining_s))
-    if not readable:
+def _sleep_until(growth: int, exits: list[int], deadline_s: float, ask_s: float | None, what: str) -> None:
+    remaining_s = max(0.0, deadline_s - time.monotonic())
+    readable, _, _ = select.select([growth, *exits], [], [], remaining_s if ask_s is None else min(ask_s, remaining_s))
+    if not readable and time.monotonic() >= deadline_s:
         raise LabError(f"waiting for {what}: nothing in time")
     if growth in readable:
         os.read(growth, 65536)

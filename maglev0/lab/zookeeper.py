@@ -29,6 +29,15 @@ ASK_TIMEOUT_S = 1.0
 
 
 @dataclass(frozen=True)
+class Times:
+    """zoo.cfg's times: `tick_ms` is its unit; followers have `init_limit` ticks to join a leader and `sync_limit` to be heard of by it."""
+
+    tick_ms: int = 200
+    init_limit: int = 25
+    sync_limit: int = 5
+
+
+@dataclass(frozen=True)
 class Place:
     """Where one server listens: an address of the namespace (None: of this one) and three ports."""
 
@@ -123,15 +132,15 @@ class Ensemble:
     As a context manager it starts all, waits until they serve, and ends them. `directory` holds their data and logs.
     """
 
-    def __init__(self, directory: Path, places: Sequence[Place], tick_ms: int = 200) -> None:
-        self.tick_ms = tick_ms
+    def __init__(self, directory: Path, places: Sequence[Place], times: Times = Times()) -> None:
+        self.times = times
         self.servers = tuple(Server(number, place, directory / f"zookeeper-{number}") for number, place in enumerate(places, start=1))
 
     @classmethod
-    def on_loopback(cls, directory: Path, size: int = 1, tick_ms: int = 200) -> Self:
+    def on_loopback(cls, directory: Path, size: int = 1, times: Times = Times()) -> Self:
         """An ensemble on 127.0.0.1, on ports that are free now."""
         ports = iter(_free_ports(3 * size))
-        return cls(directory, [Place("127.0.0.1", next(ports), next(ports), next(ports)) for _ in range(size)], tick_ms)
+        return cls(directory, [Place("127.0.0.1", next(ports), next(ports), next(ports)) for _ in range(size)], times)
 
     @property
     def connect_string(self) -> str:
@@ -172,7 +181,7 @@ class Ensemble:
     def _write_configuration(self, server: Server) -> None:
         server.directory.mkdir(parents=True, exist_ok=True)
         (server.directory / "myid").write_text(f"{server.number}\n")
-        (server.directory / "zoo.cfg").write_text("\n".join([*_settings(server, self.tick_ms), *self._peers()]) + "\n")
+        (server.directory / "zoo.cfg").write_text("\n".join([*_settings(server, self.times), *self._peers()]) + "\n")
 
     def _peers(self) -> list[str]:
         if len(self.servers) == 1:
@@ -181,11 +190,11 @@ class Ensemble:
         return [f"server.{number}={place.host}:{place.peer_port}:{place.election_port}" for number, place in places]
 
 
-def _settings(server: Server, tick_ms: int) -> list[str]:
+def _settings(server: Server, times: Times) -> list[str]:
     return [
-        f"tickTime={tick_ms}",
-        "initLimit=25",
-        "syncLimit=5",
+        f"tickTime={times.tick_ms}",
+        f"initLimit={times.init_limit}",
+        f"syncLimit={times.sync_limit}",
         f"dataDir={server.directory}",
         f"clientPort={server.place.client_port}",
         f"clientPortAddress={server.place.host}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.bench import answers, daemon, nftables, table
+from tests.bench import answers, conntrack, daemon, nftables, table
 
-for bench in (table, nftables, answers, daemon):
+for bench in (table, nftables, conntrack, answers, daemon):
     bench.main()

@@ -64,7 +64,19 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
     guest = str(GUEST.relative_to(ROOT))
     console = run_in_machine(
         kernel_image(),
-        [PYTHON, "-m", "pytest", "-p", "no:cacheprovider", "-q", "-o", "junit_logging=system-out", f"--junitxml={junit}", guest],
+        [
+            PYTHON,
+            "-m",
+            "pytest",
+            "-p",
+            "no:cacheprovider",
+            "--continue-on-collection-errors",
+            "-q",
+            "-o",
+            "junit_logging=system-out",
+            f"--junitxml={junit}",
+            guest,
+        ],
         results,
         MACHINE_TIMEOUT_S,
     )

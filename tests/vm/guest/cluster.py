@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address, IPv4Network
+from itertools import count
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from maglev0.lab import addresses, claim, namespace, network, ownership
 from maglev0.lab.network import TRAFFIC, Network, Socket
@@ -12,27 +13,40 @@ from maglev0.lab.ownership import Picture
 from maglev0.lab.probe import Plan
 from maglev0.lab.process import Process, wait_for
 from maglev0.lab.report import Report
-from maglev0.lab.zookeeper import Ensemble, Place
+from maglev0.lab.zookeeper import Ensemble, Place, Times
 from tests.vm.guest.forked import Forked
-from tests.vm.guest.space import PROC_FILE
+from tests.vm.guest.space import PROC_FILE, flush
 
 # A JVM takes 10 s to start here; many times that while other programs keep the machine's processors busy.
 PATIENCE_S = 200.0
-SESSION_TIMEOUT_S = 30
-TICK_MS = 2000
 PLAN = Plan(requests=90, clients=30, protocols=("tcp", "udp", "ping"), rate_per_s=20.0, deadline_s=20.0)
+# Of TCP a bucket that moves leaves connections to the old owner's segments and the new one's resets: no answers to one request.
+STEADY = Plan(requests=None, clients=60, protocols=("udp", "ping"), rate_per_s=40.0, deadline_s=5.0)
+
+
+class Pace(NamedTuple):
+    """The times of a cluster: of its ZooKeeper, and the session timeout of its daemons."""
+
+    zookeeper: Times
+    session_timeout_s: float
+
+
+PATIENT = Pace(Times(tick_ms=2000), 30.0)
+BRISK = Pace(Times(tick_ms=500), 3.0)  # a lease of two seconds
 
 
 class Cluster:
     """As a context manager: all but the daemons runs inside."""
 
-    def __init__(self, nodes: int) -> None:
+    def __init__(self, nodes: int, pace: Pace = PATIENT) -> None:
+        self._pace = pace
         self.claim = claim.claim()
         self.nodes = range(1, nodes + 1)
         self.network = Network(self.claim.namespace("switch"))
         self.client = self.claim.namespace("client")
         self._services: list[Process] = []
-        self._zookeeper = Ensemble(self.claim.directory, [Place("0.0.0.0", namespace=self.node(1))], TICK_MS)  # noqa: S104  for all servers
+        self._probes = count(1)
+        self._zookeeper = Ensemble(self.claim.directory, [Place("0.0.0.0", namespace=self.node(1))], pace.zookeeper)  # noqa: S104  for all servers
 
     def node(self, number: int) -> str:
         """The namespace of a server."""
@@ -60,6 +74,10 @@ class Cluster:
             for service in self._services:
                 service.kill()
             self._zookeeper.close()
+            for number in self.nodes:
+                if namespace.path_of(self.node(number)).exists():
+                    with namespace.inside(self.node(number)):
+                        flush()
             claim.remove(self.claim.name)
         finally:
             self.claim.release()
@@ -80,8 +98,12 @@ class Cluster:
     def start_daemon(self, number: int, *flags: str) -> Process:
         """Start a daemon with the flags behind --my-id; the first server's finds ZooKeeper where flags left out look for it."""
         elsewhere = [] if number == 1 else [f"--zk={addresses.node_address(1)}"]
+        pace = f"--session-timeout={self._pace.session_timeout_s:g}"
         log = self.claim.directory / f"backend-{number}.log"
-        return Forked(f"daemon of backend-{number}", "maglev0", [f"--my-id={number}", *elsewhere, *flags], log, self.node(number))
+        run = self.claim.directory / f"backend-{number}-run"
+        run.mkdir(mode=0o700, exist_ok=True)
+        arguments = [f"--my-id={number}", *elsewhere, pace, *flags]
+        return Forked(f"daemon of backend-{number}", "maglev0", arguments, log, self.node(number), environment={"RUNTIME_DIRECTORY": str(run)})
 
     def settle(self, daemons: dict[int, Process]) -> Picture:
         """Wait until every daemon's log shows all of them as members, and what its kernel then held."""
@@ -100,9 +122,19 @@ class Cluster:
 
     def probe(self) -> Report:
         """Ask the VIP from many addresses and count who answers."""
-        log = Path(self.claim.directory, "probe.log")
-        probing = Forked("probing client", "maglev0.lab.probe", [*PLAN.arguments(), "--json"], log, self.client)
-        status = probing.wait(PATIENCE_S)
-        last = probing.output().splitlines()[-1]
-        assert status == 0, last
-        return Report.from_json(last)
+        return reported(self.start_probe(PLAN))
+
+    def start_probe(self, plan: Plan) -> Process:
+        """Begin to ask; `reported` tells what came of it."""
+        log = Path(self.claim.directory, f"probe-{next(self._probes)}.log")
+        probing = Forked("probing client", "maglev0.lab.probe", [*plan.arguments(), "--json"], log, self.client)
+        probing.wait_line("^probing$", PATIENCE_S)
+        return probing
+
+
+def reported(probing: Process) -> Report:
+    """What a probe found, once it has ended."""
+    status = probing.wait(PATIENCE_S)
+    last = probing.output().splitlines()[-1]
+    assert status == 0, last
+    return Report.from_json(last)

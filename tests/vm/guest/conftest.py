@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from ipaddress import IPv4Address
 
 import pytest
 
 from maglev0.dataplane.clusterip import ClusterIP
 from maglev0.service import HashMode, Service
+from tests.vm.guest.moves import ENDLESS_MS
 from tests.vm.guest.space import Space
+from tests.vm.guest.wire import VIP, Wire
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # python-iptables leaves pipes open at import, and its own escapes are no longer Python's
     import iptc  # noqa: F401
-
-VIP = IPv4Address("198.51.100.1")
 
 
 @pytest.fixture
@@ -27,6 +26,12 @@ def space() -> Iterator[Space]:
 
 
 @pytest.fixture
+def wire(space: Space) -> Iterator[Wire]:
+    with Wire.laid(space) as laid:
+        yield laid
+
+
+@pytest.fixture
 def service() -> Service:
     """What the README's rule by hand carries out."""
     return Service(VIP, "eth0", "01:00:5e:00:00:14", 5, HashMode.SOURCE_IP, 0)
@@ -34,4 +39,4 @@ def service() -> Service:
 
 @pytest.fixture
 def dataplane(space: Space, service: Service) -> ClusterIP:  # noqa: ARG001  it acts in the namespace that the thread has entered
-    return ClusterIP(service)
+    return ClusterIP(service, ENDLESS_MS)

@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -25,12 +25,14 @@ from maglev0.lab.process import Process
 class Forked(Process):
     """What `Process` is, made by fork alone."""
 
-    def __init__(self, name: str, module: str, arguments: Sequence[str], log: Path, in_namespace: str) -> None:
+    def __init__(
+        self, name: str, module: str, arguments: Sequence[str], log: Path, in_namespace: str, *, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.name = name
         self.log = log
         self._start = log.stat().st_size if log.exists() else 0
         log.touch()
-        child = multiprocessing.get_context("fork").Process(target=_run, args=(module, arguments, log, in_namespace), daemon=True)
+        child = multiprocessing.get_context("fork").Process(target=_run, args=(module, arguments, log, in_namespace, environment or {}), daemon=True)
         child.start()
         assert child.pid is not None
         self._popen = _Child(child)  # type: ignore[assignment]
@@ -57,8 +59,9 @@ class _Child:
             os.kill(self._child.pid, number)
 
 
-def _run(module: str, arguments: Sequence[str], log: Path, in_namespace: str) -> None:
+def _run(module: str, arguments: Sequence[str], log: Path, in_namespace: str, environment: Mapping[str, str]) -> None:
     os.setsid()
+    os.environ.update(environment)
     output = os.open(log, os.O_WRONLY | os.O_APPEND)
     for descriptor, standard in ((os.open(os.devnull, os.O_RDONLY), 0), (output, 1), (output, 2)):
         os.dup2(descriptor, standard)

@@ -41,7 +41,10 @@ class Space:
         try:
             with namespace.inside(made.name):
                 made._plug_cable()
-                yield made
+                try:
+                    yield made
+                finally:
+                    flush()
         finally:
             namespace.remove(made.name)
             namespace.remove(made.outside)
@@ -59,6 +62,16 @@ class Space:
 def iptables(arguments: str) -> str:
     """Run the legacy iptables as an operator would; what it prints."""
     return subprocess.run(["iptables-legacy", *arguments.split()], check=True, capture_output=True, text=True, timeout=30).stdout
+
+
+def flush() -> None:
+    """Remove every CLUSTERIP rule, which must not be there when its namespace goes.
+
+    The target looks for its device once more a grace period after the rule is gone (clusterip_config_rcu_free), in a table of names that
+    may then be freed: seen to bring the whole kernel down.
+    """
+    if PROC_FILE.parent.exists() and any(PROC_FILE.parent.iterdir()):
+        iptables("-F")
 
 
 def clusterip_rules() -> list[str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -10,12 +12,14 @@ from maglev0.lab import namespace
 from maglev0.lab.process import Process
 from maglev0.service import HashMode
 from tests.vm.guest import space as host
-from tests.vm.guest.cluster import PATIENCE_S, PLAN, SESSION_TIMEOUT_S, Cluster
+from tests.vm.guest.cluster import BRISK, PATIENCE_S, PLAN, STEADY, Cluster, reported
 from tests.vm.guest.space import BY_HAND
 
 pytestmark = pytest.mark.timeout(5 * PATIENCE_S)
 
 TOTAL_NODES = 16
+LEASE_S = 2.0  # of the brisk pace: two thirds of its session timeout
+QUIET_S = 5.0  # so that each change's unanswered requests can be told from those of the next
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +39,7 @@ def daemons(cluster: Cluster) -> Iterator[dict[int, Process]]:  # noqa: ARG001  
 
 @pytest.mark.parametrize("mode", HashMode)
 def test_every_request_is_answered_by_exactly_one_of_three(cluster: Cluster, daemons: dict[int, Process], mode: HashMode) -> None:
-    flags = (f"--total-nodes={TOTAL_NODES}", f"--hash-mode={mode}", "--dataplane=clusterip", f"--session-timeout={SESSION_TIMEOUT_S}")
+    flags = (f"--total-nodes={TOTAL_NODES}", f"--hash-mode={mode}", "--dataplane=clusterip")
     for number in cluster.nodes:
         daemons[number] = cluster.start_daemon(number, *flags)
     cluster.settle(daemons)
@@ -78,6 +82,52 @@ def test_a_rule_by_hand_is_filled_and_emptied_as_nodes_come_and_go(cluster: Clus
     with namespace.inside(cluster.node(1)):
         assert len(host.clusterip_rules()) == 1
     print(daemons[1].output())  # noqa: T201
+
+
+@pytest.fixture
+def brisk() -> Iterator[Cluster]:
+    with Cluster(nodes=3, pace=BRISK) as made:
+        yield made
+
+
+def test_no_packet_is_answered_twice_while_nodes_join_leave_and_die(brisk: Cluster, daemons: dict[int, Process]) -> None:
+    flags = (f"--total-nodes={TOTAL_NODES}", "--dataplane=clusterip")
+    daemons[1] = brisk.start_daemon(1, *flags)
+    brisk.settle(daemons)
+    probing = brisk.start_probe(STEADY)
+    times: list[tuple[str, float]] = []
+
+    def passed(moment: str) -> None:
+        """Go on when the living have agreed, and clients have asked for a while."""
+        times.append((moment, time.monotonic()))
+        brisk.settle(daemons)
+        time.sleep(QUIET_S)
+
+    for number in (2, 3):
+        daemons[number] = brisk.start_daemon(number, *flags)
+        passed(f"node {number} joins")
+    for number in (2, 3):
+        leaver = daemons.pop(number)
+        assert leaver.stop(PATIENCE_S) == 0, leaver.output()
+        passed(f"node {number} has left")
+        daemons[number] = brisk.start_daemon(number, *flags)
+        passed(f"node {number} joins")
+    for number in (3, 2):
+        daemons.pop(number).kill()
+        passed(f"node {number} is killed and stays dead")
+    probing.signal(signal.SIGTERM)
+    report = reported(probing)
+    print(report.summary())  # noqa: T201  shown by pytest -rP
+    for moment, since_s in times:
+        lost = [outage for outage in report.outages() if since_s <= outage.since_s < since_s + QUIET_S + LEASE_S]
+        longest = max((outage.until_s - outage.since_s for outage in lost if outage.until_s is not None), default=0.0)
+        print(f"{moment}: {len(lost)} of {report.clients} clients without an answer, for {longest:.2f} s at most")  # noqa: T201
+    assert report.twice == 0, report.summary()
+    assert report.once > report.never, report.summary()
+    for number in (2, 3):
+        assert brisk.in_force(number), "a killed daemon leaves its numbers, without a lease"
+    assert brisk.probe().clean
+    assert brisk.in_force(1) == ",".join(map(str, range(1, TOTAL_NODES + 1)))
 
 
 def show(cluster: Cluster, moment: str, expected: str) -> None:

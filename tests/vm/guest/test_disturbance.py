@@ -10,6 +10,7 @@ import pytest
 from maglev0.dataplane.clusterip import POLL_INTERVAL_S, ClusterIP
 from maglev0.errors import DataplaneError
 from tests.vm.guest import space as host
+from tests.vm.guest.moves import own
 
 NOTICE_TIMEOUT_S = 10 * POLL_INTERVAL_S  # all is slow here
 
@@ -17,7 +18,10 @@ NOTICE_TIMEOUT_S = 10 * POLL_INTERVAL_S  # all is slow here
 @pytest.mark.parametrize(
     ("disturb", "restored"),
     [
-        (lambda: host.iptables("-F INPUT"), ("the CLUSTERIP rule of 198.51.100.1", "the owned buckets of 198.51.100.1")),
+        (
+            lambda: host.iptables("-F INPUT"),
+            ("the CLUSTERIP rule of 198.51.100.1", "the guard of 198.51.100.1", "the owned buckets of 198.51.100.1"),
+        ),
         (host.remove_address, ("the address 198.51.100.1",)),
         (lambda: host.PROC_FILE.write_text("+1"), ("the owned buckets of 198.51.100.1",)),
         (lambda: host.PROC_FILE.write_text("-2"), ("the owned buckets of 198.51.100.1",)),
@@ -27,7 +31,7 @@ NOTICE_TIMEOUT_S = 10 * POLL_INTERVAL_S  # all is slow here
 def test_what_is_taken_away_is_noticed_and_restored(dataplane: ClusterIP, disturb: Callable[[], object], restored: tuple[str, ...]) -> None:
     async def suffer() -> None:
         await dataplane.open()
-        await dataplane.apply(frozenset({2, 3}))
+        await own(dataplane, frozenset({2, 3}))
         assert await dataplane.repair() == ()
         await asyncio.to_thread(disturb)  # pyroute2's plain sockets refuse to work beside a running loop
         await asyncio.wait_for(dataplane.disturbed(), NOTICE_TIMEOUT_S)
@@ -51,7 +55,7 @@ def test_an_undisturbed_node_is_left_in_peace(dataplane: ClusterIP) -> None:
 def test_a_link_that_is_down_is_noticed_and_cannot_be_repaired_until_it_is_up(dataplane: ClusterIP) -> None:
     async def suffer() -> None:
         await dataplane.open()
-        await dataplane.apply(frozenset({5}))
+        await own(dataplane, frozenset({5}))
         await asyncio.to_thread(host.set_link, "down")
         await asyncio.wait_for(dataplane.disturbed(), NOTICE_TIMEOUT_S)
         with pytest.raises(DataplaneError, match="eth0"):
@@ -81,7 +85,7 @@ def test_a_rule_made_anew_with_other_settings_is_no_repair(dataplane: ClusterIP)
 
     async def suffer() -> None:
         await dataplane.open()
-        await dataplane.apply(frozenset({2}))
+        await own(dataplane, frozenset({2}))
         await asyncio.to_thread(host.iptables, "-F INPUT")
         await asyncio.to_thread(host.iptables, f"{host.BY_HAND} --hash-init 7")
         await asyncio.wait_for(dataplane.disturbed(), NOTICE_TIMEOUT_S)

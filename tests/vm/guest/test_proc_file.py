@@ -7,16 +7,17 @@ import random
 
 import pytest
 
-from maglev0.dataplane import clusterip
+from maglev0.dataplane import Flows, Move, Phase, clusterip
 from maglev0.dataplane.clusterip import ClusterIP
 from maglev0.errors import DataplaneError
 from maglev0.service import Service
 from tests.vm.guest import space as host
+from tests.vm.guest.moves import own
 
 ROUNDS = 200
 
 
-def test_apply_makes_the_kernel_hold_exactly_what_is_asked_from_any_state(dataplane: ClusterIP) -> None:
+def test_a_move_makes_the_kernel_hold_exactly_what_is_asked_from_any_state(dataplane: ClusterIP) -> None:
     seed = random.randrange(1 << 32)
     chance = random.Random(seed)
 
@@ -28,13 +29,44 @@ def test_apply_makes_the_kernel_hold_exactly_what_is_asked_from_any_state(datapl
         for _ in range(ROUNDS):
             before, wanted = some(), some()
             _force(before)
-            change = await dataplane.apply(wanted)
-            assert host.in_force() == ",".join(map(str, sorted(wanted))), f"seed {seed}"
-            assert change == (wanted - before, before - wanted), f"seed {seed}"
+            await dataplane.load(Move(gains=wanted - before, losses=before - wanted))
+            assert host.in_force() == listed(before), f"seed {seed}"
+            for _again in range(2):
+                await dataplane.flip(Phase.RELEASED)
+                assert host.in_force() == listed(before & wanted), f"seed {seed}"
+            for _again in range(2):
+                await dataplane.flip(Phase.ACQUIRED)
+                assert host.in_force() == listed(wanted), f"seed {seed}"
             assert await dataplane.owned() == wanted
-            assert await dataplane.apply(wanted) == (frozenset(), frozenset())
 
     asyncio.run(wander())
+
+
+def test_a_move_that_another_replaces_is_forgotten_where_it_was_not_flipped(dataplane: ClusterIP) -> None:
+    async def change_of_mind() -> None:
+        await dataplane.open()
+        await own(dataplane, frozenset({1, 2}))
+        await dataplane.load(Move(gains=frozenset({4}), losses=frozenset({1})))
+        await dataplane.flip(Phase.RELEASED)
+        await dataplane.load(Move(gains=frozenset({5}), losses=frozenset()))
+        await dataplane.flip(Phase.RELEASED)
+        await dataplane.flip(Phase.ACQUIRED)
+
+    asyncio.run(change_of_mind())
+    assert host.in_force() == "2,5"
+
+
+def test_no_connection_is_kept_or_counted(dataplane: ClusterIP) -> None:
+    async def ask() -> None:
+        await dataplane.open()
+        await own(dataplane, frozenset({1, 2}))
+        await own(dataplane, frozenset({1}))
+        assert await dataplane.flows() == Flows(frozenset(), 0)
+        assert await dataplane.kept() == frozenset()
+        await dataplane.forget(frozenset({1, 2}))
+        assert await dataplane.owned() == {1}
+
+    asyncio.run(ask())
 
 
 @pytest.mark.parametrize("bucket", [0, 6, 17])
@@ -42,7 +74,7 @@ def test_a_bucket_beyond_the_total_is_refused(dataplane: ClusterIP, bucket: int)
     async def overreach() -> None:
         await dataplane.open()
         with pytest.raises(DataplaneError, match=rf"writing \+{bucket} .*not one of the rule's total nodes"):
-            await dataplane.apply(frozenset({bucket}))
+            await own(dataplane, frozenset({bucket}))
 
     asyncio.run(overreach())
 
@@ -60,7 +92,7 @@ def test_a_bucket_beyond_the_total_is_refused(dataplane: ClusterIP, bucket: int)
 def test_each_refusal_of_the_kernel_has_its_words(dataplane: ClusterIP, service: Service, operation: str, words: str) -> None:
     async def provoke() -> None:
         await dataplane.open()
-        await dataplane.apply(frozenset({2}))
+        await own(dataplane, frozenset({2}))
         with pytest.raises(DataplaneError, match=words):
             clusterip._write_operation(service.vip, operation)
 
@@ -75,9 +107,16 @@ def test_without_the_rule_nothing_is_read_or_written(dataplane: ClusterIP) -> No
         with pytest.raises(DataplaneError, match="rule is gone"):
             await dataplane.owned()
         with pytest.raises(DataplaneError, match="rule is gone"):
-            await dataplane.apply(frozenset({1}))
+            await dataplane.flip(Phase.RELEASED)
+        with pytest.raises(DataplaneError, match="rule is gone"):
+            await dataplane.flip(Phase.ACQUIRED)
 
     asyncio.run(ask())
+
+
+def listed(buckets: frozenset[int]) -> str:
+    """As the proc file has it."""
+    return ",".join(map(str, sorted(buckets)))
 
 
 def _force(buckets: frozenset[int]) -> None:

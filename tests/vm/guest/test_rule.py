@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from maglev0.dataplane import Change, clusterip
+from maglev0.dataplane import Move, clusterip
 from maglev0.dataplane.clusterip import ClusterIP
 from maglev0.errors import DataplaneError
 from maglev0.service import HashMode, Service
 from tests.vm.guest import space as host
+from tests.vm.guest.moves import ENDLESS_MS, own
 from tests.vm.guest.space import BY_HAND, Space
 
 OURS = "-A INPUT -d 198.51.100.1/32 -i eth0 -m comment --comment maglev0 -j CLUSTERIP"
@@ -31,18 +32,20 @@ def test_it_inserts_the_rule_and_the_address_with_no_bucket_in_force(dataplane: 
     assert "--clustermac 01:00:5E:00:00:14 --total-nodes 5" in rule
 
 
-def test_what_iptables_save_prints_of_our_rule_can_be_restored(dataplane: ClusterIP) -> None:
+def test_what_iptables_save_prints_of_our_rules_can_be_restored(dataplane: ClusterIP) -> None:
     asyncio.run(dataplane.open())
-    (rule,) = host.clusterip_rules()
-    host.iptables("-F INPUT")
-    host.iptables(rule)
-    assert len(host.clusterip_rules()) == 1
+    before = host.iptables("-S")
+    host.iptables("-F")
+    host.iptables("-X")
+    for rule in before.splitlines():
+        host.iptables(rule)
+    assert host.iptables("-S") == before
 
 
 def test_a_second_open_changes_nothing(dataplane: ClusterIP) -> None:
     async def twice() -> None:
         await dataplane.open()
-        await dataplane.apply(frozenset({2, 4}))
+        await own(dataplane, frozenset({2, 4}))
         await dataplane.open()
 
     asyncio.run(twice())
@@ -53,7 +56,7 @@ def test_a_second_open_changes_nothing(dataplane: ClusterIP) -> None:
 def test_close_removes_all_of_ours_and_can_be_repeated(dataplane: ClusterIP) -> None:
     async def come_and_go() -> None:
         await dataplane.open()
-        await dataplane.apply(frozenset({1}))
+        await own(dataplane, frozenset({1}))
         await dataplane.close()
         await dataplane.close()
 
@@ -76,7 +79,7 @@ def test_a_rule_and_address_made_by_hand_are_used_and_stay(dataplane: ClusterIP)
     async def come_and_go() -> None:
         await dataplane.open()
         assert await dataplane.owned() == {1}
-        assert await dataplane.apply(frozenset({3, 4})) == Change(added=frozenset({3, 4}), removed=frozenset({1}))
+        assert await own(dataplane, frozenset({3, 4})) == Move(gains=frozenset({3, 4}), losses=frozenset({1}))
         assert host.in_force() == "3,4"
         await dataplane.close()
 
@@ -92,7 +95,7 @@ def test_an_address_that_was_missing_under_a_rule_by_hand_is_ours_again_after_a_
     assert host.addresses() == [f"{host.VIP}/32 eth0:maglev0"]
 
     async def come_and_go() -> None:
-        second = ClusterIP(service)
+        second = ClusterIP(service, ENDLESS_MS)
         await second.open()
         await second.close()
 
@@ -107,7 +110,7 @@ def test_what_a_killed_daemon_left_is_adopted_and_removed_in_the_end(dataplane: 
     assert clusterip.rule_by_hand(service.vip) is None
 
     async def come_and_go() -> None:
-        second = ClusterIP(service)
+        second = ClusterIP(service, ENDLESS_MS)
         await second.open()
         assert await second.owned() == {2, 5}
         assert len(host.clusterip_rules()) == 1
@@ -121,7 +124,7 @@ def test_what_a_killed_daemon_left_is_adopted_and_removed_in_the_end(dataplane: 
 def test_what_a_killed_daemon_left_for_another_cluster_is_replaced(dataplane: ClusterIP, service: Service) -> None:
     _in_a_child_that_is_killed(dataplane)
     other = replace(service, hash_mode=HashMode.SOURCE_IP_PORT_DEST_PORT, hash_seed=0xFFFF_FFFF, total_nodes=16)
-    asyncio.run(ClusterIP(other).open())
+    asyncio.run(ClusterIP(other, ENDLESS_MS).open())
     (rule,) = host.clusterip_rules()
     assert "--hashmode sourceip-sourceport-destport" in rule
     assert f"--hash-init {0xFFFF_FFFF}" in rule
@@ -144,7 +147,7 @@ def test_a_rule_by_hand_that_contradicts_is_refused_by_name_and_stays(service: S
     host.iptables(BY_HAND)
 
     async def try_it() -> None:
-        dataplane = ClusterIP(replace(service, **contradiction))  # type: ignore[arg-type]
+        dataplane = ClusterIP(replace(service, **contradiction), ENDLESS_MS)  # type: ignore[arg-type]
         with pytest.raises(DataplaneError, match=named):
             await dataplane.open()
         assert host.in_force() == "1"
@@ -156,15 +159,6 @@ def test_a_rule_by_hand_that_contradicts_is_refused_by_name_and_stays(service: S
     assert host.addresses() == []
 
 
-@pytest.mark.usefixtures("space")
-def test_a_rule_by_hand_can_be_emptied_before_anything_is_known(service: Service) -> None:
-    clusterip.let_go(service.vip)
-    host.iptables(BY_HAND)
-    clusterip.let_go(service.vip)
-    assert host.in_force() == ""
-    assert len(host.clusterip_rules()) == 1
-
-
 def test_rules_of_others_stay_where_they_are(dataplane: ClusterIP) -> None:
     for rule in ("-A INPUT -p tcp --dport 22 -j ACCEPT", "-N guard", "-A guard -m comment --comment maglev0 -j DROP", "-A INPUT -j guard"):
         host.iptables(rule)
@@ -173,7 +167,7 @@ def test_rules_of_others_stay_where_they_are(dataplane: ClusterIP) -> None:
 
     async def come_and_go() -> None:
         await dataplane.open()
-        await dataplane.apply(frozenset({2}))
+        await own(dataplane, frozenset({2}))
         await dataplane.close()
 
     asyncio.run(come_and_go())
@@ -184,7 +178,7 @@ def test_one_process_serves_namespace_after_namespace(service: Service) -> None:
     """The library's table objects outlive the namespace that they were made in."""
 
     async def come_and_go(stay: bool) -> None:
-        dataplane = ClusterIP(service)
+        dataplane = ClusterIP(service, ENDLESS_MS)
         await dataplane.open()
         assert host.in_force() == ""
         if not stay:
@@ -202,7 +196,7 @@ def _in_a_child_that_is_killed(dataplane: ClusterIP) -> None:
 
     async def serve_and_die() -> None:
         await dataplane.open()
-        await dataplane.apply(frozenset({2, 5}))
+        await own(dataplane, frozenset({2, 5}))
         os.kill(os.getpid(), signal.SIGKILL)
 
     child = os.fork()

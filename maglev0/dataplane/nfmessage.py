@@ -1,0 +1,187 @@
+"""The wire format of nf_tables' netlink messages: what they are built of, and elements of sets in particular.
+
+Pure: imports no I/O.
+
+Sources: netlink(7), where every attribute is a length, a type and a value padded to four bytes; include/uapi/linux/netfilter/nf_tables.h;
+net/netfilter/nf_tables_api.c.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+import sys
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from ipaddress import IPv4Address
+from typing import NamedTuple
+
+HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
+FAMILY = struct.Struct("=BBH")  # struct nfgenmsg: family, version, resource
+FAMILIES = {"ip": 2, "arp": 3}  # NFPROTO_IPV4, NFPROTO_ARP
+NETLINK_NETFILTER = 12
+REQUEST, ACK, CREATE = 0x1, 0x4, 0x400  # NLM_F_…
+MAX_ELEMENTS = 4000  # of 16 bytes: an attribute's length has 16 bits
+
+_SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
+_BATCH_BEGIN, _BATCH_END = 0x10, 0x11  # NFNL_MSG_BATCH_…
+_ATTRIBUTE = struct.Struct("=HH")
+_NESTED = 0x8000  # NLA_F_NESTED
+_TYPE_MASK = 0x3FFF  # NLA_TYPE_MASK
+_ELEMENT_WORDS = 4  # a plain element is three attribute heads, one in the other (list element, key, value), and its 32-bit number
+_GOTO = -4 & 0xFFFFFFFF  # NFT_GOTO
+
+
+class Kind(enum.IntEnum):
+    """Which message; the attribute that names the table is number 1 in each."""
+
+    NEW_TABLE = 0  # NFT_MSG_NEWTABLE, and so on
+    GET_TABLE = 1
+    DELETE_TABLE = 2
+    GET_CHAIN = 4
+    GET_RULE = 7
+    GET_SET = 10
+    NEW_ELEMENTS = 12
+    GET_ELEMENTS = 13
+    DELETE_ELEMENTS = 14
+
+
+class Message(NamedTuple):
+    """One message of a batch: what to do, in which family, with which attributes."""
+
+    kind: Kind
+    family: str
+    body: bytes
+
+
+def batch(messages: Sequence[Message]) -> bytes:
+    """The bytes of one transaction; the kernel acknowledges its last message, and every one that it refuses."""
+    resource = struct.unpack("=H", struct.pack("!H", _SUBSYSTEM))[0]
+    parts = [_pack(_BATCH_BEGIN, REQUEST, FAMILY.pack(0, 0, resource))]
+    for number, (kind, family, body) in enumerate(messages, 1):
+        flags = REQUEST | (CREATE if kind in (Kind.NEW_TABLE, Kind.NEW_ELEMENTS) else 0) | (ACK if number == len(messages) else 0)
+        parts.append(_pack(message_type(kind), flags, FAMILY.pack(FAMILIES[family], 0, 0) + body))
+    parts.append(_pack(_BATCH_END, REQUEST, FAMILY.pack(0, 0, resource)))
+    return b"".join(parts)
+
+
+def message_type(kind: Kind) -> int:
+    """The type of a message of nf_tables among those of all netfilter."""
+    return _SUBSYSTEM << 8 | kind
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    """One attribute; its value may be longer than the length field can say only by a fault of the caller's."""
+    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + b"\0" * (-len(value) % 4)
+
+
+def text(kind: int, value: str) -> bytes:
+    """An attribute that is a name."""
+    return attribute(kind, value.encode() + b"\0")
+
+
+def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Each attribute's type and value."""
+    offset = 0
+    while offset + _ATTRIBUTE.size <= len(data):
+        length, kind = _ATTRIBUTE.unpack_from(data, offset)
+        if length < _ATTRIBUTE.size:
+            return
+        yield kind & _TYPE_MASK, data[offset + _ATTRIBUTE.size : offset + length]
+        offset += (length + 3) & ~3
+
+
+def new_table(family: str, table: str, flags: int | None = None) -> Message:
+    """Make a table, or see that it is there; without `flags` one that is there keeps its own."""
+    more = b"" if flags is None else attribute(2, struct.pack("!I", flags))  # NFTA_TABLE_FLAGS
+    return Message(Kind.NEW_TABLE, family, text(1, table) + more)
+
+
+def delete_table(family: str, table: str) -> Message:
+    """Remove a table and all that is in it."""
+    return Message(Kind.DELETE_TABLE, family, text(1, table))
+
+
+def add_numbers(table: str, name: str, numbers: Sequence[int]) -> Message:
+    """Put at most `MAX_ELEMENTS` 32-bit numbers into a set; those that are there already do no harm."""
+    return Message(Kind.NEW_ELEMENTS, "ip", _in_set(table, name) + attribute(3 | _NESTED, _plain_elements(numbers)))
+
+
+def delete_numbers(table: str, name: str, numbers: Sequence[int]) -> Message:
+    """Take at most `MAX_ELEMENTS` 32-bit numbers out of a set; refused when one of them is not there."""
+    return Message(Kind.DELETE_ELEMENTS, "ip", _in_set(table, name) + attribute(3 | _NESTED, _plain_elements(numbers)))
+
+
+def empty(table: str, name: str) -> Message:
+    """Take everything out of a set or a map."""
+    return Message(Kind.DELETE_ELEMENTS, "ip", _in_set(table, name))
+
+
+def add_address(table: str, name: str, address: IPv4Address, timeout_ms: int) -> Message:
+    """Put an address into a set, which the kernel takes out again by itself when its time is over."""
+    return _add_element(table, name, _address_key(address) + attribute(4, struct.pack("!Q", timeout_ms)))  # NFTA_SET_ELEM_TIMEOUT
+
+
+def add_goto(table: str, name: str, address: IPv4Address, chain: str) -> Message:
+    """Put an address into a verdict map: go to that chain."""
+    verdict = attribute(1, struct.pack("!I", _GOTO)) + text(2, chain)  # NFTA_VERDICT_CODE, NFTA_VERDICT_CHAIN
+    data = attribute(2 | _NESTED, attribute(2 | _NESTED, verdict))  # NFTA_SET_ELEM_DATA, NFTA_DATA_VERDICT
+    return _add_element(table, name, _address_key(address) + data)
+
+
+def numbers_of(entry: bytes) -> Sequence[int]:
+    """The 32-bit numbers in one dumped message of a set's elements."""
+    elements = _elements(entry)
+    words = array("I", elements[: len(elements) & ~3])
+    # Plain elements are all built alike, so the numbers stand at a fixed distance; the kernel keeps host order.
+    if all(len(set(words[word::_ELEMENT_WORDS])) <= 1 for word in range(_ELEMENT_WORDS - 1)) and len(words) % _ELEMENT_WORDS == 0:
+        return words[_ELEMENT_WORDS - 1 :: _ELEMENT_WORDS]
+    # Others may add some with a comment.
+    keys = (_inside_all(element, 1) for _kind, element in attributes(elements))  # NFTA_SET_ELEM_KEY
+    return [int.from_bytes(value, sys.byteorder) for key in keys for value in _inside(key, 1)]  # NFTA_DATA_VALUE
+
+
+def chains_of(entry: bytes) -> Iterator[str]:
+    """The chains that a dumped message of a verdict map's elements leads to."""
+    for _kind, element in attributes(_elements(entry)):
+        for verdict in _inside(_inside_all(element, 2), 2):
+            yield from (value.rstrip(b"\0").decode() for value in _inside(verdict, 2))
+
+
+def _pack(kind: int, flags: int, body: bytes) -> bytes:
+    return HEADER.pack(HEADER.size + len(body), kind, flags, 1, 0) + body
+
+
+def _in_set(table: str, name: str) -> bytes:
+    return text(1, table) + text(2, name)  # NFTA_SET_ELEM_LIST_TABLE, …_SET
+
+
+def _plain_elements(numbers: Sequence[int]) -> bytes:
+    words = array("I", bytes(4 * _ELEMENT_WORDS * len(numbers)))
+    # NFTA_LIST_ELEM, NFTA_SET_ELEM_KEY, NFTA_DATA_VALUE: each a head of length and type, as one word.
+    for word, (length, kind) in enumerate(((16, 1 | _NESTED), (12, 1 | _NESTED), (8, 1))):
+        head = int.from_bytes(_ATTRIBUTE.pack(length, kind), sys.byteorder)
+        words[word::_ELEMENT_WORDS] = array("I", [head]) * len(numbers)
+    words[_ELEMENT_WORDS - 1 :: _ELEMENT_WORDS] = array("I", numbers)
+    return words.tobytes()
+
+
+def _address_key(address: IPv4Address) -> bytes:
+    return attribute(1 | _NESTED, attribute(1, address.packed))  # NFTA_SET_ELEM_KEY, NFTA_DATA_VALUE
+
+
+def _add_element(table: str, name: str, element: bytes) -> Message:
+    elements = attribute(3 | _NESTED, attribute(1 | _NESTED, element))  # NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_LIST_ELEM
+    return Message(Kind.NEW_ELEMENTS, "ip", _in_set(table, name) + elements)
+
+
+def _elements(entry: bytes) -> bytes:
+    return _inside_all(entry, 3)  # NFTA_SET_ELEM_LIST_ELEMENTS
+
+
+def _inside(data: bytes, wanted: int) -> Iterable[bytes]:
+    return (value for kind, value in attributes(data) if kind == wanted)
+
+
+def _inside_all(data: bytes, wanted: int) -> bytes:
+    return b"".join(_inside(data, wanted))

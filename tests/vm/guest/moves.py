@@ -1,0 +1,23 @@
+"""What a hand-over asks of the dataplane, in one go."""
+
+from __future__ import annotations
+
+from maglev0.dataplane import Dataplane, Move, Phase
+
+ENDLESS_MS = 3_600_000  # a lease that outlasts any test
+
+
+async def own(dataplane: Dataplane, wanted: frozenset[int]) -> Move:
+    """Have exactly these buckets in force; what that changed."""
+    held = await dataplane.owned()
+    move = Move(gains=wanted - held, losses=held - wanted)
+    await dataplane.load(move)
+    await dataplane.flip(Phase.RELEASED)
+    await dataplane.flip(Phase.ACQUIRED)
+    return move
+
+
+async def renew(dataplane: Dataplane) -> None:
+    """Give the whole lease from now."""
+    await dataplane.arm()
+    await dataplane.promote()
