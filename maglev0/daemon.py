@@ -13,6 +13,7 @@ import secrets
 import signal
 import socket
 import struct
+import sys
 import time
 from ipaddress import IPv4Address
 
@@ -71,7 +72,7 @@ async def _run(config: Config) -> int:
         serving.cancel()
         await asyncio.wait([serving])
         if orders.restart.is_set() and not orders.stop.is_set():
-            daemon.make_room()
+            await daemon.make_room()
         else:
             await daemon.leave()
     if not serving.cancelled():
@@ -158,9 +159,13 @@ class Daemon:
         elif self._has_claim:
             await choose.remove_leftovers(self._config.vip)
 
-    def make_room(self) -> None:
-        """End here and now: kernel and session stay as they are for the daemon that comes next."""
+    async def make_room(self) -> None:
+        """End here and now: kernel and session stay as they are for the daemon that comes next, with as much time as a lease has."""
+        if self._follower is not None:
+            await self._follower.renew_once()
         log.info("%s makes room for a restart: its node numbers stay in force until the lease ends", self._name)
+        sys.stdout.flush()
+        os._exit(0)  # tidying up the interpreter takes a tenth of a second, which the next daemon can use better
 
     async def _agree(self, families: tuple[HashFamily, ...]) -> Settings:
         """Wait for ZooKeeper, however long that takes, and find the cluster's settings there."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 from maglev0 import clocks, report
 from maglev0.agreement import Agreement, Unsettled
-from maglev0.errors import DataplaneError
+from maglev0.errors import DataplaneError, MaglevError
 from maglev0.handover import Stage
 from maglev0.lease import terms
 from maglev0.ownership import Ownership, decide
@@ -32,6 +33,7 @@ SWEEP_S = 1.0  # between two looks at the connections in buckets that have moved
 SWEEP_COST = 50  # and at least so many times as long as a look took
 PROGRESS_S = 5.0
 LEAVE_TIMEOUT_S = 0.8
+RENEW_TIMEOUT_S = 0.2
 
 
 class Cluster(NamedTuple):
@@ -113,13 +115,14 @@ class Follower:
                 standing.held_known = False
                 await self._part.entry.withdraw()
                 self._part.notice(None)
+            self._said = (None, frozenset())
             return None
         if not standing.is_member:
             self._part.tell_session_timeout(self._session.timeout_s)
         pause_s = await self._part.round()
         if standing.handover.stage is Stage.ACQUIRED:
             await self._say()
-        elif not standing.is_member and self._said[1]:
+        elif not standing.is_member and self._said[0] is not None:
             self._said = (None, frozenset())
             log.info("%s", report.kernel_line(self._label, await self._upkeep.owned(), self._total_nodes))
         return pause_s
@@ -205,6 +208,12 @@ class Follower:
                 await self._part.entry.withdraw()
         except (Disconnected, Unsettled, TimeoutError, DataplaneError) as error:
             log.debug("left without a word: %r", error)
+
+    async def renew_once(self) -> None:
+        """Renew the lease a last time, if ZooKeeper answers at once."""
+        with contextlib.suppress(MaglevError, Unsettled, TimeoutError):
+            async with asyncio.timeout(RENEW_TIMEOUT_S):
+                await self._part.renewal.renew()
 
     async def _share(self, view: View) -> frozenset[int]:
         """What this node owns under a view, and whom the log will name for the rest."""

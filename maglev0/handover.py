@@ -30,7 +30,7 @@ from maglev0.lease import Dates, Others, Terms
 from maglev0.view import ACTIVE, DRY_RUN, Member, View, ViewId
 
 UNSEEN = 0  # in the place of an id: whoever came and went between two views
-BARRIER_SHARE = 1 / 3  # of a lease: who releases later than that could not hold its own until its next renewal
+BARRIER_SHARE = 1 / 2  # of a lease: a quarter may have passed since the last renewal, and the next one, under the new view, needs its time, too
 
 
 class Stage(enum.IntEnum):

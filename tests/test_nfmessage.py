@@ -3,7 +3,7 @@ from __future__ import annotations
 import struct
 from ipaddress import IPv4Address
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maglev0.dataplane import nfmessage
@@ -26,6 +26,7 @@ def unpacked(data: bytes) -> list[tuple[int, int, bytes]]:
     return found
 
 
+@settings(deadline=None)
 @given(messages)
 def test_a_batch_frames_its_messages_and_asks_for_one_acknowledgement(sent: list[Message]) -> None:
     (begin, *found, end) = unpacked(nfmessage.batch(sent))
@@ -37,6 +38,7 @@ def test_a_batch_frames_its_messages_and_asks_for_one_acknowledgement(sent: list
     assert [bool(flags & nfmessage.CREATE) for _kind, flags, _body in found] == [m.kind in (Kind.NEW_TABLE, Kind.NEW_ELEMENTS) for m in sent]
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 0x3FFF), st.binary(max_size=40)), max_size=6))
 def test_attributes_are_read_as_they_were_written(written: list[tuple[int, bytes]]) -> None:
     data = b"".join(nfmessage.attribute(kind, value) for kind, value in written)
@@ -48,6 +50,7 @@ def test_an_attribute_that_claims_no_length_ends_the_reading() -> None:
     assert list(nfmessage.attributes(nfmessage.text(1, "a") + bytes(8))) == [(1, b"a\0")]
 
 
+@settings(deadline=None)
 @given(numbers)
 def test_numbers_are_read_as_they_were_written(written: list[int]) -> None:
     assert list(nfmessage.numbers_of(nfmessage.add_numbers("t", "s", written).body)) == written
@@ -66,6 +69,7 @@ def test_the_most_elements_fit_into_an_attribute() -> None:
     assert sum(1 for _attribute in nfmessage.attributes(body)) == 3
 
 
+@settings(deadline=None)
 @given(numbers, st.sets(st.integers(0, 200)))
 def test_numbers_are_found_among_elements_with_more_to_them(written: list[int], commented: set[int]) -> None:
     """As they are when somebody else adds some with a comment."""

@@ -325,22 +325,28 @@ def _write_operation(vip: IPv4Address, operation: str) -> None:
 
 
 def _check_modules() -> None:
-    # The directory is there as soon as the module is, in every namespace; a container may see it without seeing the module's file.
+    # A directory is there as soon as the module is, in every namespace; a container may see it without seeing the module's file.
+    if _PROC_DIR.is_dir() and clusterip_guard.LISTS_DIR.is_dir():
+        return
     release = os.uname().release
-    if not _PROC_DIR.is_dir() and not _has_module(release, "ipt_CLUSTERIP"):
+    modules = _modules(release)
+    if not _PROC_DIR.is_dir() and "ipt_CLUSTERIP" not in (modules or ()):
         raise UnavailableError(
             f"this kernel ({release}) has no module ipt_CLUSTERIP, which left Linux in 6.3: use --dataplane=nftables, or install the kernel's "
             "package of extra modules if it is older"
         )
-    if not clusterip_guard.LISTS_DIR.is_dir() and not _has_module(release, "xt_recent"):
+    # Matches are loaded by the kernel itself when a rule asks for them, so a list that cannot be seen is no reason to refuse.
+    if not clusterip_guard.LISTS_DIR.is_dir() and modules is not None and "xt_recent" not in modules:
         raise UnavailableError(
             f"this kernel ({release}) has no module xt_recent, which holds clusterip's lease: install the kernel's package of extra modules"
         )
 
 
-def _has_module(release: str, name: str) -> bool:
+def _modules(release: str) -> frozenset[str] | None:
+    """The names of the kernel's modules, loaded or not; `None` where they are hidden from this process."""
+    found: set[str] = set()
     for index in ("modules.dep", "modules.builtin"):
         with contextlib.suppress(OSError):
-            if f"/{name}.ko" in Path("/lib/modules", release, index).read_text("ascii", "replace"):
-                return True
-    return False
+            text = Path("/lib/modules", release, index).read_text("ascii", "replace")
+            found |= {line.partition(":")[0].rpartition("/")[2].partition(".ko")[0] for line in text.splitlines()}
+    return frozenset(found) or None

@@ -56,7 +56,7 @@ _STATES = {
 _SYSCTL = Path("/proc/sys/net/netfilter")  # of the calling thread's namespace
 _NETLINK_SOCK_DIAG = 4
 _SOL_NETLINK, _NETLINK_CAP_ACK = 270, 10
-_ASKED_AT_ONCE = 64  # whose answers fit into a socket's receive buffer
+_ASKED_AT_ONCE = 32  # a few milliseconds' work; the answers fit into a socket's receive buffer
 _NO_MODULE = (errno.EINVAL, errno.ENOENT, errno.EOPNOTSUPP, errno.EPROTONOSUPPORT)
 _REMEDIES = {
     errno.EPERM: "run as root",
@@ -69,7 +69,9 @@ _TIMEOUT_S = 2.0  # the answers are there when a question has been sent
 async def held(vip: IPv4Address, hashing: PacketHash) -> Flows:
     """Return the TCP connections to the VIP that conntrack holds in the network namespace of the calling thread.
 
-    `buckets` are those in which there is any entry at all, whatever its state; `alive` is how many entries are in a state of `ALIVE`.
+    `buckets` are those in which there is any entry at all, whatever its state; `alive` is how many entries are in a state of `ALIVE`. It costs
+    10 ms of processor where the table is empty, 0.5 s with 200,000 entries to other addresses, 0.8 s with as many to the VIP, and 5 us more for
+    each that is hashed anew: every source, or every connection if ports are hashed. The loop waits for 10 ms of these at most.
     Raises `DataplaneError`. What the absence of a bucket means, and when, stands at the head of this module.
     """
     for _attempt in range(_ATTEMPTS):
@@ -143,21 +145,22 @@ def _table_size() -> str:
 
 async def _enter(vip: IPv4Address, connections: Sequence[tuple[Connection, State]]) -> None:
     """Enter some connections, a few at a time."""
-    timeouts_s = {state: _timeout_s(state) for _connection, state in connections}
-    entries = [ctmessage.Entry(vip, connection, state, timeouts_s[state]) for connection, state in connections]
     with _errors("entering connections into connection tracking", "nf_conntrack_netlink"), _open() as kernel:
+        # The first question of all loads conntrack's modules where none has needed them yet, and with them come its settings.
+        _ask(kernel, ctmessage.look, [Entry(vip, connection, state, 0) for connection, state in connections[:1]], errno.ENOENT)
+        timeouts_s = {state: _timeout_s(state) for _connection, state in connections}
+        entries = [Entry(vip, connection, state, timeouts_s[state]) for connection, state in connections]
         for start in range(0, len(entries), _ASKED_AT_ONCE):
+            await asyncio.sleep(0)
             known = _ask(kernel, ctmessage.create, entries[start : start + _ASKED_AT_ONCE], errno.EEXIST)
             _confirm(kernel, [entry for entry, code, _answer in known if code])
-            await asyncio.sleep(0)
 
 
 def _confirm(kernel: socket.socket, known: Sequence[Entry]) -> None:
     """See that conntrack has heard both sides of connections that it knows. Of those that are gone by now, or going, nobody need hear."""
     looked = _ask(kernel, ctmessage.look, known, errno.ENOENT)
-    _ask(
-        kernel, ctmessage.confirm, [entry for entry, code, answer in looked if not code and not ctmessage.replied(answer)], errno.ENOENT, errno.EBUSY
-    )
+    half_heard = [entry for entry, code, answer in looked if not code and not ctmessage.replied(answer)]
+    _ask(kernel, ctmessage.confirm, half_heard, errno.ENOENT, errno.EBUSY)
 
 
 def _timeout_s(state: State) -> int:

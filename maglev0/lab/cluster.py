@@ -19,7 +19,7 @@ from maglev0.lab.report import Report
 from maglev0.lab.zookeeper import Ensemble, Place, Times
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Iterator, Mapping
 
     from maglev0.lab.claim import Claim
 
@@ -168,21 +168,22 @@ class Cluster:
         """The numbers of the nodes whose daemon runs."""
         return tuple(number for number, node in self.nodes.items() if node.runs_daemon)
 
-    def settle(self, members: Collection[int] | None = None, timeout_s: float = SETTLE_TIMEOUT_S) -> Picture:
+    def settle(self, members: Collection[int] | None = None, timeout_s: float = SETTLE_TIMEOUT_S, shares: Mapping[str, int] | None = None) -> Picture:
         """Wait until the log of every member's daemon shows exactly these members with the same shares, and what its kernel then held.
 
-        Without `members` they are the nodes whose daemon runs. From there on things are quiet. Returns one daemon's picture.
+        Without `members` they are the nodes whose daemon runs; `shares` are those to wait for, where members alone do not tell. From there on
+        things are quiet. Returns one daemon's picture.
         """
         expected = self.live() if members is None else tuple(sorted(members))
         if not expected:
             raise LabError("no daemon runs that could settle")
         daemons = [self.nodes[number].daemon for number in expected]
-        return wait_for(lambda: self._agreed(expected), daemons, timeout_s, f"all daemons to see members {list(expected)}")
+        return wait_for(lambda: self._agreed(expected, shares), daemons, timeout_s, f"all daemons to see members {list(expected)}")
 
-    def _agreed(self, members: tuple[int, ...]) -> Picture | None:
+    def _agreed(self, members: tuple[int, ...], shares: Mapping[str, int] | None) -> Picture | None:
         pictures = [self.nodes[number].picture() for number in members]
         first = pictures[0]
-        if first is None or first.members != members:
+        if first is None or first.members != members or (shares is not None and first.shares != shares):
             return None
         agreed = all(picture is not None and picture._replace(held=first.held) == first for picture in pictures)
         return first if agreed else None

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from typing import TYPE_CHECKING
 
+from maglev0.lab.clients import Clients, Pace, Result
+from maglev0.lab.node import LEAVE_TIMEOUT_S
 from maglev0.lab.probe import Plan
 
 if TYPE_CHECKING:
@@ -16,6 +19,9 @@ QUIET = Plan(requests=2000, clients=250)
 # Each client asks every 100 ms: how finely the time without an answer is known. UDP alone: a TCP connection whose bucket moves is reset by
 # its new owner, who does not know it, and that counts as a second answer, too.
 DURING_CHANGE = Plan(requests=None, clients=100, rate_per_s=1000.0, protocols=("udp",))
+# Nothing but held connections, which exchange a line each second.
+CONNECTIONS = Pace((0,), rate=0.0, held_rate=0.0, connections=100)
+DRAIN_ROUNDS = 15  # of 100 ms each: longer than it takes every user of a connection to speak
 # A fault's story is in the first lines; a node that lists its 64 node numbers again and again would hide it.
 EVIDENCE_LINES = 100
 
@@ -35,9 +41,12 @@ class Demo:
         lost = min(2, len(self._cluster.nodes))
         self._lose(lost)
         self._serve(f"without backend-{lost}")
-        self._bring_back(lost)
-        self._serve(f"with backend-{lost} again")
-        self._leave(len(self._cluster.nodes))
+        with Clients(self._cluster, CONNECTIONS) as users:
+            users.wait_held()
+            self._bring_back(lost)
+            self._serve(f"with backend-{lost} again")
+            self._leave(len(self._cluster.nodes), users)
+            self._tell_connections(users.stop())
         self._serve(f"after backend-{len(self._cluster.nodes)} left")
         return self._end()
 
@@ -115,23 +124,36 @@ class Demo:
         self._narrator.say(f"members {list(picture.members)}, seen by all {time.monotonic() - started_s:.1f} s after power on")
         self._narrator.owners(picture)
 
-    def _leave(self, number: int) -> None:
-        self._narrator.chapter(f"backend-{number} is stopped in order, by SIGTERM")
+    def _leave(self, number: int, users: Clients) -> None:
+        self._narrator.chapter(f"backend-{number} is stopped in order, by SIGTERM; it serves the connections that it has until their users end them")
+        node, others = self._cluster.nodes[number], set(self._cluster.live()) - {number}
         with self._cluster.probing(DURING_CHANGE) as probing:
             probing.let_all_ask(rounds=2)
             started_s = time.monotonic()
-            status = self._cluster.nodes[number].stop_daemon()
-            stopped_s = time.monotonic()
-            picture = self._cluster.settle()
+            node.daemon.signal(signal.SIGTERM)
+            picture = self._cluster.settle(others)
             seen_s = time.monotonic()
-            probing.let_all_ask(rounds=2)
+            probing.let_all_ask(rounds=DRAIN_ROUNDS)
+            ended = users.retire(number)
+            status = node.daemon.wait(LEAVE_TIMEOUT_S)
+            stopped_s = time.monotonic()
         if status:
             self._fault(f"backend-{number} ended with exit status {status}")
         self._narrator.say(
-            f"its daemon ended after {stopped_s - started_s:.1f} s; members {list(picture.members)}, seen by all after {seen_s - started_s:.1f} s"
+            f"members {list(picture.members)}, seen by all after {seen_s - started_s:.1f} s; "
+            f"the users of {ended} connections ended them, and its daemon ended {stopped_s - started_s:.1f} s after the signal"
         )
         self._narrator.owners(picture)
         self._tell_change(probing.report)
+
+    def _tell_connections(self, result: Result) -> None:
+        """Tell what became of connections; CLUSTERIP cannot keep them, so there it is no fault."""
+        broken = sum(turn.is_break for turn in result.turns)
+        text = f"{CONNECTIONS.connections} TCP connections were held while one node joined and another left: {broken} broken"
+        if broken and "NFTABLES Nodes:" in self._cluster.nodes[1].daemon.output():
+            self._fault(text)
+        else:
+            self._narrator.say(text)
 
     def _fault(self, text: str) -> None:
         self._faults.append(text)

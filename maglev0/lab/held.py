@@ -37,7 +37,7 @@ class Turn(NamedTuple):
     """Something that happened to a held connection; `what` is opened, closed, reset, ended, silent, refused, stalled or foreign.
 
     `node` is its holder, 0 before it is known; `since_ns` is when the request was sent that waited for its answer then, or `at_ns` where none did.
-    `foreign` means that another node than the holder spoke on it.
+    `good_ns` is when it was in order for certain: its last answer, or its opening. `foreign` means that another node than the holder spoke on it.
     """
 
     at_ns: int
@@ -45,6 +45,7 @@ class Turn(NamedTuple):
     what: str
     node: int
     since_ns: int
+    good_ns: int
 
     @property
     def is_break(self) -> bool:
@@ -71,6 +72,7 @@ class _Connection:
     node: int = 0
     stands: bool = False
     wire_node: int | None = None  # who spoke first, as the wire tells
+    good_ns: int = 0
     asked_ns: int = 0  # the connection attempt or request that waits for its answer; 0 for none
     retry_ns: int = 0
     sent: int = 0
@@ -136,7 +138,7 @@ class Held:
             connection.retry_ns = now_ns + int(RETRY_S * 1e9)
             return
         connection.sock, connection.port, connection.asked_ns = sock, sock.getsockname()[1], now_ns
-        connection.node, connection.wire_node, connection.stands = 0, None, False
+        connection.node, connection.wire_node, connection.stands, connection.good_ns = 0, None, False, now_ns
         self._by_descriptor[sock.fileno()] = connection
         self._by_flow[socket.inet_aton(connection.address), connection.port] = connection
         self._epoll.register(sock, select.EPOLLOUT)
@@ -181,7 +183,7 @@ class Held:
             self._say(connection, "opened", now_ns)
         elif now_ns - connection.asked_ns > STALL_S * 1e9:
             self._say(connection, "stalled", now_ns)
-        connection.asked_ns = 0
+        connection.asked_ns, connection.good_ns = 0, now_ns
 
     def _lose(self, connection: _Connection, what: str, now_ns: int) -> None:
         self._say(connection, what, now_ns)
@@ -216,4 +218,4 @@ class Held:
             self._say(connection, "foreign", now_ns)
 
     def _say(self, connection: _Connection, what: str, now_ns: int) -> None:
-        self.turns.append(Turn(now_ns, connection.number, what, connection.node, connection.asked_ns or now_ns))
+        self.turns.append(Turn(now_ns, connection.number, what, connection.node, connection.asked_ns or now_ns, connection.good_ns))

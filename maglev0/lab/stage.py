@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
+from maglev0 import table
 from maglev0.lab.episodes import NOTHING, QUIET, Allowance, Episode, Timeline, crash_gap_s
 from maglev0.lab.errors import LabError
 
@@ -22,6 +25,12 @@ SETTLE_TIMEOUT_S = 60.0
 QUIET_S = 1.0
 # What was asked just before the end of an episode may still be on its way.
 CALM_S = 0.3
+
+
+@cache
+def shares_of(total_nodes: int, weights: tuple[tuple[str, int], ...]) -> dict[str, int]:
+    """How many node numbers each member has; computing a table of 65,537 takes a tenth of a second."""
+    return dict(Counter(table.build(total_nodes, dict(weights))))
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,9 @@ class Stage:
 
     def settle(self, without: Iterable[int] = ()) -> None:
         """Wait until all that serve, but those `without`, agree, and every request is answered."""
-        self.cluster.settle(self.serving - set(without), SETTLE_TIMEOUT_S)
+        members = self.serving - set(without)
+        weights = tuple((f"backend-{number}", self.weights[number]) for number in sorted(members))
+        self.cluster.settle(members, SETTLE_TIMEOUT_S, shares_of(self.cluster.settings.total_nodes, weights))
         self.clients.wait_served(SETTLE_TIMEOUT_S)
         time.sleep(CALM_S)
 

@@ -141,7 +141,7 @@ class _Judge:
             self._blame("gap", passage.began_ns, f"{way}, for {gap.least_s:.3f} s, allowed {allowance.gap_s:.3f} s")
 
     def _judge_turn(self, turn: Turn) -> None:
-        episode = self._timeline.at(turn.since_ns)
+        episode = self._explaining(turn)
         row, allowance = self._row(episode), episode.allowance
         lasted_s = (turn.at_ns - turn.since_ns) / 1e9
         if turn.what == "stalled":
@@ -153,6 +153,12 @@ class _Judge:
             if turn.node not in allowance.breaks:
                 text = f"connection {turn.connection} of node {turn.node}: {turn.what}, noticed {lasted_s:.3f} s later"
                 self._blame("broken", turn.since_ns, text)
+
+    def _explaining(self, turn: Turn) -> Episode:
+        """The episode that a turn belongs to: where an idle connection breaks, the one since its last answer that could break it."""
+        first, last = (self._timeline.index_at(at_ns) for at_ns in (turn.good_ns, turn.since_ns))
+        since = self._timeline.episodes[first : last + 1]
+        return next((episode for episode in since if turn.node in episode.allowance.breaks), since[-1])
 
     def _judge_percentiles(self) -> None:
         planned = {episode.cause for episode in self._timeline.episodes if episode.allowance.planned and not episode.is_quiet}

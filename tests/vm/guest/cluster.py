@@ -107,7 +107,7 @@ class Cluster:
 
     def settle(self, daemons: dict[int, Process]) -> Picture:
         """Wait until every daemon's log shows all of them as members, and what its kernel then held."""
-        members = tuple(daemons)
+        members = tuple(sorted(daemons))
 
         def agreed() -> Picture | None:
             pictures = [ownership.latest(daemon.output()) for daemon in daemons.values()]
