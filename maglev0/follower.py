@@ -34,6 +34,7 @@ SWEEP_COST = 50  # and at least so many times as long as a look took
 PROGRESS_S = 5.0
 LEAVE_TIMEOUT_S = 0.8
 RENEW_TIMEOUT_S = 0.2
+QUIET_S = 0.03
 
 
 class Cluster(NamedTuple):
@@ -89,8 +90,13 @@ class Follower:
             self._progressed.set()
             if pause_s == 0:
                 await asyncio.sleep(0)
-            else:
-                await first_of(self._awake.wait(), timeout_s=pause_s)
+                continue
+            # What there is to tell can wait until nobody else does: reading the kernel back costs as much as a hand-over.
+            await first_of(self._awake.wait(), timeout_s=QUIET_S if pause_s is None else min(QUIET_S, pause_s))
+            if self._awake.is_set():
+                continue
+            await self._tell()
+            await first_of(self._awake.wait(), timeout_s=None if pause_s is None else max(0.0, pause_s - QUIET_S))
 
     async def _round(self) -> float | None:
         if self._session.state is not State.CONNECTED:
@@ -119,13 +125,17 @@ class Follower:
             return None
         if not standing.is_member:
             self._part.tell_session_timeout(self._session.timeout_s)
-        pause_s = await self._part.round()
-        if standing.handover.stage is Stage.ACQUIRED:
-            await self._say()
-        elif not standing.is_member and self._said[0] is not None:
-            self._said = (None, frozenset())
-            log.info("%s", report.kernel_line(self._label, await self._upkeep.owned(), self._total_nodes))
-        return pause_s
+        return await self._part.round()
+
+    async def _tell(self) -> None:
+        """Print what is news of ownership, if the kernel can be asked."""
+        standing = self._part.standing
+        with contextlib.suppress(DataplaneError):
+            if standing.handover.stage is Stage.ACQUIRED:
+                await self._say()
+            elif not standing.is_member and self._said[0] is not None:
+                self._said = (None, frozenset())
+                log.info("%s", report.kernel_line(self._label, await self._upkeep.owned(), self._total_nodes))
 
     async def _renewals(self) -> None:
         while True:

@@ -30,6 +30,7 @@ from maglev0.lease import Dates, Others, Terms
 from maglev0.view import ACTIVE, DRY_RUN, Member, View, ViewId
 
 UNSEEN = 0  # in the place of an id: whoever came and went between two views
+NOTHING = Move(frozenset(), frozenset())
 BARRIER_SHARE = 1 / 2  # of a lease: a quarter may have passed since the last renewal, and the next one, under the new view, needs its time, too
 
 
@@ -63,6 +64,7 @@ class HandOver:
     view: View | None = None
     seen_at: float = -math.inf  # when `view` was seen first
     mine: frozenset[int] = frozenset()  # this node's share under `view`
+    move: Move = NOTHING  # what the kernel has to change to obey it
     stage: Stage = Stage.SEEN
     held: frozenset[int] = frozenset()  # in force in this kernel
     obeys: ViewId | None = None  # under this view all that is held is mine
@@ -72,6 +74,7 @@ class HandOver:
     unserved: bool = False  # buckets of who is gone wait for their new owners
     acks: dict[int, Ack] = field(default_factory=dict)
     others: Others = field(init=False)
+    _staying: frozenset[int] = frozenset()  # what is held and remains this node's
     dates: Dates = field(default_factory=Dates)
 
     def __post_init__(self) -> None:
@@ -83,7 +86,8 @@ class HandOver:
         self.others.forget(frozenset(member.id for member in view.members))
         served = any(member.state == ACTIVE and member.weight for member in gone)
         self.unserved = served or (self.unserved and self.stage < Stage.ACQUIRED)
-        self.view, self.mine, self.seen_at, self.stage = view, mine, now_s, Stage.SEEN
+        self.view, self.mine, self.seen_at = view, mine, now_s
+        self._begin_with(self.held)
         self.confirmed_at = -math.inf
         self.acks = {member: ack for member, ack in self.acks.items() if member in self.peers}
 
@@ -121,9 +125,11 @@ class HandOver:
             self.secure = None if now_s >= self.lease_until else self.secure
         return bool(self.held) and self.secure is None
 
-    def move(self) -> Move:
-        """What the kernel has to change to obey the view."""
-        return Move(gains=self.mine - self.held, losses=self.held - self.mine)
+    def _begin_with(self, held: frozenset[int]) -> None:
+        """Work out beforehand, while nobody waits for it, what is to change: the sets are large."""
+        self.held, self.stage = held, Stage.SEEN
+        self.move = Move(gains=self.mine - held, losses=held - self.mine)
+        self._staying = held & self.mine
 
     def may_release(self, now_s: float) -> bool:
         """Whether to go on from PREPARED: all are ready, or somebody's buckets are unserved already, or one was waited for long enough."""
@@ -144,14 +150,13 @@ class HandOver:
 
     def released(self) -> None:
         """The kernel has let go of everything that is not this node's under the view."""
-        self.held &= self.mine
+        self.held = self._staying
         self.obeys = self.view_id
         self.stage = Stage.RELEASED
 
     def emptied(self) -> None:
         """The kernel holds nothing any more; everything of the view has to be taken anew."""
-        self.held = frozenset()
-        self.stage = Stage.SEEN
+        self._begin_with(frozenset())
 
     def may_acquire_at(self) -> float:
         """From when on the gains may come into force: minus infinity for now, infinity where an acknowledgement or a renewal has to come first."""
@@ -198,7 +203,7 @@ class HandOver:
 
         Called right after `see`.
         """
-        self.held = held
+        self._begin_with(held)
         if secure is not None and secure == self.view_id and held <= self.mine:
             self.obeys = self.secure = secure
             self.stage = Stage.ACQUIRED if held == self.mine else Stage.SEEN

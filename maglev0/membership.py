@@ -166,29 +166,29 @@ class Membership:
             operations.append(self._write_lease(released, None if found is None else found.stat.version))
         await self._zookeeper.commit([*operations, Write(self._paths.members, b"", -1)])
 
-    async def acknowledge(self, ack: Ack) -> None:
-        """Tell the others how far this node has come. Raises `Refused` when somebody deleted even what was just made anew."""
-        data = ack.encode()
-        try:
-            await self._zookeeper.commit([Write(self._paths.ack(self._me), data, -1)])
-        except Refused:
-            await self._zookeeper.commit([Create(self._paths.ack(self._me), data, ephemeral=True)])
-
     async def acks(self, members: Sequence[int]) -> dict[int, Ack]:
         """Read what these members acknowledged, as far as they did; watches on all of them are left."""
         nodes = await self._zookeeper.get_all([self._paths.ack(member) for member in members], watch=True)
         found = {member: decode_ack(node.data) for member, node in zip(members, nodes, strict=True) if node is not None}
         return {member: ack for member, ack in found.items() if ack is not None}
 
-    async def renew(self, lease: LeaseRecord, record_version: int, lease_version: int | None) -> tuple[int, ViewId | None]:
-        """Write the lease if this node's record is of that version and its lease znode of that one (`None`: there is none).
+    async def renew(self, lease: LeaseRecord, record_version: int, lease_version: int | None, ack: Ack | None) -> tuple[int, ViewId | None]:
+        """Write the lease, and with it the acknowledgement if there is one to tell.
 
+        The node's record must be of that version, and its lease znode of that one (`None`: there is none).
         Returns the write's zxid (0 where it created the znode) and the view's identity that was read right behind it, `None` where the parent
-        is gone. Raises `Refused`: index 0 is the record, 1 the lease.
+        is gone. Raises `Refused`: index 0 is the record, 1 the lease, 2 the acknowledgement.
         """
         operations = [Check(self._paths.member(self._me), record_version), self._write_lease(lease, lease_version)]
+        if ack is not None:
+            operations.append(Write(self._paths.ack(self._me), ack.encode(), -1))
         done = await self._zookeeper.commit(operations, look=self._paths.members)
         return done.zxid, None if done.looked is None else view_id(done.looked)
+
+    async def restore_ack(self) -> None:
+        """Make this node's acknowledgement anew, which somebody deleted."""
+        with suppress(Refused):
+            await self._zookeeper.commit([Create(self._paths.ack(self._me), b"", ephemeral=True)])
 
     async def lease(self, member: int) -> Lease | None:
         """Read a lease znode."""

@@ -13,14 +13,13 @@ from dataclasses import replace
 from maglev0.agreement import Agreement, Unsettled
 from maglev0.dataplane import Phase
 from maglev0.entry import Entry
-from maglev0.handover import Ack, HandOver, Stage
+from maglev0.handover import HandOver, Stage
 from maglev0.lease import Terms
 from maglev0.membership import Lease, Membership, Seen
 from maglev0.paths import Paths
 from maglev0.renewal import Renewal
 from maglev0.standing import Host, Standing
 from maglev0.view import Member, View
-from maglev0.znodes import Refused
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +44,6 @@ class Participant:
         self._view_stale = self._settings_stale = True
         self._stale_acks: set[int] = set()
         self._leases_read = False
-        self._acked: Ack | None = None
         self._settings_version = 0
         self._remains: dict[int, Lease] = {}  # lease znodes of who is gone, read at
         self._remains_at = 0.0
@@ -93,6 +91,7 @@ class Participant:
             mine = await self._host.share(seen.view)
             await self.entry.come_back(node, record, mine, seen.view)
             self._begin()
+            self.renewal.soon()
             return 0.0
         if node.stat.version != standing.record_version:
             self._view_stale = True
@@ -122,7 +121,6 @@ class Participant:
         self._settings_stale = not self.standing.is_member  # whose version the joining checks
         pause_s = await self.entry.join(view, self._settings_version)
         if self.standing.is_member:
-            self._acked = None
             self.renewal.soon()
         return pause_s
 
@@ -143,38 +141,23 @@ class Participant:
             log.warning("the lease was over before the new view was in force: all node numbers are taken anew")
             await self.entry.empty()
             return 0.0
-        if await self._acknowledged(view):
-            return 0.0
         steps = {Stage.SEEN: self._prepare, Stage.PREPARED: self._release, Stage.RELEASED: self._acquire, Stage.ACQUIRED: self._rest}
         return await steps[handover.stage]()
 
     def _begin(self) -> None:
         self._stale_acks = set(self.handover.peers)
         self._leases_read = False
-        self.renewal.soon()
 
     async def _read_leases(self, view: View) -> None:
         """Learn when the leases of all who are no members are over, those included that this node never saw."""
         self._remains = await self.entry.leases({member.id for member in view.members} | {self.standing.me.id})
         self._remains_at, self._leases_read = self._host.clock(), True
 
-    async def _acknowledged(self, view: View) -> bool:
-        """Tell the others how far this node has come, if it has come further; whether there was something to tell."""
-        ack = Ack(view.id, min(self.handover.stage, Stage.RELEASED))
-        told = self._acked is not None and self._acked.view == ack.view and self._acked.stage >= ack.stage
-        if told or ack.stage is Stage.SEEN:
-            return False
-        try:
-            await self._membership.acknowledge(ack)
-        except Refused:
-            await self._agreement.ensure_paths()
-            raise
-        self._acked = ack
-        return True
-
     async def _prepare(self) -> float:
-        await self._host.gate.load(self.handover.move())
+        await self._host.gate.load(self.handover.move)
         self.handover.stage = Stage.PREPARED
+        self.renewal.soon()  # which acknowledges it
+        log.debug("prepared for the view of %s", _named(self.handover.view))
         return 0.0
 
     async def _release(self) -> float:
@@ -182,22 +165,23 @@ class Participant:
         now_s = self._host.clock()
         if not self.handover.may_release(now_s):
             return self.handover.barrier_at - now_s
-        losses = self.handover.move().losses
         await self._host.gate.flip(Phase.RELEASED)
-        self.standing.kept |= losses
         self.handover.released()
         self.renewal.soon()
+        self.standing.kept |= self.handover.move.losses
+        log.debug("released %d node numbers", len(self.handover.move.losses))
         return 0.0
 
     async def _acquire(self) -> float | None:
         await self._read_acks(Stage.RELEASED)
         now_s, handover = self._host.clock(), self.handover
-        if handover.move().gains:
+        if handover.move.gains:
             at = handover.may_acquire_at()
             if at > now_s:
                 return self._until(at, now_s)
             self.standing.serves_again(handover.mine)
             await self._host.gate.flip(Phase.ACQUIRED)
+            log.debug("acquired %d node numbers", len(handover.move.gains))
         handover.acquired()
         return 0.0
 
@@ -263,3 +247,7 @@ class Participant:
             await self._host.gate.forget(forgotten)
             standing.kept -= forgotten
         return flows.alive
+
+
+def _named(view: View | None) -> str:
+    return "nobody" if view is None else " ".join(str(member.id) for member in view.members)

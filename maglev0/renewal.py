@@ -1,4 +1,4 @@
-"""The renewal of one node's lease: the strand that runs beside `Participant.round`.
+"""The renewal of one node's lease: the strand that runs beside `Participant.round`. What there is to acknowledge is told with it.
 
 Pure: imports no I/O. A pause may only ever shorten a lease: the kernel's timer is started before the renewal is sent, in the slot that is not in
 force, and on success that slot is promoted, with whatever time is left in it.
@@ -83,7 +83,9 @@ class Renewal:
         version, record_version = standing.lease_version, standing.record_version
         if record_version is None:
             raise Disconnected  # it left meanwhile
-        zxid, shown = await self._membership.renew(standing.lease_record(), record_version, version)
+        ack = standing.owed_ack()
+        zxid, shown = await self._membership.renew(standing.lease_record(), record_version, version, ack)
+        standing.acked = ack or standing.acked
         standing.lease_version = 0 if version is None else version + 1
         if zxid:
             standing.handover.dates.reached(zxid, self._host.clock())
@@ -125,6 +127,8 @@ class Renewal:
         with suppress(Disconnected, Unsettled):
             if refused.reason.missing:
                 await self._agreement.ensure_paths()
+            if refused.index > 1:
+                await self._membership.restore_ack()
             await self._learn_version()
         if not self._was_refused:
             self.soon()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from maglev0.dataplane import Gate
-from maglev0.handover import HandOver
+from maglev0.handover import Ack, HandOver, Stage
 from maglev0.membership import LeaseRecord
 from maglev0.view import ACTIVE, DRAINING, DRY_RUN, Member, View
 from maglev0.znodes import ZooKeeper
@@ -45,6 +45,7 @@ class Standing:
     record_version: int | None = None  # of that; `None` while it is no member
     lease_version: int | None = None  # of its lease znode; `None` where there is none
     lease_known: bool = False  # whether `lease_version` is what the next renewal has to write over
+    acked: Ack | None = None  # what the others know of how far it has come
     held_known: bool = False  # whether `handover.held` is what the kernel has in force
     kept: frozenset[int] = frozenset()  # buckets out of force in which connections are kept
     swept: frozenset[int] = frozenset()  # of those, what was kept ever since the connections are being looked at
@@ -73,6 +74,14 @@ class Standing:
         """What this node writes into its lease; a kernel that nothing is asked of accepts nothing."""
         return LeaseRecord(self.kernel, self.pid, self.handover.secure, released or self.me.state == DRY_RUN)
 
+    def owed_ack(self) -> Ack | None:
+        """What this node has yet to tell the others of how far it has come; that it has taken its share is nobody's concern."""
+        view, stage = self.handover.view_id, min(self.handover.stage, Stage.RELEASED)
+        if view is None or stage is Stage.SEEN:
+            return None
+        told = self.acked is not None and self.acked.view == view and self.acked.stage >= stage
+        return None if told else Ack(view, stage)
+
     def serves_again(self, buckets: frozenset[int]) -> None:
         """These are about to come into force: what they hold needs no keeping any more."""
         self.kept -= buckets
@@ -83,4 +92,5 @@ class Standing:
         """Be no member any more."""
         self.record_version = None
         self.lease_known = False
+        self.acked = None
         self.handover.left()

@@ -43,7 +43,7 @@ def with_a_second() -> HandOver:
 def test_a_new_view_begins_anew_from_what_the_kernel_holds() -> None:
     handover = with_a_second()
     assert handover.stage is Stage.SEEN
-    assert handover.move() == Move(frozenset({4}), frozenset({2, 3}))
+    assert handover.move == Move(frozenset({4}), frozenset({2, 3}))
     assert handover.peers == {2}
 
 
@@ -169,7 +169,7 @@ def test_who_changed_its_view_while_its_lease_lapsed_lets_go_of_everything() -> 
     handover.emptied()
     assert handover.stage is Stage.SEEN
     assert not handover.must_empty(102.0)
-    assert handover.move().gains == {1, 4}
+    assert handover.move.gains == {1, 4}
     handover.released()
     assert handover.may_promote(ViewId(1, 2, 2), 103.0)
 
