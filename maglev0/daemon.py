@@ -107,6 +107,7 @@ class Daemon:
         if not config.dry_run:
             claims.enter_context(_claim(config.vip))
             self._has_claim = True
+            choose.close_unguarded(config.vip)
         families = _families(config)
         where = await _interface(config)
         self._session.start()

@@ -22,7 +22,7 @@ from maglev0.settings import Settings
 from maglev0.standing import Host
 from maglev0.upkeep import Upkeep
 from maglev0.view import DRY_RUN, Member, View
-from maglev0.waiting import Backoff, first_of, in_thread, together
+from maglev0.waiting import Backoff, in_thread, together, woken
 from maglev0.znodes import Disconnected, Refused
 from maglev0.zookeeper import Session, State
 
@@ -92,11 +92,11 @@ class Follower:
                 await asyncio.sleep(0)
                 continue
             # What there is to tell can wait until nobody else does: reading the kernel back costs as much as a hand-over.
-            await first_of(self._awake.wait(), timeout_s=QUIET_S if pause_s is None else min(QUIET_S, pause_s))
+            await woken(self._awake, QUIET_S if pause_s is None else min(QUIET_S, pause_s))
             if self._awake.is_set():
                 continue
             await self._tell()
-            await first_of(self._awake.wait(), timeout_s=None if pause_s is None else max(0.0, pause_s - QUIET_S))
+            await woken(self._awake, None if pause_s is None else max(0.0, pause_s - QUIET_S))
 
     async def _round(self) -> float | None:
         if self._session.state is not State.CONNECTED:
@@ -145,7 +145,7 @@ class Follower:
             except DataplaneError as error:
                 log.debug("no renewal: %s", error)
                 pause_s = self._part.handover.terms.interval_s
-            await first_of(self._due.wait(), timeout_s=pause_s)
+            await woken(self._due, pause_s)
 
     async def _leases(self) -> None:
         """Tell when the kernel has stopped accepting new flows because no renewal came, and when it accepts them again."""
@@ -209,7 +209,7 @@ class Follower:
         give_up_s = time.monotonic() + 2 * self._part.handover.terms.over_s
         while not self._part.standing.is_drained and time.monotonic() < give_up_s:
             self._progressed.clear()
-            await first_of(self._progressed.wait(), timeout_s=give_up_s - time.monotonic())
+            await woken(self._progressed, give_up_s - time.monotonic())
 
     async def leave(self) -> None:
         """Be no member any more; a ZooKeeper that does not answer is not waited for."""

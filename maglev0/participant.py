@@ -53,6 +53,8 @@ class Participant:
         member = None if path is None else self._paths.acknowledging(path)
         if member is not None:
             self._stale_acks.add(member)
+            if not self._stale_acks >= self._awaited():
+                return
         elif path == self._paths.settings:
             self._settings_stale = True
         elif path is None:
@@ -161,7 +163,7 @@ class Participant:
         return 0.0
 
     async def _release(self) -> float:
-        await self._read_acks(Stage.PREPARED)
+        await self._read_acks()
         now_s = self._host.clock()
         if not self.handover.may_release(now_s):
             return self.handover.barrier_at - now_s
@@ -173,7 +175,7 @@ class Participant:
         return 0.0
 
     async def _acquire(self) -> float | None:
-        await self._read_acks(Stage.RELEASED)
+        await self._read_acks()
         now_s, handover = self._host.clock(), self.handover
         if handover.move.gains:
             at = handover.may_acquire_at()
@@ -196,20 +198,25 @@ class Participant:
             self.renewal.soon()
         return self.handover.terms.interval_s
 
-    async def _read_acks(self, stage: Stage) -> None:
-        wanted = sorted(self._stale_acks & self.handover.lacking(stage))
-        if not wanted:
+    def _awaited(self) -> frozenset[int]:
+        """The peers of whom an acknowledgement is needed for the next step."""
+        return self.handover.lacking(Stage.PREPARED if self.handover.stage < Stage.RELEASED else Stage.RELEASED)
+
+    async def _read_acks(self) -> None:
+        """Read what the others acknowledged, all at once, as soon as none is missing that has not changed since it was read."""
+        wanted = self._awaited()
+        if not wanted or not self._stale_acks >= wanted:
             return
-        self._stale_acks.difference_update(wanted)
+        self._stale_acks -= wanted
         try:
-            self.handover.acks.update(await self._membership.acks(wanted))
+            self.handover.acks.update(await self._membership.acks(sorted(wanted)))
         except BaseException:
-            self._stale_acks.update(wanted)
+            self._stale_acks |= wanted
             raise
 
     async def _rest(self) -> float | None:
         """Nothing is left to do for this view but to clear away what is left of who is gone, which the first member does for all."""
-        await self._read_acks(Stage.RELEASED)
+        await self._read_acks()
         if not self._remains or any(peer < self.standing.me.id for peer in self.handover.peers):
             return None
         member = min(self._remains, key=self._clear_at)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
@@ -24,6 +25,13 @@ async def first_of(*waits: Awaitable[object], timeout_s: float | None = None) ->
         for task in ours:
             task.cancel()
         await asyncio.gather(*ours, return_exceptions=True)
+
+
+async def woken(event: asyncio.Event, timeout_s: float | None) -> None:
+    """Return when the event is set or time is up. It takes no task, so it is the one for loops that turn often."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
 
 
 async def together(*endless: Coroutine[None, None, None]) -> None:

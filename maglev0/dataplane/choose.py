@@ -53,6 +53,14 @@ def make(family: HashFamily, service: Service, lease_ms: int, *, dry_run: bool) 
     return Nftables(service, lease_ms)
 
 
+def close_unguarded(vip: IPv4Address) -> None:
+    """Own nothing under a CLUSTERIP rule without a lease, as one set up by hand, before anything else is known: its numbers may be others'."""
+    from maglev0.dataplane import clusterip  # noqa: PLC0415
+
+    with contextlib.suppress(DataplaneError):
+        clusterip.empty_unguarded(vip)
+
+
 async def remove_leftovers(vip: IPv4Address) -> None:
     """Remove what a killed daemon left for the VIP."""
     from maglev0.dataplane import clusterip, nftables  # noqa: PLC0415

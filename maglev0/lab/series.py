@@ -89,14 +89,15 @@ def moving(before: dict[int, int], after: dict[int, int]) -> Callable[[int], boo
 
 def planned(times: int) -> list[Series]:
     """Joins and leaves in turn, restarts of both kinds, and weights to and fro."""
+    settings = replace(SETTINGS, session_timeout_s=4.0)  # the daemon's default: a lease outlasts a restart
     without = {node: weight for node, weight in EVEN.items() if node != TARGET}
     shared = sources_where(moving(EVEN, without))
     heavier = sources_where(moving(EVEN, EVEN | {TARGET: 2}))
     return [
-        Series("leave and join", SETTINGS, ("leave", "join"), shared, times, Choices(TARGET, drain_use_s=5.0)),
-        Series("crash and restart", SETTINGS, ("crash",), shared, times),
-        Series("restart", SETTINGS, ("restart",), shared, times),
-        Series("weight 1 to 2 and back", SETTINGS, ("weight",), heavier, times, Choices(TARGET, weights=(1, 2))),
+        Series("leave and join", settings, ("leave", "join"), shared, times, Choices(TARGET, drain_use_s=5.0)),
+        Series("crash and restart", settings, ("crash",), shared, times),
+        Series("restart", settings, ("restart",), shared, times),
+        Series("weight 1 to 2 and back", settings, ("weight",), heavier, times, Choices(TARGET, weights=(1, 2))),
     ]
 
 
