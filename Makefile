@@ -4,7 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Twice quiet: errors alone. Once leaves the build tools' warnings in, about files that are as they should be.
 PIP_INSTALL := pip install --quiet --quiet --disable-pip-version-check
-# Of the tests, those that need a cluster, a kernel or a virtual machine run apart: measuring coverage slows the rest of the process.
+# Of the tests, those that need a cluster, a kernel or a virtual machine run apart, and so does the simulation: measuring coverage slows the rest of
+# the process.
 SYSTEM := kernel or zookeeper or vm
 # Both halves together take some eight minutes of two idle cores; whatever makes one take twice that is a fault.
 BOUND_S := 900
@@ -37,8 +38,9 @@ demo: $(VENV)/.runtime
 
 test: $(VENV)/.dev
 	@.ci/need test
-	$(BIN)/python -m pytest --session-timeout=$(BOUND_S) -m 'not ($(SYSTEM))' --cov --cov-report=
+	$(BIN)/python -m pytest --session-timeout=$(BOUND_S) -m 'not (simulation or $(SYSTEM))' --cov --cov-report=
 	$(BIN)/coverage report --fail-under=100 --include='$(PURE)'
+	$(BIN)/python -m pytest --session-timeout=$(BOUND_S) -m simulation
 	$(BIN)/python -m pytest --session-timeout=$(BOUND_S) -m '$(SYSTEM)'
 
 check: $(VENV)/.dev

@@ -15,7 +15,7 @@ from maglev0.dataplane import Move, Phase
 from maglev0.errors import DataplaneError, ZooKeeperError
 from maglev0.membership import Lease, Membership
 from maglev0.standing import Host, Standing
-from maglev0.view import MAX_MEMBERS, Member, View
+from maglev0.view import DRY_RUN, MAX_MEMBERS, Member, View
 from maglev0.znodes import Node, Refused
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,8 @@ class Entry:
         found = await self._membership.leases(beside)
         now_s = self._host.clock()
         for member, lease in found.items():
-            ours = member == standing.me.id and lease.record is not None and lease.record.kernel == standing.kernel
+            emptied = standing.me.state != DRY_RUN  # a dry run asks nothing of the kernel that a killed daemon left accepting
+            ours = emptied and member == standing.me.id and lease.record is not None and lease.record.kernel == standing.kernel
             if ours or lease.is_released:
                 handover.others.forget(frozenset({member}))
             else:

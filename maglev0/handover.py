@@ -131,6 +131,10 @@ class HandOver:
         self.move = Move(gains=self.mine - held, losses=held - self.mine)
         self._staying = held & self.mine
 
+    def is_unproven(self, current: ViewId, now_s: float) -> bool:
+        """Whether what was adopted under the current view waits for a renewal: only then can it be kept through the next one."""
+        return bool(self.held) and self.secure == current and now_s >= self.lease_until
+
     def may_release(self, now_s: float) -> bool:
         """Whether to go on from PREPARED: all are ready, or somebody's buckets are unserved already, or one was waited for long enough."""
         return self.unserved or now_s >= self.barrier_at or all(self._has_come(peer, Stage.PREPARED) for peer in self.peers)

@@ -111,7 +111,7 @@ class Participant:
                 await self._agreement.ensure_paths()
             raise
         self._seen_at = self._host.clock()
-        if before is not None and not self.standing.is_member:
+        if before is not None:  # a view in which this node is no member any more never comes to the hand-over
             self.handover.note_gone(before.view, self._seen.view, self._seen_at)
         return self._seen
 
@@ -130,6 +130,9 @@ class Participant:
         """One step of the hand-over."""
         handover, standing = self.handover, self.standing
         if standing.me not in view.members:
+            if handover.is_unproven(view.id, self._host.clock()):
+                self.renewal.soon()
+                return handover.terms.interval_s
             self._view_stale = True
             await self._membership.rewrite(standing.me, standing.record_version or 0)
             standing.record_version = (standing.record_version or 0) + 1
