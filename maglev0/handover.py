@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 
 from maglev0.dataplane import Move
 from maglev0.lease import Dates, Others, Terms
-from maglev0.view import ACTIVE, DRY_RUN, Member, View, ViewId
+from maglev0.view import ACTIVE, DRAINING, DRY_RUN, Member, View, ViewId
 
 UNSEEN = 0  # in the place of an id: whoever came and went between two views
 NOTHING = Move(frozenset(), frozenset())
@@ -136,8 +136,21 @@ class HandOver:
         return bool(self.held) and self.secure == current and now_s >= self.lease_until
 
     def may_release(self, now_s: float) -> bool:
-        """Whether to go on from PREPARED: all are ready, or somebody's buckets are unserved already, or one was waited for long enough."""
-        return self.unserved or now_s >= self.barrier_at or all(self._has_come(peer, Stage.PREPARED) for peer in self.peers)
+        """Whether to go on from PREPARED: nobody waits for it, or all are ready, or one was waited for long enough."""
+        nobody_waits = self.unserved or not self.move.losses
+        return nobody_waits or now_s >= self.barrier_at or not self.awaited()
+
+    def awaited(self) -> frozenset[int]:
+        """The peers that have to come further before this node does.
+
+        Who drains gives up the most, and does so last: the others then have nothing left to do but to take it.
+        """
+        if self.stage >= Stage.RELEASED:
+            return self.lacking(Stage.RELEASED)
+        if self.view is None or self._record is None or self._record.state != DRAINING:
+            return self.lacking(Stage.PREPARED)
+        staying = frozenset(member.id for member in self.view.members if member.state != DRAINING)
+        return self.lacking(Stage.PREPARED) | (self.lacking(Stage.RELEASED) & staying)
 
     @property
     def barrier_at(self) -> float:

@@ -53,7 +53,7 @@ class Participant:
         member = None if path is None else self._paths.acknowledging(path)
         if member is not None:
             self._stale_acks.add(member)
-            if not self._stale_acks >= self._awaited():
+            if not self._stale_acks >= self.handover.awaited():
                 return
         elif path == self._paths.settings:
             self._settings_stale = True
@@ -201,13 +201,9 @@ class Participant:
             self.renewal.soon()
         return self.handover.terms.interval_s
 
-    def _awaited(self) -> frozenset[int]:
-        """The peers of whom an acknowledgement is needed for the next step."""
-        return self.handover.lacking(Stage.PREPARED if self.handover.stage < Stage.RELEASED else Stage.RELEASED)
-
     async def _read_acks(self) -> None:
         """Read what the others acknowledged, all at once, as soon as none is missing that has not changed since it was read."""
-        wanted = self._awaited()
+        wanted = self.handover.awaited()
         if not wanted or not self._stale_acks >= wanted:
             return
         self._stale_acks -= wanted

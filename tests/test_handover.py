@@ -59,9 +59,25 @@ def test_release_waits_for_all_to_be_prepared_but_not_for_ever() -> None:
     assert handover.may_release(100.0)
 
 
+def test_who_has_nothing_to_lose_waits_for_nobody() -> None:
+    assert node(view(2, member(1), member(2)), held={1}, mine={1, 4}).may_release(100.0)
+
+
+def test_who_drains_lets_go_last_but_does_not_wait_for_others_that_do() -> None:
+    handover = node(view(3, member(1, state=DRAINING), member(2), member(3, state=DRAINING)), held={1, 2}, mine=set())
+    assert handover.awaited() == {2, 3}
+    handover.acks = {2: Ack(ViewId(1, 3, 3), Stage.PREPARED), 3: Ack(ViewId(1, 3, 3), Stage.PREPARED)}
+    assert handover.awaited() == {2}
+    assert not handover.may_release(100.0)
+    handover.acks[2] = Ack(ViewId(1, 3, 3), Stage.RELEASED)
+    assert handover.may_release(100.0)
+    handover.released()
+    assert handover.awaited() == {3}
+
+
 def test_a_crash_is_not_waited_with_and_stays_one_until_it_is_dealt_with() -> None:
     before = view(2, member(1), member(2), member(3))
-    handover = node(before, held={1}, mine={1})
+    handover = node(before, held={1, 7}, mine={1, 7})
     handover.see(view(3, member(1), member(3)), frozenset({1, 2}), 200.0)
     assert handover.may_release(200.0)
     handover.see(view(4, member(1), member(3), member(4)), frozenset({1}), 201.0)
@@ -73,7 +89,7 @@ def test_a_crash_is_not_waited_with_and_stays_one_until_it_is_dealt_with() -> No
 
 @pytest.mark.parametrize("gone", [member(2, state=DRAINING), member(2, weight=0), member(2, state=DRY_RUN)], ids=["drained", "weightless", "dry run"])
 def test_who_owned_nothing_left_nothing_unserved(gone: Member) -> None:
-    handover = node(view(2, member(1), gone, member(3)), held={1}, mine={1})
+    handover = node(view(2, member(1), gone, member(3)), held={1, 7}, mine={1, 7})
     handover.see(view(3, member(1), member(3)), frozenset({1}), 200.0)
     assert not handover.may_release(200.0)
 
