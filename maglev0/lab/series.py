@@ -63,7 +63,11 @@ EVEN = dict.fromkeys(range(1, NODES + 1), 1)
 
 @dataclass(frozen=True)
 class Series:
-    """Faults in turn, again and again; `sources` tells which buckets are asked in, `hold` that double answers are expected."""
+    """Faults in turn, again and again.
+
+    `sources` tells which buckets are asked in, `hold` that double answers are expected, `idle` that nothing else is done to the machine
+    meanwhile, so that the percentiles of planned changes count.
+    """
 
     title: str
     settings: Settings
@@ -72,6 +76,7 @@ class Series:
     times: int
     choices: Choices = AT_TARGET
     hold: bool = False
+    idle: bool = False
 
 
 def sources_where(wanted: Callable[[int], bool], count: int = SOURCES) -> tuple[int, ...]:
@@ -96,10 +101,10 @@ def planned(times: int) -> list[Series]:
     shared = sources_where(moving(EVEN, without))
     heavier = sources_where(moving(EVEN, EVEN | {TARGET: 2}))
     return [
-        Series("leave and join", settings, ("leave", "join"), shared, times, Choices(TARGET, drain_use_s=5.0)),
-        Series("crash and restart", settings, ("crash",), shared, times),
-        Series("restart", settings, ("restart",), shared, times),
-        Series("weight 1 to 2 and back", settings, ("weight",), heavier, times, Choices(TARGET, weights=(1, 2))),
+        Series("leave and join", settings, ("leave", "join"), shared, times, Choices(TARGET, drain_use_s=5.0), idle=True),
+        Series("crash and restart", settings, ("crash",), shared, times, idle=True),
+        Series("restart", settings, ("restart",), shared, times, idle=True),
+        Series("weight 1 to 2 and back", settings, ("weight",), heavier, times, Choices(TARGET, weights=(1, 2)), idle=True),
     ]
 
 
@@ -144,7 +149,7 @@ def perform(cluster: Cluster, series: Series, seed: int, rate: float, logs: Path
         stage.quiet()
         broke_off = _repeat(stage, series)
         result, timeline = clients.stop(), stage.timeline()
-    verdict = judge(result.tally, result.turns, timeline, hold=series.hold)
+    verdict = judge(result.tally, result.turns, timeline, hold=series.hold, idle=series.idle)
     if broke_off is not None:
         verdict.faults.append(broke_off)
     lines = [f"== {series.title}, {series.times} times", chaosreport.text(verdict, result, timeline, hold=series.hold)]

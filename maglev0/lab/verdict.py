@@ -65,15 +65,19 @@ class Verdict:
         return not self.faults
 
 
-def judge(tally: Tally, turns: Iterable[Turn], timeline: Timeline, *, hold: bool = False) -> Verdict:
-    """Hold everything against its episode; with `hold` double answers are counted, but are no fault."""
-    return _Judge(timeline, hold=hold).judge(tally, turns)
+def judge(tally: Tally, turns: Iterable[Turn], timeline: Timeline, *, hold: bool = False, idle: bool = False) -> Verdict:
+    """Hold everything against its episode; with `hold` double answers are counted, but are no fault.
+
+    `idle` says that nothing but the cluster and its clients kept the machine busy: the percentiles of planned changes are promised there.
+    """
+    return _Judge(timeline, hold=hold, idle=idle).judge(tally, turns)
 
 
 class _Judge:
-    def __init__(self, timeline: Timeline, *, hold: bool) -> None:
+    def __init__(self, timeline: Timeline, *, hold: bool, idle: bool) -> None:
         self._timeline = timeline
         self._hold = hold
+        self._idle = idle
         self._start_ns = timeline.episodes[0].since_ns
         self._rows: dict[str, Row] = {}
         self._faults: dict[str, list[str]] = {}
@@ -88,7 +92,8 @@ class _Judge:
         self._judge_gaps(tally)
         for turn in turns:
             self._judge_turn(turn)
-        self._judge_percentiles()
+        if self._idle:
+            self._judge_percentiles()
         return Verdict(self._rows, list(self._told()))
 
     def _row(self, episode: Episode) -> Row:

@@ -48,7 +48,7 @@ def test_a_planned_move_with_a_short_gap_is_good() -> None:
 
 
 def test_a_planned_gap_above_the_percentile_is_a_fault() -> None:
-    verdict = judge(served(gap_s=0.2, sources=3), [], timeline(PLANNED))
+    verdict = judge(served(gap_s=0.2, sources=3), [], timeline(PLANNED), idle=True)
     assert [fault.partition(":")[0] for fault in verdict.faults] == ["gaps"]
     assert "change: 0.200 s at the 99th percentile of 3 gaps, allowed 0.05 s" in verdict.faults[0]
 
@@ -60,7 +60,7 @@ def test_a_crashs_gap_is_held_to_its_own_bound() -> None:
 
 
 def test_a_crash_concerns_no_other_nodes_buckets() -> None:
-    verdict = judge(served(gap_s=0.3, old=4, new=3), [], timeline(CRASH))
+    verdict = judge(served(gap_s=0.3, old=4, new=3), [], timeline(CRASH), idle=True)
     assert verdict.rows["change"].gaps_s == []
     (fault,) = verdict.faults
     assert "in other nodes' buckets" in fault
@@ -126,7 +126,7 @@ def result(tally: Tally) -> Result:
 def test_the_report_tells_counts_and_faults() -> None:
     tally = served(gap_s=0.2)
     at = timeline(PLANNED)
-    verdict = judge(tally, [turn("reset"), turn("stalled")], at)
+    verdict = judge(tally, [turn("reset"), turn("stalled")], at, idle=True)
     text = chaosreport.text(verdict, result(tally), at, hold=False)
     assert "30 s, 3000 requests; the client used 10.0% of a core" in text
     assert "double answers 0; connections broken by planned changes 1 of 200 held through them" in text
