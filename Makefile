@@ -18,7 +18,7 @@ BINDIR ?= /usr/local/bin
 UNITDIR ?= /usr/local/lib/systemd/system
 CONFDIR ?= /etc/maglev0
 
-.PHONY: help demo test check bench chaos build install clean
+.PHONY: help demo test check bench simulate chaos build install clean
 .NOTPARALLEL:
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo 'make test     every test, and the branch coverage of the pure modules; as root'
 	@echo 'make check    linters, types and the rules of the repository'
 	@echo 'make bench    what it costs: tables, kernel loads, memory'
+	@echo 'make simulate 100,000 schedules of the hand-over under an adversary, the daemon'"'"'s own code; half an hour'
 	@echo 'make chaos    faults for ten minutes, three times, on a cluster in a box under clients that notice everything'
 	@echo 'make build    the wheel and the source archive, into dist/'
 	@echo 'make install  as root: $(PREFIX), $(BINDIR)/maglev0, $(UNITDIR)/maglev0@.service'
@@ -54,6 +55,9 @@ check: $(VENV)/.dev
 bench: $(VENV)/.dev
 	@.ci/need lab
 	$(BIN)/python -m tests.bench
+
+simulate: $(VENV)/.dev
+	$(BIN)/python -m tests.simulation --seeds 0:100000
 
 chaos: $(VENV)/.runtime
 	@.ci/need lab
