@@ -1,6 +1,7 @@
 """Play schedules of the protocol under the adversary.
 
-``python -m tests.simulation --seeds 0:2000`` plays many, on all cores, and names those that break a promise; ``--seed 7`` plays one and tells its story.
+``python -m tests.simulation --seeds 0:2000`` plays many on all cores and names those that break a promise.
+``--seed 7`` plays one and tells its story.
 """
 
 from __future__ import annotations

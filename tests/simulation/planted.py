@@ -116,12 +116,14 @@ class ReadsInParts(Membership):
     """Reads a view without looking whether it changed meanwhile."""
 
     async def _read_view(self, total_nodes: int) -> Seen | None:
-        parent = await self._zookeeper.get(self._paths.members, watch=True)
         listed = await self._zookeeper.children(self._paths.members, watch=True)
-        if parent is None or listed is None:
+        if listed is None:
             return await super()._read_view(total_nodes)
         ids, _foreign = views.candidate_ids(listed[0], total_nodes)
         nodes = await self._zookeeper.get_all([f"{self._paths.members}/{name}" for name in ids])
+        parent = await self._zookeeper.get(self._paths.members, watch=True)
+        if parent is None:
+            return None
         present = {name: node for name, node in zip(ids, nodes, strict=True) if node is not None}
         members, _ignored = views.read_members(Child(name, node.data, node.stat.owner, node.stat.mzxid) for name, node in present.items())
         seen = View(view_id(parent.stat), members, frozenset((name, node.stat.czxid) for name, node in present.items()))
