@@ -238,6 +238,11 @@ def test_a_lease_is_two_thirds_of_the_session_and_in_whole_seconds_for_clusterip
     assert lease_length_ms(HashFamily.CLUSTERIP, timeout_s) == clusterip_ms
 
 
+def test_more_node_numbers_than_the_only_dataplane_serves_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"^--total-nodes=17: allowed are 1 to 16 with clusterip, the only dataplane"):
+        first_settings(replace(NO_WISH, total_nodes=17, families=(HashFamily.CLUSTERIP,)), VIP, 4, 7)
+
+
 def test_the_first_settings_of_flags_left_out() -> None:
     assert first_settings(NO_WISH, VIP, 4, 7) == AGREED
 

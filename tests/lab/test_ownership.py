@@ -3,7 +3,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address
 
 from maglev0.lab import addresses
-from maglev0.lab.ownership import Picture, latest
+from maglev0.lab.ownership import Picture, announcements, latest
 
 BLOCK = """\
 2026-01-02T03:04:05.678+00:00 [1 3]
@@ -35,6 +35,12 @@ def test_a_block_counts_only_once_the_kernel_has_it() -> None:
 def test_the_last_block_wins() -> None:
     picture = latest(BLOCK + "[]\nNFTABLES Nodes:\n")
     assert picture == Picture((), {}, {}, "")
+
+
+def test_each_block_and_each_joining_is_an_announcement() -> None:
+    assert announcements(BLOCK + "[1]\n" + COUNTS) == 2
+    assert announcements("2026-01-02T03:04:05.678+00:00 joined as backend-1, session 0x1, timeout 1.0 s\n") == 1
+    assert announcements("something else\n") == 0
 
 
 def test_addresses_tell_nodes_and_clients_apart() -> None:

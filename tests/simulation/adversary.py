@@ -82,9 +82,19 @@ def planned(world: World) -> None:
     if hanging is not None and len(world.living) > 1:
         world.gap_bound_s, world.straggler = STRAGGLER_GAP_S, hanging.kernel
         hanging.process.hang(4.0)
-        orders.weigh(world, orders.some(world, hanging))
-        world.pass_s(4.0)
+        weighed = orders.some(world, hanging)
+        orders.weigh(world, weighed)
+        _wait_out(world, {hanging.number, 0 if weighed is None else weighed.number})
         world.settle()
+
+
+def _wait_out(world: World, concerned: set[int]) -> None:
+    """Whoever waits for one that hangs goes on accepting what it has meanwhile."""
+    for _step in range(80):
+        world.pass_s(0.05)
+        for node in world.living:
+            if node.number not in concerned and node.kernel.in_force and node.kernel.lease_end < world.scheduler.now - 0.05:
+                raise ViolationError(f"{node}: its lease ended while it waited for another")
 
 
 def _view(world: World) -> ViewId:

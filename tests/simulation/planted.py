@@ -103,15 +103,6 @@ class ArmsLate(Renewal):
         await super()._worth(shown, started_at)
 
 
-class IgnoresForeignLeases(Renewal):
-    """Goes on renewing a lease that another kernel writes to."""
-
-    async def _learn_version(self) -> None:
-        found = await self._membership.lease(self._standing.me.id)
-        self._standing.lease_version = None if found is None else found.stat.version
-        self._standing.lease_known = True
-
-
 class ReadsInParts(Membership):
     """Reads a view without looking whether it changed meanwhile."""
 
@@ -203,6 +194,5 @@ PLANTED = {
     "keeps its buckets over a lapsed lease": _with(_handover, KeepsAcrossLapses),
     "asks for no renewal after a straggler's lease": _with(_handover, TrustsStragglers),
     "joins again with its kernel full": _with(_entry, RejoinsFull),
-    "renews a lease that another kernel writes to": _with(_renewal, IgnoresForeignLeases),
     "joins over the lease of its former life": _with(_entry, OverwritesFormerLives),
 }
