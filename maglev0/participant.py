@@ -203,15 +203,13 @@ class Participant:
 
     async def _read_acks(self) -> None:
         """Read what the others acknowledged, all at once, as soon as none is missing that has not changed since it was read."""
-        wanted = self.handover.awaited()
-        if not wanted or not self._stale_acks >= wanted:
-            return
-        self._stale_acks -= wanted
-        try:
-            self.handover.acks.update(await self._membership.acks(sorted(wanted)))
-        except BaseException:
-            self._stale_acks |= wanted
-            raise
+        while (wanted := self.handover.awaited()) and self._stale_acks >= wanted:  # again, if some changed while they were being read
+            self._stale_acks -= wanted
+            try:
+                self.handover.acks.update(await self._membership.acks(sorted(wanted)))
+            except BaseException:
+                self._stale_acks |= wanted
+                raise
 
     async def _rest(self) -> float | None:
         """Nothing is left to do for this view but to clear away what is left of who is gone, which the first member does for all."""

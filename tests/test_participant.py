@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address
 
@@ -12,7 +12,7 @@ from maglev0.agreement import RESTORE_LOOKS, Agreement, Founder, Unsettled
 from maglev0.errors import ConfigError, DataplaneError, ZooKeeperError
 from maglev0.handover import Ack, Stage
 from maglev0.lease import terms
-from maglev0.membership import READ_ATTEMPTS, LeaseRecord, Membership
+from maglev0.membership import READ_ATTEMPTS, LeaseRecord, Membership, view_id
 from maglev0.participant import Participant
 from maglev0.paths import Paths
 from maglev0.service import HashFamily
@@ -20,6 +20,7 @@ from maglev0.settings import Settings, Wishes
 from maglev0.standing import Host
 from maglev0.view import MAX_MEMBERS, Member, View, ViewId
 from maglev0.znodes import Disconnected, Reason, Refused
+from maglev0.znodes import Node as ZooKeeperNode
 from tests.direct import DirectGate, DirectZooKeeper, fails, put, remove, run
 from tests.simulation.tree import Tree
 from tests.test_settings import AGREED
@@ -372,6 +373,35 @@ def test_who_holds_goes_on_alone_and_who_does_not_lets_it_end(member: Node) -> N
     member.part.renewal._host = member.part.renewal._host._replace(hold=True)
     run(member.part.renewal.renew())
     assert member.gate.asked[-1] == "promote"
+
+
+def test_an_acknowledgement_that_changes_while_it_is_read_is_read_again(tree: Tree, node: Node) -> None:
+    """Its watch has fired by the time that the answer is here, and will not fire again."""
+    for number in (5, 6):
+        living(tree, number)
+        put(tree, PATHS.ack(number), b"", OTHERS)
+    wait(node)
+    released = Ack(view_id(tree.nodes[PATHS.members].stat), Stage.RELEASED).encode()
+    get_all = node.zookeeper.get_all
+
+    async def overtaken(paths: Sequence[str], *, watch: bool = False) -> list[ZooKeeperNode | None]:
+        found = await get_all(paths, watch=watch)
+        put(tree, PATHS.ack(6), released, OTHERS)
+        node.part.notice(PATHS.ack(6))
+        return found
+
+    node.zookeeper.get_all = overtaken  # type: ignore[method-assign]
+    put(tree, PATHS.ack(5), released, OTHERS)
+    for number in (5, 6):
+        node.part.notice(PATHS.ack(number))
+    wait(node)
+    assert node.part.handover.lacking(Stage.RELEASED) == frozenset()
+
+
+def wait(node: Node) -> None:
+    """Go on until there is nothing to do but to wait, which there is after a few steps."""
+    while run(node.part.round()) == 0:
+        pass
 
 
 def test_reading_acknowledgements_that_is_cut_off_is_tried_again(tree: Tree, member: Node) -> None:
