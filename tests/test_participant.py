@@ -4,166 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from ipaddress import IPv4Address
 
 import pytest
 
-from maglev0.agreement import RESTORE_LOOKS, Agreement, Founder, Unsettled
-from maglev0.errors import ConfigError, DataplaneError, ZooKeeperError
+from maglev0.agreement import Unsettled
+from maglev0.errors import DataplaneError, ZooKeeperError
 from maglev0.handover import Ack, Stage
-from maglev0.lease import terms
 from maglev0.membership import READ_ATTEMPTS, LeaseRecord, Membership, view_id
-from maglev0.participant import Participant
-from maglev0.paths import Paths
-from maglev0.service import HashFamily
-from maglev0.settings import Settings, Wishes
-from maglev0.standing import Host
-from maglev0.view import MAX_MEMBERS, Member, View, ViewId
+from maglev0.view import MAX_MEMBERS, View, ViewId
 from maglev0.znodes import Disconnected, Reason, Refused
 from maglev0.znodes import Node as ZooKeeperNode
-from tests.direct import DirectGate, DirectZooKeeper, fails, put, remove, run
+from tests.direct import fails, put, remove, run
+from tests.lonenode import ME, MINE, OTHERS, PATHS, Node, living
 from tests.simulation.tree import Tree
-from tests.test_settings import AGREED
 from tests.test_view import SOMEONE
-
-PATHS = Paths("/a/maglev0/198.51.100.1")
-FAMILIES = (HashFamily.NFTABLES,)
-NO_WISH = Wishes(None, None, None, None, FAMILIES)
-FOUNDER = Founder(IPv4Address("198.51.100.1"), 4.0, 7)
-MINE, OTHERS = 77, 99
-ME = replace(SOMEONE, id=1)
-
-
-class Node:
-    """One node on a tree, with a clock of its own."""
-
-    def __init__(self, tree: Tree, member: Member = ME, session: int = MINE, kernel: str = "this") -> None:
-        self.tree = tree
-        self.now_s = 1000.0
-        self.zookeeper = DirectZooKeeper(tree, session)
-        self.gate = DirectGate()
-        self.agreement = Agreement(self.zookeeper, PATHS)
-        host = Host(self.zookeeper, self.gate, lambda: self.now_s, self._share, lambda: None, kernel, 4711)
-        self.part = Participant(host, self.agreement, PATHS, me=member, total_nodes=16, terms=terms(2000))
-
-    async def _share(self, view: View) -> frozenset[int]:
-        return frozenset(range(1, 17)) if view.members else frozenset()
-
-    def agree(self, wishes: Wishes = NO_WISH, founder: Founder = FOUNDER) -> Settings:
-        for _ in range(RESTORE_LOOKS + 3):
-            try:
-                return run(self.agreement.agree(1, wishes, founder))
-            except Unsettled:
-                continue
-        raise Unsettled
-
-    def rounds(self, count: int = 12) -> float | None:
-        pause_s: float | None = 0.0
-        for _ in range(count):
-            pause_s = run(self.part.round())
-            run(self.part.renewal.renew())
-        return pause_s
-
-
-@pytest.fixture
-def tree() -> Tree:
-    return Tree()
-
-
-@pytest.fixture
-def node(tree: Tree) -> Node:
-    made = Node(tree)
-    made.agree()
-    return made
-
-
-@pytest.fixture
-def member(node: Node) -> Node:
-    node.rounds()
-    assert node.gate.in_force == frozenset(range(1, 17))
-    return node
-
-
-# The settings.
-
-
-def test_a_first_node_founds_the_cluster_and_a_second_adopts(tree: Tree, node: Node) -> None:
-    founded = node.agree()
-    assert run(node.agreement.confirm(registered=False)) == 0
-    second = Node(tree, replace(SOMEONE, id=2), OTHERS)
-    assert second.agree() == founded
-    with pytest.raises(ZooKeeperError, match="never read"):
-        run(Node(tree).agreement.confirm(registered=False))
-
-
-def living(tree: Tree, number: int = 5) -> None:
-    put(tree, PATHS.member(number), replace(SOMEONE, id=number).encode(), OTHERS)
-
-
-def test_settings_of_living_members_are_not_contradicted(tree: Tree, node: Node) -> None:
-    living(tree)
-    put(tree, PATHS.settings, AGREED.encode())
-    with pytest.raises(ConfigError, match=r"--total-nodes=7 .*: stop the members of .* first \(5\)"):
-        node.agree(replace_wish(7))
-    put(tree, PATHS.settings, b"{")
-    with pytest.raises(ZooKeeperError, match=r"cannot be read .*members live by others \(5\)"):
-        Node(tree).agree()
-    assert tree.nodes[PATHS.settings].data == b"{"
-
-
-def replace_wish(total_nodes: int) -> Wishes:
-    return Wishes(total_nodes, None, None, None, FAMILIES)
-
-
-@pytest.mark.usefixtures("node")
-def test_settings_that_are_gone_are_left_to_who_lives_by_them_or_restored_by_who_remembers(tree: Tree) -> None:
-    remove(tree, PATHS.settings)
-    living(tree)
-    with pytest.raises(Unsettled):
-        Node(tree).agree()
-    assert PATHS.settings not in tree.nodes
-    assert Node(tree).agree(founder=FOUNDER._replace(former=AGREED)) == AGREED
-
-
-@pytest.mark.usefixtures("node")
-def test_settings_nobody_lives_by_are_replaced(tree: Tree) -> None:
-    put(tree, PATHS.settings, b"{")
-    assert Node(tree).agree(replace_wish(7)).total_nodes == 7
-
-
-def test_a_founder_beside_whom_others_join_looks_again(tree: Tree) -> None:
-    late = Node(tree)
-    run(late.agreement.ensure_paths())
-    late.zookeeper.before = lambda _number: put(tree, PATHS.members)
-    with pytest.raises(Unsettled):
-        run(late.agreement.agree(1, NO_WISH, FOUNDER))
-    assert PATHS.settings not in tree.nodes
-
-
-def test_settings_that_change_under_a_member_are_restored_and_stop_another(tree: Tree, member: Node) -> None:
-    founded = tree.nodes[PATHS.settings].data
-    put(tree, PATHS.settings, replace(AGREED, hash_seed=9).encode())
-    with pytest.raises(ZooKeeperError, match="settings changed while this node was away"):
-        run(member.agreement.confirm(registered=False))
-    with pytest.raises(Unsettled):
-        run(member.agreement.confirm(registered=True))
-    assert tree.nodes[PATHS.settings].data == founded
-    put(tree, PATHS.settings, b"{")
-    with pytest.raises(ZooKeeperError, match="run another version"):
-        run(member.agreement.confirm(registered=False))
-
-
-def test_a_parent_that_vanishes_while_its_children_are_made(tree: Tree) -> None:
-    node = Node(tree)
-    node.zookeeper.before = fails(2, error=lambda: Refused(0, Reason(missing=True)))
-    with pytest.raises(Unsettled):
-        run(node.agreement.ensure_paths())
-    second = node.zookeeper._asked + 2
-    node.zookeeper.before = lambda number: put(tree, "/a") if number == second else None
-    run(node.agreement.ensure_paths())  # somebody else was faster: the next path is made under that one
-    with pytest.raises(Unsettled):
-        run(Node(Tree()).agreement._living())
-
 
 # The view.
 
