@@ -16,6 +16,7 @@ Options:
   --session-timeout=<S>   ZooKeeper session timeout in seconds, fractions allowed [default: 4]
   --weight=<W>            this node's share in proportion to the others', 0 to 1000; 0 = a member that owns nothing [default: 1]
   --drain-timeout=<S>     how long SIGTERM waits for connections to end that other nodes cannot take over, in seconds [default: 30]
+  --xdp=<MODE>            refuse foreign packets before the stack: auto, native, generic or off; auto is native if the driver can [default: auto]
   --zk-loss=<WHAT>        what happens while no ZooKeeper server answers: release or hold, see below [default: release]
   --dry-run               compute and log, change nothing in the kernel; buckets stay with the nodes that serve
   -v, --verbose           log what did not change, too

@@ -13,7 +13,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any, TypeVar
 
 from maglev0.errors import ConfigError
-from maglev0.service import HashFamily, HashMode, Service
+from maglev0.service import HashFamily, HashMode, Service, Xdp
 from maglev0.settings import MAX_TOTAL_NODES, SEED_LIMIT, Wishes, parse_cluster_mac
 from maglev0.view import MAX_SESSION_TIMEOUT_S, MAX_WEIGHT
 
@@ -64,6 +64,7 @@ class Config:
     session_timeout_s: float
     weight: int
     drain_timeout_s: float
+    xdp: Xdp
     zk_loss: ZooKeeperLoss
     dry_run: bool
     verbose: bool
@@ -114,6 +115,7 @@ def parse(arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> Config:
         session_timeout_s=value("--session-timeout", _seconds_within(MIN_SESSION_TIMEOUT_S, MAX_SESSION_TIMEOUT_S, "4 or 1.5")),
         weight=value("--weight", _number_within(0, MAX_WEIGHT, "")),
         drain_timeout_s=value("--drain-timeout", _seconds_within(0, MAX_DRAIN_TIMEOUT_S, "30 or 0.5")),
+        xdp=value("--xdp", _xdp),
         zk_loss=value("--zk-loss", _zk_loss),
         dry_run=bool(arguments["--dry-run"]),
         verbose=bool(arguments["--verbose"]),
@@ -194,11 +196,15 @@ def _hash_mode(text: str) -> HashMode:
     return _one_of(HashMode, text, tuple(HashMode))
 
 
+def _xdp(text: str) -> Xdp:
+    return _one_of(Xdp, text, tuple(Xdp))
+
+
 def _zk_loss(text: str) -> ZooKeeperLoss:
     return _one_of(ZooKeeperLoss, text, tuple(ZooKeeperLoss))
 
 
-_Choice = TypeVar("_Choice", HashFamily, HashMode, ZooKeeperLoss)
+_Choice = TypeVar("_Choice", HashFamily, HashMode, Xdp, ZooKeeperLoss)
 
 
 def _one_of(kind: type[_Choice], text: str, allowed: tuple[str, ...]) -> _Choice:

@@ -119,7 +119,7 @@ class Daemon:
         self._leave_word()
         self._say_settings(settings, where)
         service = settings.service(config.vip, where.name)
-        dataplane = choose.make(settings.hash_family, service, settings.lease_ms, dry_run=config.dry_run)
+        dataplane = choose.make(settings.hash_family, service, settings.lease_ms, config.xdp, dry_run=config.dry_run)
         self._upkeep = Upkeep(dataplane, self._kernel_changed)
         await self._upkeep.open()
         cluster = Cluster(self._paths, settings, self._kernel, config.zk_loss is ZooKeeperLoss.HOLD)

@@ -25,6 +25,15 @@ class HashFamily(enum.StrEnum):
     NFTABLES = "nftables"
 
 
+class Xdp(enum.StrEnum):
+    """How an XDP program refuses foreign packets in front of nftables: by the driver, by the kernel for any driver, or not at all."""
+
+    AUTO = "auto"
+    NATIVE = "native"
+    GENERIC = "generic"
+    OFF = "off"
+
+
 @dataclass(frozen=True)
 class Service:
     """One VIP on one interface.

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from maglev0 import cli
 from maglev0.config import Config, ZooKeeperAddress, ZooKeeperLoss, parse, parse_zk, printable
 from maglev0.errors import ConfigError
-from maglev0.service import HashFamily, HashMode, Service
+from maglev0.service import HashFamily, HashMode, Service, Xdp
 from maglev0.settings import MAX_TOTAL_NODES, SEED_LIMIT, Wishes
 from maglev0.view import MAX_WEIGHT
 
@@ -30,6 +30,7 @@ DEFAULTS: dict[str, Any] = {
     "--session-timeout": "4",
     "--weight": "1",
     "--drain-timeout": "30",
+    "--xdp": "auto",
     "--zk-loss": "release",
 }
 SWITCHES = {"--dry-run": False, "--verbose": False}
@@ -120,6 +121,11 @@ def test_every_way_to_meet_the_loss_of_zookeeper_has_its_name(what: ZooKeeperLos
     assert parsed(zk_loss=what.value).zk_loss is what
 
 
+@pytest.mark.parametrize("mode", Xdp)
+def test_xdp(mode: Xdp) -> None:
+    assert parsed(xdp=mode.value).xdp is mode
+
+
 @given(st.integers(0, MAX_WEIGHT), st.integers(0, 86_400))
 def test_weights_and_drain_timeouts_come_out_as_given_zero_too(weight: int, timeout_s: int) -> None:
     config = parsed(weight=str(weight), drain_timeout=str(timeout_s))
@@ -151,6 +157,7 @@ def test_flags_left_out() -> None:
         session_timeout_s=4.0,
         weight=1,
         drain_timeout_s=30.0,
+        xdp=Xdp.AUTO,
         zk_loss=ZooKeeperLoss.RELEASE,
         dry_run=False,
         verbose=False,
@@ -214,6 +221,7 @@ REFUSED = [
     *(("--session-timeout", value, TIMEOUT_RANGE) for value in ("", "0", "0.09", "3600.1", "-4", "nan", "inf", "1e3", "4s", "1.", ".5", "9" * 400)),
     *(("--weight", value, "allowed are the whole numbers from 0 to 1000") for value in ("", "-1", "1001", "1.5", "heavy")),
     *(("--drain-timeout", value, "allowed are 0 to 86400 seconds, as 30 or 0.5") for value in ("", "-1", "86401", "forever", "1m")),
+    *(("--xdp", value, "allowed are auto, native, generic and off") for value in ("", "on", "Native")),
     *(("--zk-loss", value, "allowed are release and hold") for value in ("", "Hold", "drop")),
     *(("--zk", value, repr(value) + HOST) for value in ("", "zk 1", "-zk", "zk-", "a..b", "10.0.0.256", "10.0.0", "1", "10.0.0.1.", "::1", "[::1")),
     *(("--zk", value, repr(value) + HOST) for value in ("[:::]", "[1.2.3.4]", "[fe80::1%eth0]", "[]", "a" * 64, "zk\udcff")),

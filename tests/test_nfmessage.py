@@ -12,7 +12,7 @@ from maglev0.dataplane.nfmessage import Kind, Message
 VIP = IPv4Address("198.51.100.1")
 numbers = st.lists(st.integers(0, 0xFFFFFFFF), max_size=200)
 bodies = st.binary(max_size=64).map(lambda data: data + bytes(-len(data) % 4))
-messages = st.lists(st.builds(Message, st.sampled_from(Kind), st.sampled_from(["ip", "arp"]), bodies), min_size=1, max_size=5)
+messages = st.lists(st.builds(Message, st.sampled_from(Kind), st.sampled_from(["inet", "arp"]), bodies), min_size=1, max_size=5)
 
 
 def unpacked(data: bytes) -> list[tuple[int, int, bytes]]:
@@ -33,7 +33,7 @@ def test_a_batch_frames_its_messages_and_asks_for_one_acknowledgement(sent: list
     assert (begin[0], end[0]) == (0x10, 0x11)
     assert begin[2] == end[2] == b"\0\0\0\x0a"  # the subsystem, in network order
     assert [(kind, body[4:]) for kind, _flags, body in found] == [(0xA00 | message.kind, message.body) for message in sent]
-    assert [body[0] for _kind, _flags, body in found] == [{"ip": 2, "arp": 3}[message.family] for message in sent]
+    assert [body[0] for _kind, _flags, body in found] == [{"inet": 1, "arp": 3}[message.family] for message in sent]
     assert [bool(flags & nfmessage.ACK) for _kind, flags, _body in found] == [False] * (len(sent) - 1) + [True]
     assert [bool(flags & nfmessage.CREATE) for _kind, flags, _body in found] == [m.kind in (Kind.NEW_TABLE, Kind.NEW_ELEMENTS) for m in sent]
 
@@ -98,4 +98,4 @@ def test_the_chain_that_a_map_leads_to_is_read_as_it_was_written() -> None:
 def test_a_table_keeps_its_flags_where_none_are_given() -> None:
     assert list(nfmessage.attributes(nfmessage.new_table("arp", "t").body)) == [(1, b"t\0")]
     assert list(nfmessage.attributes(nfmessage.new_table("arp", "t", 6).body)) == [(1, b"t\0"), (2, b"\0\0\0\6")]
-    assert nfmessage.delete_table("ip", "t") == Message(Kind.DELETE_TABLE, "ip", nfmessage.text(1, "t"))
+    assert nfmessage.delete_table("inet", "t") == Message(Kind.DELETE_TABLE, "inet", nfmessage.text(1, "t"))

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maglev0.dataplane import ruleset
+from maglev0.dataplane.ruleset import Hook
 from maglev0.service import HashMode, Service
 
 SERVICE = Service(IPv4Address("198.51.100.1"), "eth0", "03:bf:c6:33:64:01", 5, HashMode.SOURCE_IP, 7)
@@ -25,38 +26,42 @@ OTHERS: dict[str, Any] = {
 totals = st.one_of(st.integers(1, 16), st.integers(1, 1 << 20))
 
 
-def chain(text: str, name: str, family: str = "ip") -> list[str]:
+def chain(text: str, name: str, family: str = "inet") -> list[str]:
     """The rules that a text puts into a chain."""
     return re.findall(rf"^add rule {family} maglev0_198\.51\.100\.1 {name} (.*)$", text, re.MULTILINE)
 
 
-INSTALLED = ruleset.install(SERVICE, mac_added=True)
-PREPARED = ruleset.prepare(SERVICE, mac_added=True)
+INSTALLED = ruleset.install(SERVICE, Hook.INGRESS, mac_added=True)
+PREPARED = ruleset.prepare(SERVICE, Hook.INGRESS, mac_added=True)
+IN_PREROUTING = ruleset.install(SERVICE, Hook.PREROUTING, mac_added=True)
 ICMP_ERRORS = "icmp type { destination-unreachable, redirect, time-exceeded, parameter-problem }"
+NO_ICMP_ERROR = ICMP_ERRORS.replace("type {", "type != {")
+WHOLE = "ip frag-off & 0x3fff == 0"
 ACCEPT = "meta pkttype set host accept"
+PORTS = {HashMode.SOURCE_IP_PORT: "ip saddr . th sport", HashMode.SOURCE_IP_PORT_DEST_PORT: "ip saddr . th sport . th dport"}
 
 
 # The rules.
 
 
 def test_the_rules_judge_what_arrives_for_the_vip_on_the_interface_and_nothing_else() -> None:
-    fingerprint = ruleset.fingerprint(SERVICE)
-    assert chain(INSTALLED, "early") == [f'iifname "eth0" ip daddr 198.51.100.1 goto admit comment "{fingerprint}"']
+    for text, judged in ((INSTALLED, "ip daddr 198.51.100.1 "), (IN_PREROUTING, 'iifname "eth0" ip daddr 198.51.100.1 ')):
+        assert all(rule.startswith(judged) for rule in chain(text, "early"))
     assert chain(INSTALLED, "second") == ['iifname "eth0" ip daddr 198.51.100.1 goto judge']
     assert chain(INSTALLED, "input", "arp") == ['iifname != "eth0" arp daddr ip 198.51.100.1 drop']
     assert chain(INSTALLED, "output", "arp") == [
         'oifname != "eth0" arp saddr ip 198.51.100.1 drop',
         'oifname "eth0" arp saddr ip 198.51.100.1 arp saddr ether set 03:bf:c6:33:64:01',
     ]
-    assert set(re.findall(r"^(?:add|flush) \w+ (\w+ \S+)", INSTALLED, re.MULTILINE)) == {"ip maglev0_198.51.100.1", "arp maglev0_198.51.100.1"}
+    assert set(re.findall(r"^(?:add|flush) \w+ (\w+ \S+)", INSTALLED, re.MULTILINE)) == {"inet maglev0_198.51.100.1", "arp maglev0_198.51.100.1"}
 
 
 def test_prepared_they_are_the_same_rules_that_nothing_leads_to() -> None:
     assert INSTALLED.startswith(PREPARED)
     assert set(INSTALLED.splitlines()) - set(PREPARED.splitlines()) == {
-        f"add rule ip maglev0_198.51.100.1 {name} {rule}" for name in ("early", "second") for rule in chain(INSTALLED, name)
+        f"add rule inet maglev0_198.51.100.1 {name} {rule}" for name in ("early", "second") for rule in chain(INSTALLED, name)
     }
-    assert ruleset.fingerprint(SERVICE) not in PREPARED
+    assert ruleset.fingerprint(SERVICE, Hook.INGRESS) not in PREPARED
 
 
 def test_the_second_stage_judges_in_this_order() -> None:
@@ -70,8 +75,30 @@ def test_the_second_stage_judges_in_this_order() -> None:
     ]
 
 
-def test_the_early_stage_lets_fragments_and_icmp_errors_pass() -> None:
-    assert chain(INSTALLED, "admit")[:2] == ["ip frag-off & 0x3fff != 0 accept", f"{ICMP_ERRORS} accept"]
+def early(service: Service) -> list[str]:
+    """What the early stage drops, without what all its rules begin and end with."""
+    begin, end = "ip daddr 198.51.100.1 ", " mod 5 seed 0x7 offset 1 != @admitted drop"
+    rules = [rule.partition(" comment ")[0] for rule in chain(ruleset.install(service, Hook.INGRESS, mac_added=False), "early")]
+    assert all(rule.startswith(begin) and rule.endswith(end) for rule in rules)
+    return [rule.removeprefix(begin).removesuffix(end) for rule in rules]
+
+
+def test_the_early_stage_lets_icmp_errors_pass_and_what_may_be_one() -> None:
+    assert early(SERVICE) == ["ip protocol != icmp jhash ip saddr", f"{WHOLE} {NO_ICMP_ERROR} jhash ip saddr"]
+
+
+@pytest.mark.parametrize(("mode", "key"), PORTS.items())
+def test_the_early_stage_hashes_tcp_and_udp_by_their_ports(mode: HashMode, key: str) -> None:
+    assert early(replace(SERVICE, hash_mode=mode)) == [
+        f"{WHOLE} ip protocol {{ tcp, udp }} jhash {key}",
+        f"{WHOLE} ip protocol != {{ tcp, udp, icmp }} jhash ip saddr",
+        f"{WHOLE} {NO_ICMP_ERROR} jhash ip saddr",
+    ]
+
+
+def test_the_early_stage_stands_where_it_is_told() -> None:
+    for text, place in ((INSTALLED, 'ingress device "eth0"'), (IN_PREROUTING, "prerouting")):
+        assert f"early {{ type filter hook {place} priority -450; policy accept; }}" in text
 
 
 def test_a_new_flow_needs_a_lease_and_a_bucket_in_force() -> None:
@@ -81,7 +108,7 @@ def test_a_new_flow_needs_a_lease_and_a_bucket_in_force() -> None:
     assert chain(INSTALLED, "leased") == ["ip daddr vmap @owned_slot", "drop"]
 
 
-JUDGES = ("admit", "new_flow", "lease_a", "lease_b", "leased", "owned_a", "owned_b", "owned_both")
+JUDGES = ("new_flow", "lease_a", "lease_b", "leased", "owned_a", "owned_b", "owned_both")
 
 
 @pytest.mark.parametrize("name", JUDGES)
@@ -98,18 +125,16 @@ def test_every_chain_that_is_filled_is_declared_and_emptied_before() -> None:
 
 @pytest.mark.parametrize("mac_added", [False, True])
 def test_a_note_says_whose_the_cluster_mac_is(mac_added: bool) -> None:
-    assert (ruleset.MAC_NOTE in ruleset.install(SERVICE, mac_added=mac_added)) == mac_added
+    assert (ruleset.MAC_NOTE in ruleset.install(SERVICE, Hook.INGRESS, mac_added=mac_added)) == mac_added
 
 
 def test_the_probe_needs_no_table() -> None:
-    assert ruleset.probe(SERVICE).splitlines()[:2] == ["add table ip maglev0_198.51.100.1", "add table arp maglev0_198.51.100.1"]
-    assert ruleset.probe(SERVICE).endswith(INSTALLED)
+    assert ruleset.probe(SERVICE, Hook.INGRESS).splitlines()[:2] == ["add table inet maglev0_198.51.100.1", "add table arp maglev0_198.51.100.1"]
+    assert ruleset.probe(SERVICE, Hook.INGRESS).endswith(INSTALLED)
 
 
-PORTS = {HashMode.SOURCE_IP_PORT: "ip saddr . th sport", HashMode.SOURCE_IP_PORT_DEST_PORT: "ip saddr . th sport . th dport"}
 # Which set each chain asks, and what becomes of what is in it.
 ASKING = {
-    "admit": ("admitted", "accept"),
     "owned_a": ("owned_a", ACCEPT),
     "owned_b": ("owned_b", ACCEPT),
     "owned_both": ("owned_a", "goto owned_b"),
@@ -125,7 +150,7 @@ def test_by_source_address_alone_there_is_one_rule(name: str, asked: tuple[str, 
 @pytest.mark.parametrize(("mode", "key"), PORTS.items())
 @pytest.mark.parametrize(("name", "asked"), ASKING.items())
 def test_with_ports_tcp_and_udp_hash_by_them_and_the_rest_by_the_address(name: str, asked: tuple[str, str], mode: HashMode, key: str) -> None:
-    rules = [rule for rule in chain(ruleset.install(replace(SERVICE, hash_mode=mode), mac_added=False), name) if "jhash" in rule]
+    rules = [rule for rule in chain(ruleset.install(replace(SERVICE, hash_mode=mode), Hook.INGRESS, mac_added=False), name) if "jhash" in rule]
     found = f"mod 5 seed 0x7 offset 1 @{asked[0]} {asked[1]}"
     assert rules == [f"meta l4proto {{ tcp, udp }} jhash {key} {found}", f"meta l4proto != {{ tcp, udp }} jhash ip saddr {found}"]
 
@@ -133,31 +158,32 @@ def test_with_ports_tcp_and_udp_hash_by_them_and_the_rest_by_the_address(name: s
 @settings(deadline=None)
 @given(totals)
 def test_the_modulus_is_one_that_the_kernel_takes(total_nodes: int) -> None:
-    text = ruleset.install(replace(SERVICE, total_nodes=total_nodes), mac_added=False)
+    text = ruleset.install(replace(SERVICE, total_nodes=total_nodes), Hook.INGRESS, mac_added=False)
     assert set(re.findall(r"mod (\d+)", text)) == {str(max(2, total_nodes))}
 
 
 def test_clearing_takes_out_all_that_is_named_users_first() -> None:
-    text = ruleset.clear(SERVICE.vip, "ip", ["early", "theirs"], ["owned"], ["slot"])
+    text = ruleset.clear(SERVICE.vip, "inet", ["early", "theirs"], ["owned"], ["slot"])
     assert text == (
-        "flush table ip maglev0_198.51.100.1\n"
-        "flush map ip maglev0_198.51.100.1 slot\n"
-        "delete map ip maglev0_198.51.100.1 slot\n"
-        "delete set ip maglev0_198.51.100.1 owned\n"
-        "delete chain ip maglev0_198.51.100.1 early\n"
-        "delete chain ip maglev0_198.51.100.1 theirs\n"
+        "flush table inet maglev0_198.51.100.1\n"
+        "flush map inet maglev0_198.51.100.1 slot\n"
+        "delete map inet maglev0_198.51.100.1 slot\n"
+        "delete set inet maglev0_198.51.100.1 owned\n"
+        "delete chain inet maglev0_198.51.100.1 early\n"
+        "delete chain inet maglev0_198.51.100.1 theirs\n"
     )
 
 
 def test_every_parameter_changes_the_fingerprint() -> None:
     assert OTHERS.keys() == {field.name for field in fields(Service)}
-    changed = {ruleset.fingerprint(replace(SERVICE, **{name: value})) for name, value in OTHERS.items()}
-    assert len(changed | {ruleset.fingerprint(SERVICE)}) == len(OTHERS) + 1
+    changed = {ruleset.fingerprint(replace(SERVICE, **{name: value}), Hook.INGRESS) for name, value in OTHERS.items()}
+    assert len(changed | {ruleset.fingerprint(SERVICE, hook) for hook in Hook}) == len(OTHERS) + len(Hook)
 
 
-def test_the_fingerprint_is_the_same_in_every_run_and_stands_in_the_rules() -> None:
-    assert ruleset.fingerprint(SERVICE) == ruleset.fingerprint(replace(SERVICE))
-    assert f'comment "{ruleset.fingerprint(SERVICE)}"' in ruleset.install(SERVICE, mac_added=False)
+@pytest.mark.parametrize("hook", Hook)
+def test_the_fingerprint_is_the_same_in_every_run_and_stands_in_the_rules(hook: Hook) -> None:
+    assert ruleset.fingerprint(SERVICE, hook) == ruleset.fingerprint(replace(SERVICE), hook)
+    assert f'comment "{ruleset.fingerprint(SERVICE, hook)}"' in ruleset.install(SERVICE, hook, mac_added=False)
 
 
 # What sets hold.

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address
 from maglev0.dataplane import Dataplane
 from maglev0.dataplane.dryrun import DryRun
 from maglev0.errors import DataplaneError, UnavailableError
-from maglev0.service import HashFamily, Service
+from maglev0.service import HashFamily, Service, Xdp
 
 # A dataplane's module is imported where it is used: python-iptables and libnftables are large, and a node needs one of them.
 log = logging.getLogger(__name__)
@@ -40,17 +40,20 @@ def runnable(vip: IPv4Address, asked: HashFamily | None) -> tuple[HashFamily, ..
     return tuple(found)
 
 
-def make(family: HashFamily, service: Service, lease_ms: int, *, dry_run: bool) -> Dataplane:
+def make(family: HashFamily, service: Service, lease_ms: int, xdp: Xdp, *, dry_run: bool) -> Dataplane:
     """Make the dataplane of one service, without touching the kernel."""
     if dry_run:
         return DryRun(family)
     if family is HashFamily.CLUSTERIP:
         from maglev0.dataplane.clusterip import ClusterIP  # noqa: PLC0415
 
+        if xdp in (Xdp.NATIVE, Xdp.GENERIC):
+            log.warning("--xdp=%s: left out, for it works in front of nftables only", xdp)
+
         return ClusterIP(service, lease_ms)
     from maglev0.dataplane.nftables import Nftables  # noqa: PLC0415
 
-    return Nftables(service, lease_ms)
+    return Nftables(service, lease_ms, xdp=xdp)
 
 
 def close_unguarded(vip: IPv4Address) -> None:

@@ -129,7 +129,7 @@ class ClusterIP:
         check()
         if self._lease_s < 1:
             raise UnavailableError("clusterip cannot hold the cluster's lease: the kernel counts its whole seconds, and it is shorter than one")
-        index = await host.serving_link(self._service.interface)
+        index = (await host.serving_link(self._service.interface)).ifindex
         self._is_open = True
         await self._settle_rules()
         self._in_force = _read_in_force(self._service.vip)
@@ -203,7 +203,7 @@ class ClusterIP:
     async def repair(self) -> tuple[str, ...]:
         """Restore guard, rule, owned buckets and address, in that order."""
         vip = self._service.vip
-        index = await host.serving_link(self._service.interface)
+        index = (await host.serving_link(self._service.interface)).ifindex
         try:
             if is_set_up(vip):
                 self._require_our_settings()

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
@@ -45,15 +45,50 @@ class LinkDownError(DataplaneError):
     """The traffic interface is there, but no packet can arrive on it."""
 
 
-async def serving_link(interface: str) -> int:
-    """Return the interface's index; DataplaneError when it is gone, LinkDownError when it is switched off or without a carrier."""
+class Link(NamedTuple):
+    """An interface, and the name of a device that shares its packets: one stacked on it (a VLAN, say) or one that it belongs to (a bridge)."""
+
+    name: str
+    ifindex: int
+    up: bool
+    sharer: str | None
+
+    def require_up(self) -> None:
+        """LinkDownError when it is switched off or without a carrier."""
+        if not self.up:
+            raise LinkDownError(f"interface {self.name} is down or without a carrier; it serves again when the link is up")
+
+
+async def find_link(interface: str) -> Link:
+    """Find the interface; DataplaneError when it is gone."""
     async with _asking() as netlink:
-        found = [link async for link in await netlink.get_links() if link.get_attr("IFLA_IFNAME") == interface]
+        links = [link async for link in await netlink.get_links()]
+    found = [link for link in links if link.get_attr("IFLA_IFNAME") == interface]
     if not found:
         raise DataplaneError(f"interface {interface} is gone; it serves again when it is back")
-    if found[0]["flags"] & _LINK_UP != _LINK_UP:
-        raise LinkDownError(f"interface {interface} is down or without a carrier; it serves again when the link is up")
-    return int(found[0]["index"])
+    return Link(interface, int(found[0]["index"]), found[0]["flags"] & _LINK_UP == _LINK_UP, _sharer(found[0], links))
+
+
+async def serving_link(interface: str) -> Link:
+    """The same; LinkDownError when no packet can arrive there."""
+    link = await find_link(interface)
+    link.require_up()
+    return link
+
+
+def _sharer(link: Any, links: list[Any]) -> str | None:
+    master = link.get_attr("IFLA_MASTER")
+    for other in links:
+        # The other end of a veth names this one in the same attribute; a device of another namespace bears that namespace's id.
+        stacked = other.get_attr("IFLA_LINK") == link["index"] and other.get_attr("IFLA_LINK_NETNSID") is None and _kind(other) != "veth"
+        if other["index"] == master or (stacked and other["index"] != link["index"]):
+            return str(other.get_attr("IFLA_IFNAME"))
+    return None
+
+
+def _kind(link: Any) -> str | None:
+    information = link.get_attr("IFLA_LINKINFO")
+    return None if information is None else information.get_attr("IFLA_INFO_KIND")
 
 
 async def has_address(vip: IPv4Address) -> bool:

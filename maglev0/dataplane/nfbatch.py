@@ -25,7 +25,7 @@ _OWNER, _PERSIST = 0x2, 0x4  # NFT_TABLE_F_OWNER, NFT_TABLE_F_PERSIST
 _SO_SNDBUFFORCE = 32  # include/uapi/asm-generic/socket.h
 _SEND_BUFFER = 1 << 20  # several messages of the most elements
 _RECEIVE = 1 << 16
-_FAMILIES = ("ip", "arp")
+_FAMILIES = ("inet", "arp")
 
 
 class Tables:
@@ -54,7 +54,7 @@ class Tables:
         if self._kernel is None:
             self._kernel = _open(self._port)
             self._port = self._kernel.getsockname()[0]
-        if self.dump.owner("ip") not in (0, self._port):
+        if self.dump.owner("inet") not in (0, self._port):
             self.close()
             raise DataplaneError(f"nftables table {self._name} belongs to another process: maglev0 runs for this address already")
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from maglev0.dataplane import Move, Phase, nfmessage, ruleset
 from maglev0.dataplane.nfbatch import Tables
+from maglev0.dataplane.xdp.front import Front
 from maglev0.errors import DataplaneError
 from maglev0.service import Service
 
@@ -20,10 +21,14 @@ _SETS = (ruleset.ADMITTED, *ruleset.OWNED)
 
 
 class Buckets:
-    """The sets of buckets in the tables of one service. What they should hold is remembered, and changes when the kernel has changed."""
+    """The sets of buckets in the tables of one service. What they should hold is remembered, and changes when the kernel has changed.
 
-    def __init__(self, tables: Tables, service: Service) -> None:
+    `front`, which judges before the early stage, is told to admit before the early stage does, and to refuse after it.
+    """
+
+    def __init__(self, tables: Tables, service: Service, front: Front) -> None:
         self._tables = tables
+        self._front = front
         self._service = service
         self._table = ruleset.table_name(service.vip)
         self._held: dict[str, set[int]] = {name: set() for name in _SETS}
@@ -40,6 +45,11 @@ class Buckets:
             self._point(ruleset.OWNED[0])
         else:
             self._slot = slot
+
+    @property
+    def admitted(self) -> frozenset[int]:
+        """What the early stage lets through, as the numbers that its set holds."""
+        return frozenset(self._held[ruleset.ADMITTED])
 
     async def admit(self, buckets: Iterable[int]) -> None:
         """Let the early stage pass these buckets too, for the connections that are kept in them."""
@@ -104,7 +114,14 @@ class Buckets:
 
     async def _bring(self, name: str, wanted: Iterable[int]) -> None:
         """Make a set hold what is wanted of it from now on, as far as the kernel follows."""
-        await self._replace(name, self._held[name], frozenset(wanted))
+        held, wanted = self._held[name], frozenset(wanted)
+        if name != ruleset.ADMITTED:
+            await self._replace(name, held, wanted)
+            return
+        refused = held - wanted
+        self._front.admit(wanted - held)
+        await self._replace(name, held, wanted)
+        self._front.refuse(refused)
 
     async def _replace(self, name: str, held: set[int], wanted: Iterable[int]) -> bool:
         """Turn what a set holds into what is wanted, removals first; return whether that differed. `held` tells at any time what it holds."""

@@ -92,7 +92,7 @@ class Dump:
         for _attempt in range(_ATTEMPTS):
             found: set[int] = set()
             try:
-                for entry in self._dump(Kind.GET_ELEMENTS, "ip", text(2, name)):
+                for entry in self._dump(Kind.GET_ELEMENTS, "inet", text(2, name)):
                     found.update(numbers_of(entry))
                     await asyncio.sleep(0)
             except InterruptedError:
@@ -109,7 +109,7 @@ class Dump:
     def goto(self, name: str) -> str | None:
         """Return the chain that the one element of a verdict map leads to, `None` while there is none; DataplaneError when there is no such map."""
         try:
-            chains = [chain for entry in self._steady(Kind.GET_ELEMENTS, "ip", text(2, name)) for chain in chains_of(entry)]
+            chains = [chain for entry in self._steady(Kind.GET_ELEMENTS, "inet", text(2, name)) for chain in chains_of(entry)]
         except FileNotFoundError as error:
             raise self._no_set(name) from error
         return chains[0] if len(chains) == 1 else None
@@ -148,7 +148,7 @@ class Dump:
                 self.close()  # answers to this question must not be taken for some to the next
 
     def _no_set(self, name: str) -> DataplaneError:
-        return DataplaneError(f"reading nftables table ip {self._table}: there is no set {name}")
+        return DataplaneError(f"reading nftables table inet {self._table}: there is no set {name}")
 
     def _unsteady(self) -> DataplaneError:
         return DataplaneError(f"reading nftables table {self._table}: other programs change the rules without a pause")

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
 FAMILY = struct.Struct("=BBH")  # struct nfgenmsg: family, version, resource
-FAMILIES = {"ip": 2, "arp": 3}  # NFPROTO_IPV4, NFPROTO_ARP
+FAMILIES = {"inet": 1, "arp": 3}  # NFPROTO_INET, NFPROTO_ARP
 NETLINK_NETFILTER = 12
 REQUEST, ACK, CREATE = 0x1, 0x4, 0x400  # NLM_F_…
 MAX_ELEMENTS = 4000  # of 16 bytes: an attribute's length has 16 bits
@@ -104,17 +104,17 @@ def delete_table(family: str, table: str) -> Message:
 
 def add_numbers(table: str, name: str, numbers: Sequence[int]) -> Message:
     """Put at most `MAX_ELEMENTS` 32-bit numbers into a set; those that are there already do no harm."""
-    return Message(Kind.NEW_ELEMENTS, "ip", _in_set(table, name) + attribute(3 | _NESTED, _plain_elements(numbers)))
+    return Message(Kind.NEW_ELEMENTS, "inet", _in_set(table, name) + attribute(3 | _NESTED, _plain_elements(numbers)))
 
 
 def delete_numbers(table: str, name: str, numbers: Sequence[int]) -> Message:
     """Take at most `MAX_ELEMENTS` 32-bit numbers out of a set; refused when one of them is not there."""
-    return Message(Kind.DELETE_ELEMENTS, "ip", _in_set(table, name) + attribute(3 | _NESTED, _plain_elements(numbers)))
+    return Message(Kind.DELETE_ELEMENTS, "inet", _in_set(table, name) + attribute(3 | _NESTED, _plain_elements(numbers)))
 
 
 def empty(table: str, name: str) -> Message:
     """Take everything out of a set or a map."""
-    return Message(Kind.DELETE_ELEMENTS, "ip", _in_set(table, name))
+    return Message(Kind.DELETE_ELEMENTS, "inet", _in_set(table, name))
 
 
 def add_address(table: str, name: str, address: IPv4Address, timeout_ms: int) -> Message:
@@ -172,7 +172,7 @@ def _address_key(address: IPv4Address) -> bytes:
 
 def _add_element(table: str, name: str, element: bytes) -> Message:
     elements = attribute(3 | _NESTED, attribute(1 | _NESTED, element))  # NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_LIST_ELEM
-    return Message(Kind.NEW_ELEMENTS, "ip", _in_set(table, name) + elements)
+    return Message(Kind.NEW_ELEMENTS, "inet", _in_set(table, name) + elements)
 
 
 def _elements(entry: bytes) -> bytes:

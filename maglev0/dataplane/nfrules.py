@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
+from ipaddress import IPv4Address
+
 from maglev0.dataplane import ruleset
-from maglev0.dataplane.libnftables import Nft
+from maglev0.dataplane.libnftables import Nft, NftError
 from maglev0.dataplane.nfbatch import Tables
+from maglev0.dataplane.ruleset import Hook
 from maglev0.errors import DataplaneError
 from maglev0.service import Service
 
-_FAMILIES = ("ip", "arp")
+log = logging.getLogger(__name__)
+
+_NOBODYS = IPv4Address("192.0.2.1")  # what stands for our own VIP must not stand in the way of what is only tried
+_FAMILIES = ("inet", "arp")
 
 
 class Rules:
@@ -19,7 +27,23 @@ class Rules:
         self._service = service
         self._nft = Nft()
         self._mac_added = False
+        self._can_ingress: bool | None = None
+        self._hook = Hook.PREROUTING
         self._structure: tuple[bytes, ...] = ()
+
+    def choose_hook(self, *, shared: bool) -> None:
+        """Let the early stage stand where it costs least; `shared` says that others have packets from the interface, too, which must be there."""
+        if self._can_ingress is None:
+            self._can_ingress = self._takes(ruleset.probe(replace(self._service, vip=_NOBODYS), Hook.INGRESS))
+        self._hook = Hook.INGRESS if self._can_ingress and not shared else Hook.PREROUTING
+
+    def _takes(self, commands: str) -> bool:
+        try:
+            self._nft.check(commands)
+        except NftError as error:
+            log.info("the early stage stands in prerouting: at an interface's ingress, where it costs less, this kernel refuses it (%s)", error)
+            return False
+        return True
 
     def note(self, *, mac_added: bool) -> None:
         """Write down, beside the rules, whether the cluster MAC on the interface is ours to remove."""
@@ -27,33 +51,38 @@ class Rules:
 
     def noted(self) -> bool:
         """Whether the rules that stand there say that the cluster MAC was put up by a daemon."""
-        return ruleset.MAC_NOTE in self._tables.dump.objects("ip").sets
+        return ruleset.MAC_NOTE in self._tables.dump.objects("inet").sets
 
     def standing(self) -> bool:
         """Whether any rules of ours stand there, these or others, all of them or some."""
-        return bool(self._tables.dump.structure("ip"))
+        return bool(self._tables.dump.structure("inet"))
 
     def in_force(self) -> bool:
         """Whether rules made for this very service judge packets there, whatever others did to them since."""
-        return ruleset.fingerprint(self._service).encode() in self._tables.dump.structure("ip")
+        return self._fingerprint in self._tables.dump.structure("inet")
+
+    @property
+    def _fingerprint(self) -> bytes:
+        return ruleset.fingerprint(self._service, self._hook).encode()
 
     def prepare(self) -> None:
         """Put up rules that judge nothing yet, so that connection tracking begins."""
-        self._replace(ruleset.prepare(self._service, mac_added=self._mac_added))
+        self._replace(ruleset.prepare(self._service, self._hook, mac_added=self._mac_added))
 
     def complete(self) -> None:
         """Put the rules in force where these stand already, tampered with or not; what their sets and maps hold survives."""
-        self._write(ruleset.install(self._service, mac_added=self._mac_added))
+        self._write(ruleset.install(self._service, self._hook, mac_added=self._mac_added))
         self._remember()
 
     def install(self) -> None:
         """Put the rules in force, with empty sets and maps, whatever stands there; in one transaction, so that something judges all the time."""
-        self._replace(ruleset.install(self._service, mac_added=self._mac_added))
+        self._replace(ruleset.install(self._service, self._hook, mac_added=self._mac_added))
         self._remember()
 
     def changed(self) -> bool:
-        """Whether they are not what was put there any more."""
-        return self._read() != self._structure
+        """Whether they are not what was put there any more, or not where they should be."""
+        structure = self._read()
+        return structure != self._structure or self._fingerprint not in structure[0]
 
     def _replace(self, commands: str) -> None:
         clear = [ruleset.clear(self._service.vip, family, *self._tables.dump.objects(family)) for family in _FAMILIES]

@@ -13,9 +13,12 @@ from maglev0.dataplane.nfbatch import Tables
 from maglev0.dataplane.nfbuckets import Buckets
 from maglev0.dataplane.nflease import Lease
 from maglev0.dataplane.nfrules import Rules
+from maglev0.dataplane.ruleset import Hook
+from maglev0.dataplane.xdp import front
+from maglev0.dataplane.xdp.front import Front
 from maglev0.errors import DataplaneError, UnavailableError
 from maglev0.packethash import PacketHash
-from maglev0.service import HashFamily, HashMode, Service
+from maglev0.service import HashFamily, HashMode, Service, Xdp
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +31,7 @@ def check() -> None:
     rights.require("nftables")  # without it libnftables would write to stderr by itself
     nft = Nft()
     try:
-        nft.check(ruleset.probe(_PROBE))
+        nft.check(ruleset.probe(_PROBE, Hook.PREROUTING))
     except NftError as error:
         raise UnavailableError(
             f"nftables: this kernel refuses the rules ({error}); modprobe nf_tables nft_hash nft_ct, or use a newer kernel"
@@ -37,11 +40,13 @@ def check() -> None:
 
 async def remove_leftovers(vip: IPv4Address) -> None:
     """Remove what a killed daemon left for the VIP: the address first, the rules last."""
+    with contextlib.suppress(DataplaneError):
+        front.remove_leftovers(vip)
     tables = Tables(ruleset.table_name(vip))
     try:
         tables.open()
         await host.remove_our_address(vip)
-        if tables.dump.structure("ip"):
+        if tables.dump.structure("inet"):
             tables.remove()
     finally:
         tables.close()
@@ -50,18 +55,19 @@ async def remove_leftovers(vip: IPv4Address) -> None:
 class Nftables:
     """The `Dataplane` of one service on nftables, with leases of `lease_ms`.
 
-    `guard` keeps other programs off our tables where the kernel can; where it cannot, or shall not, what they change is restored behind them.
-    `arm`, `promote` and `drop` may be called while `load` or `forget` lets the loop turn.
+    `xdp` says what refuses foreign packets in front of the rules. `guard` keeps other programs off our tables where the kernel can; where it cannot,
+    or shall not, what they change is restored behind them.
     """
 
     family = HashFamily.NFTABLES
 
-    def __init__(self, service: Service, lease_ms: int, *, guard: bool = True) -> None:
+    def __init__(self, service: Service, lease_ms: int, *, xdp: Xdp = Xdp.OFF, guard: bool = True) -> None:
         self._service = service
         self._hashing = PacketHash(HashFamily.NFTABLES, service.hash_mode, service.hash_seed, service.total_nodes)
         self._tables = Tables(ruleset.table_name(service.vip), guard=guard)
         self._rules = Rules(self._tables, service)
-        self._buckets = Buckets(self._tables, service)
+        self._front = Front(service, xdp)
+        self._buckets = Buckets(self._tables, service, self._front)
         self._lease = Lease(self._tables, service.vip, lease_ms)
         self._events: KernelEvents | None = None
         self._mac_added = False
@@ -71,6 +77,8 @@ class Nftables:
         service = self._service
         self._tables.open()
         self._events = self._events or KernelEvents(ruleset.table_name(service.vip), self._tables.port)
+        link = await host.find_link(service.interface)
+        self._rules.choose_hook(shared=link.sharer is not None)
         # The note is written before the MAC is added: a daemon killed in between leaves a note too many, never one too few.
         present = host.has_multicast(service.interface, service.cluster_mac)
         self._mac_added = not present or self._rules.noted() or await host.has_our_address(service.vip)
@@ -79,8 +87,9 @@ class Nftables:
         self._watch()
         if not self._tables.guarded:
             log.info("this kernel lets others flush our nftables rules, which are restored behind them; Linux 6.9 and later can forbid it")
+        self._front.open(link.ifindex, link.sharer, self._buckets.admitted)
         await host.warn_of_found_address(service.vip)
-        await self._restore_host()
+        await self._restore_host(await host.find_link(service.interface))
 
     async def load(self, move: Move) -> None:
         """See `Gate.load`: in pieces, between which the loop turns."""
@@ -127,8 +136,10 @@ class Nftables:
     async def repair(self) -> tuple[str, ...]:
         """See `Dataplane.repair`."""
         try:
+            link = await host.find_link(self._service.interface)
+            self._rules.choose_hook(shared=link.sharer is not None)
             restored = ["the nftables rules"] if await self._restore_rules_again() else []
-            return (*restored, *await self._restore_host())
+            return (*restored, *await self._restore_host(link))
         except host.LinkDownError:
             raise
         except DataplaneError:
@@ -151,6 +162,7 @@ class Nftables:
         with contextlib.suppress(DataplaneError):
             if self._mac_added:
                 host.remove_multicast(service.interface, service.cluster_mac)
+        self._front.close()
         try:
             self._tables.remove()
         finally:
@@ -163,6 +175,7 @@ class Nftables:
 
     async def _install_rules(self) -> None:
         """Put up rules where there are none, or those of another version or for other settings, and keep the connections that there are."""
+        self._front.forget()
         if not self._rules.standing():
             # Nothing judges yet and nothing shall be cut, so connections are entered before the gate closes, and once more for those since.
             self._rules.prepare()
@@ -206,15 +219,17 @@ class Nftables:
         if self._events is not None:
             self._events.watch_tables(watch=not self._tables.guarded)
 
-    async def _restore_host(self) -> list[str]:
-        """See to the link, the cluster MAC, then the address; return what was missing."""
+    async def _restore_host(self, link: host.Link) -> list[str]:
+        """See to the link, the XDP program, the cluster MAC, then the address; return what was missing."""
+        link.require_up()
         service = self._service
-        index = await host.serving_link(service.interface)
         restored = []
+        if self._front.repair(link.ifindex, link.sharer, self._buckets.admitted):
+            restored.append(f"the XDP program on {service.interface}")
         if not host.has_multicast(service.interface, service.cluster_mac):
             host.add_multicast(service.interface, service.cluster_mac)
             restored.append(f"the cluster MAC {service.cluster_mac} on {service.interface}")
-        if await host.place_address(service.interface, index, service.vip):
+        if await host.place_address(service.interface, link.ifindex, service.vip):
             host.announce(service.interface, service.vip, service.cluster_mac)
             restored.append(f"the address {service.vip}")
         return restored

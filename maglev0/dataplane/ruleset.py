@@ -5,8 +5,10 @@ Pure: imports no I/O.
 Two stages judge what arrives for the VIP on the traffic interface; nothing else is touched, lo in particular.
 
 - *early*, before defragmentation (-400) and connection tracking (-200): most of the cluster's traffic is other nodes', and is dropped here
-  at the least cost: whatever falls in no *admitted* bucket, that is one in force, loaded to be, or with connections that are kept. Fragments
-  pass, for only the first one has ports; ICMP errors pass, for they hash by the router that sent them.
+  at the least cost: whatever falls in no *admitted* bucket, that is one in force, loaded to be, or with connections that are kept. Where
+  ports are hashed fragments pass, for only the first one has them; ICMP errors pass, for they hash by the router that sent them. It costs
+  least at the interface's ingress (Linux 5.10 and later). There it would judge packets of a VLAN or a bridge on the same interface, too,
+  which are not ours: where there is one, and on older kernels, it stands in prerouting.
 - *second*, behind connection tracking and before DNAT (-100), which would hide the VIP. TCP's pure SYNs come first: one that is sent again
   after its bucket moved is part of a connection here, and would be answered on both sides. The rest of TCP follows the connection. All other
   protocols follow the bucket, whatever connection tracking says: there the old owner calls a flow established and the new one calls it new.
@@ -20,6 +22,7 @@ its own MAC away, and take all the traffic where nothing judges it.
 
 from __future__ import annotations
 
+import enum
 import hashlib
 from collections.abc import Iterable
 from ipaddress import IPv4Address
@@ -35,37 +38,47 @@ OWNED_SLOT = "owned_slot"  # a map from the VIP to one of these three
 LEASES = ("lease_a", "lease_b")
 LEASE_SLOT = "lease_slot"
 
-_CHAINS = ("early", "admit", "second", "judge", "new_flow", *LEASES, "leased", *OWNED, OWNED_BOTH)
+_CHAINS = ("early", "second", "judge", "new_flow", *LEASES, "leased", *OWNED, OWNED_BOTH)
 _ARP_CHAINS = ("input", "output")
+_WHOLE = "ip frag-off & 0x3fff == 0"  # no more fragments, and no offset
 _ICMP_ERRORS = "{ destination-unreachable, redirect, time-exceeded, parameter-problem }"
 _PORT_FIELDS = {HashMode.SOURCE_IP_PORT: " . th sport", HashMode.SOURCE_IP_PORT_DEST_PORT: " . th sport . th dport"}
 _ACCEPT = "meta pkttype set host accept"  # the cluster MAC makes it a multicast, which TCP refuses
 
 
+class Hook(enum.Enum):
+    """Where the early stage stands."""
+
+    INGRESS = "ingress"
+    PREROUTING = "prerouting"
+
+
 def table_name(vip: IPv4Address) -> str:
-    """The name of our tables for a VIP; one in family ip, one in family arp."""
+    """The name of our tables for a VIP; one in family inet, one in family arp."""
     return f"maglev0_{vip}"
 
 
-def fingerprint(service: Service) -> str:
+def fingerprint(service: Service, hook: Hook) -> str:
     """What tells these very rules from others: buckets that a killed daemon left mean nothing under other ones."""
-    return hashlib.blake2b("\n".join([*_declarations(service), *_rules(service), *_hooks(service, "")]).encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(
+        "\n".join([*_declarations(service, hook), *_rules(service), *_hooks(service, hook, "")]).encode(), digest_size=8
+    ).hexdigest()
 
 
-def install(service: Service, *, mac_added: bool) -> str:
+def install(service: Service, hook: Hook, *, mac_added: bool) -> str:
     """Commands that put the rules in force in tables that are there, and keep what their sets and maps hold.
 
     `mac_added` says that the cluster MAC on the interface is ours to remove; an empty set remembers that across a killed daemon.
     """
-    return "\n".join([prepare(service, mac_added=mac_added), *_hooks(service, fingerprint(service))])
+    return "\n".join([prepare(service, hook, mac_added=mac_added), *_hooks(service, hook, fingerprint(service, hook))])
 
 
-def prepare(service: Service, *, mac_added: bool) -> str:
+def prepare(service: Service, hook: Hook, *, mac_added: bool) -> str:
     """The same without the rules that lead to the others: nothing is judged yet, but connection tracking begins."""
     name = table_name(service.vip)
-    note = [f"add set ip {name} {MAC_NOTE} {{ type ether_addr; }}"] if mac_added else []
-    flush = [f"flush chain ip {name} {chain}" for chain in _CHAINS] + [f"flush chain arp {name} {chain}" for chain in _ARP_CHAINS]
-    return "\n".join([*note, *_declarations(service), *flush, *_rules(service)])
+    note = [f"add set inet {name} {MAC_NOTE} {{ type ether_addr; }}"] if mac_added else []
+    flush = [f"flush chain inet {name} {chain}" for chain in _CHAINS] + [f"flush chain arp {name} {chain}" for chain in _ARP_CHAINS]
+    return "\n".join([*note, *_declarations(service, hook), *flush, *_rules(service)])
 
 
 def clear(vip: IPv4Address, family: str, chains: Iterable[str], sets: Iterable[str], maps: Iterable[str]) -> str:
@@ -77,10 +90,10 @@ def clear(vip: IPv4Address, family: str, chains: Iterable[str], sets: Iterable[s
     return "\n".join([*flush, *delete, ""])
 
 
-def probe(service: Service) -> str:
+def probe(service: Service, hook: Hook) -> str:
     """Commands that no table need be there for, to find out whether a kernel takes the rules."""
     name = table_name(service.vip)
-    return f"add table ip {name}\nadd table arp {name}\n{install(service, mac_added=True)}"
+    return f"add table inet {name}\nadd table arp {name}\n{install(service, hook, mac_added=True)}"
 
 
 def elements(service: Service, buckets: Iterable[int]) -> frozenset[int]:
@@ -98,30 +111,49 @@ def buckets(service: Service, held: Iterable[int]) -> frozenset[int]:
     return found & {1} if service.total_nodes == 1 else found
 
 
-def _declarations(service: Service) -> list[str]:
+def _declarations(service: Service, hook: Hook) -> list[str]:
     name, modulus = table_name(service.vip), max(2, service.total_nodes)
+    early = "prerouting" if hook is Hook.PREROUTING else f'ingress device "{service.interface}"'
     # Of declared size a set is one that a reading right behind a writing shows whole; others are still growing then.
     numbers = f"{{ typeof numgen inc mod {modulus}; size {modulus}; }}"
     return [
-        *(f"add set ip {name} {bucket_set} {numbers}" for bucket_set in (ADMITTED, *OWNED)),
-        *(f"add set ip {name} {lease} {{ type ipv4_addr; flags timeout; }}" for lease in LEASES),
-        *(f"add map ip {name} {slot} {{ type ipv4_addr : verdict; }}" for slot in (OWNED_SLOT, LEASE_SLOT)),
-        f"add chain ip {name} early {{ type filter hook prerouting priority -450; policy accept; }}",
-        f"add chain ip {name} second {{ type filter hook prerouting priority -150; policy accept; }}",
-        *(f"add chain ip {name} {chain}" for chain in _CHAINS if chain not in ("early", "second")),
-        *(f"add chain arp {name} {hook} {{ type filter hook {hook} priority 0; policy accept; }}" for hook in _ARP_CHAINS),
+        *(f"add set inet {name} {bucket_set} {numbers}" for bucket_set in (ADMITTED, *OWNED)),
+        *(f"add set inet {name} {lease} {{ type ipv4_addr; flags timeout; }}" for lease in LEASES),
+        *(f"add map inet {name} {slot} {{ type ipv4_addr : verdict; }}" for slot in (OWNED_SLOT, LEASE_SLOT)),
+        f"add chain inet {name} early {{ type filter hook {early} priority -450; policy accept; }}",
+        f"add chain inet {name} second {{ type filter hook prerouting priority -150; policy accept; }}",
+        *(f"add chain inet {name} {chain}" for chain in _CHAINS if chain not in ("early", "second")),
+        *(f"add chain arp {name} {way} {{ type filter hook {way} priority 0; policy accept; }}" for way in _ARP_CHAINS),
     ]
 
 
-def _hooks(service: Service, comment: str) -> list[str]:
+def _hooks(service: Service, hook: Hook, comment: str) -> list[str]:
     name, judged = table_name(service.vip), f'iifname "{service.interface}" ip daddr {service.vip}'
-    return [f'add rule ip {name} early {judged} goto admit comment "{comment}"', f"add rule ip {name} second {judged} goto judge"]
+    early = judged if hook is Hook.PREROUTING else f"ip daddr {service.vip}"
+    return [
+        *(f'add rule inet {name} early {early} {rule} comment "{comment}"' for rule in _foreign(service)),
+        f"add rule inet {name} second {judged} goto judge",
+    ]
+
+
+def _foreign(service: Service) -> list[str]:
+    """What the early stage drops, in as few tests as will do, and one rule for each kind of packet: a rule costs more than a test.
+
+    Fragments have their source address as whole packets do, so where that alone is hashed they need no exception; but ICMP's do, for only the
+    first tells an error.
+    """
+    ports = _PORT_FIELDS.get(service.hash_mode)
+    errors = f"{_WHOLE} icmp type != {_ICMP_ERRORS}"
+    if ports is None:
+        kinds = {"ip protocol != icmp": "", errors: ""}
+    else:
+        kinds = {f"{_WHOLE} ip protocol {{ tcp, udp }}": ports, f"{_WHOLE} ip protocol != {{ tcp, udp, icmp }}": "", errors: ""}
+    return [f"{kind} {_hashed(service, fields)} != @{ADMITTED} drop" for kind, fields in kinds.items()]
 
 
 def _rules(service: Service) -> list[str]:
     name = table_name(service.vip)
     judges = {
-        "admit": ["ip frag-off & 0x3fff != 0 accept", f"icmp type {_ICMP_ERRORS} accept", *_in_bucket(service, ADMITTED, "accept"), "drop"],
         "judge": [
             # ECN marks a SYN with more flags (RFC 3168, 6.1.1), so those are left out of the comparison.
             "tcp flags & (fin | syn | rst | ack) == syn goto new_flow",
@@ -137,7 +169,7 @@ def _rules(service: Service) -> list[str]:
         **{owned: [*_in_bucket(service, owned, _ACCEPT), "drop"] for owned in OWNED},
         OWNED_BOTH: [*_in_bucket(service, OWNED[0], f"goto {OWNED[1]}"), "drop"],
     }
-    return [f"add rule ip {name} {chain} {rule}" for chain, rules in judges.items() for rule in rules] + [
+    return [f"add rule inet {name} {chain} {rule}" for chain, rules in judges.items() for rule in rules] + [
         f'add rule arp {name} input iifname != "{service.interface}" arp daddr ip {service.vip} drop',
         f'add rule arp {name} output oifname != "{service.interface}" arp saddr ip {service.vip} drop',
         f'add rule arp {name} output oifname "{service.interface}" arp saddr ip {service.vip} arp saddr ether set {service.cluster_mac}',
@@ -146,8 +178,14 @@ def _rules(service: Service) -> list[str]:
 
 def _in_bucket(service: Service, name: str, verdict: str) -> list[str]:
     """The rules for what hashes to a bucket in a set. Protocols without ports hash by source address alone, in every mode."""
-    found = f"mod {max(2, service.total_nodes)} seed {service.hash_seed:#x} offset 1 @{name} {verdict}"
     ports = _PORT_FIELDS.get(service.hash_mode)
     if ports is None:
-        return [f"jhash ip saddr {found}"]
-    return [f"meta l4proto {{ tcp, udp }} jhash ip saddr{ports} {found}", f"meta l4proto != {{ tcp, udp }} jhash ip saddr {found}"]
+        return [f"{_hashed(service)} @{name} {verdict}"]
+    return [
+        f"meta l4proto {{ tcp, udp }} {_hashed(service, ports)} @{name} {verdict}",
+        f"meta l4proto != {{ tcp, udp }} {_hashed(service)} @{name} {verdict}",
+    ]
+
+
+def _hashed(service: Service, ports: str = "") -> str:
+    return f"jhash ip saddr{ports} mod {max(2, service.total_nodes)} seed {service.hash_seed:#x} offset 1"

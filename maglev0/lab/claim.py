@@ -15,12 +15,13 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from maglev0.lab import namespace
+from maglev0.lab import libc, namespace
 from maglev0.lab.errors import LabError
 
 _RUN = Path("/run")
 _PREFIX = "maglev0-lab-"
 _LOCK = "lock"
+_MOUNTS = Path("/proc/thread-self/mounts")
 # Names end up in paths and namespace names; nothing else is ever removed.
 _NAME = re.compile(r"mg\d+(x\d+)?")
 
@@ -94,5 +95,12 @@ def remove(name: str) -> None:
         raise LabError(f"removing lab {name!r}: that is no name of a lab, which looks like mg1234")
     for part in namespace.names(f"{name}-"):
         namespace.remove(part)
+    for mounted in _mounted_below(directory_of(name)):
+        libc.unmount(mounted)
     with suppress(FileNotFoundError):
         shutil.rmtree(directory_of(name))
+
+
+def _mounted_below(directory: Path) -> list[str]:
+    targets = [line.split()[1] for line in _MOUNTS.read_text().splitlines()]
+    return [target for target in targets if target.startswith(f"{directory}/")]

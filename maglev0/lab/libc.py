@@ -38,8 +38,13 @@ def bind_mount(source: str, target: str) -> None:
     _call("mount", source.encode(), target.encode(), b"none", ctypes.c_ulong(MS_BIND), None)
 
 
+def mount_bpf(target: str) -> None:
+    """Mount a BPF file system of its own, empty, on a directory."""
+    _call("mount", b"bpf", target.encode(), b"bpf", ctypes.c_ulong(0), b"mode=0700")
+
+
 def unmount(target: str) -> None:
-    """Undo `bind_mount`, at once even where something still looks at it."""
+    """Undo either, at once even where something still looks at it."""
     _call("umount2", target.encode(), MNT_DETACH)
 
 

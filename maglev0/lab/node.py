@@ -7,7 +7,7 @@ import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from maglev0.lab import addresses, namespace, network, ownership
+from maglev0.lab import addresses, libc, namespace, network, ownership
 from maglev0.lab.errors import LabError
 from maglev0.lab.network import MANAGEMENT, TRAFFIC, Socket
 from maglev0.lab.process import Process, python_module, wait_for
@@ -52,6 +52,11 @@ class Machine:
         return self.directory / f"{self.name}-run"
 
     @property
+    def bpf_file_system(self) -> Path:
+        """What /sys/fs/bpf is to its daemons."""
+        return self.directory / f"{self.name}-bpf"
+
+    @property
     def log(self) -> Path:
         """Where its daemons log, one run behind the other."""
         return self.directory / f"{self.name}.log"
@@ -87,6 +92,7 @@ class Node:
         machine = self.machine
         shutil.rmtree(machine.runtime_directory, ignore_errors=True)  # /run does not survive a boot
         machine.runtime_directory.mkdir(mode=0o700)
+        self._mount_bpf()
         network.make_namespace(machine.namespace)
         traffic = Socket(machine.namespace, INTERFACE, addresses.node_address(machine.number), addresses.node_mac(machine.number))
         self._network.plug(machine.traffic_cable, TRAFFIC, traffic)
@@ -107,13 +113,20 @@ class Node:
         for cable in (self.machine.management_cable, self.machine.traffic_cable):
             self._network.remove(cable)
         namespace.remove(self.machine.namespace)
+        libc.unmount(str(self.machine.bpf_file_system))
         self.reap()
+
+    def _mount_bpf(self) -> None:
+        """A BPF file system of its own: those of a lab share one kernel."""
+        place = self.machine.bpf_file_system
+        place.mkdir(exist_ok=True)
+        libc.mount_bpf(str(place))
 
     def start_daemon(self, *more_arguments: str) -> None:
         """Start the daemon, and do not wait for it."""
         machine = self.machine
         command = [*self.daemon_command, *more_arguments]
-        environment = {"RUNTIME_DIRECTORY": str(machine.runtime_directory)}
+        environment = {"RUNTIME_DIRECTORY": str(machine.runtime_directory), "MAGLEV0_BPFFS": str(machine.bpf_file_system)}
         self._daemon = Process(f"daemon of {machine.name}", command, machine.log, machine.namespace, environment)
 
     def stop_daemon(self) -> int:

@@ -101,7 +101,7 @@ class Listed:
 
 
 def listed(host: Host) -> Listed:
-    objects = json.loads(host.run("nft", "-j", "list", "table", "ip", TABLE))["nftables"]
+    objects = json.loads(host.run("nft", "-j", "list", "table", "inet", TABLE))["nftables"]
     held = {body["name"]: body.get("elem", []) for entry in objects for kind, body in entry.items() if kind in ("set", "map")}
     owned = goto(held[ruleset.OWNED_SLOT])
     lease = goto(held[ruleset.LEASE_SLOT])
@@ -118,4 +118,4 @@ def goto(elements: list[Any]) -> str | None:
 
 def rules(host: Host) -> str:
     """Our table without the elements of its sets, nor who owns it."""
-    return host.run("nft", "-t", "list", "table", "ip", TABLE).partition("set")[2]
+    return host.run("nft", "-t", "list", "table", "inet", TABLE).partition("set")[2]

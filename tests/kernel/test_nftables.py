@@ -136,7 +136,7 @@ def test_what_is_read_back_is_right_while_others_change_the_rules_without_a_paus
 
 
 def await_table(dump: Dump) -> None:
-    while not dump.structure("ip"):
+    while not dump.structure("inet"):
         time.sleep(0.01)
 
 
@@ -210,7 +210,7 @@ def test_rules_that_were_tampered_with_while_no_daemon_ran_are_repaired_at_start
     async def scenario() -> None:
         killed_after(owning(3))
         left = rules(host)
-        host.run("nft", f"flush chain ip {TABLE} admit; add rule ip {TABLE} admit accept")
+        host.run("nft", f"flush chain inet {TABLE} judge; add rule inet {TABLE} judge accept")
         host.run("ip", "address", "del", "198.51.100.1/32", "dev", INTERFACE)
         async with opened() as dataplane:
             assert rules(host) == left

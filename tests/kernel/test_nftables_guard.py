@@ -20,17 +20,20 @@ RULES = "the nftables rules"
 FLUSH = ("nft", "flush", "ruleset")
 LEASE_ENDS = {
     "flush ruleset": FLUSH,
-    "a rule inserted": ("nft", "insert", "rule", "ip", TABLE, "admit", "accept"),
-    "a chain added": ("nft", "add", "chain", "ip", TABLE, "theirs"),
+    "a rule inserted": ("nft", "insert", "rule", "inet", TABLE, "judge", "accept"),
+    "a chain added": ("nft", "add", "chain", "inet", TABLE, "theirs"),
     "arp table removed": ("nft", "delete", "table", "arp", TABLE),
-    "another lease put in force": ("nft", f"flush map ip {TABLE} lease_slot; add element ip {TABLE} lease_slot {{ {SERVICE.vip} : goto leased }}"),
-    "no lease in force": ("nft", "flush", "map", "ip", TABLE, "lease_slot"),
+    "another lease put in force": (
+        "nft",
+        f"flush map inet {TABLE} lease_slot; add element inet {TABLE} lease_slot {{ {SERVICE.vip} : goto leased }}",
+    ),
+    "no lease in force": ("nft", "flush", "map", "inet", TABLE, "lease_slot"),
 }
 LEASE_STAYS = {
-    "an element added": ("nft", f"add element ip {TABLE} owned_b {{ 5 }}"),
-    "an element with a comment added": ("nft", f'add element ip {TABLE} owned_b {{ 5 comment "theirs" }}'),
-    "an element removed": ("nft", f"delete element ip {TABLE} admitted {{ 1 }}"),
-    "nothing in force": ("nft", "flush", "map", "ip", TABLE, "owned_slot"),
+    "an element added": ("nft", f"add element inet {TABLE} owned_b {{ 5 }}"),
+    "an element with a comment added": ("nft", f'add element inet {TABLE} owned_b {{ 5 comment "theirs" }}'),
+    "an element removed": ("nft", f"delete element inet {TABLE} admitted {{ 1 }}"),
+    "nothing in force": ("nft", "flush", "map", "inet", TABLE, "owned_slot"),
 }
 TAMPERINGS = {**LEASE_ENDS, **LEASE_STAYS}
 

@@ -1,0 +1,99 @@
+"""The layout of the XDP program's maps, as early.bpf.c declares them.
+
+Pure: imports no I/O.
+
+One program serves all VIPs of an interface. `vips` leads from an address to how its packets are hashed and to a *slot*; `admitted` has one bit for
+each bucket of each slot, in words of 64, which a packet's bucket must find set to be passed on.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from collections.abc import Collection, Iterable, Mapping
+from typing import NamedTuple
+
+from maglev0.errors import UnavailableError
+from maglev0.service import HashMode, Service
+
+MAX_VIPS = 32
+WORDS = 16384  # in a slot: 64 buckets each, as many as a cluster can have
+WORD_BITS = 64
+
+_VIP = struct.Struct("=IIII")
+_COUNTER = struct.Struct("=QQQQ")
+VIP_SIZE, COUNTER_SIZE = _VIP.size, _COUNTER.size
+_FIELDS = {HashMode.SOURCE_IP: 1, HashMode.SOURCE_IP_PORT: 2, HashMode.SOURCE_IP_PORT_DEST_PORT: 3}
+
+
+class Counter(NamedTuple):
+    """What arrived for one VIP: passed on to the next stage, and dropped as foreign; bytes of whole frames."""
+
+    passed_packets: int
+    passed_bytes: int
+    dropped_packets: int
+    dropped_bytes: int
+
+
+def vip_value(service: Service, slot: int) -> bytes:
+    """What `vips` holds for a service."""
+    return _VIP.pack(service.hash_seed, service.total_nodes, _FIELDS[service.hash_mode], slot)
+
+
+def slot_of(value: bytes) -> int:
+    """The slot in a value of `vips`."""
+    return int(_VIP.unpack(value)[3])
+
+
+def free_slot(taken: Collection[int]) -> int:
+    """The lowest slot that no VIP has. Raises `UnavailableError` when the program serves as many VIPs as one can."""
+    slot = next((slot for slot in range(MAX_VIPS) if slot not in taken), None)
+    if slot is None:
+        raise UnavailableError(f"the program on the interface serves {MAX_VIPS} addresses already, the most that it can")
+    return slot
+
+
+def counted(per_cpu: bytes) -> Counter:
+    """The sum of a counter over all processors, from what the kernel gives for it."""
+    return Counter(*(sum(column) for column in zip(*_COUNTER.iter_unpack(per_cpu), strict=True)))
+
+
+class Bits:
+    """The bits of one slot, as the kernel has them: words by index, those left out being zero."""
+
+    def __init__(self) -> None:
+        self._words: dict[int, int] = {}
+
+    def added(self, buckets: Iterable[int]) -> Mapping[int, int]:
+        """The words that change when these buckets, from 1, are set too; nothing changes here until `take`."""
+        changed: dict[int, int] = {}
+        get, now = changed.get, self._words.get
+        for bucket in buckets:
+            index, bit = divmod(bucket - 1, WORD_BITS)
+            changed[index] = get(index, now(index, 0)) | 1 << bit
+        return changed
+
+    def removed(self, buckets: Iterable[int]) -> Mapping[int, int]:
+        """The words that change when these buckets are cleared."""
+        changed: dict[int, int] = {}
+        get, now = changed.get, self._words.get
+        for bucket in buckets:
+            index, bit = divmod(bucket - 1, WORD_BITS)
+            changed[index] = get(index, now(index, 0)) & ~(1 << bit)
+        return changed
+
+    def take(self, words: Mapping[int, int]) -> None:
+        """These words stand in the kernel now."""
+        self._words.update(words)
+
+
+def batch(slot: int, words: Mapping[int, int]) -> tuple[bytes, bytes]:
+    """Keys and values of an update of `admitted`."""
+    return array("I", (slot * WORDS + index for index in words)).tobytes(), array("Q", words.values()).tobytes()
+
+
+def whole(slot: int, buckets: Iterable[int], total_nodes: int) -> tuple[Mapping[int, int], tuple[bytes, bytes]]:
+    """All words that a service of so many buckets has, and their update."""
+    words = dict.fromkeys(range(-(-max(2, total_nodes) // WORD_BITS)), 0)
+    words.update(Bits().added(buckets))
+    return words, batch(slot, words)

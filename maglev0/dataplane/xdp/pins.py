@@ -1,0 +1,242 @@
+"""Which XDP program of ours stands on which interface, and which VIPs it serves: shared by all daemons of this network namespace.
+
+A program, its maps and the link that attaches it are pinned in a directory of their own in the BPF file system, so that they outlive the daemon, and
+need no rights beyond CAP_BPF and CAP_NET_ADMIN to be found again; nothing stays attached that is not pinned. The directory's name tells the network
+namespace, the interface and the program's own text: interfaces of one index exist in every namespace, and another version's maps may mean something
+else. What is pinned but attached nowhere is nobody's, and removed.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import NamedTuple
+
+from maglev0.dataplane.xdp import maps
+from maglev0.dataplane.xdp.libbpf import Bpf, BpfError
+from maglev0.errors import UnavailableError
+from maglev0.service import Service
+
+BPF_FILE_SYSTEM = Path("/sys/fs/bpf")
+PROGRAM = "maglev0_early"
+MAPS = ("vips", "admitted", "counters")
+LINK = "link"
+_OBJECT = Path(__file__).parent / "early.bpf.o"
+_LOCK_ATTEMPTS = 100
+# Of a directory here; no dots, which that file system refuses.
+_NAME = re.compile(r"(\d+)_(\d+)_([0-9a-f]{16})")
+_NETNS = Path("/proc/thread-self/ns/net")
+
+
+class Place(NamedTuple):
+    """Where one program of ours is pinned."""
+
+    path: Path
+    netns: int
+    ifindex: int
+    digest: str
+
+    @property
+    def program(self) -> Path:
+        """The pinned program."""
+        return self.path / PROGRAM
+
+    @property
+    def link(self) -> Path:
+        """The pinned link."""
+        return self.path / LINK
+
+
+class Shared(NamedTuple):
+    """A program that serves a VIP: on which interface, how attached, in which slot, and descriptors of its maps."""
+
+    place: Place
+    mode: int
+    slot: int
+    vips: int
+    admitted: int
+    counters: int
+
+    def close(self) -> None:
+        """Let go of the descriptors; everything stays."""
+        for descriptor in (self.vips, self.admitted, self.counters):
+            os.close(descriptor)
+
+
+class Pins:
+    """The pinned programs of this network namespace. Every change is made under a lock that all daemons of this machine share."""
+
+    def __init__(self, bpf: Bpf, file_system: Path) -> None:
+        self._bpf = bpf
+        self._file_system = file_system
+        self._root = file_system / "maglev0"
+        self._netns = _NETNS.stat().st_ino
+
+    def join(self, service: Service, index: int, flags: int, fill: Callable[[Shared], None]) -> Shared:
+        """Have the interface's program serve the VIP, attaching it as `flags` say where there is none.
+
+        `fill` writes the VIP's bits before the first packet is judged by them. Raises `UnavailableError` or `BpfError` for what keeps a program from
+        serving here: a foreign one, a kernel or driver that refuses, rights, no BPF file system. Nothing of the VIP's is left then.
+        """
+        elf = _elf()
+        digest = hashlib.blake2b(elf, digest_size=8).hexdigest()
+        with self._locked():
+            self._forget(service.vip, keep=index)
+            place = self._standing(index, digest, service.vip)
+            try:
+                if place is None or place.digest != digest:
+                    place = self._install(elf, digest, index, flags, place)
+                return self._serve(service, place, fill)
+            except BpfError:
+                self._forget(service.vip)
+                raise
+
+    def forget(self, vip: IPv4Address) -> None:
+        """No program of ours serves the VIP any more; one that serves no other is detached. Harmless when there is none."""
+        if self._root.exists():
+            with self._locked():
+                self._forget(vip)
+
+    def stands(self, shared: Shared) -> bool:
+        """Whether the program is still attached."""
+        return self._stands(shared.place)
+
+    def _stands(self, place: Place) -> bool:
+        return self._bpf.interface_of(place.link) == place.ifindex
+
+    def _standing(self, index: int, digest: str, vip: IPv4Address) -> Place | None:
+        """Our program on the interface, one of another version only if it serves nobody else; all that stands nowhere is removed."""
+        found = None
+        for place in self._places():
+            if not self._stands(place):
+                _remove(place)
+            elif place.ifindex == index:
+                found = place
+        if found is not None and found.digest != digest and self._vips(found) - {vip.packed}:
+            raise UnavailableError("another version of maglev0 serves other addresses there; it can once those have been restarted too")
+        return found
+
+    def _install(self, elf: bytes, digest: str, index: int, flags: int, former: Place | None) -> Place:
+        place = Place(self._root / f"{self._netns}_{index}_{digest}", self._netns, index, digest)
+        place.path.mkdir(mode=0o700)
+        try:
+            self._bpf.install(elf, PROGRAM, MAPS, place.path)
+            if former is None:
+                self._bpf.attach(index, place.program, flags, place.link)
+            else:
+                former.link.rename(place.link)
+                self._bpf.replace(place.link, place.program)
+                _remove(former)
+        except BpfError as error:
+            _remove(place)
+            if error.number in (errno.EBUSY, errno.EEXIST):
+                raise UnavailableError("another XDP program is attached, which is left alone") from error
+            raise
+        return place
+
+    def _serve(self, service: Service, place: Place, fill: Callable[[Shared], None]) -> Shared:
+        vips, admitted, counters = (self._bpf.get(place.path / name) for name in MAPS)
+        values = {key: self._bpf.look_up(vips, key, maps.VIP_SIZE) for key in self._keys(vips)}
+        own = values.get(service.vip.packed)
+        slot = maps.free_slot([maps.slot_of(value) for value in values.values()]) if own is None else maps.slot_of(own)
+        shared = Shared(place, self._bpf.mode(place.ifindex), slot, vips, admitted, counters)
+        try:
+            value = maps.vip_value(service, slot)
+            if own is not None and own != value:
+                self._bpf.take_out(vips, service.vip.packed)  # hashed another way, its bits mean other buckets
+            fill(shared)
+            self._bpf.put(vips, service.vip.packed, value)
+        except BpfError:
+            shared.close()
+            raise
+        return shared
+
+    def _forget(self, vip: IPv4Address, keep: int | None = None) -> None:
+        for place in self._places():
+            if place.ifindex == keep:
+                continue
+            if not self._stands(place):
+                _remove(place)
+                continue
+            self._take_out(place, vip)
+            if not self._vips(place):
+                self._bpf.detach(place.link)
+                _remove(place)
+
+    def _take_out(self, place: Place, vip: IPv4Address) -> None:
+        vips = self._bpf.get(place.path / "vips")
+        try:
+            if vip.packed in self._keys(vips):
+                self._bpf.take_out(vips, vip.packed)
+        finally:
+            os.close(vips)
+
+    def _vips(self, place: Place) -> set[bytes]:
+        vips = self._bpf.get(place.path / "vips")
+        try:
+            return set(self._keys(vips))
+        finally:
+            os.close(vips)
+
+    def _keys(self, vips: int) -> list[bytes]:
+        return self._bpf.keys(vips, 4, maps.MAX_VIPS)
+
+    def _places(self) -> list[Place]:
+        matches = [(path, _NAME.fullmatch(path.name)) for path in sorted(self._root.iterdir())]
+        places = [Place(path, int(match[1]), int(match[2]), match[3]) for path, match in matches if match]
+        return [place for place in places if place.netns == self._netns]
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the lock, an flock on the directory, which the last one to leave removes."""
+        if not _is_bpf_file_system(self._file_system):
+            raise UnavailableError(f"no BPF file system on {self._file_system}; mount -t bpf bpf {self._file_system}")
+        lock = self._lock()
+        try:
+            yield
+        except OSError as error:
+            raise UnavailableError(f"{error.filename}: {(error.strerror or str(error)).lower()}") from error
+        finally:
+            with suppress(OSError):  # not empty: others are there
+                self._root.rmdir()
+            os.close(lock)
+
+    def _lock(self) -> int:
+        for _attempt in range(_LOCK_ATTEMPTS):
+            try:
+                self._root.mkdir(mode=0o700, exist_ok=True)
+                lock = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise UnavailableError(f"{self._root}: {(error.strerror or '').lower()}") from error
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with suppress(FileNotFoundError):
+                if self._root.stat().st_ino == os.fstat(lock).st_ino:
+                    return lock
+            os.close(lock)  # whoever had it removed the directory
+        raise UnavailableError(f"{self._root} comes and goes all the time")
+
+
+def _elf() -> bytes:
+    try:
+        return _OBJECT.read_bytes()
+    except FileNotFoundError as error:
+        raise UnavailableError("this installation has no XDP program: clang was missing when it was built; apt install clang libbpf-dev") from error
+
+
+def _is_bpf_file_system(path: Path) -> bool:
+    return any(line.split()[1:3] == [str(path), "bpf"] for line in Path("/proc/thread-self/mounts").read_text().splitlines())
+
+
+def _remove(place: Place) -> None:
+    for name in (LINK, PROGRAM, *MAPS):
+        (place.path / name).unlink(missing_ok=True)
+    place.path.rmdir()
