@@ -65,14 +65,13 @@ def test_prepared_they_are_the_same_rules_that_nothing_leads_to() -> None:
 
 
 def test_the_second_stage_judges_in_this_order() -> None:
-    assert chain(INSTALLED, "judge") == [
+    assert chain(INSTALLED, "judge") == ["meta l4proto vmap { tcp : goto judge_tcp, icmp : goto judge_icmp }", "goto new_flow"]
+    assert chain(INSTALLED, "judge_tcp") == [
         "tcp flags & (fin | syn | rst | ack) == syn goto new_flow",
-        f"meta l4proto tcp ct state established,related {ACCEPT}",
-        "meta l4proto tcp drop",
-        f"{ICMP_ERRORS} ct state related {ACCEPT}",
-        f"{ICMP_ERRORS} drop",
-        "goto new_flow",
+        f"ct state established,related {ACCEPT}",
+        "drop",
     ]
+    assert chain(INSTALLED, "judge_icmp") == [f"{NO_ICMP_ERROR} goto new_flow", f"ct state related {ACCEPT}", "drop"]
 
 
 def early(service: Service) -> list[str]:
@@ -108,7 +107,7 @@ def test_a_new_flow_needs_a_lease_and_a_bucket_in_force() -> None:
     assert chain(INSTALLED, "leased") == ["ip daddr vmap @owned_slot", "drop"]
 
 
-JUDGES = ("new_flow", "lease_a", "lease_b", "leased", "owned_a", "owned_b", "owned_both")
+JUDGES = ("judge_tcp", "judge_icmp", "new_flow", "lease_a", "lease_b", "leased", "owned_a", "owned_b", "owned_both")
 
 
 @pytest.mark.parametrize("name", JUDGES)

@@ -9,8 +9,9 @@ import ctypes
 import os
 import struct
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from maglev0.errors import DataplaneError, UnavailableError
 
@@ -61,14 +62,7 @@ class Bpf:
     """The library; everything concerns the network namespace of the calling thread. Not to be used from two threads."""
 
     def __init__(self) -> None:
-        try:
-            self._library = ctypes.CDLL(_LIBRARY, use_errno=True)
-        except OSError as error:
-            raise UnavailableError(f"{_LIBRARY} is missing; apt install libbpf1") from error
-        self._said: list[str] = []
-        self._print = _PRINT(self._hear)  # kept, for the library keeps a pointer to it only
-        self._declare()
-        self._library.libbpf_set_print(self._print)
+        self._library, self._said, _print = _loaded()
 
     def install(self, elf: bytes, program: str, maps: tuple[str, ...], place: Path) -> None:
         """Load a program and its maps, and pin each of them by its name in the directory `place`.
@@ -190,12 +184,6 @@ class Bpf:
         """How many values an element has in a map of one for each processor."""
         return self._call("counting processors", self._library.libbpf_num_possible_cpus)
 
-    def _hear(self, _level: int, form: bytes, values: Any) -> int:
-        buffer = ctypes.create_string_buffer(_MESSAGE_BYTES)
-        ctypes.CDLL(None).vsnprintf(buffer, ctypes.c_size_t(_MESSAGE_BYTES), form, ctypes.c_void_p(values))
-        self._said.append(buffer.value.decode(errors="replace").strip())
-        return 0
-
     def _call(self, doing: str, function: Callable[..., int], *arguments: Any) -> int:
         self._said.clear()
         result = function(*arguments)
@@ -214,22 +202,51 @@ class Bpf:
         kernel = [said.partition(_KERNEL_SAYS)[2].strip() for said in self._said if _KERNEL_SAYS in said]
         return BpfError(doing, number, kernel[-1] if kernel else "")
 
-    def _declare(self) -> None:
-        library, pointer, text = self._library, ctypes.c_void_p, ctypes.c_char_p
-        library.libbpf_set_print.argtypes = [_PRINT]
-        library.libbpf_set_print.restype = pointer
-        for name, arguments, result in (
-            ("bpf_object__open_mem", [text, ctypes.c_size_t, pointer], pointer),
-            ("bpf_object__find_program_by_name", [pointer, text], pointer),
-            ("bpf_program__set_flags", [pointer, ctypes.c_uint32], ctypes.c_int),
-            ("bpf_object__load", [pointer], ctypes.c_int),
-            ("bpf_object__find_map_fd_by_name", [pointer, text], ctypes.c_int),
-            ("bpf_program__fd", [pointer], ctypes.c_int),
-            ("bpf_object__close", [pointer], None),
-            ("bpf_obj_pin", [ctypes.c_int, text], ctypes.c_int),
-            ("bpf_obj_get", [text], ctypes.c_int),
-            ("bpf_link_create", [ctypes.c_int, ctypes.c_int, ctypes.c_int, pointer], ctypes.c_int),
-            ("bpf_link_update", [ctypes.c_int, ctypes.c_int, pointer], ctypes.c_int),
-        ):
-            function = getattr(library, name)
-            function.argtypes, function.restype = arguments, result
+
+class _Loaded(NamedTuple):
+    """The library, what it has said since that was last emptied, and what it says it by, which must live as long as the library does."""
+
+    library: ctypes.CDLL
+    said: list[str]
+    print: Any
+
+
+@cache
+def _loaded() -> _Loaded:
+    try:
+        library = ctypes.CDLL(_LIBRARY, use_errno=True)
+    except OSError as error:
+        raise UnavailableError(f"{_LIBRARY} is missing; apt install libbpf1") from error
+    said: list[str] = []
+
+    def hear(_level: int, form: bytes, values: Any) -> int:
+        buffer = ctypes.create_string_buffer(_MESSAGE_BYTES)
+        ctypes.CDLL(None).vsnprintf(buffer, ctypes.c_size_t(_MESSAGE_BYTES), form, ctypes.c_void_p(values))
+        said.append(buffer.value.decode(errors="replace").strip())
+        return 0
+
+    loaded = _Loaded(library, said, _PRINT(hear))
+    _declare(library)
+    library.libbpf_set_print(loaded.print)
+    return loaded
+
+
+def _declare(library: ctypes.CDLL) -> None:
+    pointer, text = ctypes.c_void_p, ctypes.c_char_p
+    library.libbpf_set_print.argtypes = [_PRINT]
+    library.libbpf_set_print.restype = pointer
+    for name, arguments, result in (
+        ("bpf_object__open_mem", [text, ctypes.c_size_t, pointer], pointer),
+        ("bpf_object__find_program_by_name", [pointer, text], pointer),
+        ("bpf_program__set_flags", [pointer, ctypes.c_uint32], ctypes.c_int),
+        ("bpf_object__load", [pointer], ctypes.c_int),
+        ("bpf_object__find_map_fd_by_name", [pointer, text], ctypes.c_int),
+        ("bpf_program__fd", [pointer], ctypes.c_int),
+        ("bpf_object__close", [pointer], None),
+        ("bpf_obj_pin", [ctypes.c_int, text], ctypes.c_int),
+        ("bpf_obj_get", [text], ctypes.c_int),
+        ("bpf_link_create", [ctypes.c_int, ctypes.c_int, ctypes.c_int, pointer], ctypes.c_int),
+        ("bpf_link_update", [ctypes.c_int, ctypes.c_int, pointer], ctypes.c_int),
+    ):
+        function = getattr(library, name)
+        function.argtypes, function.restype = arguments, result

@@ -1,0 +1,411 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import pickle
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+
+from maglev0.dataplane import Move
+from maglev0.dataplane.nftables import Nftables
+from maglev0.dataplane.xdp import front, maps, pins
+from maglev0.dataplane.xdp.build import compile_bpf
+from maglev0.dataplane.xdp.libbpf import Bpf
+from maglev0.service import HashMode, Service, Xdp
+from tests.kernel import fuzz_xdp
+from tests.kernel.nft import hand_over
+from tests.kernel.xdp import INTERFACE, Program, Rules, alone
+
+pytestmark = pytest.mark.kernel
+
+SERVICE = Service(IPv4Address("198.51.100.1"), INTERFACE, "03:bf:c6:33:64:01", 251, HashMode.SOURCE_IP, 7)
+SECOND = replace(SERVICE, vip=IPv4Address("198.51.100.2"), cluster_mac="03:bf:c6:33:64:02")
+SOURCE = Path(pins.__file__).parent / "early.bpf.c"
+LEASE_MS = 60_000
+
+
+@pytest.fixture
+def bpf() -> Iterator[Path]:
+    """The BPF file system of a host of this test's own, in whose namespace it runs."""
+    with alone() as file_system:
+        yield file_system
+
+
+@asynccontextmanager
+async def opened(service: Service = SERVICE, xdp: Xdp = Xdp.NATIVE, owned: Iterable[int] = ()) -> AsyncIterator[Nftables]:
+    dataplane = Nftables(service, LEASE_MS, xdp=xdp)
+    try:
+        await dataplane.open()
+        await hand_over(dataplane, owned)
+        yield dataplane
+    finally:
+        await dataplane.close()
+
+
+def run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def attached() -> str:
+    """How the interface's link says that a program is attached: xdp, xdpgeneric, or not at all."""
+    words = run("ip", "link", "show", "dev", INTERFACE).split()
+    return next((word for word in words if word.startswith("xdp")), "")
+
+
+def places(file_system: Path) -> list[Path]:
+    """Where programs of ours are pinned."""
+    return list(file_system.glob("maglev0/*_*"))
+
+
+def served(file_system: Path) -> set[bytes]:
+    """The VIPs that the pinned program serves."""
+    if not places(file_system):
+        return set()
+    (place,) = places(file_system)
+    table = Bpf().get(place / "vips")
+    try:
+        return set(Bpf().keys(table, 4, maps.MAX_VIPS))
+    finally:
+        os.close(table)
+
+
+def admitted(file_system: Path, slot: int = 0, buckets: int = SERVICE.total_nodes) -> set[int]:
+    """The buckets whose bits are set."""
+    library, (place,) = Bpf(), places(file_system)
+    table = library.get(place / "admitted")
+    try:
+        words = [
+            int.from_bytes(library.look_up(table, struct.pack("=I", slot * maps.WORDS + index), 8), sys.byteorder)
+            for index in range(-(-buckets // maps.WORD_BITS))
+        ]
+    finally:
+        os.close(table)
+    return {bucket for bucket in range(1, buckets + 1) if words[(bucket - 1) // 64] >> (bucket - 1) % 64 & 1}
+
+
+@pytest.mark.parametrize(("wish", "shown"), [(Xdp.AUTO, "xdp"), (Xdp.NATIVE, "xdp"), (Xdp.GENERIC, "xdpgeneric"), (Xdp.OFF, "")])
+def test_it_stands_while_the_dataplane_does(bpf: Path, wish: Xdp, shown: str) -> None:
+    async def scenario() -> None:
+        async with opened(xdp=wish):
+            assert attached() == shown
+        assert attached() == ""
+        assert not places(bpf)
+
+    asyncio.run(scenario())
+
+
+def test_its_bits_are_at_any_time_what_nftables_admits(bpf: Path) -> None:
+    async def scenario() -> None:
+        async with opened(owned=(1, 2, 64, 65, 251)) as dataplane:
+            assert admitted(bpf) == {1, 2, 64, 65, 251}
+            await dataplane.load(Move(frozenset({3}), frozenset({1})))
+            assert admitted(bpf) == {1, 2, 3, 64, 65, 251}
+            await hand_over(dataplane, (3,), (1,))
+            assert admitted(bpf) == {1, 2, 3, 64, 65, 251}  # connections may be kept in 1
+            await dataplane.forget(frozenset({1, 2}))
+            assert admitted(bpf) == {2, 3, 64, 65, 251}  # 2 is in force
+
+    asyncio.run(scenario())
+
+
+def test_it_admits_before_nftables_does_and_refuses_after(bpf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async with opened(owned=range(1, 100)) as dataplane:
+            seen: list[bool] = []
+            tables, write = dataplane._tables, dataplane._tables.run
+
+            def watched(*messages: object) -> None:
+                seen.append(admitted(bpf) >= dataplane._buckets.admitted)
+                write(*messages)  # type: ignore[arg-type]
+                seen.append(admitted(bpf) >= dataplane._buckets.admitted)
+
+            with monkeypatch.context() as watching:
+                watching.setattr(tables, "run", watched)
+                await hand_over(dataplane, range(100, 200), range(1, 50))
+                await dataplane.forget(frozenset(range(1, 50)))
+            assert admitted(bpf) == dataplane._buckets.admitted == set(range(50, 200))
+            assert all(seen)
+
+    asyncio.run(scenario())
+
+
+def test_random_and_malformed_frames_are_judged_as_the_rules_would() -> None:
+    for _service, outcome in fuzz_xdp.run(36_000, seed=2):
+        assert outcome.dropped > outcome.tried // 10
+        assert not outcome.wrongly_dropped
+        assert not outcome.wrongly_passed
+
+
+def test_a_program_that_drops_fragments_would_be_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planted(tmp_path, monkeypatch, "|| (ip->frag_off & bpf_htons(0x3fff))", "")
+    assert any(outcome.wrongly_dropped for _service, outcome in fuzz_xdp.run(9_000, seed=3))
+
+
+def planted(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str, instead: str) -> None:
+    """From now on another program is loaded."""
+    source = SOURCE.read_text()
+    assert text in source
+    (folder / "other.bpf.c").write_text(source.replace(text, instead))
+    compile_bpf(folder / "other.bpf.c", folder / "other.bpf.o")
+    monkeypatch.setattr(pins, "_OBJECT", folder / "other.bpf.o")
+
+
+def test_all_services_of_an_interface_share_one_program_and_the_last_detaches(bpf: Path) -> None:
+    async def scenario() -> None:
+        async with opened(owned=(1,)):
+            async with opened(SECOND, owned=(2, 3)):
+                assert served(bpf) == {SERVICE.vip.packed, SECOND.vip.packed}
+                assert (admitted(bpf, 0), admitted(bpf, 1)) == ({1}, {2, 3})
+            assert served(bpf) == {SERVICE.vip.packed}
+            assert attached() == "xdp"
+        assert attached() == ""
+
+    asyncio.run(scenario())
+
+
+def test_an_interface_serves_so_many_and_no_more(bpf: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        shared = [front.Front(replace(SERVICE, vip=IPv4Address(f"198.51.100.{number}")), Xdp.NATIVE) for number in range(1, maps.MAX_VIPS + 2)]
+        for one in shared:
+            one.open(ifindex(), None, frozenset())
+        assert len(served(bpf)) == maps.MAX_VIPS
+        for one in shared:
+            one.close()
+
+    asyncio.run(scenario())
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == [
+        "no XDP on eth0, nftables alone refuses foreign packets: the program on the interface serves 32 addresses already, the most that it can"
+    ]
+
+
+def ifindex() -> int:
+    return int(run("ip", "-o", "link", "show", "dev", INTERFACE).partition(":")[0])
+
+
+def foreign_program(bpf: Path) -> None:
+    (bpf / "theirs").mkdir()
+    Bpf().install((SOURCE.parent / "early.bpf.o").read_bytes(), pins.PROGRAM, pins.MAPS, bpf / "theirs")
+    run("ip", "link", "set", "dev", INTERFACE, "xdp", "pinned", str(bpf / "theirs" / pins.PROGRAM))
+
+
+def test_a_foreign_program_is_left_alone_and_said_so(bpf: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        foreign_program(bpf)
+        before = run("ip", "-d", "link", "show", "dev", INTERFACE)
+        async with opened(owned=(1,)) as dataplane:
+            assert await dataplane.owned() == {1}
+            assert await dataplane.repair() == ()
+        assert run("ip", "-d", "link", "show", "dev", INTERFACE) == before
+
+    asyncio.run(scenario())
+    (said,) = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
+    assert said == "no XDP on eth0, nftables alone refuses foreign packets: another XDP program is attached, which is left alone"
+
+
+DOOMED = """
+import asyncio, os, pickle, signal, sys
+from maglev0.dataplane import Move, Phase
+from maglev0.dataplane.nftables import Nftables
+from maglev0.service import Xdp
+
+async def main(service, owned):
+    dataplane = Nftables(service, 60_000, xdp=Xdp.NATIVE)
+    await dataplane.open()
+    await dataplane.load(Move(frozenset(owned), frozenset()))
+    for phase in Phase:
+        await dataplane.flip(phase)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main(*pickle.load(sys.stdin.buffer)))
+"""
+
+
+def killed_with(service: Service, *owned: int) -> None:
+    """A daemon served the service and was killed."""
+    ended = subprocess.run([sys.executable, "-c", DOOMED], input=pickle.dumps((service, owned)), check=False)
+    assert ended.returncode == -signal.SIGKILL
+
+
+def program_id() -> str:
+    return run("ip", "-d", "link", "show", "dev", INTERFACE).partition("prog/xdp id ")[2].split()[0]
+
+
+def test_what_a_killed_daemon_left_goes_on_and_is_adopted(bpf: Path) -> None:
+    async def scenario() -> None:
+        killed_with(SERVICE, 5, 6)
+        before = program_id()
+        assert admitted(bpf) == {5, 6}
+        async with opened() as dataplane:
+            assert program_id() == before
+            assert await dataplane.owned() == {5, 6}
+            assert admitted(bpf) == {5, 6}
+        assert attached() == ""
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("service", [SERVICE, replace(SERVICE, hash_seed=8)], ids=["the same", "hashed another way"])
+def test_left_without_a_daemon_to_follow_it_judges_no_more(bpf: Path, service: Service) -> None:
+    async def scenario() -> None:
+        killed_with(SERVICE, 5)
+        async with opened(service, xdp=Xdp.OFF):
+            assert attached() == ""
+            assert not served(bpf)
+
+    asyncio.run(scenario())
+
+
+def test_other_settings_give_the_bits_another_meaning(bpf: Path) -> None:
+    async def scenario() -> None:
+        killed_with(SERVICE, 5)
+        async with opened(replace(SERVICE, hash_seed=8), owned=(9,)):
+            assert admitted(bpf) == {9}
+
+    asyncio.run(scenario())
+
+
+def test_another_versions_program_is_replaced_where_it_serves_nobody_else(bpf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        killed_with(SERVICE, 5)
+        before = program_id()
+        planted(tmp_path, monkeypatch, "0x3fff", "0x7fff")
+        async with opened():
+            assert program_id() != before
+            assert admitted(bpf) == {5}
+        assert attached() == ""
+
+    asyncio.run(scenario())
+
+
+def test_another_versions_program_stays_where_it_serves_others(
+    bpf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def scenario() -> None:
+        killed_with(SERVICE, 5)
+        async with opened(SECOND, owned=(1,)):
+            planted(tmp_path, monkeypatch, "0x3fff", "0x7fff")
+            async with opened() as dataplane:
+                assert await dataplane.owned() == {5}
+                assert served(bpf) == {SECOND.vip.packed}
+
+    asyncio.run(scenario())
+    assert "another version of maglev0 serves other addresses there" in caplog.text
+
+
+def test_what_others_take_away_is_brought_back(bpf: Path) -> None:
+    async def scenario() -> None:
+        async with opened(owned=(7,)) as dataplane:
+            Bpf().detach(places(bpf)[0] / "link")
+            assert attached() == ""
+            assert await dataplane.repair() == ("the XDP program on eth0",)
+            assert attached() == "xdp"
+            assert admitted(bpf) == {7}
+            assert await dataplane.repair() == ()
+
+    asyncio.run(scenario())
+
+
+def test_a_device_that_shares_the_interface_keeps_it_off_and_the_rules_in_prerouting(bpf: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        async with opened(owned=(7,)) as dataplane:
+            assert "hook ingress" in run("nft", "-t", "list", "ruleset")
+            run("ip", "link", "add", "link", INTERFACE, "name", "stacked", "type", "macvlan")
+            assert await dataplane.repair() == ("the nftables rules",)
+            assert attached() == ""
+            assert not served(bpf)
+            assert "hook ingress" not in run("nft", "-t", "list", "ruleset")
+            assert await dataplane.owned() == {7}
+            run("ip", "link", "del", "stacked")
+            assert await dataplane.repair() == ("the nftables rules",)
+            assert "hook ingress" in run("nft", "-t", "list", "ruleset")
+
+    asyncio.run(scenario())
+    assert "stacked shares the interface's packets, which our rules do not judge there" in caplog.text
+
+
+def test_jumbo_frames_are_no_obstacle(bpf: Path) -> None:
+    async def scenario() -> None:
+        run("ip", "link", "set", "dev", INTERFACE, "mtu", "9000")
+        async with opened(owned=(1,)):
+            assert attached() == "xdp"
+            assert served(bpf) == {SERVICE.vip.packed}
+
+    asyncio.run(scenario())
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """What keeps the program off: a variable of the environment or of the module that points nowhere."""
+
+    reason: str
+    mounted: bool = True
+    built: bool = True
+
+
+OBSTACLES = {
+    "no BPF file system": Obstacle("no BPF file system on ", mounted=False),
+    "built without clang": Obstacle("this installation has no XDP program: clang was missing when it was built; ", built=False),
+}
+
+
+@pytest.mark.parametrize("obstacle", OBSTACLES.values(), ids=OBSTACLES)
+@pytest.mark.parametrize(("wish", "level"), [(Xdp.AUTO, logging.INFO), (Xdp.NATIVE, logging.WARNING)])
+@pytest.mark.usefixtures("bpf")
+def test_where_it_cannot_run_one_line_says_why_and_nftables_serves(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, *, obstacle: Obstacle, wish: Xdp, level: int
+) -> None:
+    caplog.set_level(logging.INFO)
+    if not obstacle.mounted:
+        monkeypatch.setenv("MAGLEV0_BPFFS", "/nowhere")
+    if not obstacle.built:
+        monkeypatch.setattr(pins, "_OBJECT", Path("/nowhere"))
+
+    async def scenario() -> None:
+        async with opened(xdp=wish, owned=(1,)) as dataplane:
+            assert await dataplane.owned() == {1}
+            assert await dataplane.repair() == ()
+
+    asyncio.run(scenario())
+    (said,) = [record for record in caplog.records if "no XDP" in record.message]
+    assert said.levelno == level
+    assert said.message.startswith(f"no XDP on eth0, nftables alone refuses foreign packets: {obstacle.reason}")
+
+
+def test_a_driver_that_cannot_is_told(bpf: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        run("ip", "link", "add", "link", INTERFACE, "name", "driverless", "type", "macvlan")
+        run("ip", "link", "set", "driverless", "up")
+        async with opened(replace(SERVICE, interface="driverless")):
+            assert not served(bpf)
+
+    asyncio.run(scenario())
+    assert "no XDP on driverless, nftables alone refuses foreign packets: attaching XDP: " in caplog.text
+
+
+def test_it_counts_what_it_passes_and_drops(bpf: Path) -> None:
+    async def scenario() -> None:
+        async with opened(owned=range(1, 126)) as dataplane:
+            program = Program(bpf)
+            rules = Rules(SERVICE, frozenset(range(1, 126)))
+            frames = [udp(IPv4Address(number)) for number in range(0x0B000000, 0x0B000000 + 100)]
+            dropped = sum(program.drops(frame) for frame in frames)
+            program.close()
+            assert 0 < dropped == sum(rules.drop(frame) for frame in frames) < 100
+            assert dataplane._front.counter() == maps.Counter(100 - dropped, (100 - dropped) * 60, dropped, dropped * 60)
+
+    asyncio.run(scenario())
+
+
+def udp(source: IPv4Address) -> bytes:
+    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 46, 0, 0, 64, 17, 0, source.packed, SERVICE.vip.packed)
+    return (bytes(12) + b"\x08\x00" + head).ljust(60, b"\0")

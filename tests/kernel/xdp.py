@@ -1,0 +1,134 @@
+"""What the tests of the XDP stage share: a BPF file system of one's own, frames of every kind, and what the rules behind would do with them."""
+
+from __future__ import annotations
+
+import os
+import random
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import NamedTuple
+
+from maglev0.dataplane.xdp import pins
+from maglev0.dataplane.xdp.libbpf import Bpf
+from maglev0.lab import claim, libc, namespace, network
+from maglev0.lab.network import TRAFFIC, Network, Socket
+from maglev0.packethash import Flow, PacketHash
+from maglev0.service import HashFamily, Service
+from tests.bench import testrun
+
+INTERFACE = "eth0"
+TCP, UDP, ICMP = 6, 17, 1
+PROTOCOLS = (TCP, UDP, ICMP, 2, 4, 33, 41, 47, 50, 51, 132, 136, 0, 255)
+ETHERTYPES = (b"\x08\x06", b"\x86\xdd", b"\x81\x00", b"\x88\xa8", b"\x88\x64", b"\x00\x26")
+_ETHERNET, _IP = 14, 20
+_ICMP_ERRORS = (3, 5, 11, 12)
+
+
+@contextmanager
+def bpf_file_system(mine: claim.Claim) -> Iterator[Path]:
+    """One for this test, where the dataplane will look for it; gone with the claim."""
+    place = mine.directory / "bpf"
+    place.mkdir()
+    libc.mount_bpf(str(place))
+    before = os.environ.get("MAGLEV0_BPFFS")
+    os.environ["MAGLEV0_BPFFS"] = str(place)
+    try:
+        yield place
+    finally:
+        del os.environ["MAGLEV0_BPFFS"]
+        if before is not None:
+            os.environ["MAGLEV0_BPFFS"] = before
+
+
+@contextmanager
+def alone() -> Iterator[Path]:
+    """A host of one's own, for the calling thread, and its BPF file system."""
+    mine = claim.claim()
+    try:
+        switch = Network(mine.namespace("switch"))
+        switch.create()
+        name = mine.namespace("host")
+        network.make_namespace(name)
+        switch.plug("host", TRAFFIC, Socket(name, INTERFACE, IPv4Address("198.18.0.1")))
+        with bpf_file_system(mine) as place, namespace.inside(name):
+            yield place
+    finally:
+        claim.remove(mine.name)
+        mine.release()
+
+
+class Program:
+    """The attached program, asked for its verdict on frames that never were on any wire."""
+
+    def __init__(self, file_system: Path) -> None:
+        self._bpf = Bpf()
+        self._program = self._bpf.get(next(file_system.glob("maglev0/*_*")) / pins.PROGRAM)
+
+    def drops(self, frame: bytes) -> bool:
+        verdict = testrun.run(self._bpf, self._program, frame).verdict
+        assert verdict in (testrun.DROP, testrun.PASS)
+        return verdict == testrun.DROP
+
+    def close(self) -> None:
+        os.close(self._program)
+
+
+class Rules(NamedTuple):
+    """The early stage of nftables, as design and ruleset.py tell it, in user space: slow, obvious, and nothing of it shared with the program."""
+
+    service: Service
+    admitted: frozenset[int]
+
+    def drop(self, frame: bytes) -> bool:
+        """Whether a frame is for the VIP and foreign; what the kernel would refuse as malformed before that counts as whatever it says."""
+        packet = frame[_ETHERNET:]
+        if frame[12:14] != b"\x08\x00" or len(packet) < _IP or packet[16:20] != self.service.vip.packed:
+            return False
+        protocol, offset = packet[9], (packet[0] & 0xF) * 4
+        payload = packet[offset:]
+        if int.from_bytes(packet[6:8], "big") & 0x3FFF:
+            return False
+        if protocol == ICMP and payload[:1] and payload[0] in _ICMP_ERRORS:
+            return False
+        ports = struct.unpack("!HH", payload[:4]) if protocol in (TCP, UDP) and len(payload) >= 4 else (0, 0)
+        hashing = PacketHash(HashFamily.NFTABLES, self.service.hash_mode, self.service.hash_seed, self.service.total_nodes)
+        return hashing.node_number(Flow(IPv4Address(packet[12:16]), protocol, *ports)) not in self.admitted
+
+    def must_drop(self, frame: bytes) -> bool:
+        """The same for a frame that nothing is wrong or odd with, which the program has to recognize: else it would be of no use."""
+        packet = frame[_ETHERNET:]
+        plain = len(packet) >= _IP + 8 and packet[0] == 0x45 and int.from_bytes(packet[2:4], "big") == len(packet)
+        return plain and self.drop(frame)
+
+
+def frame(rng: random.Random, vip: IPv4Address) -> bytes:
+    """A random frame: most are for the VIP and well-formed up to one or two oddities, some are noise."""
+    protocol = rng.choice(PROTOCOLS) if rng.random() < 0.9 else rng.randrange(256)
+    payload = rng.randbytes(rng.choice((0, 1, 3, 4, 7, 8, 20, 64)))
+    if protocol == ICMP and payload and rng.random() < 0.7:
+        payload = bytes([rng.choice((*_ICMP_ERRORS, 0, 8))]) + payload[1:]
+    words = 5 if rng.random() < 0.85 else rng.randrange(16)
+    options = rng.randbytes(max(0, words - 5) * 4)
+    fragment = rng.choice((0, 0x4000, 0x8000)) if rng.random() < 0.85 else rng.randrange(1 << 16)
+    length = _IP + len(options) + len(payload) if rng.random() < 0.9 else rng.randrange(1 << 16)
+    version = 4 if rng.random() < 0.97 else rng.randrange(16)
+    dest = vip.packed if rng.random() < 0.95 else rng.randbytes(4)
+    source = rng.randbytes(4)
+    head = struct.pack("!BBHHHBBH4s4s", version << 4 | words, 0, length, rng.randrange(1 << 16), fragment, 64, protocol, 0, source, dest)
+    return _wrapped(rng, head + options + payload)
+
+
+def _wrapped(rng: random.Random, packet: bytes) -> bytes:
+    ethertype = b"\x08\x00" if rng.random() < 0.93 else rng.choice(ETHERTYPES)
+    tag = b"\x81\x00\x00\x0a" if rng.random() < 0.03 else b""
+    made = rng.randbytes(12) + tag + ethertype + packet
+    if rng.random() < 0.1:
+        made = made[: rng.randrange(_ETHERNET, len(made) + 1)]
+    if rng.random() < 0.05:
+        made += bytes(rng.randrange(1, 40))  # Ethernet pads short frames
+    if rng.random() < 0.02:
+        made = rng.randbytes(rng.randrange(_ETHERNET, 200))
+    return made.ljust(_ETHERNET, b"\0")
