@@ -86,7 +86,7 @@ clean:
 
 # The pip that venv brings along is older than 25.1, the first to know --group, on most systems.
 # Made anew whenever the dependencies may have changed, so that nothing lingers that pyproject.toml no longer names.
-$(VENV)/.runtime: pyproject.toml
+$(VENV)/.runtime: pyproject.toml maglev0/dataplane/xdp/early.bpf.c maglev0/dataplane/xdp/build.py
 	@.ci/need python
 	@echo 'installing maglev0 and what it imports into $(VENV)'
 	@"$$(.ci/find-python)" -m venv --clear --upgrade-deps $(VENV) >/dev/null

@@ -11,6 +11,7 @@ Options:
   --total-nodes=N      node numbers that the servers share [default: 65537]
   --session-timeout=S  ZooKeeper session timeout in seconds [default: 2]
   --zk-loss=WHAT       what daemons do without ZooKeeper, release or hold; with hold double answers are counted, but are no fault [default: release]
+  --xdp=MODE           what refuses foreign packets before the stack: auto, native, generic or off [default: auto]
   --faults=LIST        only these, e.g. join,leave,kill; all are named below
   --rate=N             requests a second from fresh ports [default: 600]
   --logs=DIR           where the logs of a run with faults are copied [default: .cache/chaos]
@@ -43,7 +44,7 @@ from maglev0.lab.errors import LabError
 from maglev0.lab.faults import FAULTS
 from maglev0.lab.stage import Stage
 from maglev0.lab.verdict import judge
-from maglev0.service import HashFamily
+from maglev0.service import HashFamily, Xdp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -138,6 +139,8 @@ def _plan(arguments: dict[str, Any]) -> Plan:
         raise ConfigError(f"--faults={arguments['--faults']}: no such fault: {', '.join(unknown)}; chaos --help names all")
     if arguments["--zk-loss"] not in ZK_LOSS:
         raise ConfigError(f"--zk-loss={arguments['--zk-loss']}: must be release or hold")
+    if arguments["--xdp"] not in tuple(Xdp):
+        raise ConfigError(f"--xdp={arguments['--xdp']}: must be auto, native, generic or off")
     hold = arguments["--zk-loss"] == "hold"
     settings = Settings(
         nodes=int(_number(arguments, "--nodes", 3, 10)),
@@ -145,7 +148,7 @@ def _plan(arguments: dict[str, Any]) -> Plan:
         dataplane="nftables",
         session_timeout_s=_number(arguments, "--session-timeout", 0.4, 4.0),
         zookeepers=int(_number(arguments, "--zookeepers", 1, 3)),
-        more_flags=("--zk-loss=hold",) if hold else (),
+        more_flags=(f"--xdp={arguments['--xdp']}", f"--zk-loss={arguments['--zk-loss']}"),
     )
     seed = random.SystemRandom().choice(SEEDS) if arguments["--seed"] is None else int(_number(arguments, "--seed", 0, 1 << 63))
     seconds, rate = _number(arguments, "--seconds", 0, 86_400), _number(arguments, "--rate", 1, 5_000)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import signal
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -113,14 +114,16 @@ class Node:
         for cable in (self.machine.management_cable, self.machine.traffic_cable):
             self._network.remove(cable)
         namespace.remove(self.machine.namespace)
-        libc.unmount(str(self.machine.bpf_file_system))
+        if self.machine.bpf_file_system.is_mount():
+            libc.unmount(str(self.machine.bpf_file_system))
         self.reap()
 
     def _mount_bpf(self) -> None:
-        """A BPF file system of its own: those of a lab share one kernel."""
+        """Mount a BPF file system of its own, for the lab's machines share one kernel; where that has none, daemons do without XDP."""
         place = self.machine.bpf_file_system
         place.mkdir(exist_ok=True)
-        libc.mount_bpf(str(place))
+        with suppress(OSError):
+            libc.mount_bpf(str(place))
 
     def start_daemon(self, *more_arguments: str) -> None:
         """Start the daemon, and do not wait for it."""

@@ -43,6 +43,7 @@ mount -o remount,bind,ro /proc/sys
 while umount --recursive --lazy /sys 2>/dev/null; do :; done
 mount -t sysfs sysfs /sys
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
+mount -t bpf bpf /sys/fs/bpf
 mount -t tmpfs -o mode=755 tmpfs /run
 mount --bind /dev/null /dev/console
 exec env -i container=maglev0-test PATH=/usr/sbin:/usr/bin:/sbin:/bin SYSTEMD_UNIT_PATH="$UNITS" SYSTEMD_GENERATOR_PATH=/var/empty \\

@@ -98,6 +98,7 @@ def test_the_daemon_serves_is_restarted_and_leaves_nothing(systemd: Systemd, hos
     serving = in_kernel(host)
     assert f"inet {VIP}/32" in serving
     assert "01:00:5e" in serving
+    assert "XDP on eth0: native" in systemd.process.output(), systemd.process.output()
 
     systemd.systemctl("kill", "--signal=KILL", UNIT)
     wait_for(
@@ -162,7 +163,9 @@ def test_it_could_write_nowhere_and_load_nothing(systemd: Systemd, settings: Pat
     assert refused == ["/run", "/etc", "/usr", "/var", "/proc/sys/net", "/lib/modules", "/root", "/home"]
 
 
-@pytest.mark.parametrize(("missing", "complaint"), [("CAP_NET_ADMIN", "CAP_NET_ADMIN"), ("CAP_NET_RAW", "CAP_NET_RAW")])
+@pytest.mark.parametrize(
+    ("missing", "complaint"), [("CAP_NET_ADMIN", "CAP_NET_ADMIN"), ("CAP_NET_RAW", "CAP_NET_RAW"), ("CAP_BPF", "no XDP on eth0, .*CAP_BPF")]
+)
 def test_no_right_is_left_to_it_in_vain(systemd: Systemd, settings: Path, missing: str, complaint: str) -> None:
     assert settings.exists()
     (systemd.units / "maglev0@.service.d/zz-less.conf").write_text(f"[Service]\nCapabilityBoundingSet=~{missing}\n")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from ipaddress import IPv4Address
@@ -100,12 +99,13 @@ class Front:
         with suppress(DataplaneError):
             self.forget()
 
-    def counter(self) -> maps.Counter | None:
+    def counters(self) -> maps.Counters | None:
         """What arrived for the VIP since the program was attached; None where it is not."""
         if self._shared is None or self._bpf is None:
             return None
-        key = self._shared.slot.to_bytes(4, sys.byteorder)
-        return maps.counted(self._bpf.look_up(self._shared.counters, key, maps.COUNTER_SIZE * self._bpf.processors))
+        size = maps.COUNTER_SIZE * self._bpf.processors
+        passed, dropped = (self._bpf.look_up(self._shared.counters, key, size) for key in maps.counter_keys(self._shared.slot))
+        return maps.Counters(maps.counted(passed), maps.counted(dropped))
 
     def _fill(self, shared: Shared, numbers: Collection[int]) -> None:
         words, update = maps.whole(shared.slot, numbers, self._service.total_nodes)

@@ -21,18 +21,23 @@ WORDS = 16384  # in a slot: 64 buckets each, as many as a cluster can have
 WORD_BITS = 64
 
 _VIP = struct.Struct("=IIII")
-_COUNTER = struct.Struct("=QQQQ")
+_COUNTER = struct.Struct("=QQ")
 VIP_SIZE, COUNTER_SIZE = _VIP.size, _COUNTER.size
 _FIELDS = {HashMode.SOURCE_IP: 1, HashMode.SOURCE_IP_PORT: 2, HashMode.SOURCE_IP_PORT_DEST_PORT: 3}
 
 
 class Counter(NamedTuple):
-    """What arrived for one VIP: passed on to the next stage, and dropped as foreign; bytes of whole frames."""
+    """Packets, and the bytes that their IP headers tell of."""
 
-    passed_packets: int
-    passed_bytes: int
-    dropped_packets: int
-    dropped_bytes: int
+    packets: int
+    bytes: int
+
+
+class Counters(NamedTuple):
+    """What arrived for one VIP: passed on to the next stage, and dropped as foreign."""
+
+    passed: Counter
+    dropped: Counter
 
 
 def vip_value(service: Service, slot: int) -> bytes:
@@ -51,6 +56,12 @@ def free_slot(taken: Collection[int]) -> int:
     if slot is None:
         raise UnavailableError(f"the program on the interface serves {MAX_VIPS} addresses already, the most that it can")
     return slot
+
+
+def counter_keys(slot: int) -> tuple[bytes, bytes]:
+    """Where the two counters of a slot are."""
+    first, second = (struct.pack("=I", 2 * slot + dropped) for dropped in (False, True))
+    return first, second
 
 
 def counted(per_cpu: bytes) -> Counter:

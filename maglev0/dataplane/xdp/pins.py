@@ -149,7 +149,9 @@ class Pins:
         shared = Shared(place, self._bpf.mode(place.ifindex), slot, vips, admitted, counters)
         try:
             value = maps.vip_value(service, slot)
-            if own is not None and own != value:
+            if own is None:
+                self._reset(shared)
+            elif own != value:
                 self._bpf.take_out(vips, service.vip.packed)  # hashed another way, its bits mean other buckets
             fill(shared)
             self._bpf.put(vips, service.vip.packed, value)
@@ -157,6 +159,11 @@ class Pins:
             shared.close()
             raise
         return shared
+
+    def _reset(self, shared: Shared) -> None:
+        """Count from zero: the slot may have been another VIP's."""
+        for key in maps.counter_keys(shared.slot):
+            self._bpf.put(shared.counters, key, bytes(maps.COUNTER_SIZE * self._bpf.processors))
 
     def _forget(self, vip: IPv4Address, keep: int | None = None) -> None:
         for place in self._places():
