@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
 import random
 import socket
 import statistics
@@ -245,7 +246,8 @@ def sheet(every: list[Way], rounds: int, samples: int, packets: int) -> Sheet:
         rows.append((way.name, *refused, *rest, *_spread(way.accepted_ns)))
     what = f"{rounds} rounds of {samples} samples of {packets:,} packets; UDP, 60 bytes, {SOURCES:,} sources, {SERVICE.total_nodes:,} buckets"
     note = f"{machine()}; {what}; ratios are of whole times, the generator's own included"
-    return Sheet("packets", "nanoseconds a packet costs, medians and ranges", COLUMNS, tuple(rows), note)
+    release = ".".join(platform.release().split(".")[:2])
+    return Sheet(f"packets-{release}", f"nanoseconds a packet costs on Linux {release}, medians and ranges", COLUMNS, tuple(rows), note)
 
 
 def _spread(times_ns: list[float]) -> tuple[float | None, float | None, float | None]:
