@@ -25,7 +25,7 @@ help:
 	@echo 'make demo     a cluster in a box: real daemons, packets and ZooKeeper, on this machine alone; about a minute'
 	@echo 'make test     every test, and the branch coverage of the pure modules; as root'
 	@echo 'make check    linters, types and the rules of the repository'
-	@echo 'make bench    what it costs: tables, kernel loads, memory'
+	@echo 'make bench    what it costs: packets, hand-overs, a hundred members, tables, memory; some 25 minutes'
 	@echo 'make simulate 100,000 schedules of the hand-over under an adversary, the daemon'"'"'s own code; half an hour'
 	@echo 'make chaos    faults for ten minutes, three times, on a cluster in a box under clients that notice everything'
 	@echo 'make build    the wheel and the source archive, into dist/'
@@ -52,8 +52,8 @@ check: $(VENV)/.dev
 	shellcheck $(SHELL_SCRIPTS)
 	$(BIN)/python -m pytest -q tests/project/test_rules.py
 
-bench: $(VENV)/.dev
-	@.ci/need lab
+bench: $(VENV)/.bench
+	@.ci/need test
 	$(BIN)/python -m tests.bench
 
 simulate: $(VENV)/.dev
@@ -96,4 +96,9 @@ $(VENV)/.runtime: pyproject.toml maglev0/dataplane/xdp/early.bpf.c maglev0/datap
 $(VENV)/.dev: $(VENV)/.runtime
 	@echo 'installing the development tools into $(VENV)'
 	@$(BIN)/$(PIP_INSTALL) --group dev
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.dev
+	@echo 'installing what draws figures into $(VENV)'
+	@$(BIN)/$(PIP_INSTALL) --group bench
 	@touch $@

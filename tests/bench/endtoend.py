@@ -89,5 +89,10 @@ def run() -> Sheet:
     return Sheet("endtoend", "a cluster's load on its nodes", COLUMNS, rows, note)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Show the figures, and keep them."""
     publish(run())
+
+
+if __name__ == "__main__":
+    main()
