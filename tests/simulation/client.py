@@ -9,6 +9,7 @@ from maglev0.znodes import Committed, Disconnected, Node, Operation, Refused, St
 from tests.simulation.ensemble import Connection, Ensemble, Read, Request, Server, Session, looked
 from tests.simulation.scheduler import Answer, Process
 
+OVERTAKEN_S = 0.002
 READ_TIMEOUT_SHARE = 2 / 3  # of the session timeout: a server that is silent for so long is given up
 
 
@@ -29,6 +30,7 @@ class Client:
         self._connection: Connection | None = None
         self._seen = 0  # how much of the log this session has seen the effect of
         self._heard_at = 0.0
+        self._answers_at = 0.0  # when the last answer reaches the loop
         self._stalled: list[Callable[[], None]] = []
         self._asked: dict[Answer[object], float] = {}
         self._kept: list[Request] = []
@@ -106,6 +108,16 @@ class Client:
         elif connection is self._connection:
             self._heard_at = self._scheduler.now
             self._seen = max(self._seen, index)
+            self._hand_over(action)
+
+    def _hand_over(self, action: Callable[[], None]) -> None:
+        """An answer reaches the loop, behind those before it. Kazoo has a thread each for answers and events, and either may overtake the other."""
+        random, now = self._scheduler.random, self._scheduler.now
+        late_s = OVERTAKEN_S * random.random() if random.random() < 0.1 else 0.0
+        self._answers_at = max(self._answers_at, now + late_s)
+        if self._answers_at > now:
+            self._scheduler.at(self._answers_at, partial(self._process.deliver, action))
+        else:
             self._process.deliver(action)
 
     def heal(self) -> None:
@@ -217,10 +229,10 @@ class Client:
             self._send(request)
 
     def _watched(self, path: str) -> None:
-        """A watch fired; kazoo hands events and answers over in threads of their own, so that one may overtake the other by a little."""
+        """A watch fired, see `_hand_over`."""
         random = self._scheduler.random
         if random.random() < 0.1:
-            self._scheduler.after(0.002 * random.random(), partial(self._process.deliver, partial(self._notice, path)))
+            self._scheduler.after(OVERTAKEN_S * random.random(), partial(self._process.deliver, partial(self._notice, path)))
         else:
             self._notice(path)
 
