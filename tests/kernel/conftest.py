@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address
+from pathlib import Path
 
 import pytest
 
@@ -57,3 +58,12 @@ def host() -> Iterator[Host]:
     finally:
         claim.remove(mine.name)
         mine.release()
+
+
+@pytest.fixture
+def bpf() -> Iterator[Path]:
+    """The BPF file system of a host of this test's own, in whose namespace it runs."""
+    from tests.kernel.xdp import alone  # noqa: PLC0415  it imports this module
+
+    with alone() as file_system:
+        yield file_system

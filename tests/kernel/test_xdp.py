@@ -8,8 +8,6 @@ import signal
 import struct
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -17,43 +15,13 @@ from pathlib import Path
 import pytest
 
 from maglev0.dataplane import Move
-from maglev0.dataplane.nftables import Nftables
 from maglev0.dataplane.xdp import front, maps, pins
-from maglev0.dataplane.xdp.build import compile_bpf
 from maglev0.dataplane.xdp.libbpf import Bpf
-from maglev0.service import HashMode, Service, Xdp
-from tests.kernel import fuzz_xdp
+from maglev0.service import Service, Xdp
 from tests.kernel.nft import hand_over
-from tests.kernel.xdp import INTERFACE, Program, Rules, alone
+from tests.kernel.xdp import INTERFACE, SECOND, SERVICE, SOURCE, Program, Rules, ifindex, opened, planted, run
 
 pytestmark = pytest.mark.kernel
-
-SERVICE = Service(IPv4Address("198.51.100.1"), INTERFACE, "03:bf:c6:33:64:01", 251, HashMode.SOURCE_IP, 7)
-SECOND = replace(SERVICE, vip=IPv4Address("198.51.100.2"), cluster_mac="03:bf:c6:33:64:02")
-SOURCE = Path(pins.__file__).parent / "early.bpf.c"
-LEASE_MS = 60_000
-
-
-@pytest.fixture
-def bpf() -> Iterator[Path]:
-    """The BPF file system of a host of this test's own, in whose namespace it runs."""
-    with alone() as file_system:
-        yield file_system
-
-
-@asynccontextmanager
-async def opened(service: Service = SERVICE, xdp: Xdp = Xdp.NATIVE, owned: Iterable[int] = ()) -> AsyncIterator[Nftables]:
-    dataplane = Nftables(service, LEASE_MS, xdp=xdp)
-    try:
-        await dataplane.open()
-        await hand_over(dataplane, owned)
-        yield dataplane
-    finally:
-        await dataplane.close()
-
-
-def run(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
 def attached() -> str:
@@ -139,27 +107,6 @@ def test_it_admits_before_nftables_does_and_refuses_after(bpf: Path, monkeypatch
     asyncio.run(scenario())
 
 
-def test_random_and_malformed_frames_are_judged_as_the_rules_would() -> None:
-    for _service, outcome in fuzz_xdp.run(36_000, seed=2):
-        assert outcome.dropped > outcome.tried // 10
-        assert not outcome.wrongly_dropped
-        assert not outcome.wrongly_passed
-
-
-def test_a_program_that_drops_fragments_would_be_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    planted(tmp_path, monkeypatch, "|| (ip->frag_off & bpf_htons(0x3fff))", "")
-    assert any(outcome.wrongly_dropped for _service, outcome in fuzz_xdp.run(9_000, seed=3))
-
-
-def planted(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str, instead: str) -> None:
-    """From now on another program is loaded."""
-    source = SOURCE.read_text()
-    assert text in source
-    (folder / "other.bpf.c").write_text(source.replace(text, instead))
-    compile_bpf(folder / "other.bpf.c", folder / "other.bpf.o")
-    monkeypatch.setattr(pins, "_OBJECT", folder / "other.bpf.o")
-
-
 def test_all_services_of_an_interface_share_one_program_and_the_last_detaches(bpf: Path) -> None:
     async def scenario() -> None:
         async with opened(owned=(1,)):
@@ -186,10 +133,6 @@ def test_an_interface_serves_so_many_and_no_more(bpf: Path, caplog: pytest.LogCa
     assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == [
         "no XDP on eth0, nftables alone refuses foreign packets: the program on the interface serves 32 addresses already, the most that it can"
     ]
-
-
-def ifindex() -> int:
-    return int(run("ip", "-o", "link", "show", "dev", INTERFACE).partition(":")[0])
 
 
 def foreign_program(bpf: Path) -> None:

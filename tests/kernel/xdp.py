@@ -4,22 +4,35 @@ from __future__ import annotations
 
 import os
 import random
+import socket
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
+import subprocess
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
+
+from maglev0.dataplane.nftables import Nftables
 from maglev0.dataplane.xdp import pins
+from maglev0.dataplane.xdp.build import compile_bpf
 from maglev0.dataplane.xdp.libbpf import Bpf
 from maglev0.lab import claim, libc, namespace, network
 from maglev0.lab.network import TRAFFIC, Network, Socket
 from maglev0.packethash import Flow, PacketHash
-from maglev0.service import HashFamily, Service
+from maglev0.service import HashFamily, HashMode, Service, Xdp
 from tests.bench import testrun
+from tests.bench.generator import checksum
+from tests.kernel.nft import hand_over
 
 INTERFACE = "eth0"
+SERVICE = Service(IPv4Address("198.51.100.1"), INTERFACE, "03:bf:c6:33:64:01", 251, HashMode.SOURCE_IP, 7)
+SECOND = replace(SERVICE, vip=IPv4Address("198.51.100.2"), cluster_mac="03:bf:c6:33:64:02")
+SOURCE = Path(pins.__file__).parent / "early.bpf.c"
+LEASE_MS = 60_000
 TCP, UDP, ICMP = 6, 17, 1
 PROTOCOLS = (TCP, UDP, ICMP, 2, 4, 33, 41, 47, 50, 51, 132, 136, 0, 255)
 ETHERTYPES = (b"\x08\x06", b"\x86\xdd", b"\x81\x00", b"\x88\xa8", b"\x88\x64", b"\x00\x26")
@@ -117,8 +130,9 @@ def frame(rng: random.Random, vip: IPv4Address) -> bytes:
     version = 4 if rng.random() < 0.97 else rng.randrange(16)
     dest = vip.packed if rng.random() < 0.95 else rng.randbytes(4)
     source = rng.randbytes(4)
-    head = struct.pack("!BBHHHBBH4s4s", version << 4 | words, 0, length, rng.randrange(1 << 16), fragment, 64, protocol, 0, source, dest)
-    return _wrapped(rng, head + options + payload)
+    head = struct.pack("!BBHHHBBH4s4s", version << 4 | words, 0, length, rng.randrange(1 << 16), fragment, 64, protocol, 0, source, dest) + options
+    sound = checksum(head) if rng.random() < 0.95 else rng.randrange(1 << 16)
+    return _wrapped(rng, head[:10] + sound.to_bytes(2, "big") + head[12:] + payload)
 
 
 def _wrapped(rng: random.Random, packet: bytes) -> bytes:
@@ -132,3 +146,31 @@ def _wrapped(rng: random.Random, packet: bytes) -> bytes:
     if rng.random() < 0.02:
         made = rng.randbytes(rng.randrange(_ETHERNET, 200))
     return made.ljust(_ETHERNET, b"\0")
+
+
+@asynccontextmanager
+async def opened(service: Service = SERVICE, xdp: Xdp = Xdp.NATIVE, owned: Iterable[int] = ()) -> AsyncIterator[Nftables]:
+    dataplane = Nftables(service, LEASE_MS, xdp=xdp)
+    try:
+        await dataplane.open()
+        await hand_over(dataplane, owned)
+        yield dataplane
+    finally:
+        await dataplane.close()
+
+
+def run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+def planted(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str, instead: str) -> None:
+    """From now on another program is loaded."""
+    source = SOURCE.read_text()
+    assert text in source
+    (folder / "other.bpf.c").write_text(source.replace(text, instead))
+    compile_bpf(folder / "other.bpf.c", folder / "other.bpf.o")
+    monkeypatch.setattr(pins, "_OBJECT", folder / "other.bpf.o")
+
+
+def ifindex() -> int:
+    return socket.if_nametoindex(INTERFACE)
