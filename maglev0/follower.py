@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import time
 from functools import partial
@@ -13,7 +14,8 @@ from typing import NamedTuple
 from maglev0 import clocks, report
 from maglev0.agreement import Agreement, Unsettled
 from maglev0.errors import DataplaneError, MaglevError
-from maglev0.handover import Stage
+from maglev0.foresight import Foresight
+from maglev0.handover import NOTHING, Stage
 from maglev0.lease import terms
 from maglev0.ownership import Ownership, decide
 from maglev0.participant import Participant
@@ -22,7 +24,7 @@ from maglev0.settings import Settings
 from maglev0.standing import Host
 from maglev0.upkeep import Upkeep
 from maglev0.view import DRY_RUN, Member, View
-from maglev0.waiting import Backoff, in_thread, together, woken
+from maglev0.waiting import Backoff, first_of, in_thread, together, woken
 from maglev0.znodes import Disconnected, Refused
 from maglev0.zookeeper import Session, State
 
@@ -35,6 +37,9 @@ PROGRESS_S = 5.0
 LEAVE_TIMEOUT_S = 0.8
 RENEW_TIMEOUT_S = 0.2
 QUIET_S = 0.03
+SLICE_S = 0.0005  # of foresight at a time: a change that comes meanwhile waits for the rest of a step, which takes no longer either
+CATCH_UP_PART = 1 / 2  # of a core, for some 50 ms at 65,537 node numbers: the log waits for it
+LOOK_AHEAD_PART = 1 / 10  # of a core, for some 0.2 s for each member: next to nothing beside what the node serves, and no change comes sooner
 
 
 class Cluster(NamedTuple):
@@ -57,9 +62,9 @@ class Follower:
         self._awake = asyncio.Event()
         self._due = asyncio.Event()
         self._backoff = Backoff(MAX_RETRY_S)
-        self._ownership: Ownership | None = None
-        self._weights: dict[str, int] | None = None
+        self._foresight = Foresight(me.name, settings.total_nodes, dry_run=me.state == DRY_RUN)
         self._said: tuple[Ownership | None, frozenset[int]] = (None, frozenset())
+        self._tidied: frozenset[int] | None = None  # what was held when the kernel was tidied last
         self._progressed = asyncio.Event()
         host = Host(session, upkeep, time.monotonic, self._share, self._awake.set, cluster.kernel, os.getpid(), cluster.hold)
         self._part = Participant(host, agreement, paths, me=me, total_nodes=settings.total_nodes, terms=terms(settings.lease_ms))
@@ -91,12 +96,52 @@ class Follower:
             if pause_s == 0:
                 await asyncio.sleep(0)
                 continue
+            until_s = math.inf if pause_s is None else time.monotonic() + pause_s
             # What there is to tell can wait until nobody else does: reading the kernel back costs as much as a hand-over.
-            await woken(self._awake, QUIET_S if pause_s is None else min(QUIET_S, pause_s))
-            if self._awake.is_set():
-                continue
-            await self._tell()
-            await woken(self._awake, None if pause_s is None else max(0.0, pause_s - QUIET_S))
+            await self._wait(until_s, QUIET_S)
+            if not self._awake.is_set():
+                await self._use_quiet(until_s)
+
+    async def _wait(self, until_s: float, most_s: float = math.inf) -> None:
+        """Return when there is something to do, or time is up."""
+        wait_s = min(most_s, max(0.0, until_s - time.monotonic()))
+        await woken(self._awake, None if wait_s == math.inf else wait_s)
+
+    async def _use_quiet(self, until_s: float) -> None:
+        """Tell what happened and be ready for what may, a little at a time; then wait."""
+        acquired = self._part.standing.handover.stage is Stage.ACQUIRED
+        while acquired and self._foresight.ownership is None and await self._stepped(CATCH_UP_PART, until_s):
+            pass
+        if self._awake.is_set():
+            return
+        await self._tell()
+        if acquired:
+            await self._tidy()
+        while acquired and await self._stepped(LOOK_AHEAD_PART, until_s):
+            pass
+        await self._wait(until_s)
+
+    async def _tidy(self) -> None:
+        """Have the kernel end the last move for good, unless another comes: what that one has to load is then itself alone.
+
+        Who is alone leaves it: holding all twice takes the most memory, and the next to come takes away so much that nothing is gained.
+        """
+        held = self._part.handover.held
+
+        async def settle() -> None:
+            await self._upkeep.load(NOTHING)
+            self._tidied = held
+
+        if self._tidied is not held and self._part.handover.peers:
+            await first_of(settle(), self._awake.wait())
+
+    async def _stepped(self, part: float, until_s: float) -> bool:
+        """Take some steps of foresight, then leave the processor alone, so that they cost that part of it; return whether to go on."""
+        start_s = time.monotonic()
+        while (more := self._foresight.step()) and time.monotonic() - start_s < SLICE_S:
+            pass
+        await self._wait(until_s, (time.monotonic() - start_s) * (1 / part - 1))
+        return more and not self._awake.is_set() and time.monotonic() < until_s
 
     async def _round(self) -> float | None:
         if self._session.state is not State.CONNECTED:
@@ -226,21 +271,22 @@ class Follower:
                 await self._part.renewal.renew()
 
     async def _share(self, view: View) -> frozenset[int]:
-        """What this node owns under a view, and whom the log will name for the rest."""
-        weights = view.weights(dry_run=self._me.state == DRY_RUN)
-        if self._ownership is None or weights != self._weights:
+        """What this node owns under a view."""
+        share = self._foresight.share(view)
+        if share is None:
             # In a thread: a table of a million slots takes seconds, and signals must not wait for it.
-            self._ownership = await in_thread(partial(decide, view, self._total_nodes, dry_run=self._me.state == DRY_RUN))
-            self._weights = weights
-        return self._ownership.of(self._me.name)
+            ownership = await in_thread(partial(decide, view, self._total_nodes, dry_run=self._me.state == DRY_RUN))
+            share = self._foresight.decided(view, ownership)
+        return share
 
     async def _say(self) -> None:
         """Print who owns what, and what the kernel really has, if that is news."""
-        news = (self._ownership, self._part.handover.held)
-        if self._ownership is None or (news[0] is self._said[0] and news[1] == self._said[1]):
+        ownership = self._foresight.ownership
+        news = (ownership, self._part.handover.held)
+        if ownership is None or (news[0] is self._said[0] and news[1] == self._said[1]):
             return
         held = await self._upkeep.owned()
-        lines = (*report.ownership_lines(self._ownership, self._me.name), report.kernel_line(self._label, held, self._total_nodes))
+        lines = (*report.ownership_lines(ownership, self._me.name), report.kernel_line(self._label, held, self._total_nodes))
         for line in lines:
             log.info("%s", line)
         self._said = news

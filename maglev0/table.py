@@ -13,8 +13,12 @@ from math import gcd, isqrt
 from operator import mod
 from typing import TYPE_CHECKING, NamedTuple
 
+from maglev0.steps import finished
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+
+    from maglev0.steps import Steps
 
 MAX_SIZE = 1 << 20  # the largest --total-nodes: the kernel still loads so many buckets in a second or two
 
@@ -28,16 +32,21 @@ def build(size: int, weights: Mapping[str, int]) -> tuple[str, ...]:
 
     Raises ValueError when the size is not within 1..MAX_SIZE, a weight is negative, a name is empty, or no member has a positive weight.
     """
+    return finished(building(size, weights))
+
+
+def building(size: int, weights: Mapping[str, int]) -> Steps[tuple[str, ...]]:
+    """Do the same as `build` in steps of about a millisecond or less."""
     _check(size, weights)
     members = {name: weight for name, weight in sorted(weights.items()) if weight}
+    turns = yield from _turns(size, members)
     permutations = {name: _permutation(name, size) for name in members}
-    turns = _turns(size, members)
     table = [_FREE] * size
     # The last free slots take most of the probes: about size/k of them for each claim while k slots are free. Below the root of the size it
     # is cheaper to look at all that are left than to walk on until one is met; a look costs about twice as much as a step, hence the half.
     few = isqrt(size // 2)
-    _claim_walking(table, permutations, islice(turns, size - few))
-    _claim_looking(table, permutations, islice(turns, few))
+    yield from _claim_walking(table, permutations, turns, few)
+    yield from _claim_looking(table, permutations, islice(turns, few))
     return tuple(table)
 
 
@@ -53,6 +62,7 @@ def _check(size: int, weights: Mapping[str, int]) -> None:
         raise ValueError("no member with a positive weight")
 
 
+_STEP = 4096  # slots that one step asks for, about: some 0.1 µs each
 _FREE = ""  # a slot's owner before it is claimed: the one string that is false
 
 
@@ -81,7 +91,7 @@ def _permutation(name: str, size: int) -> _Permutation:
     return _Permutation(size, offset, skip)
 
 
-def _turns(size: int, weights: Mapping[str, int]) -> Iterator[str]:
+def _turns(size: int, weights: Mapping[str, int]) -> Steps[Iterator[str]]:
     """Whose turn it is, without end.
 
     In each round the heaviest member has one turn; after r rounds a member of weight w has had r * w / heaviest turns, rounded to the nearest
@@ -94,22 +104,32 @@ def _turns(size: int, weights: Mapping[str, int]) -> Iterator[str]:
         # Turn i = 0, 1, … is due when r * weight / heaviest passes i + 1/2.
         for due in range(heaviest - 1, 2 * weight * rounds, 2 * heaviest):
             calendar[due // (2 * weight)].append(name)
+        yield
     return cycle(chain.from_iterable(calendar))
 
 
-def _claim_walking(table: list[str], permutations: Mapping[str, _Permutation], turns: Iterable[str]) -> None:
-    """In each turn, walk on in the member's order to the next free slot."""
-    # No Python code runs per step: filterfalse asks the live table whether the slot has an owner.
+def _claim_walking(table: list[str], permutations: Mapping[str, _Permutation], turns: Iterator[str], few: int) -> Steps[None]:
+    """In each turn, walk on in the member's order to the next free slot, until few are free."""
+    # No Python code runs per probe: filterfalse asks the live table whether the slot has an owner.
     free_slots = {name: filterfalse(table.__getitem__, permutation.slots()) for name, permutation in permutations.items()}
-    for name in turns:
-        table[next(free_slots[name])] = name
+    free = size = len(table)
+    while free > few:
+        claims = min(free - few, free * _STEP // size + 1)  # a claim takes about size / free probes
+        for name in islice(turns, claims):
+            table[next(free_slots[name])] = name
+        free -= claims
+        yield
 
 
-def _claim_looking(table: list[str], permutations: Mapping[str, _Permutation], turns: Iterable[str]) -> None:
+def _claim_looking(table: list[str], permutations: Mapping[str, _Permutation], turns: Iterable[str]) -> Steps[None]:
     """In each turn, find among all free slots the one that the member's walk would meet first."""
     # What the member passed on its walk is taken, so the first of the free ones in its whole order is the next one too.
-    free = {slot for slot, owner in enumerate(table) if owner == _FREE}
+    free: set[int] = set()
+    for start in range(0, len(table), _STEP):
+        free.update(filterfalse(table.__getitem__, range(start, min(start + _STEP, len(table)))))
+        yield
     for name in turns:
         slot = permutations[name].first(free)
         table[slot] = name
         free.remove(slot)
+        yield

@@ -8,7 +8,7 @@ whatever the number of buckets. What the slots hold is a state that needs no not
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 
 from maglev0.dataplane import Move, Phase, nfmessage, ruleset
 from maglev0.dataplane.nfbatch import Tables
@@ -35,11 +35,12 @@ class Buckets:
         self._slot = ruleset.OWNED[0]  # or the other one, or both
         self._coming: str | None = None  # the slot with a loaded move
         self._let_in: frozenset[int] = frozenset()  # what was admitted for that move alone
+        self._apart: frozenset[int] | None = None  # where the two slots may differ; `None`: anywhere
 
     async def adopt(self) -> None:
         """Take up what the kernel holds; a move that another process loaded and did not flip is forgotten."""
         self._held = {name: set(await self._read(name)) for name in _SETS}
-        self._coming, self._let_in = None, frozenset()
+        self._coming, self._let_in, self._apart = None, frozenset(), None
         slot = self._read_slot()
         if slot is None:
             self._point(ruleset.OWNED[0])
@@ -60,20 +61,29 @@ class Buckets:
         gains, losses = (ruleset.elements(self._service, buckets) for buckets in move)
         await self._settle(gains)
         coming = _other(self._slot)
-        await self._bring(coming, (self._held[self._slot] - losses) | gains)
-        self._let_in |= gains - self._held[ruleset.ADMITTED]
-        await self._bring(ruleset.ADMITTED, self._held[ruleset.ADMITTED] | gains)
+        present, other = self._held[self._slot], self._held[coming]
+        # The sets are large, most moves are small: only what can differ is compared.
+        touched = gains | losses | (present ^ other if self._apart is None else self._apart)
+        wanted = gains | ((touched & present) - losses)
+        self._apart = touched
+        await self._change(coming, (touched & other) - wanted, wanted - other)
+        self._apart = gains | losses
+        let_in = gains - self._held[ruleset.ADMITTED]
+        self._let_in |= let_in
+        self._front.admit(let_in)
+        await self._change(ruleset.ADMITTED, frozenset(), let_in)
         self._coming = coming
 
     async def _settle(self, gains: frozenset[int]) -> None:
         """Have one slot in force, and nothing admitted for a move that is given up, but what the next one `gains` too."""
         self._coming = None
         if self._slot == ruleset.OWNED_BOTH:
-            first = ruleset.OWNED[0]
-            await self._bring(first, self._in_force())
+            first, second = ruleset.OWNED
+            await self._change(first, self._held[first] - self._held[second], frozenset())
             self._point(first)
-        given_up = self._let_in - gains
-        await self._bring(ruleset.ADMITTED, self._held[ruleset.ADMITTED] - given_up)
+        given_up = (self._let_in - gains) & self._held[ruleset.ADMITTED]
+        await self._change(ruleset.ADMITTED, given_up, frozenset())
+        self._front.refuse(given_up)
         self._let_in -= given_up
 
     def flip(self, phase: Phase) -> None:
@@ -108,6 +118,7 @@ class Buckets:
         wrong = self._read_slot() != self._slot
         if wrong:
             self._point(self._slot)
+        self._apart = None
         for name in _SETS:
             wrong |= await self._replace(name, set(await self._read(name)), self._held[name])
         return wrong
@@ -126,18 +137,22 @@ class Buckets:
     async def _replace(self, name: str, held: set[int], wanted: Iterable[int]) -> bool:
         """Turn what a set holds into what is wanted, removals first; return whether that differed. `held` tells at any time what it holds."""
         wanted = frozenset(wanted)
-        removed, added = sorted(held - wanted), sorted(wanted - held)
-        for start in range(0, len(removed), PIECE):
-            piece = removed[start : start + PIECE]
-            self._tables.run(nfmessage.delete_numbers(self._table, name, piece))
-            held.difference_update(piece)
-            await asyncio.sleep(0)
-        for start in range(0, len(added), PIECE):
-            piece = added[start : start + PIECE]
-            self._tables.run(nfmessage.add_numbers(self._table, name, piece))
-            held.update(piece)
-            await asyncio.sleep(0)
+        removed, added = held - wanted, wanted - held
+        await self._put(name, held, removed, added)
         return bool(removed or added)
+
+    async def _change(self, name: str, removed: Set[int], added: Set[int]) -> None:
+        """Take some out of what a set holds, and put others in."""
+        await self._put(name, self._held[name], removed, added)
+
+    async def _put(self, name: str, held: set[int], removed: Set[int], added: Set[int]) -> None:
+        for change, numbers, note in ((nfmessage.delete_numbers, removed, held.difference_update), (nfmessage.add_numbers, added, held.update)):
+            listed = sorted(numbers)
+            for start in range(0, len(listed), PIECE):
+                piece = listed[start : start + PIECE]
+                self._tables.run(change(self._table, name, piece))
+                note(piece)
+                await asyncio.sleep(0)
 
     def _in_force(self) -> frozenset[int]:
         return frozenset.intersection(*(frozenset(self._held[name]) for name in _sets_of(self._slot)))

@@ -1,8 +1,8 @@
-"""All benchmarks, one after the other: `python -m tests.bench`, as root; about six minutes."""
+"""All benchmarks, one after the other: `python -m tests.bench`, as root; some 25 minutes, for an idle machine."""
 
 from __future__ import annotations
 
-from tests.bench import answers, conntrack, daemon, nftables, table
+from tests.bench import answers, conntrack, daemon, endtoend, handover, nftables, older, packets, plot, table
 
-for bench in (table, nftables, conntrack, answers, daemon):
+for bench in (table, nftables, handover, conntrack, answers, daemon, packets, endtoend, older, plot):
     bench.main()

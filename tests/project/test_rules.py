@@ -22,7 +22,22 @@ FUNCTION_LINES_MAX = 70
 FUNCTION_LINES_MEDIAN = 10
 
 # The modules that decide. Each must say so in its docstring, which is what puts it under the coverage rule of `make test`.
-DECISIONS = {"config", "packethash", "service", "settings", "table", "view", "lease", "handover", "standing", "ruleset"}
+DECISIONS = {
+    "config",
+    "packethash",
+    "service",
+    "settings",
+    "table",
+    "view",
+    "lease",
+    "handover",
+    "standing",
+    "ruleset",
+    "ownership",
+    "foresight",
+    "steps",
+    "maps",
+}
 # And those that carry them out through the two protocols, so that a simulation can do it in the daemon's place.
 DECISIONS |= {"agreement", "entry", "membership", "participant", "renewal", "paths", "znodes"}
 # What reaches outside the process or asks it for the time.
