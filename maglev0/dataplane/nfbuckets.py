@@ -8,7 +8,8 @@ whatever the number of buckets. What the slots hold is a state that needs no not
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Set
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
 
 from maglev0.dataplane import Move, Phase, nfmessage, ruleset
 from maglev0.dataplane.nfbatch import Tables
@@ -141,11 +142,11 @@ class Buckets:
         await self._put(name, held, removed, added)
         return bool(removed or added)
 
-    async def _change(self, name: str, removed: Set[int], added: Set[int]) -> None:
+    async def _change(self, name: str, removed: AbstractSet[int], added: AbstractSet[int]) -> None:
         """Take some out of what a set holds, and put others in."""
         await self._put(name, self._held[name], removed, added)
 
-    async def _put(self, name: str, held: set[int], removed: Set[int], added: Set[int]) -> None:
+    async def _put(self, name: str, held: set[int], removed: AbstractSet[int], added: AbstractSet[int]) -> None:
         for change, numbers, note in ((nfmessage.delete_numbers, removed, held.difference_update), (nfmessage.add_numbers, added, held.update)):
             listed = sorted(numbers)
             for start in range(0, len(listed), PIECE):
