@@ -42,6 +42,22 @@ def endtoend(sheet: Sheet) -> None:
     _finish(figure, axes, sheet)
 
 
+def handover(sheet: Sheet) -> None:
+    """Stacked bars: what each kind of change takes, by part."""
+    parts = [title for title in sheet.columns if title.endswith(" ms") and title.removesuffix(" ms") in PARTS]
+    labels = [f"{change}, {members} members" for change, members in zip(sheet.column("change"), sheet.column("members"), strict=True)]
+    figure, axes = _canvas(10, 0.3 * len(labels) + 1.5)
+    ends = [0.0] * len(labels)
+    for colour, part in zip(_PARTS, parts, strict=True):
+        lengths = [float(cell or 0) for cell in sheet.column(part)]
+        axes.barh(range(len(labels)), lengths, 0.7, left=ends, label=part.removesuffix(" ms"), color=colour)
+        ends = [end + length for end, length in zip(ends, lengths, strict=True)]
+    axes.set_yticks(range(len(labels)), labels, fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xlabel("ms, medians")
+    _finish(figure, axes, sheet)
+
+
 def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height))
     return figure, figure.add_subplot()
@@ -57,7 +73,8 @@ def _finish(figure: Figure, axes: Axes, sheet: Sheet) -> None:
     figure.savefig(RESULTS / f"{sheet.name}.png", dpi=130)
 
 
-DRAWN: dict[str, Callable[[Sheet], None]] = {"packets-": packets, "endtoend": endtoend}
+PARTS = ("watch", "table", "difference", "kernel", "protocol")
+DRAWN: dict[str, Callable[[Sheet], None]] = {"packets-": packets, "endtoend": endtoend, "handover": handover}
 
 
 def main() -> None:
