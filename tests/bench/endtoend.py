@@ -20,7 +20,8 @@ from tests.bench.sheet import Sheet, machine, publish
 NODES = (2, 4, 8)
 MODES = (Xdp.OFF, Xdp.GENERIC, Xdp.NATIVE)
 TOTAL_NODES = 65_537
-RATE, SECONDS, BATCH = 20_000, 8.0, 2_000
+RATE, SECONDS, BATCH = 40_000, 6.0, 2_000
+LOOK_AHEAD_S = 5.0  # a node at rest works out for some seconds what comes when others are gone
 MAC = "03:bf:c6:33:64:01"
 COLUMNS = ("nodes", "XDP", "packets/s", "CPU at rest, % of a core", "under load", "load, % of a core per node", "µs a packet per node")
 _STAT = Path("/proc/stat")
@@ -72,6 +73,7 @@ def measure(nodes: int, mode: Xdp) -> tuple[int, str, float, float, float, float
         with namespace.inside(mine.namespace("switch")):
             generator = Generator(pinned / "generator", mine.directory / "generator.o", frame(settings.vip, MAC), "client")
             generator.send_from(sources())
+            time.sleep(LOOK_AHEAD_S)
             rest = share(SECONDS)
             loaded, rate = offer(generator)
             generator.close()

@@ -31,7 +31,9 @@ def frame(vip: IPv4Address, mac: str) -> bytes:
     head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, FRAME_BYTES - 14, 0, 0, 64, socket.IPPROTO_UDP, 0, bytes(4), vip.packed)
     head = head[:10] + struct.pack("!H", checksum(head)) + head[12:]
     udp = struct.pack("!HHHH", 40000, PORT, FRAME_BYTES - 34, 0)
-    return (bytes.fromhex(mac.replace(":", "")) + bytes(6) + b"\x08\x00" + head + udp).ljust(FRAME_BYTES, b"\0")
+    # A bridge forwards nothing without a sender.
+    sender = bytes.fromhex("024d47ff0001")
+    return (bytes.fromhex(mac.replace(":", "")) + sender + b"\x08\x00" + head + udp).ljust(FRAME_BYTES, b"\0")
 
 
 def checksum(data: bytes) -> int:
