@@ -127,7 +127,7 @@ def trial(cluster: Cluster, plan: Plan) -> int:
 
 def keep_logs(cluster: Cluster, directory: Path) -> None:
     """Copy the logs, and what the client saw, before they go with the lab."""
-    no_use = shutil.ignore_patterns("version-2", "orders", "back", "lock", "*-run")
+    no_use = shutil.ignore_patterns("version-2", "orders", "back", "lock", "*-run", "*-bpf")
     shutil.copytree(cluster.claim.directory, directory, ignore=no_use, dirs_exist_ok=True)
     _tell(f"logs and what the client saw: {directory}")
 

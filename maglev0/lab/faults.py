@@ -273,6 +273,8 @@ def lose_all_servers(stage: Stage) -> None:
     for server in servers:
         server.wait_until_serving()
     _allow_until_now(stage)
+    # Who lost its session joins again when leases have run out; until then its log, and others', may show the cluster as it was before.
+    time.sleep(2 * stage.session_s)
     stage.settle()
 
 
