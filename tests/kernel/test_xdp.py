@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from maglev0.dataplane import Move
-from maglev0.dataplane.xdp import front, maps, pins
+from maglev0.dataplane.xdp import front, libbpf, maps, pins
 from maglev0.dataplane.xdp.libbpf import Bpf
 from maglev0.service import Service, Xdp
 from tests.kernel.nft import hand_over
@@ -293,25 +293,30 @@ class Obstacle:
     reason: str
     mounted: bool = True
     built: bool = True
+    library: bool = True
 
 
 OBSTACLES = {
     "no BPF file system": Obstacle("no BPF file system on ", mounted=False),
     "built without clang": Obstacle("this installation has no XDP program: clang was missing when it was built; ", built=False),
+    "no libbpf": Obstacle("libnowhere.so.1 is missing; apt install libbpf1", library=False),
 }
 
 
 @pytest.mark.parametrize("obstacle", OBSTACLES.values(), ids=OBSTACLES)
 @pytest.mark.parametrize(("wish", "level"), [(Xdp.AUTO, logging.INFO), (Xdp.NATIVE, logging.WARNING)])
-@pytest.mark.usefixtures("bpf")
 def test_where_it_cannot_run_one_line_says_why_and_nftables_serves(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, *, obstacle: Obstacle, wish: Xdp, level: int
+    bpf: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, *, obstacle: Obstacle, wish: Xdp, level: int
 ) -> None:
     caplog.set_level(logging.INFO)
     if not obstacle.mounted:
         monkeypatch.setenv("MAGLEV0_BPFFS", "/nowhere")
     if not obstacle.built:
         monkeypatch.setattr(pins, "_OBJECT", Path("/nowhere"))
+    if not obstacle.library:
+        monkeypatch.setattr(libbpf, "_LIBRARY", "libnowhere.so.1")
+        monkeypatch.setattr(libbpf, "_loaded", libbpf._loaded.__wrapped__)
+    (bpf / "maglev0").mkdir()  # as the service unit leaves it
 
     async def scenario() -> None:
         async with opened(xdp=wish, owned=(1,)) as dataplane:

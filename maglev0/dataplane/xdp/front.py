@@ -14,7 +14,7 @@ from pathlib import Path
 
 from maglev0.dataplane.xdp import libbpf, maps
 from maglev0.dataplane.xdp.libbpf import Bpf, BpfError
-from maglev0.dataplane.xdp.pins import BPF_FILE_SYSTEM, Pins, Shared
+from maglev0.dataplane.xdp.pins import BPF_FILE_SYSTEM, Pins, Shared, any_left
 from maglev0.errors import DataplaneError
 from maglev0.service import Service, Xdp
 
@@ -31,7 +31,7 @@ def file_system() -> Path:
 
 def remove_leftovers(vip: IPv4Address) -> None:
     """No program that a killed daemon left judges for the VIP any more. `DataplaneError` where one may, and cannot be undone."""
-    if (file_system() / "maglev0").exists():
+    if any_left(file_system()):
         Pins(Bpf(), file_system()).forget(vip)
 
 

@@ -39,7 +39,6 @@ class Place(NamedTuple):
     """Where one program of ours is pinned."""
 
     path: Path
-    netns: int
     ifindex: int
     digest: str
 
@@ -70,6 +69,16 @@ class Shared(NamedTuple):
             os.close(descriptor)
 
 
+def any_left(file_system: Path) -> bool:
+    """Whether anything of ours is pinned for this network namespace; asked without libbpf."""
+    try:
+        return bool(_places(file_system / "maglev0"))
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise UnavailableError(f"{error.filename}: {(error.strerror or '').lower()}") from error
+
+
 class Pins:
     """The pinned programs of this network namespace. Every change is made under a lock that all daemons of this machine share."""
 
@@ -77,7 +86,6 @@ class Pins:
         self._bpf = bpf
         self._file_system = file_system
         self._root = file_system / "maglev0"
-        self._netns = _NETNS.stat().st_ino
 
     def join(self, service: Service, index: int, flags: int, fill: Callable[[Shared], None]) -> Shared:
         """Have the interface's program serve the VIP, attaching it as `flags` say where there is none.
@@ -100,9 +108,8 @@ class Pins:
 
     def forget(self, vip: IPv4Address) -> None:
         """No program of ours serves the VIP any more; one that serves no other is detached. Harmless when there is none."""
-        if self._root.exists():
-            with self._locked():
-                self._forget(vip)
+        with self._locked():
+            self._forget(vip)
 
     def stands(self, shared: Shared) -> bool:
         """Whether the program is still attached."""
@@ -114,7 +121,7 @@ class Pins:
     def _standing(self, index: int, digest: str, vip: IPv4Address) -> Place | None:
         """Our program on the interface, one of another version only if it serves nobody else; all that stands nowhere is removed."""
         found = None
-        for place in self._places():
+        for place in _places(self._root):
             if not self._stands(place):
                 _remove(place)
             elif place.ifindex == index:
@@ -124,7 +131,7 @@ class Pins:
         return found
 
     def _install(self, elf: bytes, digest: str, index: int, flags: int, former: Place | None) -> Place:
-        place = Place(self._root / f"{self._netns}_{index}_{digest}", self._netns, index, digest)
+        place = Place(self._root / f"{_netns()}_{index}_{digest}", index, digest)
         place.path.mkdir(mode=0o700)
         try:
             self._bpf.install(elf, PROGRAM, MAPS, place.path)
@@ -166,7 +173,7 @@ class Pins:
             self._bpf.put(shared.counters, key, bytes(maps.COUNTER_SIZE * self._bpf.processors))
 
     def _forget(self, vip: IPv4Address, keep: int | None = None) -> None:
-        for place in self._places():
+        for place in _places(self._root):
             if place.ifindex == keep:
                 continue
             if not self._stands(place):
@@ -194,11 +201,6 @@ class Pins:
 
     def _keys(self, vips: int) -> list[bytes]:
         return self._bpf.keys(vips, 4, maps.MAX_VIPS)
-
-    def _places(self) -> list[Place]:
-        matches = [(path, _NAME.fullmatch(path.name)) for path in sorted(self._root.iterdir())]
-        places = [Place(path, int(match[1]), int(match[2]), match[3]) for path, match in matches if match]
-        return [place for place in places if place.netns == self._netns]
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -230,6 +232,16 @@ class Pins:
                     return lock
             os.close(lock)  # whoever had it removed the directory
         raise UnavailableError(f"{self._root} comes and goes all the time")
+
+
+def _netns() -> int:
+    return _NETNS.stat().st_ino
+
+
+def _places(root: Path) -> list[Place]:
+    """Where programs of this network namespace are pinned."""
+    matches = [(path, _NAME.fullmatch(path.name)) for path in sorted(root.iterdir())]
+    return [Place(path, int(match[2]), match[3]) for path, match in matches if match and int(match[1]) == _netns()]
 
 
 def _elf() -> bytes:
