@@ -43,6 +43,21 @@ def test_a_view_without_a_parent_makes_it_anew(tree: Tree, member: Node) -> None
     assert PATHS.member(1) in tree.nodes
 
 
+def test_a_parent_that_vanishes_alone_is_made_anew(tree: Tree, member: Node) -> None:
+    remove(tree, PATHS.members)
+    member.part.notice(PATHS.members)
+    with pytest.raises(Unsettled):
+        run(member.part.round())
+    assert PATHS.members in tree.nodes
+
+
+def test_a_record_of_its_own_session_is_taken_back_though_nobody_can_read_it(tree: Tree, node: Node) -> None:
+    put(tree, PATHS.member(1), b"{", MINE)
+    run(node.part.round())
+    assert node.part.standing.is_member
+    assert node.part.standing.me.pid == ME.pid
+
+
 def test_children_that_are_no_members_are_told_once_and_the_rest_counted(tree: Tree, member: Node, caplog: pytest.LogCaptureFixture) -> None:
     for number in range(30):
         put(tree, f"{PATHS.members}/x{number}")
