@@ -55,7 +55,7 @@ class Buckets:
 
     async def admit(self, buckets: Iterable[int]) -> None:
         """Let the early stage pass these buckets too, for the connections that are kept in them."""
-        await self._bring(ruleset.ADMITTED, self._held[ruleset.ADMITTED] | ruleset.elements(self._service, buckets))
+        await self._readmit(frozenset(), ruleset.elements(self._service, buckets) - self._held[ruleset.ADMITTED])
 
     async def load(self, move: Move) -> None:
         """See `Gate.load`."""
@@ -71,8 +71,7 @@ class Buckets:
         self._apart = gains | losses
         let_in = gains - self._held[ruleset.ADMITTED]
         self._let_in |= let_in
-        self._front.admit(let_in)
-        await self._change(ruleset.ADMITTED, frozenset(), let_in)
+        await self._readmit(frozenset(), let_in)
         self._coming = coming
 
     async def _settle(self, gains: frozenset[int]) -> None:
@@ -83,8 +82,7 @@ class Buckets:
             await self._change(first, self._held[first] - self._held[second], frozenset())
             self._point(first)
         given_up = (self._let_in - gains) & self._held[ruleset.ADMITTED]
-        await self._change(ruleset.ADMITTED, given_up, frozenset())
-        self._front.refuse(given_up)
+        await self._readmit(given_up, frozenset())
         self._let_in -= given_up
 
     def flip(self, phase: Phase) -> None:
@@ -112,7 +110,7 @@ class Buckets:
         """See `Gate.forget`."""
         needed = self._in_force() | (self._held[self._coming] if self._coming else set())
         unneeded = ruleset.elements(self._service, buckets) - needed
-        await self._bring(ruleset.ADMITTED, self._held[ruleset.ADMITTED] - unneeded)
+        await self._readmit(unneeded & self._held[ruleset.ADMITTED], frozenset())
 
     async def restore(self) -> bool:
         """Make the kernel hold what it should; return whether it did not."""
@@ -124,16 +122,11 @@ class Buckets:
             wrong |= await self._replace(name, set(await self._read(name)), self._held[name])
         return wrong
 
-    async def _bring(self, name: str, wanted: Iterable[int]) -> None:
-        """Make a set hold what is wanted of it from now on, as far as the kernel follows."""
-        held, wanted = self._held[name], frozenset(wanted)
-        if name != ruleset.ADMITTED:
-            await self._replace(name, held, wanted)
-            return
-        refused = held - wanted
-        self._front.admit(wanted - held)
-        await self._replace(name, held, wanted)
-        self._front.refuse(refused)
+    async def _readmit(self, removed: AbstractSet[int], added: AbstractSet[int]) -> None:
+        """Change what is admitted: in front first where more is, behind first where less is."""
+        self._front.admit(added)
+        await self._change(ruleset.ADMITTED, removed, added)
+        self._front.refuse(removed)
 
     async def _replace(self, name: str, held: set[int], wanted: Iterable[int]) -> bool:
         """Turn what a set holds into what is wanted, removals first; return whether that differed. `held` tells at any time what it holds."""

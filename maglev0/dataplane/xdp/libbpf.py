@@ -8,7 +8,8 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -96,15 +97,21 @@ class Bpf:
         """A descriptor of what is pinned there."""
         return self._call(f"opening {path}", self._library.bpf_obj_get, os.fsencode(path))
 
+    @contextmanager
+    def opened(self, path: Path) -> Iterator[int]:
+        """The same, for as long as the block runs."""
+        descriptor = self.get(path)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
     def attach(self, index: int, program: Path, flags: int, link: Path) -> None:
         """Attach the program pinned there to the interface of that index, as `flags` say, and pin the link, with which it stays and goes."""
-        descriptor = self.get(program)
-        try:
+        with self.opened(program) as descriptor:
             options = _LinkOptions(sz=ctypes.sizeof(_LinkOptions), flags=flags)
             call = self._library.bpf_link_create
             attached = self._call("attaching XDP", call, descriptor, index, _BPF_XDP, ctypes.byref(options))
-        finally:
-            os.close(descriptor)
         try:
             self.pin(attached, link)
         finally:
@@ -112,32 +119,22 @@ class Bpf:
 
     def replace(self, link: Path, program: Path) -> None:
         """Have a pinned link carry another pinned program from now on, without a packet in between."""
-        attached, descriptor = self.get(link), self.get(program)
-        try:
+        with self.opened(link) as attached, self.opened(program) as descriptor:
             self._call("replacing the XDP program", self._library.bpf_link_update, attached, descriptor, None)
-        finally:
-            os.close(attached)
-            os.close(descriptor)
 
     def detach(self, link: Path) -> None:
         """Detach what a pinned link attached: at once, though the pin and others' descriptors may live on."""
-        attached = self.get(link)
-        try:
+        with self.opened(link) as attached:
             self._call("detaching XDP", self._library.bpf_link_detach, attached)
-        finally:
-            os.close(attached)
 
     def interface_of(self, link: Path) -> int:
         """The index of the interface that a pinned link is attached to; 0 where there is none, or that went away."""
         if not link.exists():
             return 0
-        descriptor = self.get(link)
-        try:
+        with self.opened(link) as descriptor:
             information, size = ctypes.create_string_buffer(_INFO_BYTES), ctypes.c_uint32(_INFO_BYTES)
             self._call(f"asking for {link}", self._library.bpf_obj_get_info_by_fd, descriptor, information, ctypes.byref(size))
             return int(_LINK_INFO.unpack_from(information.raw)[0])
-        finally:
-            os.close(descriptor)
 
     def mode(self, index: int) -> int:
         """How the interface's program is attached: NATIVE, GENERIC, or 0 for none and all else."""

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from maglev0.dataplane.xdp import maps
 from maglev0.dataplane.xdp.libbpf import Bpf, BpfError
-from maglev0.errors import UnavailableError
+from maglev0.errors import DataplaneError, UnavailableError
 from maglev0.service import Service
 
 BPF_FILE_SYSTEM = Path("/sys/fs/bpf")
@@ -91,20 +91,16 @@ class Pins:
         """Have the interface's program serve the VIP, attaching it as `flags` say where there is none.
 
         `fill` writes the VIP's bits before the first packet is judged by them. Raises `UnavailableError` or `BpfError` for what keeps a program from
-        serving here: a foreign one, a kernel or driver that refuses, rights, no BPF file system. Nothing of the VIP's is left then.
+        serving here: a foreign one, a kernel or driver that refuses, rights, no BPF file system. Then `forget` undoes what there is of the VIP.
         """
         elf = _elf()
         digest = hashlib.blake2b(elf, digest_size=8).hexdigest()
         with self._locked():
             self._forget(service.vip, keep=index)
             place = self._standing(index, digest, service.vip)
-            try:
-                if place is None or place.digest != digest:
-                    place = self._install(elf, digest, index, flags, place)
-                return self._serve(service, place, fill)
-            except BpfError:
-                self._forget(service.vip)
-                raise
+            if place is None or place.digest != digest:
+                place = self._install(elf, digest, index, flags, place)
+            return self._serve(service, place, fill)
 
     def forget(self, vip: IPv4Address) -> None:
         """No program of ours serves the VIP any more; one that serves no other is detached. Harmless when there is none."""
@@ -149,22 +145,27 @@ class Pins:
         return place
 
     def _serve(self, service: Service, place: Place, fill: Callable[[Shared], None]) -> Shared:
-        vips, admitted, counters = (self._bpf.get(place.path / name) for name in MAPS)
+        descriptors = [self._bpf.get(place.path / name) for name in MAPS]
+        try:
+            return self._enter(service, place, descriptors, fill)
+        except DataplaneError:
+            for descriptor in descriptors:
+                os.close(descriptor)
+            raise
+
+    def _enter(self, service: Service, place: Place, descriptors: list[int], fill: Callable[[Shared], None]) -> Shared:
+        vips, admitted, counters = descriptors
         values = {key: self._bpf.look_up(vips, key, maps.VIP_SIZE) for key in self._keys(vips)}
         own = values.get(service.vip.packed)
         slot = maps.free_slot([maps.slot_of(value) for value in values.values()]) if own is None else maps.slot_of(own)
         shared = Shared(place, self._bpf.mode(place.ifindex), slot, vips, admitted, counters)
-        try:
-            value = maps.vip_value(service, slot)
-            if own is None:
-                self._reset(shared)
-            elif own != value:
-                self._bpf.take_out(vips, service.vip.packed)  # hashed another way, its bits mean other buckets
-            fill(shared)
-            self._bpf.put(vips, service.vip.packed, value)
-        except BpfError:
-            shared.close()
-            raise
+        value = maps.vip_value(service, slot)
+        if own is None:
+            self._reset(shared)
+        elif own != value:
+            self._bpf.take_out(vips, service.vip.packed)  # hashed another way, its bits mean other buckets
+        fill(shared)
+        self._bpf.put(vips, service.vip.packed, value)
         return shared
 
     def _reset(self, shared: Shared) -> None:
@@ -185,19 +186,13 @@ class Pins:
                 _remove(place)
 
     def _take_out(self, place: Place, vip: IPv4Address) -> None:
-        vips = self._bpf.get(place.path / "vips")
-        try:
+        with self._bpf.opened(place.path / "vips") as vips:
             if vip.packed in self._keys(vips):
                 self._bpf.take_out(vips, vip.packed)
-        finally:
-            os.close(vips)
 
     def _vips(self, place: Place) -> set[bytes]:
-        vips = self._bpf.get(place.path / "vips")
-        try:
+        with self._bpf.opened(place.path / "vips") as vips:
             return set(self._keys(vips))
-        finally:
-            os.close(vips)
 
     def _keys(self, vips: int) -> list[bytes]:
         return self._bpf.keys(vips, 4, maps.MAX_VIPS)
