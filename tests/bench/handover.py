@@ -22,8 +22,6 @@ from maglev0.dataplane.nftables import Nftables
 from maglev0.follower import LOOK_AHEAD_PART, Follower
 from maglev0.foresight import Foresight
 from maglev0.handover import Stage
-from maglev0.lab import claim, namespace, network
-from maglev0.lab.network import TRAFFIC, Network, Socket
 from maglev0.ownership import decide
 from maglev0.service import HashFamily, HashMode
 from maglev0.settings import Settings
@@ -33,6 +31,7 @@ from maglev0.waiting import in_thread
 from maglev0.znodes import Operation, Write
 from tests.bench.sheet import Cell, Sheet, publish
 from tests.lonenode import ME, PATHS
+from tests.onehost import one_host
 from tests.test_view import viewed
 from tests.through import Through, gone, joining, weighing
 
@@ -239,17 +238,8 @@ def ahead(members: int) -> tuple[Cell, ...]:
 def run() -> tuple[Sheet, ...]:
     """Measure in a network namespace of our own."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
-    mine = claim.claim()
-    try:
-        switch = Network(mine.namespace("switch"))
-        switch.create()
-        network.make_namespace(mine.namespace("host"))
-        switch.plug("host", TRAFFIC, Socket(mine.namespace("host"), "eth0", IPv4Address("198.18.0.1")))
-        with namespace.inside(mine.namespace("host")):
-            found = {members: asyncio.run(costs(members)) for members in MEMBERS}
-    finally:
-        claim.remove(mine.name)
-        mine.release()
+    with one_host():
+        found = {members: asyncio.run(costs(members)) for members in MEMBERS}
     rows = tuple(row(members, change, some) for members, changes in found.items() for change, some in changes.items())
     parts = tuple(f"{part} ms" for part in PARTS)
     return (

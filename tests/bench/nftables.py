@@ -15,9 +15,8 @@ from rich.table import Table
 
 from maglev0.dataplane import Move, Phase
 from maglev0.dataplane.nftables import Nftables
-from maglev0.lab import claim, namespace, network
-from maglev0.lab.network import TRAFFIC, Network, Socket
 from maglev0.service import HashMode, Service
+from tests.onehost import one_host
 
 SIZES = (5, 251, 4096, 65_537, 1 << 20)
 OWNERS = 4  # the share that a node loads is one fourth, and a move is what another one's coming or going makes of it
@@ -128,17 +127,8 @@ async def cost(buckets: int, *, guard: bool) -> Cost:
 
 def run() -> tuple[Cost, ...]:
     """Measure in a network namespace of our own, within a minute."""
-    mine = claim.claim()
-    try:
-        switch = Network(mine.namespace("switch"))
-        switch.create()
-        network.make_namespace(mine.namespace("host"))
-        switch.plug("host", TRAFFIC, Socket(mine.namespace("host"), "eth0", IPv4Address("198.18.0.1")))
-        with namespace.inside(mine.namespace("host")):
-            return tuple(asyncio.run(cost(size, guard=guard)) for guard in (True, False) for size in SIZES)
-    finally:
-        claim.remove(mine.name)
-        mine.release()
+    with one_host():
+        return tuple(asyncio.run(cost(size, guard=guard)) for guard in (True, False) for size in SIZES)
 
 
 def costs_table(costs: tuple[Cost, ...]) -> Table:

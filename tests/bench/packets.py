@@ -23,14 +23,12 @@ from pathlib import Path
 from maglev0.dataplane import Dataplane, Move, Phase, choose
 from maglev0.dataplane.nftables import Nftables
 from maglev0.errors import MaglevError, UnavailableError
-from maglev0.lab import claim, libc, namespace, network
-from maglev0.lab.network import TRAFFIC, Network, Socket
 from maglev0.packethash import Flow, PacketHash
 from maglev0.service import HashFamily, HashMode, Service, Xdp
 from tests.bench.generator import PORT, SOURCES, Generator, frame
 from tests.bench.sheet import Sheet, machine, publish
+from tests.onehost import INTERFACE, one_host
 
-INTERFACE = "eth0"
 SEED = 7
 SERVICE = Service(IPv4Address("198.51.100.1"), INTERFACE, "03:bf:c6:33:64:01", 65_537, HashMode.SOURCE_IP, SEED)
 CLUSTERIP_SERVICE = Service(SERVICE.vip, INTERFACE, SERVICE.cluster_mac, 16, HashMode.SOURCE_IP, SEED)
@@ -197,32 +195,20 @@ async def measure(way: Way, generator: Callable[[], Generator], samples: int, pa
 
 def run(rounds: int = ROUNDS, samples: int = SAMPLES, packets: int = PACKETS) -> Sheet:
     """Measure all ways in a namespace of our own."""
-    mine = claim.claim()
-    try:
-        switch = Network(mine.namespace("switch"))
-        switch.create()
-        name = mine.namespace("host")
-        network.make_namespace(name)
-        switch.plug("host", TRAFFIC, Socket(name, INTERFACE, IPv4Address("198.18.0.1")))
-        pinned = mine.directory / "bpf"
-        pinned.mkdir()
-        libc.mount_bpf(str(pinned))
+    with one_host() as host:
+        pinned = host.mount_bpf()
         os.environ["MAGLEV0_BPFFS"] = str(pinned)
-        with namespace.inside(name):
-            command("ip", "route", "add", "default", "dev", INTERFACE)
-            return _measured(mine, pinned, rounds, samples, packets)
-    finally:
-        claim.remove(mine.name)
-        mine.release()
+        command("ip", "route", "add", "default", "dev", INTERFACE)
+        return _measured(pinned, rounds, samples, packets)
 
 
-def _measured(mine: claim.Claim, pinned: Path, rounds: int, samples: int, packets: int) -> Sheet:
+def _measured(pinned: Path, rounds: int, samples: int, packets: int) -> Sheet:
     made = 0
 
     def generator() -> Generator:
         nonlocal made
         made += 1
-        return Generator(pinned / f"generator{made}", mine.directory / "generator.o", frame(SERVICE.vip, SERVICE.cluster_mac), INTERFACE)
+        return Generator(pinned / f"generator{made}", pinned.parent / "generator.o", frame(SERVICE.vip, SERVICE.cluster_mac), INTERFACE)
 
     every, alone = ways(), Way("the generator itself", nothing)
     for _round in range(rounds):

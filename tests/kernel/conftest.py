@@ -6,17 +6,12 @@ import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 
-from maglev0.lab import claim, namespace, network
-from maglev0.lab.network import TRAFFIC, Network, Socket
-
-ADDRESS = IPv4Address("198.18.0.1")
-INTERFACE = "eth0"
-CABLE = "host"
+from maglev0.lab.network import Network
+from tests.onehost import INTERFACE, one_host
 
 
 @dataclass(frozen=True)
@@ -46,18 +41,8 @@ class Host:
 @pytest.fixture
 def host() -> Iterator[Host]:
     assert os.geteuid() == 0, "this test makes network namespaces and must run as root"
-    mine = claim.claim()
-    try:
-        switch = Network(mine.namespace("switch"))
-        switch.create()
-        name = mine.namespace("host")
-        network.make_namespace(name)
-        switch.plug(CABLE, TRAFFIC, Socket(name, INTERFACE, ADDRESS))
-        with namespace.inside(name):
-            yield Host(name, switch)
-    finally:
-        claim.remove(mine.name)
-        mine.release()
+    with one_host() as made:
+        yield Host(made.name, made.network)
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from typing import NamedTuple
 from maglev0.dataplane import Move
 from maglev0.dataplane.nftables import Nftables
 from maglev0.service import HashMode, Service, Xdp
-from tests.kernel.xdp import INTERFACE, Program, Rules, alone, frame
+from tests.kernel.xdp import Program, Rules, alone, frame
+from tests.onehost import INTERFACE
 
 SIZES = (1, 2, 5, 64, 65_537, 1 << 20)
 DEFAULTS = ("1000000", "1")

@@ -16,7 +16,8 @@ from typing import Any
 from maglev0.dataplane import Move, Phase, ruleset
 from maglev0.dataplane.nftables import Nftables
 from maglev0.service import HashMode, Service
-from tests.kernel.conftest import INTERFACE, Host
+from tests.kernel.conftest import Host
+from tests.onehost import INTERFACE
 
 SERVICE = Service(IPv4Address("198.51.100.1"), INTERFACE, "03:bf:c6:33:64:01", 5, HashMode.SOURCE_IP, 7)
 TABLE = ruleset.table_name(SERVICE.vip)

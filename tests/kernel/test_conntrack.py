@@ -18,7 +18,8 @@ from maglev0.lab.network import TRAFFIC, Socket
 from maglev0.packethash import Flow, PacketHash
 from maglev0.service import HashFamily, HashMode
 from tests.bench.conntrack import ENTRIES, LOADS, OTHER, STEP_LIMIT_MS, VIP, Load, connection, enter, fill, hashing, measured
-from tests.kernel.conftest import INTERFACE, Host
+from tests.kernel.conftest import Host
+from tests.onehost import INTERFACE
 
 pytestmark = pytest.mark.kernel
 

@@ -23,7 +23,8 @@ from maglev0.lab.network import TRAFFIC, Socket
 from maglev0.packethash import Flow
 from maglev0.service import HashMode
 from tests.bench.conntrack import VIP, hashing
-from tests.kernel.conftest import ADDRESS, INTERFACE, Host
+from tests.kernel.conftest import Host
+from tests.onehost import ADDRESS, INTERFACE
 
 pytestmark = pytest.mark.kernel
 

@@ -17,8 +17,9 @@ from maglev0.dataplane.nfdump import Dump
 from maglev0.dataplane.nftables import Nftables, check, remove_leftovers
 from maglev0.errors import DataplaneError
 from maglev0.service import HashMode, Service
-from tests.kernel.conftest import CABLE, INTERFACE, Host
+from tests.kernel.conftest import Host
 from tests.kernel.nft import LEASE_MS, NOTHING, SERVICE, TABLE, Listed, doomed, hand_over, killed_after, listed, opened, owning, renew, rules
+from tests.onehost import CABLE, INTERFACE
 
 pytestmark = pytest.mark.kernel
 

@@ -10,9 +10,10 @@ import pytest
 from maglev0.dataplane import Move, Phase, nfdump
 from maglev0.dataplane.nftables import remove_leftovers
 from maglev0.errors import DataplaneError
-from tests.kernel.conftest import INTERFACE, Host
+from tests.kernel.conftest import Host
 from tests.kernel.nft import NOTHING, SERVICE, TABLE, Listed, hand_over, killed_after, listed, opened, owning, renew
 from tests.kernel.test_nftables import NOTICE_S
+from tests.onehost import INTERFACE
 
 pytestmark = pytest.mark.kernel
 

@@ -15,9 +15,10 @@ from maglev0.dataplane import Move, Phase
 from maglev0.dataplane.nftables import Nftables
 from maglev0.packethash import Flow, PacketHash
 from maglev0.service import HashFamily, HashMode
-from tests.kernel.conftest import INTERFACE, Host
+from tests.kernel.conftest import Host
 from tests.kernel.nft import LEASE_MS, NOTHING, SERVICE, hand_over, opened, renew
 from tests.kernel.wire import ACK, CWR, ECE, FIN, PSH, RST, SYN, Client, Wire, checksum, wired
+from tests.onehost import INTERFACE
 
 pytestmark = pytest.mark.kernel
 

@@ -19,7 +19,8 @@ from maglev0.dataplane.xdp import front, libbpf, maps, pins
 from maglev0.dataplane.xdp.libbpf import Bpf
 from maglev0.service import Service, Xdp
 from tests.kernel.nft import hand_over
-from tests.kernel.xdp import INTERFACE, SECOND, SERVICE, SOURCE, Program, Rules, ifindex, opened, planted, run
+from tests.kernel.xdp import SECOND, SERVICE, SOURCE, Program, Rules, ifindex, opened, planted, run
+from tests.onehost import INTERFACE
 
 pytestmark = pytest.mark.kernel
 

@@ -15,7 +15,8 @@ from maglev0.lab import addresses, claim, namespace, network
 from maglev0.lab.network import TRAFFIC, Socket
 from maglev0.packethash import Flow, PacketHash
 from maglev0.service import HashFamily, Service
-from tests.kernel.conftest import ADDRESS, INTERFACE, Host
+from tests.kernel.conftest import Host
+from tests.onehost import ADDRESS, INTERFACE
 
 PORT = 8000
 MARKER_PORT = 8001

@@ -20,15 +20,13 @@ from maglev0.dataplane.nftables import Nftables
 from maglev0.dataplane.xdp import pins
 from maglev0.dataplane.xdp.build import compile_bpf
 from maglev0.dataplane.xdp.libbpf import Bpf
-from maglev0.lab import claim, libc, namespace, network
-from maglev0.lab.network import TRAFFIC, Network, Socket
 from maglev0.packethash import Flow, PacketHash
 from maglev0.service import HashFamily, HashMode, Service, Xdp
 from tests.bench import testrun
 from tests.bench.generator import checksum
 from tests.kernel.nft import hand_over
+from tests.onehost import INTERFACE, one_host
 
-INTERFACE = "eth0"
 SERVICE = Service(IPv4Address("198.51.100.1"), INTERFACE, "03:bf:c6:33:64:01", 251, HashMode.SOURCE_IP, 7)
 SECOND = replace(SERVICE, vip=IPv4Address("198.51.100.2"), cluster_mac="03:bf:c6:33:64:02")
 SOURCE = Path(pins.__file__).parent / "early.bpf.c"
@@ -41,36 +39,18 @@ _ICMP_ERRORS = (3, 5, 11, 12)
 
 
 @contextmanager
-def bpf_file_system(mine: claim.Claim) -> Iterator[Path]:
-    """One for this test, where the dataplane will look for it; gone with the claim."""
-    place = mine.directory / "bpf"
-    place.mkdir()
-    libc.mount_bpf(str(place))
-    before = os.environ.get("MAGLEV0_BPFFS")
-    os.environ["MAGLEV0_BPFFS"] = str(place)
-    try:
-        yield place
-    finally:
-        del os.environ["MAGLEV0_BPFFS"]
-        if before is not None:
-            os.environ["MAGLEV0_BPFFS"] = before
-
-
-@contextmanager
 def alone() -> Iterator[Path]:
-    """A host of one's own, for the calling thread, and its BPF file system."""
-    mine = claim.claim()
-    try:
-        switch = Network(mine.namespace("switch"))
-        switch.create()
-        name = mine.namespace("host")
-        network.make_namespace(name)
-        switch.plug("host", TRAFFIC, Socket(name, INTERFACE, IPv4Address("198.18.0.1")))
-        with bpf_file_system(mine) as place, namespace.inside(name):
+    """A host of one's own, for the calling thread, and its BPF file system, where the dataplane will look for it."""
+    before = os.environ.get("MAGLEV0_BPFFS")
+    with one_host() as host:
+        place = host.mount_bpf()
+        os.environ["MAGLEV0_BPFFS"] = str(place)
+        try:
             yield place
-    finally:
-        claim.remove(mine.name)
-        mine.release()
+        finally:
+            del os.environ["MAGLEV0_BPFFS"]
+            if before is not None:
+                os.environ["MAGLEV0_BPFFS"] = before
 
 
 class Program:
