@@ -116,7 +116,7 @@ class Agreement:
         """Make what lies above the members' znodes where it is missing."""
         parts = self._paths.base.split("/")[1:]
         above = ["/" + "/".join(parts[:count]) for count in range(1, len(parts) + 1)]
-        for path in (*above, self._paths.members, self._paths.acks, self._paths.leases):
+        for path in (*above, *self._paths.parents):
             if await self._zookeeper.get(path) is None:
                 try:
                     await self._zookeeper.commit([Create(path, b"", ephemeral=False)])

@@ -27,10 +27,11 @@ from dataclasses import dataclass, field
 
 from maglev0.dataplane import Move
 from maglev0.lease import Dates, Others, Terms
-from maglev0.view import ACTIVE, DRAINING, DRY_RUN, Member, View, ViewId
+from maglev0.view import ACTIVE, DRAINING, DRY_RUN, FAILING, Member, View, ViewId
 
 UNSEEN = 0  # in the place of an id: whoever came and went between two views
 NOTHING = Move(frozenset(), frozenset())
+_GIVING_UP = (DRAINING, FAILING)
 BARRIER_SHARE = 1 / 2  # of a lease: a quarter may have passed since the last renewal, and the next one, under the new view, needs its time, too
 
 
@@ -84,7 +85,7 @@ class HandOver:
         """Take a new view for the current one, and begin anew from what the kernel holds."""
         gone = () if self.view is None else self.note_gone(self.view, view, now_s)
         self.others.forget(frozenset(member.id for member in view.members))
-        served = any(member.state == ACTIVE and member.weight for member in gone)
+        served = any(member.state in (ACTIVE, FAILING) and member.weight for member in gone)
         self.unserved = served or (self.unserved and self.stage < Stage.ACQUIRED)
         self.view, self.mine, self.seen_at = view, mine, now_s
         self._begin_with(self.held)
@@ -143,13 +144,13 @@ class HandOver:
     def awaited(self) -> frozenset[int]:
         """The peers that have to come further before this node does.
 
-        Who drains gives up the most, and does so last: the others then have nothing left to do but to take it.
+        Who drains or fails gives up the most, and does so last: the others then have nothing left to do but to take it.
         """
         if self.stage >= Stage.RELEASED:
             return self.lacking(Stage.RELEASED)
-        if self.view is None or self._record is None or self._record.state != DRAINING:
+        if self.view is None or self._record is None or self._record.state not in _GIVING_UP:
             return self.lacking(Stage.PREPARED)
-        staying = frozenset(member.id for member in self.view.members if member.state != DRAINING)
+        staying = frozenset(member.id for member in self.view.members if member.state not in _GIVING_UP)
         return self.lacking(Stage.PREPARED) | (self.lacking(Stage.RELEASED) & staying)
 
     @property

@@ -100,7 +100,7 @@ class Membership:
         present = {name: node for name, node in zip(ids, nodes, strict=True) if node is not None}
         if len(present) < len(ids) or await self._touched(parent.stat, present.values()):
             return None
-        members, ignored = views.read_members(Child(name, node.data, node.stat.owner, node.stat.mzxid) for name, node in present.items())
+        members, ignored = views.read_members(Child(name, node.data, node.stat.owner, node.stat.mzxid, node.ours) for name, node in present.items())
         self._report([*ignored, *(Ignored(name, 0, "it is no member id, or beyond the first 1,024") for name in foreign)])
         children = frozenset([*((name, node.stat.czxid) for name, node in present.items()), *((name, 0) for name in foreign)])
         return Seen(View(view_id(parent.stat), members, children), {int(name): node for name, node in present.items()})

@@ -7,6 +7,9 @@ All under the connection string's chroot::
     /maglev0/<vip>/members/<id>   ephemeral, one member's record (JSON)
     /maglev0/<vip>/acks/<id>      ephemeral, how far that member has come with which view (JSON)
     /maglev0/<vip>/leases/<id>    one member's last renewal (JSON); nobody watches it
+    /maglev0/<vip>/orders/<id>    persistent, what an operator wants of that member (JSON)
+    /maglev0/<vip>/reports/<id>   ephemeral, what that member says of itself for people to read (JSON)
+    /maglev0/<vip>/held/<id>      ephemeral, the buckets that its kernel has in force, read back from it
 
 Every change of a member's record is a transaction that also writes the parent, so that one stat tells whether a view is current.
 
@@ -44,6 +47,26 @@ class Paths:
         """The parent of the leases."""
         return f"{self.base}/leases"
 
+    @property
+    def orders(self) -> str:
+        """The parent of the operators' orders."""
+        return f"{self.base}/orders"
+
+    @property
+    def reports(self) -> str:
+        """The parent of the members' reports."""
+        return f"{self.base}/reports"
+
+    @property
+    def held(self) -> str:
+        """The parent of what the members' kernels hold."""
+        return f"{self.base}/held"
+
+    @property
+    def parents(self) -> tuple[str, ...]:
+        """All that have a child per member."""
+        return self.members, self.acks, self.leases, self.orders, self.reports, self.held
+
     def member(self, member: int) -> str:
         """One member's record."""
         return f"{self.members}/{member}"
@@ -55,6 +78,18 @@ class Paths:
     def lease(self, member: int) -> str:
         """One member's lease."""
         return f"{self.leases}/{member}"
+
+    def order(self, member: int) -> str:
+        """What an operator wants of one member."""
+        return f"{self.orders}/{member}"
+
+    def report(self, member: int) -> str:
+        """One member's report."""
+        return f"{self.reports}/{member}"
+
+    def holding(self, member: int) -> str:
+        """What one member's kernel holds."""
+        return f"{self.held}/{member}"
 
     def acknowledging(self, path: str) -> int | None:
         """The member whose acknowledgement lies at a path, `None` for every other path."""

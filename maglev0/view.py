@@ -22,6 +22,7 @@ MAX_START_TIME_S = 1e12  # far beyond any clock, yet finite, so that no number i
 MAX_ID = max(MAX_TOTAL_NODES.values())
 ACTIVE = "active"
 DRAINING = "draining"
+FAILING = "failing"  # its health checks fail
 DRY_RUN = "dry-run"
 
 
@@ -84,18 +85,22 @@ class View:
         """What the table is built from: the weight of each member that serves.
 
         A node in a dry run counts for other dry runs only: the cluster must not give buckets to a node that answers nothing.
+        Where every member that would serve is failing, they all do: a bad answer is better than none.
         """
-        states = (ACTIVE, DRY_RUN) if dry_run else (ACTIVE,)
+        return self._weights((ACTIVE, DRY_RUN) if dry_run else (ACTIVE,)) or self._weights((FAILING,))
+
+    def _weights(self, states: tuple[str, ...]) -> dict[str, int]:
         return {member.name: member.weight for member in self.members if member.state in states and member.weight > 0}
 
 
 class Child(NamedTuple):
-    """A child of the parent znode, as read; `owner` is its ephemeral owner (0 = persistent), `mzxid` its last change."""
+    """A child of the parent znode, as read; `owner` is its ephemeral owner (0 = persistent), `mzxid` its last change, `ours` as in `znodes.Node`."""
 
     name: str
     data: bytes
     owner: int
     mzxid: int
+    ours: bool = True
 
 
 class Ignored(NamedTuple):
@@ -140,6 +145,8 @@ def read_members(children: Iterable[Child]) -> tuple[tuple[Member, ...], tuple[I
 
 
 def _member(child: Child) -> Member:
+    if not child.ours:
+        raise ValueError("others than this cluster may change it: its ACL is not the cluster's")
     if not child.owner:
         raise ValueError("it is not ephemeral, so no daemon stands behind it")
     return decode(child.name, child.data)
@@ -156,7 +163,7 @@ def decode(name: str, data: bytes) -> Member:
     if name != str(member_id):
         raise ValueError(f"its record names id {member_id}")
     state = read_text(record, "state")
-    if state not in (ACTIVE, DRAINING, DRY_RUN):
+    if state not in (ACTIVE, DRAINING, FAILING, DRY_RUN):
         raise ValueError(f"unknown state {state}")
     return Member(
         id=member_id,

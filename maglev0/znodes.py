@@ -44,10 +44,11 @@ class Stat(NamedTuple):
 
 
 class Node(NamedTuple):
-    """A znode as read."""
+    """A znode as read; `ours` tells whether nobody but the cluster's own identity may change it, where the cluster has one."""
 
     data: bytes
     stat: Stat
+    ours: bool = True
 
 
 class Create(NamedTuple):

@@ -1,0 +1,158 @@
+"""The cluster as an onlooker sees it in ZooKeeper: who is there, what was ordered, and what each kernel says to hold.
+
+Pure: imports no I/O; what it reads goes through `znodes.ZooKeeper`. It writes nothing, and leaves no watches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TypeVar
+
+from maglev0 import audit, nodereport, orders, settings, table
+from maglev0 import view as views
+from maglev0.audit import Findings
+from maglev0.errors import ZooKeeperError
+from maglev0.handover import Ack
+from maglev0.membership import Lease, decode_ack, decode_lease, view_id
+from maglev0.nodereport import NodeReport
+from maglev0.orders import Order
+from maglev0.paths import Paths
+from maglev0.settings import Settings
+from maglev0.view import Child, Ignored, View
+from maglev0.znodes import Node, Stat, ZooKeeper
+
+_Record = TypeVar("_Record")
+READ_ATTEMPTS = 10  # at a view that does not change while it is being read; after them, the last one is what there is
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One look at a cluster. All mappings are by member id; `owners` is the table that every node computes from the view ("" = nobody).
+
+    `findings` compares what the kernels hold, by the members' reports; right after a change of the view it tells of the hand-over under way.
+    """
+
+    settings: Settings
+    view: View
+    ignored: tuple[Ignored, ...]
+    owners: tuple[str, ...]
+    acks: Mapping[int, Ack]
+    leases: Mapping[int, Lease]
+    orders: Mapping[int, Order]
+    reports: Mapping[int, NodeReport]
+    findings: Findings
+
+    @property
+    def shares(self) -> dict[int, frozenset[int]]:
+        """What each member owns by the table; who does not serve owns nothing."""
+        return shares(self.view, self.owners)
+
+    @property
+    def view_number(self) -> int:
+        """How many changes the cluster has seen: what people call a view by."""
+        return view_number(self.view)
+
+
+def view_number(view: View) -> int:
+    """How many changes the parent znode of a view has seen since its creation."""
+    return view.id.cversion + view.id.version
+
+
+def shares(view: View, owners: tuple[str, ...]) -> dict[int, frozenset[int]]:
+    """What each member owns by that table."""
+    found: dict[str, list[int]] = {member.name: [] for member in view.members}
+    for number, owner in enumerate(owners, 1):
+        if owner in found:
+            found[owner].append(number)
+    return {member.id: frozenset(found[member.name]) for member in view.members}
+
+
+async def observe(zookeeper: ZooKeeper, paths: Paths) -> Observation:
+    """Look at a cluster once. Raises ZooKeeperError where there is none, or its settings cannot be read; `Disconnected`."""
+    node = await zookeeper.get(paths.settings)
+    if node is None:
+        raise ZooKeeperError(f"no cluster at {paths.base}: start a daemon with the same --zk and --cluster-ip, or correct those")
+    try:
+        agreed = settings.decode(node.data)
+    except ValueError as error:
+        raise ZooKeeperError(f"the settings in {paths.settings} cannot be read ({error})") from error
+    view, ignored = await _view(zookeeper, paths, agreed.total_nodes)
+    weights = view.weights(dry_run=False)
+    owners = table.build(agreed.total_nodes, weights) if weights else ("",) * agreed.total_nodes
+    ids = tuple(member.id for member in view.members)
+    reports = await read_reports(zookeeper, paths, ids)
+    return Observation(
+        settings=agreed,
+        view=view,
+        ignored=ignored,
+        owners=owners,
+        acks=_decoded({member: node.data for member, node in (await _read(zookeeper, paths.ack, ids)).items()}, decode_ack),
+        leases={member: Lease(decode_lease(node.data), node.stat) for member, node in (await _read(zookeeper, paths.lease, ids)).items()},
+        orders=await read_orders(zookeeper, paths),
+        reports=reports,
+        findings=await findings(zookeeper, paths, agreed.total_nodes, shares(view, owners), reports),
+    )
+
+
+async def findings(
+    zookeeper: ZooKeeper, paths: Paths, total_nodes: int, expected: Mapping[int, frozenset[int]], reports: Mapping[int, NodeReport]
+) -> Findings:
+    """Compare what the kernels of all members hold. What a kernel holds is read only where it is not what the table says."""
+    held = dict(expected)
+    for member in reports:
+        if reports[member].lease_left_s <= 0:
+            held[member] = frozenset()
+    differing = [member for member in audit.strangers(expected, reports, total_nodes) if reports[member].lease_left_s > 0]
+    unknown = [member for member in expected if member not in reports]
+    for member, node in (await _read(zookeeper, paths.holding, differing)).items():
+        try:
+            held[member] = nodereport.unpack(total_nodes, node.data)
+        except ValueError:
+            unknown.append(member)
+    return audit.judge(total_nodes, held, tuple(sorted(unknown)))
+
+
+async def read_reports(zookeeper: ZooKeeper, paths: Paths, members: tuple[int, ...]) -> dict[int, NodeReport]:
+    """Read the reports of these members, as far as there are any that make sense."""
+    nodes = await _read(zookeeper, paths.report, members)
+    return _decoded({member: node.data for member, node in nodes.items()}, nodereport.decode)
+
+
+async def read_orders(zookeeper: ZooKeeper, paths: Paths) -> dict[int, Order]:
+    """Read all orders, those for who is no member included."""
+    listed = await zookeeper.children(paths.orders)
+    names = [] if listed is None else views.candidate_ids(listed[0], views.MAX_ID)[0]
+    nodes = await _read(zookeeper, paths.order, [int(name) for name in names])
+    return _decoded({member: node.data for member, node in nodes.items()}, orders.decode)
+
+
+async def _view(zookeeper: ZooKeeper, paths: Paths, total_nodes: int) -> tuple[View, tuple[Ignored, ...]]:
+    for _attempt in range(READ_ATTEMPTS):
+        listed = await zookeeper.children(paths.members)
+        names, stat = ([], Stat(0, 0, 0, 0, 0, 0)) if listed is None else listed
+        ids, foreign = views.candidate_ids(names, total_nodes)
+        nodes = await _read(zookeeper, paths.member, [int(name) for name in ids])
+        after = await zookeeper.get(paths.members)
+        if after is None or view_id(after.stat) == view_id(stat):
+            break
+    children = [Child(str(member), node.data, node.stat.owner, node.stat.mzxid, node.ours) for member, node in nodes.items()]
+    members, ignored = views.read_members(children)
+    return View(view_id(stat), members), (*ignored, *(Ignored(name, 0, "it is no member id") for name in foreign))
+
+
+async def _read(zookeeper: ZooKeeper, path: Callable[[int], str], members: Collection[int]) -> dict[int, Node]:
+    nodes = await zookeeper.get_all([path(member) for member in members])
+    return {member: node for member, node in zip(members, nodes, strict=True) if node is not None and node.ours}
+
+
+def _decoded(found: Mapping[int, bytes], decode: Callable[[bytes], _Record | None]) -> dict[int, _Record]:
+    """What could be read; the rest is left out."""
+    records: dict[int, _Record] = {}
+    for member, data in found.items():
+        with suppress(ValueError):
+            record = decode(data)
+            if record is not None:
+                records[member] = record
+    return records
