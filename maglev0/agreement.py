@@ -16,7 +16,7 @@ from maglev0 import view as views
 from maglev0.errors import ConfigError, ZooKeeperError
 from maglev0.paths import Paths
 from maglev0.settings import Settings, Wishes
-from maglev0.znodes import Check, Create, Node, Refused, Write, ZooKeeper
+from maglev0.znodes import Check, Create, Delete, Node, Operation, Refused, Write, ZooKeeper
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +28,16 @@ class Unsettled(Exception):  # noqa: N818  no error: the caller tries again at t
 
 
 class Found(NamedTuple):
-    """The settings znode as read: its value, or `problem` says why there is none; the version to check in transactions; its last change."""
+    """The settings znode as read: its value, or `problem` says why there is none; the version to check in transactions; its last change.
+
+    What is not `ours` (see `znodes.Node`) has no value.
+    """
 
     settings: Settings | None
     problem: str
     version: int
     mzxid: int
+    ours: bool = True
 
 
 class Founder(NamedTuple):
@@ -66,6 +70,8 @@ class Agreement:
         await self.ensure_paths()
         parent_version, living = await self._living()
         found = await self._read()
+        if found is not None and not found.ours:
+            raise self._foreign(self._paths.settings)
         self._looks += 1
         if self._looks <= RESTORE_LOOKS and _restorable(found, living):
             raise Unsettled
@@ -113,32 +119,55 @@ class Agreement:
         raise Unsettled
 
     async def ensure_paths(self) -> None:
-        """Make what lies above the members' znodes where it is missing."""
+        """Make what lies above the members' znodes where it is missing.
+
+        Raises ZooKeeperError where this cluster's own part of it belongs to others, too: they could delete what lies below.
+        """
         parts = self._paths.base.split("/")[1:]
-        above = ["/" + "/".join(parts[:count]) for count in range(1, len(parts) + 1)]
-        for path in (*above, *self._paths.parents):
-            if await self._zookeeper.get(path) is None:
-                try:
-                    await self._zookeeper.commit([Create(path, b"", ephemeral=False)])
-                except Refused as refused:
-                    if not refused.reason.exists:  # somebody deletes while we create
-                        raise Unsettled from refused
+        above = ["/" + "/".join(parts[:count]) for count in range(1, len(parts))]
+        for path in above:
+            await self._ensured(path)
+        for path in (self._paths.base, *self._paths.parents):
+            if not (await self._ensured(path)).ours:
+                raise self._foreign(path)
+
+    async def _ensured(self, path: str) -> Node:
+        node = await self._zookeeper.get(path)
+        if node is None:
+            # Refused where it exists by now, or somebody deletes while we create.
+            with suppress(Refused):
+                await self._zookeeper.commit([Create(path, b"", ephemeral=False)])
+            node = await self._zookeeper.get(path)
+        if node is None:
+            raise Unsettled
+        return node
+
+    def _foreign(self, path: str) -> ZooKeeperError:
+        mend = f"correct --zk-auth, or stop all daemons of this cluster and delete it (zkCli.sh: deleteall {self._paths.base})"
+        return ZooKeeperError(f"{path} is not this cluster's alone, by its ACL, or was not always: {mend}")
 
     async def _read(self) -> Found | None:
-        node = await self._zookeeper.get(self._paths.settings, watch=True)
+        path = self._paths.settings
+        node = await self._zookeeper.get(path, watch=True)
         if node is None:
             return None
+        version, mzxid = node.stat.version, node.stat.mzxid
+        if not node.ours:
+            return Found(None, f"the settings in {path} are not this cluster's alone, by their ACL", version, mzxid, ours=False)
         try:
-            return Found(agreed.decode(node.data), "", node.stat.version, node.stat.mzxid)
+            return Found(agreed.decode(node.data), "", version, mzxid)
         except ValueError as error:
-            return Found(None, f"the settings in {self._paths.settings} cannot be read ({error})", node.stat.version, node.stat.mzxid)
+            return Found(None, f"the settings in {path} cannot be read ({error})", version, mzxid)
 
     async def _write(self, settings: Settings, parent_version: int, found: Found | None) -> bool:
         """Write the settings unless somebody joined since `parent_version`, or wrote since `found`, was read; return whether they were written."""
         data, path = settings.encode(), self._paths.settings
-        write = Create(path, data, ephemeral=False) if found is None else Write(path, data, found.version)
+        writes: list[Operation] = [Create(path, data, ephemeral=False)]
+        if found is not None:
+            # An ACL cannot be mended by who may lack the right to; the parent is ours, so what lies there can be replaced.
+            writes = [Write(path, data, found.version)] if found.ours else [Delete(path, found.version), *writes]
         with suppress(Refused):
-            await self._zookeeper.commit([Check(self._paths.members, parent_version), write])
+            await self._zookeeper.commit([Check(self._paths.members, parent_version), *writes])
             return True
         return False
 

@@ -5,8 +5,7 @@ Pure: imports no I/O. The time is handed in, as seconds of one steadily running 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from maglev0 import nodereport
@@ -38,48 +37,51 @@ def strangers(shares: Mapping[int, frozenset[int]], reports: Mapping[int, NodeRe
 
 def judge(total_nodes: int, held: Mapping[int, frozenset[int]], unknown: tuple[int, ...] = ()) -> Findings:
     """Find what two members hold, and what nobody does; who is unknown is taken at the word of the table, and has its share in `held`."""
-    owners: dict[int, list[int]] = {}
-    for member, buckets in sorted(held.items()):
-        for bucket in buckets:
-            owners.setdefault(bucket, []).append(member)
-    overlaps = {bucket: tuple(members) for bucket, members in sorted(owners.items()) if len(members) > 1}
-    holes = frozenset(range(1, total_nodes + 1)) - owners.keys() if len(owners) < total_nodes else frozenset[int]()
-    return Findings(overlaps, holes, unknown)
+    # By whole sets: a loop over a million buckets would keep the daemon's own loop from its renewals.
+    once: set[int] = set()
+    twice: set[int] = set()
+    for buckets in held.values():
+        twice |= once & buckets
+        once |= buckets
+    overlaps = {bucket: tuple(member for member in sorted(held) if bucket in held[member]) for bucket in sorted(twice)}
+    return Findings(overlaps, frozenset(range(1, total_nodes + 1)) - once, unknown)
 
 
 class Alarms:
-    """Tells a fault from a hand-over by how long it lasts: longer than `patience_s`, without a break, it is one."""
+    """Tells faults from hand-overs by how long they last: a bucket that is at fault for `patience_s` without a break is a fault.
+
+    Hand-overs that follow each other concern other buckets each.
+    """
 
     def __init__(self, patience_s: float) -> None:
-        self._patience_s = patience_s
-        self._since: dict[str, float] = {}
+        self.patience_s = patience_s
+        self._since: dict[str, dict[int, float]] = {"overlaps": {}, "holes": {}}
         self._raised: set[str] = set()
 
-    def note(self, findings: Findings, now_s: float) -> Iterator[tuple[str, bool]]:
-        """Take what was found now; yields each alarm that begins (True) or ends (False), as words."""
-        current = dict(_words(findings))
-        self._since = {kind: self._since.get(kind, now_s) for kind in current}
-        for kind, words in current.items():
-            if kind not in self._raised and now_s - self._since[kind] >= self._patience_s:
+    def note(self, findings: Findings, now_s: float) -> list[tuple[str, bool]]:
+        """Take what was found now; returns each alarm that begins (True) or ends (False), as words."""
+        news: list[tuple[str, bool]] = []
+        for kind, buckets in (("overlaps", findings.overlaps), ("holes", findings.holes)):
+            before = self._since[kind]
+            self._since[kind] = {bucket: before.get(bucket, now_s) for bucket in buckets}
+            standing = [bucket for bucket, since_s in self._since[kind].items() if now_s - since_s >= self.patience_s]
+            if standing and kind not in self._raised:
                 self._raised.add(kind)
-                yield words, True
-        for kind in sorted(self._raised - current.keys()):
-            self._raised.remove(kind)
-            yield f"no {kind} any more", False
+                news.append((_words(kind, findings, standing), True))
+            elif not standing and kind in self._raised:
+                self._raised.remove(kind)
+                news.append((f"no {kind} any more", False))
+        return news
 
     def standing_s(self, now_s: float) -> float:
-        """For how long there has been a fault; 0 where there is none."""
-        return now_s - min(self._since.values(), default=math.inf) if self._since else 0.0
+        """For how long some bucket has been at fault; 0 where none is."""
+        since = [since_s for buckets in self._since.values() for since_s in buckets.values()]
+        return now_s - min(since) if since else 0.0
 
 
-def _words(findings: Findings) -> Iterator[tuple[str, str]]:
-    if findings.overlaps:
-        bucket, members = next(iter(findings.overlaps.items()))
-        who = ", ".join(map(name_of, members))
-        yield "overlaps", f"overlap: {_counted(len(findings.overlaps))} in force on two nodes at once, as {bucket} on {who}"
-    if findings.holes:
-        yield "holes", f"hole: {_counted(len(findings.holes))} in force nowhere, as {min(findings.holes)}"
-
-
-def _counted(count: int) -> str:
-    return "1 bucket is" if count == 1 else f"{count} buckets are"
+def _words(kind: str, findings: Findings, standing: list[int]) -> str:
+    bucket = min(standing)
+    how_many = "1 bucket is" if len(standing) == 1 else f"{len(standing)} buckets are"
+    if kind == "overlaps":
+        return f"overlap: {how_many} in force on several nodes at once, as {bucket} on {', '.join(map(name_of, findings.overlaps[bucket]))}"
+    return f"hole: {how_many} in force nowhere, as {bucket}"

@@ -161,8 +161,8 @@ class Entry:
         await self.withdraw()
         return FIRST_DELAY_S
 
-    async def withdraw(self) -> None:
-        """Be no member any more; nobody need wait where the kernel could be told to accept nothing."""
+    async def withdraw(self) -> bool:
+        """Be no member any more; nobody need wait where the kernel could be told to accept nothing. Returns whether ZooKeeper has confirmed it."""
         try:
             await self._let_go()
             released = self._standing.lease_record(released=True)
@@ -172,4 +172,5 @@ class Entry:
         for _attempt in range(LEAVE_ATTEMPTS):
             with suppress(Refused):
                 await self._membership.withdraw(released)
-                return
+                return True
+        return False

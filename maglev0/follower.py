@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import time
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -17,13 +18,14 @@ from maglev0.errors import DataplaneError, MaglevError
 from maglev0.foresight import Foresight
 from maglev0.handover import NOTHING, Stage
 from maglev0.lease import terms
+from maglev0.orders import Wish
 from maglev0.ownership import Ownership, decide
 from maglev0.participant import Participant
 from maglev0.paths import Paths
 from maglev0.settings import Settings
 from maglev0.standing import Host
 from maglev0.upkeep import Upkeep
-from maglev0.view import DRY_RUN, Member, View
+from maglev0.view import DRY_RUN, Member, View, ViewId
 from maglev0.waiting import Backoff, first_of, in_thread, together, woken
 from maglev0.znodes import Disconnected, Refused
 from maglev0.zookeeper import Session, State
@@ -36,6 +38,7 @@ SWEEP_COST = 50  # and at least so many times as long as a look took
 PROGRESS_S = 5.0
 LEAVE_TIMEOUT_S = 0.8
 RENEW_TIMEOUT_S = 0.2
+STUCK_LEASES = 2  # a renewal waits for its turn, for the kernel and for ZooKeeper, of which the latter's part is bounded by the session timeout
 QUIET_S = 0.03
 SLICE_S = 0.0005  # of foresight at a time: a change that comes meanwhile waits for the rest of a step, which takes no longer either
 CATCH_UP_PART = 1 / 2  # of a core, for some 50 ms at 65,537 node numbers: the log waits for it
@@ -49,6 +52,36 @@ class Cluster(NamedTuple):
     settings: Settings
     kernel: str
     hold: bool
+
+
+class Progress(NamedTuple):
+    """How far one node has come, at one instant; times are seconds of CLOCK_MONOTONIC.
+
+    `held` is in force in its kernel as far as it knows, `late` counts the buckets out of force in which it keeps connections. `before` is what the
+    table before the one at hand was built from, by member id.
+    """
+
+    me: Member
+    is_member: bool
+    view: View | None
+    view_at: float
+    obeys: ViewId | None
+    stage: Stage
+    held: frozenset[int]
+    lease_left_s: float
+    late: int
+    ownership: Ownership | None
+    before: Mapping[int, int]
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether it is a member in its place, and nothing is left to do for the view."""
+        return self.is_member and self.stage is Stage.ACQUIRED
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether it is where the view wants it, under its lease."""
+        return self.is_at_rest and self.lease_left_s > 0
 
 
 class Follower:
@@ -66,6 +99,9 @@ class Follower:
         self._said: tuple[Ownership | None, frozenset[int]] = (None, frozenset())
         self._tidied: frozenset[int] | None = None  # what was held when the kernel was tidied last
         self._progressed = asyncio.Event()
+        self.has_withdrawn = False  # ZooKeeper has confirmed that this node is no member
+        self.progressed: Callable[[], None] = _nobody  # is called whenever `progress` may be another
+        self._turned_at = time.monotonic()  # when the strand of the renewals came round last
         host = Host(session, upkeep, time.monotonic, self._share, self._awake.set, cluster.kernel, os.getpid(), cluster.hold)
         self._part = Participant(host, agreement, paths, me=me, total_nodes=settings.total_nodes, terms=terms(settings.lease_ms))
         self._part.renewal.wake = self._due.set
@@ -73,6 +109,38 @@ class Follower:
     @property
     def _me(self) -> Member:
         return self._part.standing.me
+
+    @property
+    def progress(self) -> Progress:
+        """How far this node has come."""
+        handover, standing = self._part.handover, self._part.standing
+        return Progress(
+            me=standing.me,
+            is_member=standing.is_member,
+            view=handover.view,
+            view_at=handover.seen_at,
+            obeys=handover.obeys,
+            stage=handover.stage,
+            held=handover.held,
+            lease_left_s=handover.lease_until - time.monotonic(),
+            late=len(standing.kept),
+            ownership=self._foresight.ownership,
+            before=self._foresight.before,
+        )
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it was told to give everything up."""
+        return self._part.standing.leaving
+
+    @property
+    def is_stuck(self) -> bool:
+        """Whether the renewals do not come round any more, though the loop turns."""
+        return time.monotonic() - self._turned_at > STUCK_LEASES * self._part.handover.terms.length_s + self._session.timeout_s
+
+    def wish(self, wish: Wish) -> None:
+        """Have this node's record say so; the hand-over that this takes follows."""
+        self._part.wish(wish.state, wish.weight)
 
     def notice(self, path: str | None) -> None:
         """Take what ZooKeeper tells, see `Participant.notice`."""
@@ -93,6 +161,7 @@ class Follower:
             self._awake.clear()
             pause_s = await self._round()
             self._progressed.set()
+            self.progressed()
             if pause_s == 0:
                 await asyncio.sleep(0)
                 continue
@@ -185,6 +254,7 @@ class Follower:
     async def _renewals(self) -> None:
         while True:
             self._due.clear()
+            self._turned_at = time.monotonic()
             try:
                 pause_s = await self._part.renewal.renew()
             except DataplaneError as error:
@@ -201,7 +271,9 @@ class Follower:
             if over_s <= 0 or not handover.held:
                 continue
             log.warning("no new flow is accepted any more in %d node numbers: no renewal from ZooKeeper in time", len(handover.held))
+            self.progressed()
             await self._served_again()
+            self.progressed()
             log.info("new flows are accepted again")
 
     async def _served_again(self) -> None:
@@ -260,7 +332,7 @@ class Follower:
         """Be no member any more; a ZooKeeper that does not answer is not waited for."""
         try:
             async with asyncio.timeout(LEAVE_TIMEOUT_S):
-                await self._part.entry.withdraw()
+                self.has_withdrawn = await self._part.entry.withdraw()
         except (Disconnected, Unsettled, TimeoutError, DataplaneError) as error:
             log.debug("left without a word: %r", error)
 
@@ -294,3 +366,7 @@ class Follower:
     @property
     def _label(self) -> str:
         return "DRY-RUN" if self._me.state == DRY_RUN else self._me.dataplane.upper()
+
+
+def _nobody() -> None:
+    """Nobody listens yet."""

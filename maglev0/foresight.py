@@ -15,7 +15,7 @@ from typing import NamedTuple
 from maglev0.ownership import Ownership, deciding, numbers_of
 from maglev0.steps import Steps
 from maglev0.table import building
-from maglev0.view import View
+from maglev0.view import View, id_of
 
 # Node numbers kept, of four bytes each: 4 MB. What one node gains by all absences together is about its own share, and what it loses far less, so
 # everything fits in up to the largest table there is. Whoever does not fit costs a table when it leaves.
@@ -46,6 +46,11 @@ class Foresight:
         self._absences: dict[str, _Absence] = {}  # by who is gone
         self._before: tuple[Mapping[str, int] | None, Collection[int]] = None, ()  # weights and share under the view before
         self._work: Iterator[None] = iter(())
+
+    @property
+    def before(self) -> Mapping[int, int]:
+        """The weights, by member id, that the table before the one at hand was built from."""
+        return {id_of(name): weight for name, weight in (self._before[0] or {}).items()}
 
     def share(self, view: View) -> frozenset[int] | None:
         """What `me` owns under a view, `None` where that takes a table: then build that, and call `decided`."""

@@ -48,7 +48,12 @@ def begin(*, verbose: bool) -> None:
     logger = logging.getLogger("maglev0")
     logger.handlers = [handler]
     logger.propagate = False
-    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    set_verbose(verbose=verbose)
+    logging.raiseExceptions = False  # a reader of the log that went away is no reason for tracebacks
+
+
+def set_verbose(*, verbose: bool) -> None:
+    """Log what did not change, too, or not."""
+    logging.getLogger("maglev0").setLevel(logging.DEBUG if verbose else logging.INFO)
     # Kazoo reports each failed attempt; the daemon says once what is wrong.
     logging.getLogger("maglev0.kazoo").setLevel(logging.INFO if verbose else logging.CRITICAL)
-    logging.raiseExceptions = False  # a reader of the log that went away is no reason for tracebacks

@@ -13,9 +13,9 @@ from hashlib import blake2b
 from typing import Any
 
 from maglev0.settings import FORMAT, MAX_TOTAL_NODES, read_format, read_int, read_object, read_text
-from maglev0.view import MAX_MEMBERS, MAX_START_TIME_S, MAX_WEIGHT, ViewId
+from maglev0.view import MAX_ID, MAX_MEMBERS, MAX_START_TIME_S, MAX_WEIGHT, ViewId, candidate_ids
 
-MAX_REPORT_BYTES = 65536  # some 600 bytes, and 12 for each member of the view before
+MAX_REPORT_BYTES = 1 << 17  # some 600 bytes, and 12 for each member of the view before; problems in no Latin script take 12 bytes a character
 MAX_REASONS = 16
 MAX_LEASE_S = 3600.0
 _BUCKETS = max(MAX_TOTAL_NODES.values())
@@ -89,10 +89,11 @@ def pack(total_nodes: int, buckets: Collection[int]) -> bytes:
 
 def unpack(total_nodes: int, data: bytes) -> frozenset[int]:
     """The set of buckets in a znode, whoever wrote it; ValueError where it is none."""
+    if len(data) > MAX_HELD_BYTES:
+        raise ValueError(f"{len(data)} bytes, at most {MAX_HELD_BYTES} are allowed")
     size = _size(total_nodes)
     try:
-        # Bounded on both sides: a few bytes could unfold to gigabytes.
-        bitmap = zlib.decompressobj().decompress(data if len(data) <= MAX_HELD_BYTES else b"", size + 1)
+        bitmap = zlib.decompressobj().decompress(data, size + 1)  # no more than that: a few bytes could unfold to gigabytes
     except zlib.error as error:
         raise ValueError("not compressed data") from error
     if len(bitmap) != size:
@@ -144,6 +145,6 @@ def _problems(value: object) -> tuple[str, ...]:
 def _weights(value: object) -> dict[int, int]:
     if not isinstance(value, dict) or len(value) > MAX_MEMBERS:
         raise ValueError(f"before is no object of at most {MAX_MEMBERS} members")
-    if not all(name.isascii() and name.isdecimal() and len(name) <= 7 and int(name) <= _BUCKETS for name in value):
+    if len(candidate_ids(value, MAX_ID)[0]) < len(value):
         raise ValueError("before names what is no member id")
     return {int(name): read_int(value, name, 0, MAX_WEIGHT) for name in value}

@@ -20,8 +20,8 @@ from maglev0.nodereport import NodeReport
 from maglev0.orders import Order
 from maglev0.paths import Paths
 from maglev0.settings import Settings
-from maglev0.view import Child, Ignored, View
-from maglev0.znodes import Node, Stat, ZooKeeper
+from maglev0.view import DRY_RUN, Child, Ignored, View
+from maglev0.znodes import Node, ZooKeeper
 
 _Record = TypeVar("_Record")
 READ_ATTEMPTS = 10  # at a view that does not change while it is being read; after them, the last one is what there is
@@ -81,78 +81,83 @@ async def observe(zookeeper: ZooKeeper, paths: Paths) -> Observation:
     view, ignored = await _view(zookeeper, paths, agreed.total_nodes)
     weights = view.weights(dry_run=False)
     owners = table.build(agreed.total_nodes, weights) if weights else ("",) * agreed.total_nodes
-    ids = tuple(member.id for member in view.members)
+    ids = [member.id for member in view.members]
     reports = await read_reports(zookeeper, paths, ids)
+    in_kernels = {member.id for member in view.members if member.state != DRY_RUN}
+    expected = {member: share for member, share in shares(view, owners).items() if member in in_kernels}
     return Observation(
         settings=agreed,
         view=view,
         ignored=ignored,
         owners=owners,
-        acks=_decoded({member: node.data for member, node in (await _read(zookeeper, paths.ack, ids)).items()}, decode_ack),
+        acks=_decoded(await _read(zookeeper, paths.ack, ids), decode_ack),
         leases={member: Lease(decode_lease(node.data), node.stat) for member, node in (await _read(zookeeper, paths.lease, ids)).items()},
         orders=await read_orders(zookeeper, paths),
         reports=reports,
-        findings=await findings(zookeeper, paths, agreed.total_nodes, shares(view, owners), reports),
+        findings=await findings(zookeeper, paths, agreed.total_nodes, expected, reports),
     )
 
 
 async def findings(
     zookeeper: ZooKeeper, paths: Paths, total_nodes: int, expected: Mapping[int, frozenset[int]], reports: Mapping[int, NodeReport]
 ) -> Findings:
-    """Compare what the kernels of all members hold. What a kernel holds is read only where it is not what the table says."""
-    held = dict(expected)
-    for member in reports:
-        if reports[member].lease_left_s <= 0:
-            held[member] = frozenset()
-    differing = [member for member in audit.strangers(expected, reports, total_nodes) if reports[member].lease_left_s > 0]
-    unknown = [member for member in expected if member not in reports]
-    for member, node in (await _read(zookeeper, paths.holding, differing)).items():
-        try:
-            held[member] = nodereport.unpack(total_nodes, node.data)
-        except ValueError:
-            unknown.append(member)
-    return audit.judge(total_nodes, held, tuple(sorted(unknown)))
+    """Compare what the kernels of the members hold that `expected` names, with their shares; what a node in a dry run holds is in no kernel.
+
+    What a kernel holds is read only where it is not what the table says.
+    """
+    closed = {member for member in expected if member in reports and reports[member].lease_left_s <= 0}
+    differing = [member for member in audit.strangers(expected, reports, total_nodes) if member not in closed]
+    found = await read_held(zookeeper, paths, total_nodes, differing)
+    unknown = (expected.keys() - reports.keys()) | (set(differing) - found.keys())
+    return audit.judge(total_nodes, {**expected, **dict.fromkeys(closed, frozenset[int]()), **found}, tuple(sorted(unknown)))
 
 
-async def read_reports(zookeeper: ZooKeeper, paths: Paths, members: tuple[int, ...]) -> dict[int, NodeReport]:
+async def read_held(zookeeper: ZooKeeper, paths: Paths, total_nodes: int, members: Collection[int]) -> dict[int, frozenset[int]]:
+    """Read what the kernels of these members hold, as far as they say it."""
+    nodes = await _read(zookeeper, paths.holding, members)
+    return _decoded(nodes, lambda data: nodereport.unpack(total_nodes, data))
+
+
+async def read_reports(zookeeper: ZooKeeper, paths: Paths, members: Collection[int]) -> dict[int, NodeReport]:
     """Read the reports of these members, as far as there are any that make sense."""
-    nodes = await _read(zookeeper, paths.report, members)
-    return _decoded({member: node.data for member, node in nodes.items()}, nodereport.decode)
+    return _decoded(await _read(zookeeper, paths.report, members), nodereport.decode)
 
 
 async def read_orders(zookeeper: ZooKeeper, paths: Paths) -> dict[int, Order]:
     """Read all orders, those for who is no member included."""
     listed = await zookeeper.children(paths.orders)
     names = [] if listed is None else views.candidate_ids(listed[0], views.MAX_ID)[0]
-    nodes = await _read(zookeeper, paths.order, [int(name) for name in names])
-    return _decoded({member: node.data for member, node in nodes.items()}, orders.decode)
+    return _decoded(await _read(zookeeper, paths.order, [int(name) for name in names]), orders.decode)
 
 
 async def _view(zookeeper: ZooKeeper, paths: Paths, total_nodes: int) -> tuple[View, tuple[Ignored, ...]]:
     for _attempt in range(READ_ATTEMPTS):
         listed = await zookeeper.children(paths.members)
-        names, stat = ([], Stat(0, 0, 0, 0, 0, 0)) if listed is None else listed
+        if listed is None:
+            raise ZooKeeperError(f"somebody deleted {paths.members}: running members make it anew, so ask again")
+        names, stat = listed
         ids, foreign = views.candidate_ids(names, total_nodes)
-        nodes = await _read(zookeeper, paths.member, [int(name) for name in ids])
+        nodes = await zookeeper.get_all([f"{paths.members}/{name}" for name in ids])
         after = await zookeeper.get(paths.members)
-        if after is None or view_id(after.stat) == view_id(stat):
+        if after is not None and view_id(after.stat) == view_id(stat):
             break
-    children = [Child(str(member), node.data, node.stat.owner, node.stat.mzxid, node.ours) for member, node in nodes.items()]
-    members, ignored = views.read_members(children)
-    return View(view_id(stat), members), (*ignored, *(Ignored(name, 0, "it is no member id") for name in foreign))
+    found = [(name, node) for name, node in zip(ids, nodes, strict=True) if node is not None]
+    members, ignored = views.read_members(Child(name, node.data, node.stat.owner, node.stat.mzxid, node.ours) for name, node in found)
+    return View(view_id(stat), members), (*ignored, *(Ignored(name, 0, "it is no member id, or beyond the first 4,096") for name in foreign))
 
 
 async def _read(zookeeper: ZooKeeper, path: Callable[[int], str], members: Collection[int]) -> dict[int, Node]:
+    """The znodes of these members that nobody else can have written."""
     nodes = await zookeeper.get_all([path(member) for member in members])
     return {member: node for member, node in zip(members, nodes, strict=True) if node is not None and node.ours}
 
 
-def _decoded(found: Mapping[int, bytes], decode: Callable[[bytes], _Record | None]) -> dict[int, _Record]:
+def _decoded(found: Mapping[int, Node], decode: Callable[[bytes], _Record | None]) -> dict[int, _Record]:
     """What could be read; the rest is left out."""
     records: dict[int, _Record] = {}
-    for member, data in found.items():
+    for member, node in found.items():
         with suppress(ValueError):
-            record = decode(data)
+            record = decode(node.data)
             if record is not None:
                 records[member] = record
     return records

@@ -234,6 +234,12 @@ class Participant:
         """Put what the server granted into the record that the next joining writes."""
         self.standing.me = replace(self.standing.me, session_timeout_s=timeout_s)
 
+    def wish(self, state: str, weight: int) -> None:
+        """Have this node's record say so, as a change of the view like any other."""
+        if (self.standing.me.state, self.standing.me.weight) != (state, weight):
+            self.standing.me = replace(self.standing.me, state=state, weight=weight)
+            self._host.wake()
+
     def leave(self) -> None:
         """Give up everything by a hand-over; `standing.is_drained` tells when that is done, `entry.withdraw` is the last word."""
         self.standing.leave()

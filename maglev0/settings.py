@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from ipaddress import IPv4Address
 from typing import Any, TypeVar
 
@@ -39,7 +39,7 @@ class Settings:
 
     total_nodes: int
     hash_mode: HashMode
-    hash_seed: int
+    hash_seed: int = field(repr=False)  # secret: who knows it can aim at one node
     hash_family: HashFamily
     cluster_mac: str
     lease_ms: int
@@ -67,7 +67,7 @@ class Wishes:
 
     total_nodes: int | None
     hash_mode: HashMode | None
-    hash_seed: int | None
+    hash_seed: int | None = field(repr=False)
     cluster_mac: str | None
     families: tuple[HashFamily, ...]
 
@@ -116,23 +116,27 @@ def check_id(my_id: int, settings: Settings) -> None:
 
 
 def contradictions(wishes: Wishes, settings: Settings) -> tuple[str, ...]:
-    """Each flag that contradicts the cluster, as "--flag=given (the cluster has value)"; empty when this node may take part."""
+    """Each flag that contradicts the cluster, as "--flag=given (the cluster has value)"; empty when this node may take part. No seed is told."""
     asked = {
         "--total-nodes": (wishes.total_nodes, settings.total_nodes),
         "--hash-mode": (wishes.hash_mode, settings.hash_mode),
         "--hash-seed": (wishes.hash_seed, settings.hash_seed),
         "--cluster-mac": (wishes.cluster_mac, settings.cluster_mac),
     }
-    found = [f"{flag}={given} (the cluster has {agreed})" for flag, (given, agreed) in asked.items() if given is not None and given != agreed]
+    found = [f"{flag}={_told(flag, given, agreed)}" for flag, (given, agreed) in asked.items() if given is not None and given != agreed]
     if settings.hash_family not in wishes.families:
         found.append(f"--dataplane={wishes.families[0]} (the cluster has {settings.hash_family}, which hashes packets differently)")
     return tuple(found)
 
 
+def _told(flag: str, given: object, agreed: object) -> str:
+    return "… (the cluster has another one)" if flag == "--hash-seed" else f"{given} (the cluster has {agreed})"
+
+
 def differences(running: Settings, found: Settings) -> tuple[str, ...]:
-    """The names of the settings in which two values differ, each as "name was a, is b"."""
-    pairs = ((field.name, getattr(running, field.name), getattr(found, field.name)) for field in fields(Settings))
-    return tuple(f"{name} was {was}, is {now}" for name, was, now in pairs if was != now)
+    """The names of the settings in which two values differ, each as "name was a, is b", but for the seed, which is told to nobody."""
+    pairs = ((of.name, getattr(running, of.name), getattr(found, of.name)) for of in fields(Settings))
+    return tuple(f"{name} is another one" if name == "hash_seed" else f"{name} was {was}, is {now}" for name, was, now in pairs if was != now)
 
 
 def decode(data: bytes) -> Settings:

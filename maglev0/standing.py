@@ -12,7 +12,7 @@ from typing import NamedTuple
 from maglev0.dataplane import Gate
 from maglev0.handover import Ack, HandOver, Stage
 from maglev0.membership import LeaseRecord
-from maglev0.view import ACTIVE, DRAINING, DRY_RUN, Member, View
+from maglev0.view import DRAINING, DRY_RUN, Member, View
 from maglev0.znodes import ZooKeeper
 
 
@@ -68,7 +68,7 @@ class Standing:
     def leave(self) -> None:
         """Want to be no member any more; who serves gives everything up by a hand-over first."""
         self.leaving = True
-        self.me = replace(self.me, state=DRAINING if self.me.state == ACTIVE else self.me.state)
+        self.me = replace(self.me, state=self.me.state if self.me.state == DRY_RUN else DRAINING)
 
     def lease_record(self, *, released: bool = False) -> LeaseRecord:
         """What this node writes into its lease; a kernel that nothing is asked of accepts nothing."""

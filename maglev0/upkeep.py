@@ -10,7 +10,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from maglev0.dataplane import Dataplane, Flows, Move, Phase
+from maglev0.dataplane import Counters, Dataplane, Flows, Move, Phase
 from maglev0.errors import DataplaneError, UnavailableError
 from maglev0.waiting import Backoff, first_of
 
@@ -77,6 +77,10 @@ class Upkeep:
     async def flows(self) -> Flows:
         """See `Gate.flows`. It only looks, and may take long."""
         return await self._dataplane.flows()
+
+    async def counters(self) -> Counters | None:
+        """See `Dataplane.counters`. It only looks."""
+        return await self._dataplane.counters()
 
     async def kept(self) -> frozenset[int]:
         """See `Dataplane.kept`."""
@@ -153,6 +157,21 @@ class Upkeep:
                 await self._dataplane.close()
             except DataplaneError as error:
                 log.error("could not remove all that was added: %s", error)  # noqa: TRY400  a fact, not a traceback
+
+    @property
+    def reason(self) -> str:
+        """Why this node cannot serve; empty where it can."""
+        return "" if self.able else self._reason
+
+    @property
+    def early_drop(self) -> str:
+        """See `Dataplane.early_drop`."""
+        return self._dataplane.early_drop
+
+    def distrust(self) -> None:
+        """Have everything compared with the kernel and mended: what was read back of it is not what it should hold."""
+        self._dataplane.distrust()
+        self._broken.set()
 
     def _fail(self, error: DataplaneError) -> None:
         if str(error) != self._reason:

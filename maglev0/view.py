@@ -20,6 +20,7 @@ MAX_WEIGHT = 1000
 MAX_SESSION_TIMEOUT_S = 3600.0
 MAX_START_TIME_S = 1e12  # far beyond any clock, yet finite, so that no number in JSON overflows a float
 MAX_ID = max(MAX_TOTAL_NODES.values())
+_NAME = "backend-"
 ACTIVE = "active"
 DRAINING = "draining"
 FAILING = "failing"  # its health checks fail
@@ -113,7 +114,12 @@ class Ignored(NamedTuple):
 
 def name_of(member_id: int) -> str:
     """A member's name."""
-    return f"backend-{member_id}"
+    return f"{_NAME}{member_id}"
+
+
+def id_of(name: str) -> int:
+    """The id of the member that has such a name."""
+    return int(name.removeprefix(_NAME))
 
 
 def candidate_ids(names: Iterable[str], total_nodes: int) -> tuple[list[str], list[str]]:

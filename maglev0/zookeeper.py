@@ -1,6 +1,8 @@
 """A ZooKeeper session on an asyncio loop: a thin shell around kazoo, which the protocol sees as `znodes.ZooKeeper`.
 
 Kazoo's threads only record and wake: every callback hands over to the loop, and every answer is awaited there with a bound.
+
+With an identity (see `access`) whatever is created belongs to it alone, and whatever is read tells whether it is so.
 """
 
 from __future__ import annotations
@@ -8,42 +10,37 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import enum
-import logging
+import secrets
 import struct
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from kazoo.client import KazooClient, TransactionRequest
 from kazoo.exceptions import (
     AuthFailedError,
-    BadVersionError,
     ConnectionClosedError,
     ConnectionLoss,
     InvalidACLError,
     NoAuthError,
-    NodeExistsError,
     NoNodeError,
     OperationTimeoutError,
-    RolledBackError,
-    RuntimeInconsistency,
     SessionExpiredError,
     SessionMovedError,
     ZookeeperError,
 )
 from kazoo.handlers.threading import KazooTimeoutError
-from kazoo.protocol.connection import ConnectionDropped
-from kazoo.protocol.serialization import Connect
 from kazoo.protocol.states import KazooState
-from kazoo.retry import KazooRetry
+from kazoo.security import ACL, CREATOR_ALL_ACL, OPEN_ACL_UNSAFE
 
+from maglev0 import credentials, translation, transport
+from maglev0.access import NOBODY, X509, ZooKeeperAccess
 from maglev0.config import ZooKeeperAddress
 from maglev0.errors import ZooKeeperError
-from maglev0.znodes import Check, Committed, Create, Delete, Disconnected, Node, Operation, Reason, Refused, Stat, Write
+from maglev0.rights import Entry, Rights
+from maglev0.znodes import Committed, Disconnected, Node, Operation, Refused, Stat
 
-RECONNECT_DELAY_S = 0.05
-MAX_RECONNECT_DELAY_S = 2.0  # how much later than ZooKeeper itself a cluster may come back
+READ_ATTEMPTS = 5  # at a znode that is deleted and created anew, or given another ACL, between two readings
 CLOSE_TIMEOUT_S = 1.0  # a daemon that was told to stop is gone within 2 s, whatever ZooKeeper does
 
 
@@ -82,41 +79,48 @@ class Session:
 
     `notice` is called on the loop: with the path of a watched znode that changed, or with `None` after every change of state. `session`, the
     `ephemeralOwner` of what the session creates, is 0 before the first connection, and that of the lost session until there is another.
+    Every method but `start` and `close` raises ZooKeeperError once the servers have refused this node's identity: then there is no session more.
     """
 
-    def __init__(self, address: ZooKeeperAddress, timeout_s: float, notice: Callable[[str | None], None], former: Identity | None = None) -> None:
-        """`former` is a session to take back; when it is over there will be a new one."""
+    def __init__(
+        self,
+        address: ZooKeeperAddress,
+        timeout_s: float,
+        notice: Callable[[str | None], None],
+        former: Identity | None = None,
+        access: ZooKeeperAccess = NOBODY,
+    ) -> None:
+        """`former` is a session to take back; when it is over there will be a new one. Raises ConfigError where files of `access` are no good."""
         self.state = State.CONNECTING
         self.session = 0
         self._changed = asyncio.Event()
         self._requested_timeout_s = timeout_s
-        self._granted_timeout_s: float | None = None
         self._notice = notice
         self._loop = asyncio.get_running_loop()
-        self._client = KazooClient(
-            hosts=address.hosts,  # the chroot stands in our paths: kazoo creates no chroot of more than one part
-            timeout=timeout_s,
-            client_id=None if former is None else (former.id, former.password),
-            connection_retry=KazooRetry(max_tries=-1, delay=RECONNECT_DELAY_S, max_delay=MAX_RECONNECT_DELAY_S),
-            logger=logging.getLogger("maglev0.kazoo"),
-        )
+        self._address, self._access = address, access
+        self._rights = None if access.identity_scheme is None else Rights(access.identity_scheme)
+        self._learning = asyncio.Lock()
+        self.tls = credentials.tls(access)
+        # The chroot stands in our paths: kazoo creates no chroot of more than one part.
+        known = None if former is None else (former.id, former.password)
+        self._client = transport.client(address.hosts, timeout_s, access, self.tls, known)
 
     def start(self) -> None:
         """Begin to connect; `notice` tells when that succeeds."""
-        self._listen_in()
         self._client.add_listener(self._on_state)
         self._client.start_async()
 
     async def until(self, *states: State) -> None:
         """Return once the session is in one of these states."""
         while self.state not in states:
+            self._require_admitted()
             self._changed.clear()
             await self._changed.wait()
 
     @property
     def timeout_s(self) -> float:
         """The session timeout that the server granted; before it did, the one to ask for."""
-        return self._granted_timeout_s or self._requested_timeout_s
+        return self._client._connection.granted_timeout_s or self._requested_timeout_s  # noqa: SLF001
 
     @property
     def identity(self) -> Identity | None:
@@ -131,40 +135,123 @@ class Session:
     async def get_all(self, paths: Sequence[str], *, watch: bool = False) -> list[Node | None]:
         """See `znodes.ZooKeeper.get_all`."""
         self._require_connected()
+        if self._rights is None:
+            found = await self._read(paths, watch=watch)
+            return [None if one is None else translation.node(one) for one in found]
+        await self._learn_rights(self._rights)
+        nodes: dict[str, Node | None] = {}
+        for _attempt in range(READ_ATTEMPTS):
+            nodes |= await self._judged(self._rights, [path for path in paths if path not in nodes], watch=watch)
+            if len(nodes) == len(paths):
+                return [nodes[path] for path in paths]
+        raise Disconnected
+
+    async def _read(self, paths: Sequence[str], *, watch: bool) -> list[Any]:
         watcher = self._on_watch if watch else None
         asked = [self._client.get_async(path, watch=watcher) for path in paths]
-        found = [await self._found(result) for result in asked]
+        found = [await self._data(result, path, watcher) for result, path in zip(asked, paths, strict=True)]
         for place, path in enumerate(paths):
-            while watch and found[place] is None and await self._found(self._client.exists_async(path, watch=watcher)):
-                found[place] = await self._found(self._client.get_async(path, watch=watcher))  # it came meanwhile
-        return [None if one is None else Node(bytes(one[0]), _stat(one[1])) for one in found]
+            while watch and found[place] is None and await self._found(self._client.exists_async(path, watch=watcher), path):
+                found[place] = await self._data(self._client.get_async(path, watch=watcher), path, watcher)  # it came meanwhile
+        return found
+
+    async def _data(self, result: Any, path: str, watcher: Any) -> Any:
+        """Data and stat; with an identity, `None` and the stat of what this node may not read: it is there, and others made it."""
+        try:
+            return await self._answer(result)
+        except NoNodeError:
+            return None
+        except NoAuthError as error:
+            if self._rights is None:
+                raise self._refused(error, path) from error
+            stat = await self._found(self._client.exists_async(path, watch=watcher), path)
+            return None if stat is None else (None, stat)
+
+    async def _judged(self, rights: Rights, paths: Sequence[str], *, watch: bool) -> dict[str, Node | None]:
+        """Read these, and their ACLs as far as they are not known; left out are those that changed between the two readings."""
+        acls = [(path, self._client.get_acls_async(path)) for path in paths if not rights.known(path)]
+        found = await self._read(paths, watch=watch)
+        for path, result in acls:
+            with contextlib.suppress(NoNodeError, NoAuthError):
+                acl, stat = await self._answer(result)
+                rights.judge(path, stat.czxid, stat.aversion, translation.entries(acl))
+        nodes: dict[str, Node | None] = {}
+        for path, one in zip(paths, found, strict=True):
+            if one is None:
+                nodes[path] = None
+            elif one[0] is None:
+                nodes[path] = translation.node((b"", one[1]), ours=False)
+            elif (ours := rights.verdict(path, one[1].czxid, one[1].aversion)) is not None:
+                nodes[path] = translation.node(one, ours=ours)
+                continue
+            rights.forget(path)
+        return nodes
+
+    async def _learn_rights(self, rights: Rights) -> None:
+        """Find out as whom the servers know this node, by the ACL of a znode that it creates for an instant."""
+        async with self._learning:
+            for parent in self._ancestors():
+                if rights.own:
+                    return
+                with contextlib.suppress(NoNodeError, NoAuthError):
+                    if not rights.learn(await self._probed(parent)):
+                        raise ZooKeeperError(f"using ZooKeeper: {self._unknown()}")
+        if not rights.own:
+            raise ZooKeeperError(f"using ZooKeeper: NoAuthError: ACLs keep this node out of {self._address.chroot or '/'}: {self._remedy}")
+
+    def _ancestors(self) -> Iterator[str]:
+        """The znodes above all of ours, the lowest first: one of them exists, and we may create something there."""
+        path = f"{self._address.chroot}/maglev0"
+        while path:
+            yield path
+            path = path.rpartition("/")[0]
+        yield ""
+
+    async def _probed(self, parent: str) -> list[Entry]:
+        probe = f"{parent}/maglev0-{secrets.token_hex(8)}"
+        created = self._client.create_async(probe, acl=CREATOR_ALL_ACL, ephemeral=True)
+        asked, deleted = self._client.get_acls_async(probe), self._client.delete_async(probe)
+        try:
+            await self._answer(created)
+            acl, _stat = await self._answer(asked)
+            await self._answer(deleted)
+        except InvalidACLError as error:
+            raise ZooKeeperError(f"using ZooKeeper: {self._unknown()}") from error
+        return translation.entries(acl)
 
     async def children(self, path: str, *, watch: bool = False) -> tuple[list[str], Stat] | None:
         """See `znodes.ZooKeeper.children`."""
         self._require_connected()
-        listed = await self._found(self._client.get_children_async(path, watch=self._on_watch if watch else None, include_data=True))
-        return None if listed is None else (list(listed[0]), _stat(listed[1]))
+        listed = await self._found(self._client.get_children_async(path, watch=self._on_watch if watch else None, include_data=True), path)
+        return None if listed is None else (list(listed[0]), translation.stat(listed[1]))
 
     async def commit(self, operations: Sequence[Operation], look: str | None = None) -> Committed:
         """See `znodes.ZooKeeper.commit`. Raises ZooKeeperError for what the operator must mend, such as rights."""
         self._require_connected()
+        if self._rights is not None:
+            await self._learn_rights(self._rights)
         session = self.session
         transaction = self._client.transaction()
         for operation in operations:
-            _add(transaction, operation)
+            translation.add(transaction, operation, self._acl)
         # Both are in the queue before the first is sent; a connection that breaks fails all that was asked on it.
         answers, looking = transaction.commit_async(), None if look is None else self._client.exists_async(look)
         try:
-            zxid = _zxid(await self._answer(answers))
+            answered = await self._answer(answers)
+            if (forbidden := translation.no_rights(answered)) is not None:
+                raise self._refused(answered[forbidden], operations[forbidden].path)
+            zxid = translation.zxid(answered)
+        except (NoAuthError, InvalidACLError) as error:
+            raise self._refused(error, operations[0].path) from error
         except Refused:
-            if looking is not None:
+            if look is not None:
                 with contextlib.suppress(Disconnected):
-                    await self._found(looking)
+                    await self._found(looking, look)
             raise
-        looked = None if looking is None else await self._found(looking)
+        looked = None if look is None else await self._found(looking, look)
         if self.session != session:
             raise Disconnected
-        return Committed(zxid, None if looked is None else _stat(looked))
+        return Committed(zxid, None if looked is None else translation.stat(looked))
 
     def _on_watch(self, event: Any) -> None:
         self._hand_over(self._notice, event.path or None)
@@ -183,26 +270,6 @@ class Session:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(stopped.wait(), CLOSE_TIMEOUT_S)
 
-    def _listen_in(self) -> None:
-        """Note on kazoo's connection what kazoo tells nobody: the timeout that the server granted."""
-        connection = self._client._connection  # noqa: SLF001
-        invoke, read_socket = connection._invoke, connection._read_socket  # noqa: SLF001
-
-        def invoke_and_note(timeout: float, request: Any, xid: int | None = None) -> Any:
-            answer = invoke(timeout, request, xid)
-            if isinstance(request, Connect) and answer[0].time_out > 0:
-                self._granted_timeout_s = answer[0].time_out / 1000
-            return answer
-
-        def read_sense(timeout: float) -> Any:
-            try:
-                return read_socket(timeout)
-            except _NONSENSE as error:
-                # An answer that cannot be read, or that nobody asked for, would end kazoo's thread, and the session with it, for good.
-                raise ConnectionDropped(f"nonsense from the server: {error!r}") from error
-
-        connection._invoke, connection._read_socket = invoke_and_note, read_sense  # noqa: SLF001
-
     def _on_state(self, state: str) -> None:
         # Taken here, in the thread that changes it: by the time the loop looks, the connection may be another.
         identity = self._client.client_id
@@ -220,18 +287,50 @@ class Session:
         self._notice(None)
 
     def _require_connected(self) -> None:
+        self._require_admitted()
         # Without a connection kazoo would keep the request, and send it long after its reason is gone.
         if self.state is not State.CONNECTED:
             raise Disconnected
 
-    async def _found(self, result: Any) -> Any:
+    def _require_admitted(self) -> None:
+        refusal = self._client._connection.refusal  # noqa: SLF001
+        if refusal:
+            who = f"user {self._access.user}"
+            raise ZooKeeperError(f"ZooKeeper's servers refuse {who} of --zk-auth ({refusal}): correct the flag, its password's file or the servers")
+
+    @property
+    def _acl(self) -> list[ACL]:
+        """Of all that is created."""
+        if self._rights is None:
+            return list(OPEN_ACL_UNSAFE)
+        return translation.acl(self._rights.own)
+
+    def _unknown(self) -> str:
+        if self._access.identity_scheme == X509:
+            return "the servers take no identity from --zk-cert: set ssl.clientAuth=need and authProvider.x509 there, or give --zk-auth"
+        return f"the servers know nobody by --zk-auth={self._access.scheme}: configure that there, or use the other scheme"
+
+    @property
+    def _remedy(self) -> str:
+        if self._access.identity_scheme is None:
+            return "give --zk-auth, or another /chroot in --zk"
+        flag = "--zk-cert" if self._access.scheme is None else "--zk-auth"
+        return f"give the identity of {flag} the rights, correct {flag} (is it the cluster's user and password?), or give another /chroot in --zk"
+
+    def _refused(self, error: Exception, path: str) -> ZooKeeperError:
+        return ZooKeeperError(f"using ZooKeeper: {type(error).__name__}: an ACL there keeps this node out of {path}: {self._remedy}")
+
+    async def _found(self, result: Any, path: str) -> Any:
         """The answer to a reading, `None` where there is no such znode."""
         try:
             return await self._answer(result)
         except NoNodeError:
             return None
+        except NoAuthError as error:
+            raise self._refused(error, path) from error
 
     async def _answer(self, result: Any) -> Any:
+        """Await an answer. Raises NoNodeError and NoAuthError, for their meaning depends on what was asked; InvalidACLError where one was given."""
         future: asyncio.Future[Any] = self._loop.create_future()
         result.rawlink(partial(self._hand_over, _settle, future))
         try:
@@ -239,9 +338,10 @@ class Session:
                 return await future
         except (*_AWAY, *_NONSENSE) as error:
             raise Disconnected from error
-        except (NoAuthError, AuthFailedError, InvalidACLError) as error:
-            raise _refused(error) from error
-        except NoNodeError:
+        except AuthFailedError as error:
+            self._require_admitted()
+            raise Disconnected from error
+        except (NoAuthError, NoNodeError, InvalidACLError):
             raise
         except ZookeeperError as error:
             raise ZooKeeperError(f"using ZooKeeper: {type(error).__name__}: {error}") from error
@@ -254,42 +354,3 @@ def _settle(future: asyncio.Future[Any], done: Any) -> None:
         future.set_result(done.value)
     else:
         future.set_exception(done.exception)
-
-
-def _stat(found: Any) -> Stat:
-    return Stat(found.czxid, found.mzxid, found.pzxid, found.version, found.cversion, found.ephemeralOwner)
-
-
-def _add(transaction: TransactionRequest, operation: Operation) -> None:
-    match operation:
-        case Create(path, data, ephemeral):
-            transaction.create(path, data, ephemeral=ephemeral)
-        case Write(path, data, version):
-            transaction.set_data(path, data, version)
-        case Delete(path, version):
-            transaction.delete(path, version)
-        case Check(path, version):
-            transaction.check(path, version)
-
-
-def _zxid(answers: list[Any]) -> int:
-    """The zxid of a transaction that took place, as its writes tell it; raises what kept it from taking place."""
-    for index, answer in enumerate(answers):
-        if isinstance(answer, NoAuthError | InvalidACLError):
-            raise _refused(answer) from answer
-        if isinstance(answer, NodeExistsError | NoNodeError | BadVersionError):
-            reason = Reason(isinstance(answer, NodeExistsError), isinstance(answer, NoNodeError), isinstance(answer, BadVersionError))
-            raise Refused(index, reason) from answer
-    failures = [answer for answer in answers if isinstance(answer, Exception)]
-    for failure in failures:
-        if not isinstance(failure, RolledBackError | RuntimeInconsistency):  # those two are of operations that stood beside the one that failed
-            raise ZooKeeperError(f"using ZooKeeper: {type(failure).__name__}: {failure}") from failure
-    if failures:
-        raise Disconnected
-    return max((int(answer.mzxid) for answer in answers if hasattr(answer, "mzxid")), default=0)
-
-
-def _refused(error: Exception) -> ZooKeeperError:
-    return ZooKeeperError(
-        f"using ZooKeeper: {type(error).__name__}: an ACL there keeps this node out; give it the rights, or another /chroot in --zk"
-    )

@@ -11,8 +11,24 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from maglev0 import cli
-from maglev0.config import Config, ZooKeeperAddress, ZooKeeperLoss, parse, parse_zk, printable
+from maglev0.access import ZooKeeperAccess
+from maglev0.config import (
+    FLAGS,
+    RELOADABLE,
+    REPEATABLE,
+    SWITCHES,
+    Config,
+    FlagsError,
+    ZooKeeperAddress,
+    ZooKeeperLoss,
+    changes,
+    parse,
+    parse_zk,
+    printable,
+)
 from maglev0.errors import ConfigError
+from maglev0.flagvalues import MAX_VIPS
+from maglev0.health import MAX_CHECKS, Timing, parse_check
 from maglev0.service import HashFamily, HashMode, Service, Xdp
 from maglev0.settings import MAX_TOTAL_NODES, SEED_LIMIT, Wishes
 from maglev0.view import MAX_WEIGHT
@@ -32,21 +48,30 @@ DEFAULTS: dict[str, Any] = {
     "--drain-timeout": "30",
     "--xdp": "auto",
     "--zk-loss": "release",
+    "--check-timing": "2,1,2,3",
+    "--notify": None,
+    "--metrics": None,
+    "--zk-auth": None,
+    "--zk-ca": None,
+    "--zk-cert": None,
+    "--zk-key": None,
 }
-SWITCHES = {"--dry-run": False, "--verbose": False}
+LEFT_OUT: dict[str, Any] = {**dict.fromkeys(DEFAULTS), "--check": [], "--dry-run": False, "--verbose": False}
 
 
-def parsed(**flags: str | bool) -> Config:
+def parsed(**flags: str | bool | list[str]) -> Config:
     """What the flags mean, given as keywords: my_id for --my-id."""
     given_flags = {"--" + name.replace("_", "-"): value for name, value in flags.items()}
-    return parse({**dict.fromkeys(DEFAULTS), **SWITCHES, **given_flags}, DEFAULTS)
+    return parse({**LEFT_OUT, **given_flags}, DEFAULTS)
 
 
 def refusal(flag: str, value: str, **others: str) -> str:
     """The text that refuses a value, which always begins with what was given."""
     with pytest.raises(ConfigError) as caught:
-        parsed(**{flag.removeprefix("--").replace("-", "_"): value}, **others)
+        parsed(**{flag.removeprefix("--").replace("-", "_"): [value] if flag in REPEATABLE else value}, **others)
     text = str(caught.value)
+    if flag == "--hash-seed":
+        value = "…"
     assert text.startswith(f"{flag}={printable(value)}: ")
     return text.removeprefix(f"{flag}={printable(value)}: ")
 
@@ -78,7 +103,12 @@ def test_numbers_come_out_as_given(data: st.DataObject, total_nodes: int) -> Non
 @given(vips)
 def test_every_unicast_address_may_be_the_vip(vip: IPv4Address) -> None:
     if int(vip) != SEED_LIMIT - 1:
-        assert parsed(cluster_ip=str(vip)).vip == vip
+        assert parsed(cluster_ip=str(vip)).vips == (vip,)
+
+
+@given(st.lists(vips.filter(lambda vip: int(vip) != SEED_LIMIT - 1), min_size=1, max_size=MAX_VIPS, unique=True), st.sampled_from([",", " , "]))
+def test_several_vips_come_out_in_their_order(several: list[IPv4Address], comma: str) -> None:
+    assert parsed(cluster_ip=comma.join(map(str, several))).vips == tuple(several)
 
 
 @given(macs, st.sampled_from([":", "-"]), st.booleans())
@@ -146,8 +176,9 @@ def test_switches() -> None:
 def test_flags_left_out() -> None:
     assert parsed() == Config(
         my_id=1,
-        vip=IPv4Address("198.51.100.1"),
+        vips=(IPv4Address("198.51.100.1"),),
         zk=ZooKeeperAddress("localhost:2181", ""),
+        access=ZooKeeperAccess(),
         interface=None,
         dataplane=None,
         total_nodes=None,
@@ -159,6 +190,10 @@ def test_flags_left_out() -> None:
         drain_timeout_s=30.0,
         xdp=Xdp.AUTO,
         zk_loss=ZooKeeperLoss.RELEASE,
+        checks=(),
+        check_timing=Timing(2.0, 1.0, 2, 3),
+        notify=None,
+        metrics=None,
         dry_run=False,
         verbose=False,
     )
@@ -186,8 +221,11 @@ ID_RANGE = "allowed are the whole numbers from 1 to 1048576"
 PORT_RANGE = "allowed are the whole numbers from 1 to 65535"
 SEED_RANGE = "allowed are the whole numbers from 0 to 4294967295, also in hexadecimal as 0x1234"
 TIMEOUT_RANGE = "allowed are 0.1 to 3600 seconds, as 4 or 1.5"
-ONE_ADDRESS = "allowed is one IPv4 address, as 198.51.100.1"
-UNICAST = "allowed is a unicast IPv4 address that is neither loopback nor link-local"
+ADDRESSES = "allowed are IPv4 addresses, as 198.51.100.1 or 198.51.100.1,198.51.100.2"
+UNICAST = "allowed are unicast IPv4 addresses that are neither loopback nor link-local"
+MANY = ",".join(f"198.51.100.{number}" for number in range(1, MAX_VIPS + 2))
+LISTENER = "allowed is an IP address of this machine and a port, as 127.0.0.1:9105, 0.0.0.0:9105 or [::]:9105"
+PROGRAM = "allowed is a program by its whole path and without arguments, as /usr/local/bin/notify-us"
 SIX_BYTES = "a MAC address is six bytes in hexadecimal, as 03:bf:c6:33:64:01"
 INTERFACE = "allowed is the name of a network interface: 1 to 15 bytes without slash, colon, quote, star, backslash or space"
 CHROOT = "the chroot behind the hosts must be a printable path as /production/web, without empty parts, '.' or '..'"
@@ -196,11 +234,17 @@ HOST = " is no host[:port]; allowed is a list as zk1:2181,zk2:2181,[2001:db8::1]
 REFUSED = [
     *(("--my-id", value, ID_RANGE) for value in ("", "0", "-1", "1048577", "1.5", "one", "1_0", " 1", "+1", "0x1", "٣", "9" * 11, "9" * 5000, "nan")),
     *(("--total-nodes", value, ID_RANGE) for value in ("", "0", "-5", "1048577", "5.0", "1e3", "9" * 5000)),
-    *(
-        ("--cluster-ip", value, ONE_ADDRESS)
-        for value in ("", "198.51.100", "198.51.100.256", "198.51.100.01", "2001:db8::1", "vip", "198.51.100.1/32")
-    ),
+    *(("--cluster-ip", value, ADDRESSES) for value in ("", "198.51.100", "198.51.100.256", "198.51.100.01", "2001:db8::1", "vip", "198.51.100.1/32")),
     *(("--cluster-ip", value, UNICAST) for value in ("224.0.0.1", "239.1.2.3", "127.0.0.1", "0.0.0.0", "169.254.1.1", "255.255.255.255")),  # noqa: S104
+    ("--cluster-ip", "198.51.100.1,", "'' is none of them: " + ADDRESSES),
+    ("--cluster-ip", "198.51.100.1,127.0.0.1", "'127.0.0.1' is none of them: " + UNICAST),
+    ("--cluster-ip", "198.51.100.1,198.51.100.2,198.51.100.1", "allowed is each address once, and 198.51.100.1 stands there twice"),
+    ("--cluster-ip", MANY, "allowed are at most 64 addresses, and these are 65"),
+    *(("--metrics", value, LISTENER) for value in ("", "9105", ":9105", "localhost:9105", "::1:9105", "[127.0.0.1]:1", "0.0.0.0:0", "0.0.0.0:")),
+    *(("--notify", value, PROGRAM) for value in ("", "notify", "/bin/", "/bin/\x1b", "/" + "a" * 4095)),
+    *((flag, value, "allowed is the path of a file") for flag in ("--zk-ca", "--zk-cert", "--zk-key") for value in ("", "a\n")),
+    ("--check", "tcp:0", "allowed is a port from 1 to 65535, as tcp:80 or http://:8080/health"),
+    ("--check-timing", "1", "allowed is INTERVAL,TIMEOUT,RISE,FALL, as 2,1,2,3"),
     *(("--interface", value, INTERFACE) for value in ("", ".", "..", "a/b", "eth0:1", "eth 0", 'e"', "eth*", "e\\", "e\n", "\x1b[1m", "a" * 16)),
     *(("--interface", value, INTERFACE) for value in ("ü" * 8, "e\u202e", "e\udcff", "e\x7f")),
     ("--interface", "lo", "allowed is an interface that other machines reach, not the loopback"),
@@ -257,6 +301,133 @@ def test_what_is_refused_beside_another_flag(flag: str, value: str, others: dict
     assert refusal(flag, value, **others) == why
 
 
+@pytest.mark.parametrize("kind", ["digest", "sasl"])
+def test_how_zookeeper_is_reached(kind: str) -> None:
+    config = parsed(zk_auth=f"{kind}:maglev0:/etc/maglev0/password", zk_ca="/ca", zk_cert="/cert", zk_key="/key")
+    assert config.access == ZooKeeperAccess(kind, "maglev0", "/etc/maglev0/password", "/ca", "/cert", "/key")
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        ({"zk_key": "/key", "zk_ca": "/ca"}, "--zk-key=/key: --zk-key needs --zk-cert: "),
+        ({"zk_cert": "/cert", "zk_ca": "/ca"}, "--zk-cert=/cert: --zk-cert needs --zk-key: "),
+        ({"zk_cert": "/cert", "zk_key": "/key"}, "--zk-cert=/cert: --zk-cert needs --zk-ca: "),
+    ],
+)
+def test_flags_that_need_another(flags: dict[str, str], text: str) -> None:
+    with pytest.raises(FlagsError, match=f"^{re.escape(text)}"):
+        parsed(**flags)
+
+
+@pytest.mark.parametrize(
+    ("text", "metrics"),
+    [("127.0.0.1:9105", ("127.0.0.1", 9105)), ("[::]:1", ("::", 1)), ("[0:0::1]:65535", ("::1", 65535)), ("0.0.0.0:80", ("0.0.0.0", 80))],  # noqa: S104
+)
+def test_where_metrics_are_served(text: str, metrics: tuple[str, int]) -> None:
+    assert parsed(metrics=text).metrics == metrics
+
+
+def test_checks_and_their_timing() -> None:
+    config = parsed(check=["tcp:80", "file:/run/up"], check_timing="0.5,0.2,1,4", notify="/usr/local/bin/notify-us")
+    assert config.checks == (parse_check("tcp:80"), parse_check("file:/run/up"))
+    assert config.check_timing == Timing(0.5, 0.2, 1, 4)
+    assert config.notify == "/usr/local/bin/notify-us"
+
+
+def faults(**flags: str | list[str]) -> list[str]:
+    with pytest.raises(FlagsError) as caught:
+        parsed(**flags)
+    assert str(caught.value) == str(caught.value.faults[0])
+    return [str(fault) for fault in caught.value.faults]
+
+
+def test_all_that_is_wrong_is_told_at_once() -> None:
+    told = faults(my_id="0", cluster_ip="x", check=["tcp:x", "tcp:80", "tcp:80"], zk_ca="", zk_key="/key", weight="-1")
+    assert [text.partition("=")[0] for text in told] == ["--my-id", "--cluster-ip", "--zk-ca", "--weight", "--check", "--check"]
+    assert "--check=tcp:80: given twice; allowed are different checks" in told
+
+
+def test_checks_are_not_endless() -> None:
+    checks = [f"tcp:{number}" for number in range(1, MAX_CHECKS + 2)]
+    assert len(parsed(check=checks[:-1]).checks) == MAX_CHECKS
+    assert faults(check=checks) == [f"--check={checks[-1]}: allowed are at most {MAX_CHECKS} checks, and this is one more"]
+
+
+@pytest.mark.parametrize("value", ["", "secret", "digest:user", "digest::/f", "kerberos:u:/f"])
+def test_what_is_no_identity(value: str) -> None:
+    (told,) = faults(zk_auth=value)
+    assert ": allowed is digest:USER:PASSWORD-FILE or sasl:USER:PASSWORD-FILE" in told
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "shown"),
+    [
+        ("zk_auth", "digest:user", "--zk-auth=digest:…"),
+        ("zk_auth", "geheim", "--zk-auth=…"),
+        ("hash_seed", "0xgeheim", "--hash-seed=…"),
+        ("check", "http://me:geheim@:80/", "--check=http:…"),
+        ("check", "@geheim", "--check=…"),
+    ],
+)
+def test_no_error_tells_a_secret(flag: str, value: str, shown: str) -> None:
+    (told,) = faults(**{flag: [value] if flag == "check" else value})
+    assert told.startswith(f"{shown}: ")
+    assert "geheim" not in told
+
+
+def test_a_config_shows_no_seed() -> None:
+    assert "4711" not in repr(parsed(hash_seed="4711"))
+
+
+# What may change under way.
+
+OTHERWISE: dict[str, Any] = {
+    "--my-id": "2",
+    "--total-nodes": "7",
+    "--zk": "zk1",
+    "--cluster-ip": "198.51.100.1,198.51.100.2",
+    "--interface": "eth1",
+    "--dataplane": "nftables",
+    "--cluster-mac": "03:bf:c6:33:64:01",
+    "--hash-mode": "sourceip-sourceport",
+    "--hash-seed": "1",
+    "--session-timeout": "5",
+    "--weight": "2",
+    "--drain-timeout": "31",
+    "--xdp": "off",
+    "--zk-loss": "hold",
+    "--check": ["tcp:80"],
+    "--check-timing": "2,1,2,4",
+    "--notify": "/bin/true",
+    "--metrics": "127.0.0.1:9105",
+    "--zk-auth": "digest:maglev0:/etc/maglev0/password",
+    "--zk-ca": "/ca",
+    "--dry-run": True,
+    "--verbose": True,
+}
+TOGETHER = ("--zk-cert", "--zk-key")
+
+
+@pytest.mark.parametrize("flag", OTHERWISE)
+def test_what_a_running_daemon_takes_over_and_what_needs_a_restart(flag: str) -> None:
+    wanted = parse({**LEFT_OUT, flag: OTHERWISE[flag]}, DEFAULTS)
+    assert changes(parsed(), wanted) == (((flag,), ()) if flag in RELOADABLE else ((), (flag,)))
+    assert changes(wanted, wanted) == ((), ())
+
+
+def test_every_flag_is_compared() -> None:
+    assert FLAGS == {*LEFT_OUT} == {*OTHERWISE, *TOGETHER}
+    assert FLAGS - DEFAULTS.keys() == SWITCHES | REPEATABLE
+    wanted = parse({**LEFT_OUT, **OTHERWISE, "--zk-cert": "/cert", "--zk-key": "/key"}, DEFAULTS)
+    can, cannot = changes(parsed(), wanted)
+    assert ({*can}, {*cannot}) == (RELOADABLE, FLAGS - RELOADABLE)
+
+
+def test_the_order_of_vips_means_nothing() -> None:
+    assert changes(parsed(cluster_ip="198.51.100.1,198.51.100.2"), parsed(cluster_ip="198.51.100.2,198.51.100.1")) == ((), ())
+
+
 @pytest.mark.parametrize("text", ["zk1/", "zk1//", " zk1 "])
 def test_what_does_no_harm_in_a_connection_string(text: str) -> None:
     assert parse_zk(text) == ZooKeeperAddress("zk1:2181", "")
@@ -284,7 +455,8 @@ def valid(config: Config) -> bool:
     total_nodes = config.total_nodes or MAX_TOTAL_NODES[config.dataplane or HashFamily.NFTABLES]
     return (
         1 <= config.my_id <= total_nodes <= MAX_TOTAL_NODES[config.dataplane or HashFamily.NFTABLES]
-        and not (config.vip.is_multicast or config.vip.is_loopback or config.vip.is_unspecified)
+        and 1 <= len(config.vips) == len({*config.vips}) <= MAX_VIPS
+        and not any(vip.is_multicast or vip.is_loopback or vip.is_unspecified for vip in config.vips)
         and (config.interface is None or (0 < len(config.interface.encode()) < 16 and '"' not in config.interface))
         and (config.hash_seed is None or 0 <= config.hash_seed < SEED_LIMIT)
         and (config.cluster_mac is None or re.fullmatch(r"[0-9a-f][13579bdf](:[0-9a-f]{2}){5}", config.cluster_mac) is not None)
@@ -300,12 +472,12 @@ def valid(config: Config) -> bool:
 @given(st.dictionaries(st.sampled_from(sorted(DEFAULTS)), junk, max_size=3))
 @settings(deadline=None, max_examples=400)
 def test_whatever_is_given_is_valid_or_refused_in_one_printable_line(flags: dict[str, str]) -> None:
-    outcome = attempt(lambda: parse({**dict.fromkeys(DEFAULTS), **SWITCHES, **flags}, DEFAULTS))
+    outcome = attempt(lambda: parse({**LEFT_OUT, **flags}, DEFAULTS))
     if isinstance(outcome, Config):
         assert valid(outcome)
     else:
         assert str(outcome).isprintable()
-        assert any(str(outcome).startswith(f"{flag}={printable(value)}: ") for flag, value in flags.items())
+        assert any(str(outcome).startswith((f"{flag}={printable(value)}: ", f"{flag}=…: ", f"{flag}=digest:…: ")) for flag, value in flags.items())
 
 
 words = st.one_of(

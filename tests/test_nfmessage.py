@@ -99,3 +99,44 @@ def test_a_table_keeps_its_flags_where_none_are_given() -> None:
     assert list(nfmessage.attributes(nfmessage.new_table("arp", "t").body)) == [(1, b"t\0")]
     assert list(nfmessage.attributes(nfmessage.new_table("arp", "t", 6).body)) == [(1, b"t\0"), (2, b"\0\0\0\6")]
     assert nfmessage.delete_table("inet", "t") == Message(Kind.DELETE_TABLE, "inet", nfmessage.text(1, "t"))
+
+
+def counter(packets: int, size: int) -> bytes:
+    """The attributes of a counter, be it a rule's own or one with a name."""
+    return nfmessage.attribute(1, struct.pack("!Q", size)) + nfmessage.attribute(2, struct.pack("!Q", packets))
+
+
+def rule(*counts: tuple[int, int]) -> bytes:
+    """A dumped rule with so many counters, and something else beside each."""
+    expressions = b""
+    for data in (counter(*count) for count in counts):
+        for name, body in (("immediate", b"drop"), ("counter", data)):
+            expressions += nfmessage.attribute(1, nfmessage.text(1, name) + nfmessage.attribute(2, body))
+    return nfmessage.text(1, "t") + nfmessage.text(2, "early") + nfmessage.attribute(4, expressions)
+
+
+counts = st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1)), max_size=3)
+
+
+@settings(deadline=None)
+@given(counts)
+def test_what_a_rule_counted_is_the_sum_of_its_counters(counted: list[tuple[int, int]]) -> None:
+    assert nfmessage.counts_of(rule(*counted)) == (sum(packets for packets, _size in counted), sum(size for _packets, size in counted))
+
+
+@settings(deadline=None)
+@given(counts)
+def test_without_counts_two_rules_are_equal_that_counted_otherwise(counted: list[tuple[int, int]]) -> None:
+    zeros = nfmessage.without_counts(rule(*[(0, 0)] * len(counted)))
+    assert nfmessage.without_counts(rule(*counted)) == zeros
+    assert zeros != nfmessage.without_counts(rule(*counted, (0, 0)))
+    assert b"early" in zeros
+
+
+def test_a_named_counter_is_read_and_objects_of_other_kinds_are_none() -> None:
+    def dumped(kind: int) -> bytes:
+        body = nfmessage.attribute(4, counter(7, 420))
+        return nfmessage.text(1, "t") + nfmessage.text(2, "other") + nfmessage.attribute(3, struct.pack("!I", kind)) + body
+
+    assert nfmessage.counter_of(dumped(1)) == ("other", 7, 420)
+    assert nfmessage.counter_of(dumped(2)) is None  # a quota

@@ -68,10 +68,14 @@ def test_the_second_stage_judges_in_this_order() -> None:
     assert chain(INSTALLED, "judge") == ["meta l4proto vmap { tcp : goto judge_tcp, icmp : goto judge_icmp }", "goto new_flow"]
     assert chain(INSTALLED, "judge_tcp") == [
         "tcp flags & (fin | syn | rst | ack) == syn goto new_flow",
-        f"ct state established,related {ACCEPT}",
-        "drop",
+        f"ct state established,related counter name established {ACCEPT}",
+        "counter name not_established drop",
     ]
-    assert chain(INSTALLED, "judge_icmp") == [f"{NO_ICMP_ERROR} goto new_flow", f"ct state related {ACCEPT}", "drop"]
+    assert chain(INSTALLED, "judge_icmp") == [
+        f"{NO_ICMP_ERROR} goto new_flow",
+        f"ct state related counter name established {ACCEPT}",
+        "counter name not_established drop",
+    ]
 
 
 def early(service: Service) -> list[str]:
@@ -101,10 +105,10 @@ def test_the_early_stage_stands_where_it_is_told() -> None:
 
 
 def test_a_new_flow_needs_a_lease_and_a_bucket_in_force() -> None:
-    assert chain(INSTALLED, "new_flow") == ["ip daddr vmap @lease_slot", "drop"]
+    assert chain(INSTALLED, "new_flow") == ["ip daddr vmap @lease_slot", "counter name no_lease drop"]
     for lease in ("lease_a", "lease_b"):
-        assert chain(INSTALLED, lease) == [f"ip daddr @{lease} goto leased", "drop"]
-    assert chain(INSTALLED, "leased") == ["ip daddr vmap @owned_slot", "drop"]
+        assert chain(INSTALLED, lease) == [f"ip daddr @{lease} goto leased", "counter name no_lease drop"]
+    assert chain(INSTALLED, "leased") == ["ip daddr vmap @owned_slot", "counter name not_owned drop"]
 
 
 JUDGES = ("judge_tcp", "judge_icmp", "new_flow", "lease_a", "lease_b", "leased", "owned_a", "owned_b", "owned_both")
@@ -112,7 +116,20 @@ JUDGES = ("judge_tcp", "judge_icmp", "new_flow", "lease_a", "lease_b", "leased",
 
 @pytest.mark.parametrize("name", JUDGES)
 def test_what_no_rule_accepts_is_dropped(name: str) -> None:
-    assert chain(INSTALLED, name)[-1] == "drop"
+    assert re.fullmatch(r"counter name \w+ drop", chain(INSTALLED, name)[-1])
+
+
+def test_every_counter_that_is_named_is_declared_before() -> None:
+    declared = re.findall(r"^add counter inet maglev0_198\.51\.100\.1 (\w+)$", INSTALLED, re.MULTILINE)
+    assert set(declared) == set(re.findall(r"counter name (\w+)", INSTALLED)) == {*ruleset.ACCEPTED, *ruleset.REFUSED}
+    assert INSTALLED.rindex("add counter") < INSTALLED.index("counter name")
+
+
+@pytest.mark.parametrize("hook", Hook)
+def test_what_is_refused_early_is_counted_where_that_was_asked_for_and_the_rules_mean_the_same(hook: Hook) -> None:
+    plain, counted = (chain(ruleset.install(SERVICE, hook, mac_added=False, counted=asked), "early") for asked in (False, True))
+    assert [rule.replace(" counter drop ", " drop ") for rule in counted] == plain
+    assert all(" counter drop " in rule for rule in counted)
 
 
 def test_every_chain_that_is_filled_is_declared_and_emptied_before() -> None:
@@ -129,29 +146,36 @@ def test_a_note_says_whose_the_cluster_mac_is(mac_added: bool) -> None:
 
 def test_the_probe_needs_no_table() -> None:
     assert ruleset.probe(SERVICE, Hook.INGRESS).splitlines()[:2] == ["add table inet maglev0_198.51.100.1", "add table arp maglev0_198.51.100.1"]
-    assert ruleset.probe(SERVICE, Hook.INGRESS).endswith(INSTALLED)
+    assert ruleset.probe(SERVICE, Hook.INGRESS).endswith(ruleset.install(SERVICE, Hook.INGRESS, mac_added=True, counted=True))
 
 
-# Which set each chain asks, and what becomes of what is in it.
-ASKING = {
-    "owned_a": ("owned_a", ACCEPT),
-    "owned_b": ("owned_b", ACCEPT),
-    "owned_both": ("owned_a", "goto owned_b"),
-}
+def hashing(mode: HashMode, name: str) -> list[str]:
+    """The rules of a chain that hash, without what all of them say."""
+    text = ruleset.install(replace(SERVICE, hash_mode=mode), Hook.INGRESS, mac_added=False)
+    return [rule.replace(" mod 5 seed 0x7 offset 1", "") for rule in chain(text, name) if "jhash" in rule]
 
 
-@pytest.mark.parametrize(("name", "asked"), ASKING.items())
-def test_by_source_address_alone_there_is_one_rule(name: str, asked: tuple[str, str]) -> None:
-    rules = [rule for rule in chain(INSTALLED, name) if "jhash" in rule]
-    assert rules == [f"jhash ip saddr mod 5 seed 0x7 offset 1 @{asked[0]} {asked[1]}"]
+@pytest.mark.parametrize("name", ruleset.OWNED)
+def test_by_source_address_alone_whatever_the_protocol(name: str) -> None:
+    assert hashing(HashMode.SOURCE_IP, name) == [
+        f"meta l4proto tcp jhash ip saddr @{name} counter name new_flows {ACCEPT}",
+        f"meta l4proto != tcp jhash ip saddr @{name} counter name other {ACCEPT}",
+    ]
+    assert hashing(HashMode.SOURCE_IP, "owned_both") == ["jhash ip saddr @owned_a goto owned_b"]
 
 
 @pytest.mark.parametrize(("mode", "key"), PORTS.items())
-@pytest.mark.parametrize(("name", "asked"), ASKING.items())
-def test_with_ports_tcp_and_udp_hash_by_them_and_the_rest_by_the_address(name: str, asked: tuple[str, str], mode: HashMode, key: str) -> None:
-    rules = [rule for rule in chain(ruleset.install(replace(SERVICE, hash_mode=mode), Hook.INGRESS, mac_added=False), name) if "jhash" in rule]
-    found = f"mod 5 seed 0x7 offset 1 @{asked[0]} {asked[1]}"
-    assert rules == [f"meta l4proto {{ tcp, udp }} jhash {key} {found}", f"meta l4proto != {{ tcp, udp }} jhash ip saddr {found}"]
+@pytest.mark.parametrize("name", ruleset.OWNED)
+def test_with_ports_tcp_and_udp_hash_by_them_and_the_rest_by_the_address(name: str, mode: HashMode, key: str) -> None:
+    assert hashing(mode, name) == [
+        f"meta l4proto tcp jhash {key} @{name} counter name new_flows {ACCEPT}",
+        f"meta l4proto udp jhash {key} @{name} counter name other {ACCEPT}",
+        f"meta l4proto != {{ tcp, udp }} jhash ip saddr @{name} counter name other {ACCEPT}",
+    ]
+    assert hashing(mode, "owned_both") == [
+        f"meta l4proto {{ tcp, udp }} jhash {key} @owned_a goto owned_b",
+        "meta l4proto != { tcp, udp } jhash ip saddr @owned_a goto owned_b",
+    ]
 
 
 @settings(deadline=None)

@@ -281,12 +281,12 @@ def test_flags_that_say_what_the_cluster_has_contradict_nothing(cluster: Setting
     assert contradictions(asked, cluster) == ()
 
 
-def test_a_contradiction_names_flag_value_and_the_clusters() -> None:
+def test_a_contradiction_names_flag_value_and_the_clusters_but_not_a_seed() -> None:
     asked = Wishes(6, HashMode.SOURCE_IP_PORT, 0, "03:00:00:00:00:01", (CLUSTERIP,))
     assert contradictions(asked, AGREED) == (
         "--total-nodes=6 (the cluster has 5)",
         "--hash-mode=sourceip-sourceport (the cluster has sourceip)",
-        "--hash-seed=0 (the cluster has 7)",
+        "--hash-seed=… (the cluster has another one)",
         "--cluster-mac=03:00:00:00:00:01 (the cluster has 03:bf:c6:33:64:01)",
         "--dataplane=clusterip (the cluster has nftables, which hashes packets differently)",
     )
@@ -298,10 +298,10 @@ def test_differences_are_the_fields_that_differ(running: Settings, found: Settin
     assert [text.partition(" ")[0] for text in differences(running, found)] == differing
 
 
-def test_a_difference_tells_both_values() -> None:
+def test_a_difference_tells_both_values_but_of_the_seed() -> None:
     assert differences(AGREED, replace(AGREED, hash_seed=8, hash_mode=HashMode.SOURCE_IP_PORT)) == (
         "hash_mode was sourceip, is sourceip-sourceport",
-        "hash_seed was 7, is 8",
+        "hash_seed is another one",
     )
 
 

@@ -33,6 +33,33 @@ class Flows(NamedTuple):
     alive: int
 
 
+class Count(NamedTuple):
+    """Packets as the kernel handles them, some merged on arrival (GRO), and their bytes."""
+
+    packets: int
+    bytes: int
+
+
+class Counters(NamedTuple):
+    """What became of the packets that arrived for the VIP, by the stage that said so; `None` where nobody counts that here.
+
+    *xdp* and *early* refuse what falls in no admitted bucket; the rest is accepted or refused by the second stage: `new_flows` are TCP's pure SYNs,
+    `established` belongs to TCP connections, errors about them included, `other` are packets of other protocols. CLUSTERIP's own target does not
+    tell what it refuses: `judged` came as far as to it. Each begins at 0 again where what counts was made anew.
+    """
+
+    xdp_passed: Count | None = None
+    xdp_refused: Count | None = None
+    early_refused: Count | None = None
+    new_flows: Count | None = None
+    established: Count | None = None
+    other: Count | None = None
+    no_lease: Count | None = None
+    not_owned: Count | None = None
+    not_established: Count | None = None
+    judged: Count | None = None
+
+
 class Gate(Protocol):
     """What a hand-over asks of the kernel.
 
@@ -83,8 +110,18 @@ class Dataplane(Gate, Protocol):
         it differs; new flows are accepted as they were. A move that was loaded but not flipped is forgotten.
         """
 
+    async def counters(self) -> Counters | None:
+        """What the kernel counted of the VIP's packets; `None` where there is no kernel."""
+
     async def kept(self) -> frozenset[int]:
         """The buckets out of force in which connections are kept, read back from the kernel."""
+
+    @property
+    def early_drop(self) -> str:
+        """What refuses foreign packets before the stack does: the kind of XDP, or "off"."""
+
+    def distrust(self) -> None:
+        """Have the next `repair` compare everything with the kernel, even what nobody else should have been able to change."""
 
     async def disturbed(self) -> None:
         """Return once something outside may have changed what this dataplane relies on; the caller then calls `repair`."""

@@ -19,7 +19,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from maglev0.dataplane import Flows, Move, Phase, clusterip_guard, clusterip_rule, host, rights, xtables
+from maglev0.dataplane import Counters, Flows, Move, Phase, clusterip_guard, clusterip_rule, host, rights, xtables
 from maglev0.errors import DataplaneError, UnavailableError
 from maglev0.service import HashFamily, Service
 
@@ -182,8 +182,22 @@ class ClusterIP:
         """None that could be kept."""
         return Flows(NOTHING, 0)
 
+    async def counters(self) -> Counters | None:
+        """What the guard passed on to the target, and what it refused."""
+        with xtables.reading() as table:
+            passed, refused = clusterip_guard.counted(table, self._service.vip)
+        return Counters(judged=passed, no_lease=refused)
+
     async def forget(self, buckets: frozenset[int]) -> None:
         """Nothing is kept that could be forgotten."""
+
+    @property
+    def early_drop(self) -> str:
+        """See `Dataplane.early_drop`."""
+        return "off"
+
+    def distrust(self) -> None:
+        """See `Dataplane.distrust`: `repair` compares everything anyway."""
 
     async def disturbed(self) -> None:
         """Look once a second, and return when rule, guard, address or link is gone or another hand wrote to the proc file."""

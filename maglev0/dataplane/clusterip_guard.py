@@ -21,7 +21,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
-from maglev0.dataplane import clusterip_rule, xtables
+from maglev0.dataplane import Count, clusterip_rule, xtables
 from maglev0.errors import DataplaneError
 from maglev0.service import Service
 
@@ -60,6 +60,17 @@ def is_in_place(table: Any, service: Service, lease_s: int) -> bool:
         if clusterip_rule.decode(rule, service.vip) is not None:
             return False
     return False
+
+
+def counted(table: Any, vip: IPv4Address) -> tuple[Count, Count]:
+    """What the guard let pass, and what it dropped, since it was put up."""
+    rules = xtables.rules(table, _chain(vip))
+    passed, dropped = ([rule.counted for rule in rules if rule.target == target] for target in ("RETURN", "DROP"))
+    return _sum(passed), _sum(dropped)
+
+
+def _sum(counts: list[tuple[int, int]]) -> Count:
+    return Count(sum(packets for packets, _size in counts), sum(size for _packets, size in counts))
 
 
 def put_first(table: Any, service: Service, lease_s: int) -> None:

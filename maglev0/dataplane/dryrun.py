@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from maglev0.dataplane import Flows, Move, Phase
+from maglev0.dataplane import Counters, Flows, Move, Phase
 from maglev0.service import HashFamily
 
 _NOTHING = Move(frozenset(), frozenset())
@@ -48,12 +48,24 @@ class DryRun:
         """Nothing is held."""
         return Flows(frozenset(), 0)
 
+    async def counters(self) -> Counters | None:
+        """No packet is judged."""
+        return None
+
     async def forget(self, buckets: frozenset[int]) -> None:
         """Nothing is kept."""
 
     async def kept(self) -> frozenset[int]:
         """Nothing is kept."""
         return frozenset()
+
+    @property
+    def early_drop(self) -> str:
+        """See `Dataplane.early_drop`."""
+        return "off"
+
+    def distrust(self) -> None:
+        """See `Dataplane.distrust`: there is nothing to distrust."""
 
     async def disturbed(self) -> None:
         """Nobody can disturb it: never return."""

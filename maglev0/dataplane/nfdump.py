@@ -16,6 +16,7 @@ import struct
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from maglev0.dataplane import Count
 from maglev0.dataplane.nfmessage import (
     FAMILIES,
     FAMILY,
@@ -26,9 +27,12 @@ from maglev0.dataplane.nfmessage import (
     attribute,
     attributes,
     chains_of,
+    counter_of,
+    counts_of,
     message_type,
     numbers_of,
     text,
+    without_counts,
 )
 from maglev0.errors import DataplaneError
 
@@ -40,6 +44,7 @@ _ATTEMPTS = 20
 _TIMEOUT_S = 2.0
 _USE = {Kind.GET_TABLE: 3, Kind.GET_CHAIN: 6}  # NFTA_TABLE_USE, NFTA_CHAIN_USE: counts of what leads there, elements of maps included
 _NAME = {Kind.GET_CHAIN: 3, Kind.GET_SET: 2}  # NFTA_CHAIN_NAME, NFTA_SET_NAME
+_RULE_CHAIN = 2  # NFTA_RULE_CHAIN
 _TABLE_OWNER = 7  # NFTA_TABLE_OWNER
 _SET_FLAGS, _SET_ANONYMOUS, _SET_MAP = 3, 0x1, 0x8  # NFTA_SET_FLAGS, NFT_SET_…
 
@@ -76,7 +81,18 @@ class Dump:
         Two readings are equal exactly when nobody changed any of that in between; elements of sets and maps may.
         """
         kinds = (Kind.GET_TABLE, Kind.GET_CHAIN, Kind.GET_RULE)
-        return b"".join(_without_use(kind, entry) for kind in kinds for entry in self._entries_of(kind, family))
+        return b"".join(_steady_part(kind, entry) for kind in kinds for entry in self._entries_of(kind, family))
+
+    def counted(self, chain: str) -> Count:
+        """Return what the counters in a chain's rules have counted, all together."""
+        wanted = text(_RULE_CHAIN, chain)
+        counts = [counts_of(entry) for entry in self._entries_of(Kind.GET_RULE, "inet", wanted) if wanted in entry]
+        return Count(*(sum(column) for column in zip((0, 0), *counts, strict=True)))
+
+    def counters(self) -> dict[str, Count]:
+        """Return what each named counter of the table has counted; empty where there is no such table."""
+        found = [counter_of(entry) for entry in self._entries_of(Kind.GET_OBJECTS, "inet")]
+        return {name: Count(packets, size) for name, packets, size in filter(None, found)}
 
     def objects(self, family: str) -> Objects:
         """Return the names of a table's chains, sets and maps; none where there is no such table."""
@@ -114,9 +130,9 @@ class Dump:
             raise self._no_set(name) from error
         return chains[0] if len(chains) == 1 else None
 
-    def _entries_of(self, kind: Kind, family: str) -> list[bytes]:
+    def _entries_of(self, kind: Kind, family: str, more: bytes = b"") -> list[bytes]:
         try:
-            return [entry for entry in self._steady(kind, family) if text(1, self._table) in entry]
+            return [entry for entry in self._steady(kind, family, more) if text(1, self._table) in entry]
         except FileNotFoundError:
             return []
 
@@ -160,7 +176,10 @@ def _open() -> socket.socket:
     return kernel
 
 
-def _without_use(kind: Kind, entry: bytes) -> bytes:
+def _steady_part(kind: Kind, entry: bytes) -> bytes:
+    """What of an entry only a change of rules changes."""
+    if kind is Kind.GET_RULE:
+        return without_counts(entry)
     return b"".join(attribute(number, value) for number, value in attributes(entry) if number != _USE.get(kind))
 
 

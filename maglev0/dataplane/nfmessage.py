@@ -30,6 +30,7 @@ _NESTED = 0x8000  # NLA_F_NESTED
 _TYPE_MASK = 0x3FFF  # NLA_TYPE_MASK
 _ELEMENT_WORDS = 4  # a plain element is three attribute heads, one in the other (list element, key, value), and its 32-bit number
 _GOTO = -4 & 0xFFFFFFFF  # NFT_GOTO
+_COUNTER, _COUNTER_OBJECT = b"counter\0", 1  # the expression's name, and NFT_OBJECT_COUNTER
 
 
 class Kind(enum.IntEnum):
@@ -44,6 +45,7 @@ class Kind(enum.IntEnum):
     NEW_ELEMENTS = 12
     GET_ELEMENTS = 13
     DELETE_ELEMENTS = 14
+    GET_OBJECTS = 19
 
 
 class Message(NamedTuple):
@@ -146,6 +148,41 @@ def chains_of(entry: bytes) -> Iterator[str]:
     for _kind, element in attributes(_elements(entry)):
         for verdict in _inside(_inside_all(element, 2), 2):
             yield from (value.rstrip(b"\0").decode() for value in _inside(verdict, 2))
+
+
+def counts_of(entry: bytes) -> tuple[int, int]:
+    """The packets and bytes that all counters in one dumped rule have counted."""
+    counts = [_count(data) for data in _counters(entry)]
+    return sum(packets for packets, _size in counts), sum(size for _packets, size in counts)
+
+
+def without_counts(entry: bytes) -> bytes:
+    """A dumped rule as it reads whatever its counters have counted."""
+    for data in _counters(entry):
+        entry = entry.replace(data, bytes(len(data)))
+    return entry
+
+
+def counter_of(entry: bytes) -> tuple[str, int, int] | None:
+    """The name of one dumped object, if it is a counter, with its packets and bytes."""
+    found = dict(attributes(entry))
+    # NFTA_OBJ_NAME, …_TYPE, …_DATA
+    if int.from_bytes(found.get(3, b""), "big") != _COUNTER_OBJECT:
+        return None
+    return found[2].rstrip(b"\0").decode(), *_count(found[4])
+
+
+def _counters(entry: bytes) -> Iterator[bytes]:
+    """The attributes of each counter in one dumped rule."""
+    for _kind, expression in attributes(_inside_all(entry, 4) if _COUNTER in entry else b""):  # NFTA_RULE_EXPRESSIONS
+        found = dict(attributes(expression))  # NFTA_EXPR_NAME, …_DATA
+        if found.get(1) == _COUNTER:
+            yield found[2]
+
+
+def _count(data: bytes) -> tuple[int, int]:
+    found = dict(attributes(data))  # NFTA_COUNTER_BYTES, …_PACKETS
+    return int.from_bytes(found[2], "big"), int.from_bytes(found[1], "big")
 
 
 def _pack(kind: int, flags: int, body: bytes) -> bytes:

@@ -6,7 +6,7 @@ import logging
 from dataclasses import replace
 from ipaddress import IPv4Address
 
-from maglev0.dataplane import ruleset
+from maglev0.dataplane import Count, ruleset
 from maglev0.dataplane.libnftables import Nft, NftError
 from maglev0.dataplane.nfbatch import Tables
 from maglev0.dataplane.ruleset import Hook
@@ -22,8 +22,10 @@ _FAMILIES = ("inet", "arp")
 class Rules:
     """Tables, chains and rules, without the elements of sets and maps."""
 
-    def __init__(self, tables: Tables, service: Service) -> None:
+    def __init__(self, tables: Tables, service: Service, *, counted: bool = False) -> None:
+        """`counted` has the early stage count what it refuses."""
         self._tables = tables
+        self._counted = counted
         self._service = service
         self._nft = Nft()
         self._mac_added = False
@@ -71,18 +73,25 @@ class Rules:
 
     def complete(self) -> None:
         """Put the rules in force where these stand already, tampered with or not; what their sets and maps hold survives."""
-        self._write(ruleset.install(self._service, self._hook, mac_added=self._mac_added))
+        self._write(self._commands())
         self._remember()
 
     def install(self) -> None:
         """Put the rules in force, with empty sets and maps, whatever stands there; in one transaction, so that something judges all the time."""
-        self._replace(ruleset.install(self._service, self._hook, mac_added=self._mac_added))
+        self._replace(self._commands())
         self._remember()
+
+    def refused_early(self) -> Count | None:
+        """What the early stage refused since its rules were written; `None` where it does not count."""
+        return self._tables.dump.counted("early") if self._counted else None
 
     def changed(self) -> bool:
         """Whether they are not what was put there any more, or not where they should be."""
         structure = self._read()
         return structure != self._structure or self._fingerprint not in structure[0]
+
+    def _commands(self) -> str:
+        return ruleset.install(self._service, self._hook, mac_added=self._mac_added, counted=self._counted)
 
     def _replace(self, commands: str) -> None:
         clear = [ruleset.clear(self._service.vip, family, *self._tables.dump.objects(family)) for family in _FAMILIES]

@@ -6,7 +6,7 @@ import contextlib
 import logging
 from ipaddress import IPv4Address
 
-from maglev0.dataplane import Flows, Move, Phase, conntrack, host, rights, ruleset
+from maglev0.dataplane import Count, Counters, Flows, Move, Phase, conntrack, host, rights, ruleset
 from maglev0.dataplane.events import KernelEvents
 from maglev0.dataplane.libnftables import Nft, NftError
 from maglev0.dataplane.nfbatch import Tables
@@ -56,21 +56,22 @@ class Nftables:
     """The `Dataplane` of one service on nftables, with leases of `lease_ms`.
 
     `xdp` says what refuses foreign packets in front of the rules. `guard` keeps other programs off our tables where the kernel can; where it cannot,
-    or shall not, what they change is restored behind them.
+    or shall not, what they change is restored behind them. `counted` has the early stage count, too, what it refuses.
     """
 
     family = HashFamily.NFTABLES
 
-    def __init__(self, service: Service, lease_ms: int, *, xdp: Xdp = Xdp.OFF, guard: bool = True) -> None:
+    def __init__(self, service: Service, lease_ms: int, *, xdp: Xdp = Xdp.OFF, guard: bool = True, counted: bool = False) -> None:
         self._service = service
         self._hashing = PacketHash(HashFamily.NFTABLES, service.hash_mode, service.hash_seed, service.total_nodes)
         self._tables = Tables(ruleset.table_name(service.vip), guard=guard)
-        self._rules = Rules(self._tables, service)
+        self._rules = Rules(self._tables, service, counted=counted)
         self._front = Front(service, xdp)
         self._buckets = Buckets(self._tables, service, self._front)
         self._lease = Lease(self._tables, service.vip, lease_ms)
         self._events: KernelEvents | None = None
         self._mac_added = False
+        self._is_trusted = True
 
     async def open(self) -> None:
         """See `Dataplane.open`. The rules stand before the address does, so that nothing is ever answered that they did not judge."""
@@ -123,9 +124,25 @@ class Nftables:
         """See `Gate.flows`: what connection tracking knows."""
         return await conntrack.held(self._service.vip, self._hashing)
 
+    async def counters(self) -> Counters | None:
+        """See `Dataplane.counters`."""
+        xdp = self._front.counters()
+        passed, refused = (None, None) if xdp is None else (Count(*xdp.passed), Count(*xdp.dropped))
+        named = self._tables.dump.counters()
+        return Counters(passed, refused, self._rules.refused_early(), *(named.get(name) for name in (*ruleset.ACCEPTED, *ruleset.REFUSED)))
+
     async def forget(self, buckets: frozenset[int]) -> None:
         """See `Gate.forget`."""
         await self._buckets.forget(buckets)
+
+    @property
+    def early_drop(self) -> str:
+        """See `Dataplane.early_drop`."""
+        return self._front.mode
+
+    def distrust(self) -> None:
+        """See `Dataplane.distrust`."""
+        self._is_trusted = False
 
     async def disturbed(self) -> None:
         """See `Dataplane.disturbed`: links, addresses, and transactions of other processes that name our tables."""
@@ -209,10 +226,12 @@ class Nftables:
             self._rules.install()
             self._lease.adopt()
             self._watch()
-        elif self._tables.guarded:
+        elif self._tables.guarded and self._is_trusted:
             return False
         wrong_lease = self._lease.restore()
-        return await self._buckets.restore() or wrong_lease or wrong_rules
+        wrong_buckets = await self._buckets.restore()
+        self._is_trusted = True
+        return wrong_buckets or wrong_lease or wrong_rules
 
     def _watch(self) -> None:
         """Hear of what others do to our tables, where they can do anything."""

@@ -26,6 +26,8 @@ EXTENSION = struct.Struct("=H29sB")  # head of a match or target: size with its 
 ENTRY_SIZE = 112  # struct ipt_entry; matches and target follow
 _OFFSETS = struct.Struct("=HH")  # of the target and of the next entry, at 88
 _OFFSETS_AT = 88
+_COUNTERS = struct.Struct("=QQ")  # struct xt_counters: packets and bytes, at 96
+_COUNTERS_AT = 96
 _JUDGED = 84  # what of an entry decides about packets ends here; then come caches, offsets and counters
 _IP = struct.Struct("=4s4s4s4s16s16s16s16sHBB")  # struct ipt_ip: addresses, masks, interfaces, their masks, protocol, flags, inversions
 _COMMENT_BYTES = 256  # XT_MAX_COMMENT_LEN
@@ -52,6 +54,12 @@ class Rule(NamedTuple):
     def target_offset(self) -> int:
         """Where in `raw` the matches end and the target begins."""
         return int(_OFFSETS.unpack_from(self.raw, _OFFSETS_AT)[0])
+
+    @property
+    def counted(self) -> tuple[int, int]:
+        """The packets that it matched, and their bytes."""
+        packets, size = _COUNTERS.unpack_from(self.raw, _COUNTERS_AT)
+        return int(packets), int(size)
 
     @property
     def matches(self) -> tuple[Match, ...]:

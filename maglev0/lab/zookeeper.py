@@ -6,7 +6,7 @@ import shutil
 import signal
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -15,13 +15,16 @@ from maglev0.lab.errors import LabError
 from maglev0.lab.process import Process
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 JAR = Path("/usr/share/java/zookeeper.jar")  # its manifest names the jars it needs, so a short class path does (0.25 s to start, not 0.8 s)
 LOGGING_JAR = Path("/usr/share/java/slf4j-simple.jar")
+# What that manifest forgets, of libnetty-java, which the package depends on: without these a server that is to speak TLS ends every connection.
+TLS_JARS = (Path("/usr/share/java/netty-codec.jar"), Path("/usr/share/java/netty-resolver.jar"))
 # A small heap and the first compiler tier start fastest; with its performance data on, the JVM leaves files under /tmp.
 JAVA_FLAGS = ("-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-Djava.awt.headless=true")
 LOG_FLAGS = ("-Dorg.slf4j.simpleLogger.showDateTime=true", "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSS")
+LOGIN = "jaas.conf"
 SERVE_TIMEOUT_S = 20.0
 # There is no event for "the port answers"; asking costs the server a fraction of a millisecond.
 ASK_INTERVAL_S = 0.02
@@ -39,28 +42,75 @@ class Times:
 
 @dataclass(frozen=True)
 class Place:
-    """Where one server listens: an address of the namespace (None: of this one) and three ports."""
+    """Where one server listens: an address of the namespace (None: of this one) and four ports."""
 
     host: str
     client_port: int = 2181
     peer_port: int = 2888
     election_port: int = 3888
+    secure_port: int = 2281
     namespace: str | None = None
+
+
+@dataclass(frozen=True)
+class Security:
+    """How a server knows its clients, and is known by them, beside digest, which all servers offer.
+
+    `users` may log in by SASL, each with a password. With `keys`, the file of a certificate and its key, there is a port for TLS on which clients
+    need a certificate of `trusted` where that is given. Files are PEM.
+    """
+
+    users: Mapping[str, str] = field(default_factory=dict)
+    keys: Path | None = None
+    trusted: Path | None = None
+
+    def settings(self, place: Place) -> list[str]:
+        """The lines for zoo.cfg."""
+        lines = ["authProvider.sasl=org.apache.zookeeper.server.auth.SASLAuthenticationProvider"] if self.users else []
+        if self.keys is None:
+            return lines
+        trusted = self.keys if self.trusted is None else self.trusted  # Netty's factory wants one in any case
+        return [
+            *lines,
+            f"secureClientPort={place.secure_port}",
+            f"secureClientPortAddress={place.host}",
+            "serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory",  # the one that speaks TLS
+            "authProvider.x509=org.apache.zookeeper.server.auth.X509AuthenticationProvider",
+            f"ssl.keyStore.location={self.keys}",
+            "ssl.keyStore.type=PEM",
+            f"ssl.trustStore.location={trusted}",
+            "ssl.trustStore.type=PEM",
+            f"ssl.clientAuth={'none' if self.trusted is None else 'need'}",
+        ]
+
+    def login(self) -> str:
+        """The text of the JAAS configuration."""
+        users = " ".join(f'user_{name}="{password}"' for name, password in self.users.items())
+        return f"Server {{ org.apache.zookeeper.server.auth.DigestLoginModule required {users}; }};\n"
+
+
+OPEN = Security()
 
 
 class Server:
     """One server of an ensemble; made without starting it."""
 
-    def __init__(self, number: int, place: Place, directory: Path) -> None:
+    def __init__(self, number: int, place: Place, directory: Path, security: Security = OPEN) -> None:
         self.number = number
         self.place = place
         self.directory = directory
+        self.security = security
         self._process: Process | None = None
 
     @property
     def address(self) -> str:
         """Where clients reach it, as in a connection string."""
         return f"{self.place.host}:{self.place.client_port}"
+
+    @property
+    def secure_address(self) -> str:
+        """Where clients reach it by TLS."""
+        return f"{self.place.host}:{self.place.secure_port}"
 
     @property
     def process(self) -> Process:
@@ -71,7 +121,11 @@ class Server:
 
     def start(self) -> None:
         """Start it on what it has on disk; it serves once `wait_until_serving` returns."""
-        java = ["java", *JAVA_FLAGS, *LOG_FLAGS, f"-Djava.io.tmpdir={self.directory}", "-cp", f"{JAR}:{LOGGING_JAR}"]
+        flags = [f"-Djava.io.tmpdir={self.directory}"]
+        if self.security.users:
+            flags.append(f"-Djava.security.auth.login.config={self.directory / LOGIN}")
+        jars = [JAR, LOGGING_JAR, *(() if self.security.keys is None else TLS_JARS)]
+        java = ["java", *JAVA_FLAGS, *LOG_FLAGS, *flags, "-cp", ":".join(map(str, jars))]
         command = [*java, "org.apache.zookeeper.server.quorum.QuorumPeerMain", str(self.directory / "zoo.cfg")]
         self._process = Process(f"zookeeper server {self.number}", command, self.directory / "server.log", self.place.namespace)
 
@@ -132,20 +186,25 @@ class Ensemble:
     As a context manager it starts all, waits until they serve, and ends them. `directory` holds their data and logs.
     """
 
-    def __init__(self, directory: Path, places: Sequence[Place], times: Times = Times()) -> None:
+    def __init__(self, directory: Path, places: Sequence[Place], times: Times = Times(), security: Security = OPEN) -> None:
         self.times = times
-        self.servers = tuple(Server(number, place, directory / f"zookeeper-{number}") for number, place in enumerate(places, start=1))
+        self.servers = tuple(Server(number, place, directory / f"zookeeper-{number}", security) for number, place in enumerate(places, start=1))
 
     @classmethod
-    def on_loopback(cls, directory: Path, size: int = 1, times: Times = Times()) -> Self:
+    def on_loopback(cls, directory: Path, size: int = 1, times: Times = Times(), security: Security = OPEN) -> Self:
         """An ensemble on 127.0.0.1, on ports that are free now."""
-        ports = iter(_free_ports(3 * size))
-        return cls(directory, [Place("127.0.0.1", next(ports), next(ports), next(ports)) for _ in range(size)], times)
+        ports = iter(_free_ports(4 * size))
+        return cls(directory, [Place("127.0.0.1", next(ports), next(ports), next(ports), next(ports)) for _ in range(size)], times, security)
 
     @property
     def connect_string(self) -> str:
         """Every server's client address, as `--zk` takes it."""
         return ",".join(server.address for server in self.servers)
+
+    @property
+    def secure_connect_string(self) -> str:
+        """Every server's client address for TLS, as `--zk` takes it."""
+        return ",".join(server.secure_address for server in self.servers)
 
     def start(self) -> None:
         """Start all servers and wait until they serve."""
@@ -181,7 +240,9 @@ class Ensemble:
     def _write_configuration(self, server: Server) -> None:
         server.directory.mkdir(parents=True, exist_ok=True)
         (server.directory / "myid").write_text(f"{server.number}\n")
-        (server.directory / "zoo.cfg").write_text("\n".join([*_settings(server, self.times), *self._peers()]) + "\n")
+        lines = [*_settings(server, self.times), *server.security.settings(server.place), *self._peers()]
+        (server.directory / "zoo.cfg").write_text("\n".join(lines) + "\n")
+        (server.directory / LOGIN).write_text(server.security.login())
 
     def _peers(self) -> list[str]:
         if len(self.servers) == 1:

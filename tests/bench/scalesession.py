@@ -17,8 +17,9 @@ from kazoo.protocol import serialization as wire
 from kazoo.protocol.connection import PING_XID, WATCH_XID
 from kazoo.security import OPEN_ACL_UNSAFE
 
+from maglev0 import translation
 from maglev0.znodes import Check, Committed, Create, Delete, Disconnected, Node, Operation, Stat, Write
-from maglev0.zookeeper import State, _stat, _zxid
+from maglev0.zookeeper import State
 
 PINGS_PER_TIMEOUT = 3
 _LENGTH = struct.Struct("!i")
@@ -150,19 +151,19 @@ class LeanSession:
         for place, path in enumerate(paths):
             while watch and found[place] is None and await _found(self._wire.ask(wire.Exists(path, watch))):
                 found[place] = await _found(self._wire.ask(wire.GetData(path, watch)))
-        return [None if one is None else Node(bytes(one[0]), _stat(one[1])) for one in found]
+        return [None if one is None else Node(bytes(one[0]), translation.stat(one[1])) for one in found]
 
     async def children(self, path: str, *, watch: bool = False) -> tuple[list[str], Stat] | None:
         listed = await _found(self._wire.ask(wire.GetChildren2(path, watch)))
-        return None if listed is None else (list(listed[0]), _stat(listed[1]))
+        return None if listed is None else (list(listed[0]), translation.stat(listed[1]))
 
     async def commit(self, operations: Sequence[Operation], look: str | None = None) -> Committed:
         answers = self._wire.ask(wire.Transaction([_encoded(operation) for operation in operations]))
         looking = None if look is None else self._wire.ask(wire.Exists(look, watcher=False))
         await asyncio.gather(*(one for one in (answers, looking) if one is not None), return_exceptions=True)
-        zxid = _zxid(await answers)
+        zxid = translation.zxid(await answers)
         looked = None if looking is None else await _found(looking)
-        return Committed(zxid, None if looked is None else _stat(looked))
+        return Committed(zxid, None if looked is None else translation.stat(looked))
 
     async def close(self) -> None:
         if self._pinging is not None:

@@ -72,7 +72,7 @@ class Front:
             self.forget()
             self._say_off(_reason(error))
         else:
-            log.info("XDP on %s: %s, refuses foreign packets before the stack", self._service.interface, _MODES.get(self._shared.mode, "another way"))
+            log.info("XDP on %s: %s, refuses foreign packets before the stack", self._service.interface, self.mode)
 
     def admit(self, numbers: Collection[int]) -> None:
         """Pass these buckets too; called before nftables admits them."""
@@ -98,6 +98,11 @@ class Front:
         self._let_go()
         with suppress(DataplaneError):
             self.forget()
+
+    @property
+    def mode(self) -> str:
+        """How the program runs: native, generic, or "off" where it does not."""
+        return "off" if self._shared is None else _MODES.get(self._shared.mode, "another way")
 
     def counters(self) -> maps.Counters | None:
         """What arrived for the VIP since the program was attached; None where it is not."""

@@ -1,0 +1,57 @@
+"""What the XDP program on an interface lets through to a VIP, read from its pinned maps, whichever process keeps them."""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from maglev0.dataplane.xdp import front, libbpf, maps
+from maglev0.dataplane.xdp.libbpf import Bpf
+from maglev0.dataplane.xdp.pins import LINK
+from maglev0.errors import UnavailableError
+from maglev0.service import Service
+from maglev0.verdict import Program
+
+_MODES = {libbpf.NATIVE: "native", libbpf.GENERIC: "generic"}
+_NETNS = Path("/proc/thread-self/ns/net")
+
+
+def read(service: Service, index: int) -> Program | None:
+    """What the program on the interface of that index is and does, `None` where there is none. Raises `BpfError`."""
+    try:
+        bpf = Bpf()
+    except UnavailableError:
+        return None  # without the library nobody here has a program of ours
+    mode = bpf.mode(index)
+    place = next((link.parent for link in _links(index) if bpf.interface_of(link) == index), None)
+    if place is not None:
+        return Program(_MODES.get(mode, "another way"), _admitted(bpf, place, service))
+    return Program(_MODES[mode], None) if mode else None
+
+
+def _links(index: int) -> list[Path]:
+    """Where the links of programs of ours on that interface are pinned: see pins.py."""
+    return sorted((front.file_system() / "maglev0").glob(f"{_NETNS.stat().st_ino}_{index}_*/{LINK}"))
+
+
+def _admitted(bpf: Bpf, place: Path, service: Service) -> frozenset[int] | None:
+    """The buckets of the VIP that the program lets through: all where it does not know the VIP, `None` where it hashes by other settings."""
+    with bpf.opened(place / "vips") as vips:
+        if service.vip.packed not in bpf.keys(vips, len(service.vip.packed), maps.MAX_VIPS):
+            return frozenset(range(1, service.total_nodes + 1))
+        value = bpf.look_up(vips, service.vip.packed, maps.VIP_SIZE)
+    slot = maps.slot_of(value)
+    if value != maps.vip_value(service, slot):
+        return None
+    with bpf.opened(place / "admitted") as admitted:
+        return frozenset(_buckets(bpf, admitted, slot, service.total_nodes))
+
+
+def _buckets(bpf: Bpf, admitted: int, slot: int, total_nodes: int) -> Iterator[int]:
+    for first in range(1, total_nodes + 1, maps.WORD_BITS):
+        key = struct.pack("=I", slot * maps.WORDS + first // maps.WORD_BITS)
+        word = int.from_bytes(bpf.look_up(admitted, key, maps.WORD_BITS // 8), sys.byteorder)
+        if word:
+            yield from (bucket for bucket in range(first, min(first + maps.WORD_BITS, total_nodes + 1)) if word >> bucket - first & 1)

@@ -1,0 +1,3 @@
+"""What an operator asks and orders: one module for each subcommand, each with its own help text and `main(arguments)`."""
+
+from __future__ import annotations

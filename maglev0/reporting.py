@@ -1,0 +1,283 @@
+"""Tells people what one VIP's part does: its report in ZooKeeper, the audit of all kernels, and what the daemon hands on to metrics and notices.
+
+Nothing that decides who owns what depends on it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from ipaddress import IPv4Address
+from typing import NamedTuple, Protocol
+
+from maglev0 import __version__, nodereport, observer
+from maglev0.audit import Alarms, Findings
+from maglev0.checking import Result
+from maglev0.dataplane import Counters, Flows
+from maglev0.errors import DataplaneError
+from maglev0.follower import Cluster, Follower, Progress
+from maglev0.handover import Stage
+from maglev0.lease import terms
+from maglev0.nodereport import MAX_REASONS, NodeReport
+from maglev0.notify import Event
+from maglev0.upkeep import Upkeep
+from maglev0.view import ACTIVE, DRY_RUN, View, ViewId
+from maglev0.waiting import in_thread, together, woken
+from maglev0.znodes import Create, Delete, Disconnected, Refused, Write
+from maglev0.zookeeper import Session, State
+
+log = logging.getLogger(__name__)
+
+LOOK_S = 1.0  # between two readings of the kernel, where they are cheap
+LOOK_COST = 300  # and at least so many times as long as one takes: a third of a percent of a core
+COUNT_S = 5.0  # between two counts of connections
+LEAVE_TIMEOUT_S = 0.5
+_MOST_REASON = 255
+
+
+class Snapshot(NamedTuple):
+    """What one part knows of itself at one time; `read` is `None` where its kernel was not read back, `findings` where another member audits."""
+
+    progress: Progress
+    report: NodeReport | None
+    findings: Findings | None
+    results: tuple[Result, ...]
+    counters: Counters | None
+    able: bool
+    zookeeper: State
+    session_timeout_s: float
+    lease_s: float
+    total_nodes: int
+
+
+class Outlet(Protocol):
+    """Where the daemon hands on what its parts tell. No method waits for anything."""
+
+    def changed(self, event: Event) -> None:
+        """A part's state changed."""
+
+    def seen(self, vip: IPv4Address, snapshot: Snapshot) -> None:
+        """A part looked at itself."""
+
+    def took(self, vip: IPv4Address, stage: Stage, seconds: float) -> None:
+        """A hand-over came so far so long after its view was seen."""
+
+    def left(self, vip: IPv4Address) -> None:
+        """A part ended."""
+
+
+class Teller(NamedTuple):
+    """Whose news they are, and where they go."""
+
+    vip: IPv4Address
+    outlet: Outlet
+
+
+class _Expected(NamedTuple):
+    """What all members own by one table, and the digests of that."""
+
+    view: View
+    shares: Mapping[int, frozenset[int]]
+    digests: Mapping[int, str]
+
+
+class Reporter:
+    """One VIP's teller. `run` for ever, `look` whenever something may have changed; `problems` and `results` are what the health checks say."""
+
+    def __init__(self, session: Session, upkeep: Upkeep, follower: Follower, cluster: Cluster, teller: Teller) -> None:
+        self.problems: tuple[str, ...] = ()
+        self.results: tuple[Result, ...] = ()
+        self.state = "joining"
+        self._vip, self._outlet = teller
+        self._session = session
+        self._upkeep = upkeep
+        self._follower = follower
+        self._paths = cluster.paths
+        self._total_nodes = cluster.settings.total_nodes
+        self._terms = terms(cluster.settings.lease_ms)
+        self._due = asyncio.Event()
+        self._stage: tuple[ViewId | None, Stage] = (None, Stage.SEEN)
+        self._read: tuple[frozenset[int], str] = (frozenset(), nodereport.digest(self._total_nodes, ()))
+        self._written: tuple[int, str] | None = None  # the session that wrote what is held, and its digest
+        self._flows: Flows | None = None
+        self._expected: _Expected | None = None
+        self._alarms = Alarms(self._terms.over_s + 2 * LOOK_S)  # longer than a hand-over, of which the reports tell late
+        self._findings: Findings | None = None
+
+    @property
+    def words(self) -> str:
+        """What this part does, for people."""
+        progress = self._follower.progress
+        held, total = len(progress.held), self._total_nodes
+        if progress.view is None:
+            return f"{self.state}: {held} of {total} node numbers"
+        return f"{self.state}: {held} of {total} node numbers, {len(progress.view.members)} members, view {observer.view_number(progress.view)}"
+
+    def look(self) -> None:
+        """See whether this part's state changed, and how far a hand-over has come."""
+        progress = self._follower.progress
+        self._time_handover(progress)
+        state = _state(progress, self.state, able=self._upkeep.able)
+        if state != self.state:
+            former, self.state = self.state, state
+            self._outlet.changed(Event(self._vip, progress.me.id, state, former, self._reason(), time.time()))
+            self._due.set()
+
+    def _time_handover(self, progress: Progress) -> None:
+        seen = None if progress.view is None else progress.view.id
+        before, self._stage = self._stage, (seen, progress.stage)
+        if self._stage == before or seen is None:
+            return
+        for stage in Stage:
+            if stage > Stage.SEEN and stage <= progress.stage and (seen != before[0] or stage > before[1]):
+                self._outlet.took(self._vip, stage, time.monotonic() - progress.view_at)
+        if progress.stage is Stage.ACQUIRED:
+            self._due.set()
+
+    def _reason(self) -> str:
+        return (self._upkeep.reason if not self._upkeep.able else "; ".join(self.problems))[:_MOST_REASON]
+
+    async def run(self) -> None:
+        """Report and audit, for ever."""
+        await together(self._reports(), self._counts())
+
+    async def withdraw(self) -> None:
+        """Take back what was told to the cluster, if ZooKeeper answers at once."""
+        me = self._follower.progress.me.id
+        with suppress(Disconnected, TimeoutError):
+            async with asyncio.timeout(LEAVE_TIMEOUT_S):
+                for path in (self._paths.report(me), self._paths.holding(me)):
+                    with suppress(Refused):
+                        await self._session.commit([Delete(path, -1)])
+
+    async def _reports(self) -> None:
+        while True:
+            self._due.clear()
+            pause_s = await self._report()
+            await woken(self._due, pause_s)
+            await asyncio.sleep(0)
+
+    async def _report(self) -> float:
+        """Look once at everything there is to tell; returns after how many seconds to look again."""
+        start_s = time.monotonic()
+        progress = self._follower.progress
+        report, counters = None, None
+        with suppress(DataplaneError):
+            if progress.is_at_rest and self._upkeep.able:
+                report = await self._read_back(progress)
+            counters = await self._upkeep.counters()
+        cost_s = time.monotonic() - start_s
+        self._findings = None
+        with suppress(Disconnected):
+            if report is not None and self._session.state is State.CONNECTED:
+                await self._tell(progress.me.id, report)
+                await self._audit(progress)
+        self._outlet.seen(self._vip, self._snapshot(progress, report, counters))
+        return max(LOOK_S, LOOK_COST * cost_s)
+
+    def _snapshot(self, progress: Progress, report: NodeReport | None, counters: Counters | None) -> Snapshot:
+        return Snapshot(
+            progress,
+            report,
+            self._findings,
+            self.results,
+            counters,
+            self._upkeep.able,
+            self._session.state,
+            self._session.timeout_s,
+            self._terms.length_s,
+            self._total_nodes,
+        )
+
+    async def _read_back(self, progress: Progress) -> NodeReport:
+        held = await self._upkeep.owned()
+        now = self._follower.progress
+        if held != self._read[0]:
+            self._read = held, nodereport.digest(self._total_nodes, held)
+        if now.is_at_rest and now.held == progress.held and held != now.held and progress.me.state != DRY_RUN:
+            log.warning("the kernel has %d node numbers in force that are not this node's, and lacks %d", len(held - now.held), len(now.held - held))
+            self._upkeep.distrust()
+        reasons = (*((self._upkeep.reason,) if self._upkeep.reason else ()), *self.problems)
+        return NodeReport(
+            read_at=time.time(),
+            view=now.obeys,
+            view_at=time.time() - (time.monotonic() - now.view_at),
+            held=len(held),
+            digest=self._read[1],
+            lease_left_s=max(0.0, now.lease_left_s),
+            late=now.late,
+            flows=None if self._flows is None else self._flows.alive,
+            able=self._upkeep.able,
+            problems=tuple(reason[:_MOST_REASON] for reason in reasons[:MAX_REASONS]),
+            xdp=self._upkeep.early_drop,
+            version=__version__,
+            before=dict(now.before),
+        )
+
+    async def _tell(self, me: int, report: NodeReport) -> None:
+        """Write what is news; others' sight of this node is worth two small writes now and then."""
+        written = (self._session.session, report.digest)
+        if written != self._written:
+            await self._put(self._paths.holding(me), nodereport.pack(self._total_nodes, self._read[0]))
+            self._written = written
+        await self._put(self._paths.report(me), report.encode())
+
+    async def _put(self, path: str, data: bytes) -> None:
+        try:
+            await self._session.commit([Write(path, data, -1)])
+        except Refused:
+            with suppress(Refused):
+                await self._session.commit([Create(path, data, ephemeral=True)])
+
+    async def _audit(self, progress: Progress) -> None:
+        """The first member compares what all kernels hold, for all: everyone doing so would read the square of the cluster's size."""
+        view, ownership = progress.view, progress.ownership
+        if view is None or ownership is None or not self._is_first(view):
+            self._expected = None
+            return
+        if self._expected is None or self._expected.view != view:
+            self._expected = await in_thread(lambda: _expect(view, ownership.table, self._total_nodes))
+        reports = await observer.read_reports(self._session, self._paths, self._expected.shares)
+        self._findings = await self._compare(self._expected, reports)
+        for words, begins in self._alarms.note(self._findings, time.monotonic()):
+            log.log(logging.ERROR if begins else logging.INFO, "%s", words)
+            self._due.set()
+
+    def _is_first(self, view: View) -> bool:
+        return self._follower.progress.me.id == next((member.id for member in view.members if member.state != DRY_RUN), None)
+
+    async def _compare(self, expected: _Expected, reports: Mapping[int, NodeReport]) -> Findings:
+        sound = all(reports[member].digest == expected.digests[member] and reports[member].lease_left_s > 0 for member in reports)
+        if sound:
+            return Findings(unknown=tuple(member for member in expected.shares if member not in reports))
+        return await observer.findings(self._session, self._paths, self._total_nodes, expected.shares, reports)
+
+    async def _counts(self) -> None:
+        """Count connections, as often as that is cheap."""
+        while True:
+            start_s = time.monotonic()
+            with suppress(DataplaneError):
+                self._flows = await self._upkeep.flows()
+            await asyncio.sleep(max(COUNT_S, LOOK_COST * (time.monotonic() - start_s)))
+
+
+def _expect(view: View, owners: tuple[str, ...], total_nodes: int) -> _Expected:
+    in_kernels = {member.id for member in view.members if member.state != DRY_RUN}
+    shares = {member: share for member, share in observer.shares(view, owners).items() if member in in_kernels}
+    return _Expected(view, shares, {member: nodereport.digest(total_nodes, share) for member, share in shares.items()})
+
+
+def _state(progress: Progress, former: str, *, able: bool) -> str:
+    """One word for what a node is to its cluster."""
+    if not able:
+        return "unable"
+    if not progress.is_member:
+        return "joining"
+    if progress.me.state != ACTIVE:
+        return progress.me.state
+    if progress.held:
+        return "alone" if progress.lease_left_s <= 0 else ACTIVE
+    return "idle" if progress.stage is Stage.ACQUIRED else former

@@ -1,0 +1,191 @@
+"""Everything that reads data which others may have written, and what must hold whatever they wrote."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import fields, is_dataclass, replace
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hypothesis import strategies as st
+
+from maglev0 import membership, nodereport, orders, sessionfile, settings, view
+from maglev0.config import ZooKeeperAddress
+from maglev0.handover import Ack, Stage
+from maglev0.membership import LeaseRecord
+from maglev0.nodereport import NodeReport
+from maglev0.orders import Order
+from maglev0.view import Child, ViewId
+from maglev0.zookeeper import Identity
+from tests.test_settings import agreed
+from tests.test_view import member_records
+
+LONGEST_TEXT = 255  # in anything that is shown
+LONGEST_FAULT = 200  # of what says what is wrong
+ME = 7
+TIMEOUT_S = 4.0
+KERNEL = "0f0e0d0c-boot/4026531840"
+ZK = ZooKeeperAddress("zk1:2181", "")
+
+texts = st.text(st.characters(codec="utf-8"), max_size=LONGEST_TEXT).filter(str.isprintable)
+short_texts = st.text(st.characters(codec="utf-8"), max_size=32).filter(str.isprintable)
+zxids = st.integers(-(1 << 63), (1 << 63) - 1)
+versions = st.integers(-(1 << 31), (1 << 31) - 1)
+view_ids = st.builds(ViewId, zxids, versions, versions)
+weights = st.integers(0, view.MAX_WEIGHT)
+times = st.floats(-view.MAX_START_TIME_S, view.MAX_START_TIME_S)
+buckets = st.integers(0, view.MAX_ID)
+
+valid_orders = st.builds(Order, st.booleans(), st.none() | weights)
+valid_acks = st.builds(Ack, view_ids, st.sampled_from(Stage))
+valid_leases = st.builds(LeaseRecord, texts, st.integers(1, 1 << 22), st.none() | view_ids, st.booleans())
+valid_reports = st.builds(
+    NodeReport,
+    read_at=times,
+    view=st.none() | view_ids,
+    view_at=times,
+    held=buckets,
+    digest=short_texts,
+    lease_left_s=st.floats(-nodereport.MAX_LEASE_S, nodereport.MAX_LEASE_S),
+    late=buckets,
+    flows=st.none() | st.integers(0, 1 << 32),
+    able=st.booleans(),
+    problems=st.lists(texts, max_size=nodereport.MAX_REASONS).map(tuple),
+    xdp=short_texts,
+    version=short_texts,
+    before=st.dictionaries(st.integers(1, view.MAX_ID), weights, max_size=8),
+)
+
+
+class Target(NamedTuple):
+    """Something that reads data; `decode` returns what it says, or `None` or ValueError where it makes no sense.
+
+    `valid` makes data as a daemon writes them, `longest` is how much of them is looked at.
+    """
+
+    name: str
+    decode: Callable[[bytes], Any]
+    encode: Callable[[Any], bytes]
+    valid: st.SearchStrategy[bytes]
+    longest: int
+
+
+def target(name: str, decode: Callable[[bytes], Any], valid: st.SearchStrategy[Any], longest: int) -> Target:
+    """One whose values know how they are written."""
+    return Target(name, decode, encoded, valid.map(encoded), longest)
+
+
+def encoded(value: Any) -> bytes:
+    data = value.encode()
+    assert isinstance(data, bytes)
+    return data
+
+
+RECORDS = (
+    target("settings", settings.decode, agreed, settings.MAX_SETTINGS_BYTES),
+    target("member", lambda data: view.decode(str(ME), data), member_records.map(lambda some: replace(some, id=ME)), view.MAX_MEMBER_BYTES),
+    target("order", orders.decode, valid_orders, orders.MAX_ORDER_BYTES),
+    target("report", nodereport.decode, valid_reports, nodereport.MAX_REPORT_BYTES),
+    target("lease", membership.decode_lease, valid_leases, membership.MAX_SMALL_BYTES),
+    target("acknowledgement", membership.decode_ack, valid_acks, membership.MAX_SMALL_BYTES),
+)
+
+
+def session_file(directory: Path) -> Target:
+    """The file that the next daemon of this machine reads: root alone writes it, and yet it may be anything after a crash."""
+
+    def file() -> sessionfile.SessionFile:
+        found = sessionfile.SessionFile(IPv4Address("198.51.100.1"), ZK, KERNEL)
+        found.path = directory / "session"
+        return found
+
+    def decode(data: bytes) -> sessionfile.Left | None:
+        file().path.write_bytes(data)
+        return file().read(TIMEOUT_S)
+
+    def encode(left: sessionfile.Left) -> bytes:
+        file().write(left)
+        return file().path.read_bytes()
+
+    identities = st.builds(Identity, zxids, st.binary(max_size=16), st.just(TIMEOUT_S))
+    return Target("session file", decode, encode, st.builds(sessionfile.Left, identities, agreed).map(encode), 1 << 20)
+
+
+def check(target: Target, data: bytes) -> None:
+    """What holds for every target and all data."""
+    try:
+        value = target.decode(data)
+    except ValueError as error:
+        check_fault(str(error))
+        return
+    if value is None:
+        return
+    assert len(data) <= target.longest
+    check_value(value)
+    again = target.encode(value)
+    assert len(again) > target.longest or target.decode(again) == value
+
+
+def check_held(total_nodes: int, data: bytes) -> None:
+    """The same for the buckets that a kernel is said to hold."""
+    try:
+        found = nodereport.unpack(total_nodes, data)
+    except ValueError as error:
+        check_fault(str(error))
+        return
+    assert all(1 <= bucket <= total_nodes for bucket in found)
+    assert nodereport.unpack(total_nodes, nodereport.pack(total_nodes, found)) == found
+
+
+def check_children(children: Sequence[Child], total_nodes: int) -> None:
+    """The same for names and records of children of the members' parent."""
+    names = [child.name for child in children]
+    ids, foreign = view.candidate_ids(names, total_nodes)
+    assert Counter(ids) + Counter(foreign) == Counter(names)
+    assert len(ids) <= view.MAX_CANDIDATES
+    assert all(str(int(name)) == name and 1 <= int(name) <= total_nodes for name in ids)
+    members, ignored = view.read_members(child for child in children if child.name in ids)
+    assert len(members) <= view.MAX_MEMBERS
+    assert [member.id for member in members] == sorted(member.id for member in members)
+    for member in members:
+        check_value(member)
+    for one in ignored:
+        assert one.name in ids
+        check_fault(one.reason)
+
+
+def check_fault(text: str) -> None:
+    """What is said of bad data may go to a log and a terminal."""
+    assert text.isprintable()
+    assert 0 < len(text) <= LONGEST_FAULT
+
+
+def check_value(value: object) -> None:
+    """Everything in a value is of bounded size, finite, and printable where it is text."""
+    match value:
+        case str():
+            assert value.isprintable()
+            assert len(value) <= LONGEST_TEXT
+        case float():
+            assert math.isfinite(value)
+        case int():
+            assert abs(value) <= 1 << 64
+        case bytes():
+            assert len(value) <= LONGEST_TEXT
+        case tuple():
+            check_all(value)
+        case dict():
+            check_all([*value.keys(), *value.values()])
+        case _ if is_dataclass(value):
+            check_all([getattr(value, field.name) for field in fields(value)])
+        case _:
+            assert value is None
+
+
+def check_all(values: Sequence[object]) -> None:
+    assert len(values) <= 2 * view.MAX_MEMBERS
+    for value in values:
+        check_value(value)

@@ -1,0 +1,122 @@
+"""Whatever lies in ZooKeeper makes nothing raise but ValueError, take long, or say what is not printable."""
+
+from __future__ import annotations
+
+import time
+import tracemalloc
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from maglev0 import nodereport
+from maglev0.view import MAX_CANDIDATES, MAX_ID, Child, candidate_ids
+from tests.fuzz import mutations
+from tests.fuzz.targets import RECORDS, Target, check, check_children, check_held, session_file
+
+EXAMPLES = 150
+LONGEST_ZNODE = 1 << 20  # ZooKeeper's own bound, jute.maxbuffer
+thorough = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+
+
+@pytest.fixture(scope="module", params=[*(target.name for target in RECORDS), "session file"])
+def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Target:
+    everything = (*RECORDS, session_file(tmp_path_factory.mktemp("session")))
+    return next(target for target in everything if target.name == request.param)
+
+
+@given(data=st.data())
+@thorough
+def test_records_that_almost_make_sense(target: Target, data: st.DataObject) -> None:
+    check(target, data.draw(mutations.mutated(target.valid)))
+
+
+@given(data=st.binary(max_size=300))
+@thorough
+def test_any_bytes(target: Target, data: bytes) -> None:
+    check(target, data)
+
+
+@given(data=st.data())
+@settings(thorough, max_examples=30)
+def test_what_a_daemon_writes_is_read_by_all_others(target: Target, data: st.DataObject) -> None:
+    record = data.draw(target.valid)
+    assert len(record) > target.longest or target.encode(target.decode(record)) == record
+
+
+@given(mutations.held())
+@thorough
+def test_what_a_kernel_is_said_to_hold(sized: tuple[int, bytes]) -> None:
+    check_held(*sized)
+
+
+@given(st.data())
+@thorough
+def test_the_children_of_the_members_parent(data: st.DataObject) -> None:
+    member = next(target for target in RECORDS if target.name == "member")
+    records = mutations.mutated(member.valid) | member.valid | st.binary(max_size=20)
+    children = st.builds(Child, mutations.names | st.just("7"), records, st.integers(0, 3), st.integers(0, 9), st.booleans())
+    check_children(data.draw(st.lists(children, max_size=5)), data.draw(st.sampled_from([1, 16, 1000, MAX_ID])))
+
+
+# What is long, deep or unfolds. What is beyond its bound must not be read at all, what is within must not take more than some of a second.
+
+BOMBS = {
+    "lists": b"[" * LONGEST_ZNODE,
+    "objects": b'{"":' * (LONGEST_ZNODE // 4),
+    "lists in a record": b'{"format": 1, "a": %s}' % (b"[" * 60_000 + b"]" * 60_000),
+    "empty lists": b"[%s]" % (b"[]," * 40_000 + b"[]"),
+    "keys": b"{%s}" % b",".join(b'"%x":0' % number for number in range(12_000)),
+    "the same key": b"{%s}" % b",".join([b'"format":1'] * 11_000),
+    "digits": b'{"format": %s}' % (b"9" * LONGEST_ZNODE),
+    "digits within bounds": b'{"format": %s}' % (b"9" * 130_000),
+    "numbers of the most digits": b"[%s]" % b",".join([b"9" * 4300] * 30),
+    "a fraction": b'{"read_at": 0.%s}' % (b"7" * 130_000),
+    "an exponent": b'{"read_at": 1e%s}' % (b"9" * 130_000),
+    "escapes": b'{"format": "%s"}' % (rb"\ud83d\ude00" * 10_000),
+    "spaces": b" " * LONGEST_ZNODE,
+    "UTF-32": ("[" * 30_000).encode("utf-32"),
+    "zeros": b"\0" * LONGEST_ZNODE,
+    "compressed zeros": zlib.compress(b"\0" * 400_000_000, 1)[:LONGEST_ZNODE],
+    "compressed twice": zlib.compress(zlib.compress(b"\0" * 50_000_000)),
+    "all buckets": zlib.compress(b"\xff" * (MAX_ID // 8)),
+}
+
+
+@pytest.fixture(params=BOMBS)
+def bomb(request: pytest.FixtureRequest) -> bytes:
+    return BOMBS[request.param]
+
+
+def test_no_record_takes_long_or_much(target: Target, bomb: bytes) -> None:
+    with bounded(seconds=0.5, megabytes=8):
+        check(target, bomb)
+
+
+@pytest.mark.parametrize("total_nodes", [1, 65_537, MAX_ID])
+def test_no_set_of_buckets_takes_long_or_much(total_nodes: int, bomb: bytes) -> None:
+    with bounded(seconds=1.5, megabytes=100 * total_nodes / MAX_ID + 1), suppress(ValueError):
+        nodereport.unpack(total_nodes, bomb)
+
+
+def test_no_number_of_children_takes_long() -> None:
+    names = [*map(str, range(100_000)), *(f"0{number}" for number in range(100_000)), "9" * 100_000, "x" * 100_000]
+    with bounded(seconds=2, megabytes=40):
+        ids, foreign = candidate_ids(names, MAX_ID)
+    assert (len(ids), len(foreign)) == (MAX_CANDIDATES, len(names) - MAX_CANDIDATES)
+
+
+@contextmanager
+def bounded(seconds: float, megabytes: float) -> Iterator[None]:
+    """Fails what takes more of the processor or of memory; what the machine does beside it counts for nothing."""
+    tracemalloc.start()
+    before_s = time.process_time()
+    try:
+        yield
+        assert time.process_time() - before_s < seconds
+        assert tracemalloc.get_traced_memory()[1] < megabytes * 1e6
+    finally:
+        tracemalloc.stop()

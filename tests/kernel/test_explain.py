@@ -1,0 +1,180 @@
+"""What `maglev0 explain` says of this machine's kernel, against what that kernel does with real packets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from maglev0.dataplane import ctlookup
+from maglev0.dataplane.nftables import Nftables
+from maglev0.dataplane.xdp import pins
+from maglev0.dataplane.xdp.libbpf import Bpf
+from maglev0.errors import DataplaneError
+from maglev0.operator import explain
+from maglev0.packethash import Flow
+from maglev0.service import HashFamily, Xdp
+from maglev0.settings import Settings
+from maglev0.verdict import Kernel, Tracked, Verdict
+from tests.kernel import explain_flows
+from tests.kernel.conftest import Host
+from tests.kernel.nft import LEASE_MS, SERVICE, TABLE, hand_over, opened, renew
+from tests.kernel.wire import ACK, PORT, PSH, SYN, Client, Wire, wired
+from tests.kernel.xdp import SOURCE, run
+from tests.onehost import INTERFACE
+
+pytestmark = pytest.mark.kernel
+
+FLOWS = 1500
+OWNED, LOST, FOREIGN = 1, 2, 3
+SETTINGS = Settings(SERVICE.total_nodes, SERVICE.hash_mode, SERVICE.hash_seed, HashFamily.NFTABLES, SERVICE.cluster_mac, LEASE_MS)
+TRACE_DEADLINE_S = 20.0
+
+
+async def asked(settings: Settings = SETTINGS) -> Kernel:
+    return await explain.read_kernel(settings, SERVICE.vip)
+
+
+def test_it_agrees_with_the_kernel_on_random_flows_in_random_states() -> None:
+    seed = explain_flows.chance()
+    tallies = explain_flows.run(FLOWS, seed, sizes=(1, 16, 65_537))
+    print(explain_flows.report(HashFamily.NFTABLES, tallies))  # noqa: T201  shown by pytest -rP
+    assert [line for tally in tallies.values() for line in tally.wrong] == [], f"seed {seed}"
+    assert sum(tally.agreed for tally in tallies.values()) == FLOWS
+    rules = set().union(*(tally.rules for tally in tallies.values()))
+    assert {rule.partition(":")[0] for rule in rules} == {"xdp", "early", "second"}
+    assert any(tally.accepted for tally in tallies.values())
+
+
+def test_a_connection_in_a_bucket_that_moved_away_is_told_apart_from_a_new_flow(host: Host) -> None:
+    async def run(wire: Wire) -> None:
+        async with opened() as dataplane:
+            await hand_over(dataplane, {OWNED, LOST})
+            await renew(dataplane)
+            holder, stranger, half_open = wire.client(LOST), wire.client(LOST), wire.client(LOST)
+            holder.connect()
+            assert half_open.ask(SYN)
+            await hand_over(dataplane, (), {LOST})
+            kernel = await asked()
+            assert kernel.new_flow(LOST).accepts is bool(wire.client(LOST).ask(SYN)) is False
+            assert connection(kernel, holder).accepts is holder.talks() is True
+            assert connection(kernel, half_open).accepts is half_open.talks() is True
+            assert connection(kernel, stranger).accepts is bool(stranger.ask(PSH | ACK, b"data")) is False
+            await dataplane.drop()
+            assert connection(await asked(), holder).accepts is holder.talks() is True
+            await dataplane.forget(frozenset({LOST}))
+            judged = connection(await asked(), holder)
+            assert (judged.accepts, judged.decisive.stage) == (holder.talks(), "early") == (False, "early")
+
+    with wired(host, SERVICE) as wire:
+        asyncio.run(run(wire))
+
+
+def connection(kernel: Kernel, client: Client) -> Verdict:
+    return kernel.established(client.bucket, known(client))
+
+
+def known(client: Client) -> Tracked | None:
+    return ctlookup.look_up(SERVICE.vip, Flow(client.address, 6, client.port, PORT))
+
+
+def test_connection_tracking_is_asked_for_exactly_the_flow(host: Host) -> None:
+    async def run(wire: Wire) -> None:
+        async with opened() as dataplane:
+            await hand_over(dataplane, {OWNED})
+            await renew(dataplane)
+            client = wire.client(OWNED)
+            assert known(client) is None
+            client.connect()
+            assert known(client) == Tracked("ESTABLISHED", established=True)
+            for other in (replace(client, port=client.port + 1), replace(client, address=client.address + 1)):
+                assert known(other) is None
+            wire.listener.accept()[0].close()
+            assert known(client) == Tracked("FIN_WAIT", established=True)
+            # The host is made to keep silent, before connection tracking hears it.
+            host.run("nft", "add table inet mute; add chain inet mute out { type filter hook output priority -300; }")
+            host.run("nft", "add rule inet mute out ip saddr", str(SERVICE.vip), "drop")
+            unanswered = wire.client(OWNED)
+            unanswered.ask(SYN)
+            assert known(unanswered) == Tracked("SYN_SENT", established=False)
+
+    with wired(host, SERVICE) as wire:
+        asyncio.run(run(wire))
+
+
+Spoil = Callable[[Host], object]
+SPOILT: dict[str, tuple[Spoil, str]] = {
+    "no table": (lambda host: host.run("nft", "flush", "ruleset"), f"there is no nftables table inet {TABLE} in this network namespace"),
+    "a rule gone": (lambda host: host.run("nft", "flush", "chain", "inet", TABLE, "judge_tcp"), "another program has changed the rules"),
+    "a rule more": (lambda host: host.run("nft", "insert", "rule", "inet", TABLE, "second", "accept"), "another program has changed the rules"),
+    "switched off": (lambda host: host.run("nft", f"add table inet {TABLE} {{ flags dormant; }}"), "another program has changed the rules"),
+}
+
+
+@pytest.mark.parametrize("name", SPOILT)
+def test_of_rules_that_others_changed_nothing_is_said(host: Host, name: str) -> None:
+    spoil, words = SPOILT[name]
+
+    async def run() -> None:
+        async with opened(guard=False):
+            await asked()
+            spoil(host)
+            with pytest.raises(DataplaneError, match=words):
+                await asked()
+
+    asyncio.run(run())
+
+
+def test_of_rules_for_other_settings_nothing_is_said(host: Host) -> None:  # noqa: ARG001  the namespace
+    async def run() -> None:
+        async with opened():
+            with pytest.raises(DataplaneError, match="not this version's for the cluster's settings"):
+                await asked(replace(SETTINGS, hash_seed=SERVICE.hash_seed + 1))
+
+    asyncio.run(run())
+
+
+def test_a_link_that_is_down_and_an_address_that_is_gone_refuse_everything(host: Host) -> None:
+    async def run() -> None:
+        async with opened() as dataplane:
+            await hand_over(dataplane, {OWNED})
+            await renew(dataplane)
+            assert (await asked()).new_flow(OWNED).accepts
+            host.run("ip", "address", "del", f"{SERVICE.vip}/32", "dev", INTERFACE)
+            assert (await asked()).new_flow(OWNED).decisive.rule == f"address {SERVICE.vip}"
+            host.run("ip", "link", "set", "dev", INTERFACE, "down")
+            assert (await asked()).new_flow(OWNED).decisive.rule == f"link {INTERFACE}"
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(("wish", "shown"), [(Xdp.NATIVE, "native"), (Xdp.GENERIC, "generic")])
+def test_the_xdp_program_is_told_as_it_is_attached(bpf: Path, wish: Xdp, shown: str) -> None:  # noqa: ARG001
+    async def run() -> None:
+        dataplane = Nftables(SERVICE, LEASE_MS, xdp=wish)
+        await dataplane.open()
+        try:
+            await hand_over(dataplane, {OWNED})
+            assert (await asked()).new_flow(FOREIGN).decisive.rule == f"XDP program on {INTERFACE}, {shown}"
+        finally:
+            await dataplane.close()
+
+    asyncio.run(run())
+
+
+def test_what_a_foreign_xdp_program_drops_is_unknown(bpf: Path) -> None:
+    async def scenario() -> None:
+        async with opened() as dataplane:
+            await hand_over(dataplane, {OWNED})
+            await renew(dataplane)
+            (bpf / "theirs").mkdir()
+            Bpf().install((SOURCE.parent / "early.bpf.o").read_bytes(), pins.PROGRAM, pins.MAPS, bpf / "theirs")
+            run("ip", "link", "set", "dev", INTERFACE, "xdp", "pinned", str(bpf / "theirs" / pins.PROGRAM))
+            kernel = await asked()
+            assert kernel.new_flow(OWNED).accepts is None
+            assert kernel.new_flow(FOREIGN).accepts is False
+
+    asyncio.run(scenario())

@@ -1,0 +1,116 @@
+"""The rule that `maglev0 explain` names, against the one that the kernel's own packet tracing names."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import select
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from maglev0.dataplane import Phase, ruleset
+from maglev0.operator import explain
+from maglev0.operator.explain import Asked
+from maglev0.packethash import Flow
+from maglev0.service import HashFamily, HashMode, Xdp
+from tests.kernel import explain_flows
+from tests.kernel.explain_flows import Cluster, Injector
+from tests.onehost import ADDRESS, INTERFACE
+from tests.vm.guest.wire import PROTOCOLS, VIP
+
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(120)]
+
+TABLE = ruleset.table_name(VIP)
+FLOWS = 40
+KNOCK_S = 0.05
+_PACKET = re.compile(rf"trace id (\w+) .* packet: .* ip daddr {VIP} .* ip id (\d+) ")
+_RULE = re.compile(rf"trace id (\w+) inet {re.escape(TABLE)} (\w+) rule .*\b(accept|drop)\b.*\(verdict (accept|drop)\)")
+
+
+class Tracer:
+    """What the kernel tells of each packet's way through the rules."""
+
+    def __init__(self, monitor: subprocess.Popen[str], injector: Injector) -> None:
+        assert monitor.stdout is not None
+        self._lines = monitor.stdout
+        self._injector = injector
+
+    def judged(self, flows: list[Flow]) -> dict[int, str]:
+        """The rule by which each flow was dropped or accepted for good, as "chain verdict", by the flow's index."""
+        self._injector.accepted(flows)
+        numbers: dict[str, int] = {}
+        found: dict[int, str] = {}
+        for line in self._until_markers(len(flows)):
+            if packet := _PACKET.match(line):
+                numbers[packet[1]] = int(packet[2])
+            elif rule := _RULE.match(line):
+                found[numbers[rule[1]]] = f"{rule[2]} {rule[4]}"
+        return found
+
+    def _until_markers(self, marker: int) -> Iterator[str]:
+        """The markers come after the flows, one of each protocol, and nothing of ours drops them."""
+        left = len(PROTOCOLS)
+        while left:
+            line = self._lines.readline()
+            left -= f"ip daddr {ADDRESS} " in line and f" ip id {marker} " in line and f"{TABLE} second packet:" in line
+            yield line
+
+
+@contextmanager
+def tracing(injector: Injector) -> Iterator[Tracer]:
+    """The kernel traces what comes for the VIP, and the markers."""
+    chain = f'type filter hook ingress device "{INTERFACE}" priority -500\nip daddr {{ {VIP}, {ADDRESS} }} meta nftrace set 1\n'
+    subprocess.run(["nft", "-f", "-"], input=f"table netdev trace {{ chain here {{ {chain} }}\n}}", text=True, check=True)
+    with subprocess.Popen(["stdbuf", "-oL", "nft", "monitor", "trace"], stdout=subprocess.PIPE, text=True) as monitor:
+        try:
+            _wait_until_it_listens(monitor, injector)
+            yield Tracer(monitor, injector)
+        finally:
+            monitor.terminate()
+
+
+def _wait_until_it_listens(monitor: subprocess.Popen[str], injector: Injector) -> None:
+    assert monitor.stdout is not None
+    while not select.select([monitor.stdout], [], [], KNOCK_S)[0]:
+        injector.accepted([])
+
+
+@pytest.mark.parametrize("mode", HashMode)
+def test_the_rule_that_it_names_is_the_one_that_decided(mode: HashMode) -> None:
+    seed = explain_flows.chance()
+    rng = random.Random(seed)
+    cluster = Cluster(explain_flows.settings(HashFamily.NFTABLES, mode, 16, rng), rng)
+    rules: set[str] = set()
+
+    async def compare(tracer: Tracer) -> None:
+        kernel = await explain.read_kernel(cluster.settings, VIP)
+        flows = cluster.some_flows(FLOWS)
+        buckets = [explain.bucket_of(Asked(flow.source, flow.source_port, flow.dest_port, flow.protocol), cluster.settings) for flow in flows]
+        named = {index: kernel.new_flow(bucket).decisive.rule.removeprefix(f"inet {TABLE} ") for index, bucket in enumerate(buckets)}
+        said = {index: f"{rule.partition(':')[0]} {rule.rpartition(' ')[2]}" for index, rule in named.items()}
+        assert tracer.judged(flows) == said, f"seed {seed}"
+        rules.update(said.values())
+
+    async def run(injector: Injector) -> None:
+        async with explain_flows.served(cluster.settings, Xdp.OFF) as dataplane:
+            with tracing(injector) as tracer:
+                await explain_flows.hand_over(dataplane, cluster)
+                await compare(tracer)
+                for _slot in range(2):
+                    await explain_flows.renew(dataplane, cluster)
+                    await explain_flows.load(dataplane, cluster)
+                    await compare(tracer)
+                    await dataplane.flip(Phase.RELEASED)
+                    await compare(tracer)
+                    await dataplane.flip(Phase.ACQUIRED)
+                    await compare(tracer)
+                    await dataplane.drop()
+                    await compare(tracer)
+
+    with explain_flows.injector() as injector:
+        asyncio.run(run(injector))
+    assert rules >= {"early drop", "new_flow drop", "lease_a drop", "lease_b drop", "owned_both drop", "owned_a accept", "owned_b accept"}

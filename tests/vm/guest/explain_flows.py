@@ -1,0 +1,51 @@
+"""`maglev0 explain` against a kernel with CLUSTERIP, by the same comparison as on nftables; `tests.vm.explain_flows` runs it from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import sys
+import warnings
+
+from maglev0.dataplane.clusterip import ClusterIP
+from maglev0.service import HashFamily, HashMode
+from tests.kernel import explain_flows
+from tests.kernel.explain_flows import DEFAULTS, Accepted, Cluster, Tally
+from tests.vm.guest.space import Space
+from tests.vm.guest.wire import VIP, Wire
+
+SIZES = (1, 5, 16)
+
+
+async def on_clusterip(mode: HashMode, rng: random.Random, accepted: Accepted, flows: int) -> Tally:
+    """Compare on clusters of some sizes."""
+    tally = Tally()
+    for turn, size in enumerate(SIZES, 1):
+        cluster = Cluster(explain_flows.settings(HashFamily.CLUSTERIP, mode, size, rng), rng)
+        dataplane = ClusterIP(cluster.settings.service(VIP, "eth0"), cluster.settings.lease_ms)
+        await dataplane.open()
+        try:
+            await explain_flows.judge(dataplane, cluster, accepted, tally, flows * turn // len(SIZES) - tally.flows)
+        finally:
+            await dataplane.close()
+    return tally
+
+
+def run(flows: int, seed: int, wire: Wire) -> dict[HashMode, Tally]:
+    """Compare that many flows, in equal parts of each hash mode."""
+    shares = explain_flows.shares(flows)
+    return {mode: asyncio.run(on_clusterip(mode, random.Random(f"{seed} {mode}"), wire.accepted, share)) for mode, share in shares.items()}
+
+
+def main() -> int:
+    """Print the agreements; 1 where anything disagrees."""
+    warnings.simplefilter("ignore")  # python-iptables leaves pipes open at import
+    count, seed = (int(word) for word in [*sys.argv[1:], *DEFAULTS[len(sys.argv) - 1 :]])
+    with Space.made() as space, Wire.laid(space) as wire:
+        tallies = run(count, seed, wire)
+    sys.stdout.write(f"seed {seed}\n{explain_flows.report(HashFamily.CLUSTERIP, tallies)}\n")
+    return 1 if any(tally.wrong for tally in tallies.values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
