@@ -16,7 +16,7 @@ from kazoo.client import KazooClient
 from kazoo.exceptions import AuthFailedError, SASLException
 from kazoo.handlers.threading import SequentialThreadingHandler
 from kazoo.protocol.connection import ConnectionDropped, ConnectionHandler
-from kazoo.protocol.serialization import SASL, Auth, Connect
+from kazoo.protocol.serialization import SASL, Connect
 from kazoo.retry import KazooRetry
 
 from maglev0 import credentials
@@ -27,6 +27,8 @@ MAX_RECONNECT_DELAY_S = 2.0  # how much later than ZooKeeper itself a cluster ma
 MAX_SASL_STEPS = 8  # DIGEST-MD5 takes three
 MAX_SASL_DROPS = 3  # in a row: servers before 3.6 say by hanging up that a password is wrong, others hang up when they stop
 _NONSENSE = (LookupError, RuntimeError, ValueError, struct.error)  # what kazoo raises on answers that it cannot make sense of
+
+_HARMLESS = (str, int, float, BaseException, type(None))
 
 log = logging.getLogger("maglev0.kazoo")
 
@@ -74,7 +76,7 @@ class Connection(ConnectionHandler):  # type: ignore[misc]
             self.refusal = "they take no digest identities"  # any user and password are an identity, if not the right one
             raise
         except _NONSENSE as error:
-            raise ConnectionDropped(f"nonsense from the server: {error!r}") from error
+            raise ConnectionDropped(f"nonsense from the server: {type(error).__name__}") from error
         if isinstance(request, Connect) and answer[0].time_out > 0:
             self.granted_timeout_s = answer[0].time_out / 1000
         return answer
@@ -84,7 +86,7 @@ class Connection(ConnectionHandler):  # type: ignore[misc]
             return super()._read_socket(timeout)
         except _NONSENSE as error:
             # An answer that cannot be read, or that nobody asked for, would end kazoo's thread, and the session with it, for good.
-            raise ConnectionDropped(f"nonsense from the server: {error!r}") from error
+            raise ConnectionDropped(f"nonsense from the server: {type(error).__name__}") from error
 
     def _submit(self, request: Any, timeout: float, xid: int | None = None) -> None:
         if isinstance(request, SASL):
@@ -107,7 +109,7 @@ class Connection(ConnectionHandler):  # type: ignore[misc]
             self.refusal = "they have no DIGEST-MD5 login in their JAAS configuration"
             raise AuthFailedError(str(error)) from error
         except _NONSENSE as error:
-            raise ConnectionDropped(f"nonsense from the server: {error!r}") from error
+            raise ConnectionDropped(f"nonsense from the server: {type(error).__name__}") from error
         self._sasl_drops = 0
 
 
@@ -133,13 +135,7 @@ def client(hosts: str, timeout_s: float, access: ZooKeeperAccess, tls: ssl.SSLCo
 
 
 def _hide_secrets(record: logging.LogRecord) -> bool:
-    """For the log of kazoo: requests are called by their names, for passwords stand in them, and bytes are not shown at all."""
+    """For the log of kazoo: of requests and answers it names the kind alone, for passwords and the data of znodes are in them."""
     if isinstance(record.args, tuple):
-        record.args = tuple(_shown(argument) for argument in record.args)
+        record.args = tuple(each if isinstance(each, _HARMLESS) else type(each).__name__ for each in record.args)
     return True
-
-
-def _shown(argument: object) -> object:
-    if isinstance(argument, Connect | Auth | SASL):
-        return type(argument).__name__
-    return "…" if isinstance(argument, bytes | bytearray) else argument

@@ -78,7 +78,8 @@ def test_only_the_named_authority_is_trusted_by_name_and_by_modern_tls(authority
     assert context is not None
     assert (context.verify_mode, context.check_hostname) == (ssl.CERT_REQUIRED, True)
     assert context.minimum_version == ssl.TLSVersion.TLSv1_2
-    assert [dict(name[0] for name in found["subject"]) for found in context.get_ca_certs()] == [{"commonName": "authority"}]
+    assert [found["subject"] for found in context.get_ca_certs()] == [((("commonName", "authority"),),)]
+    assert credentials.tls(ZooKeeperAccess(ca=str(authority.certificate))) is not None
 
 
 def test_what_is_wrong_with_certificates_and_keys_is_told_by_flag(authority: Authority, tmp_path: Path) -> None:

@@ -112,7 +112,9 @@ def _text(mac: bytes) -> str:
 def judge(tally: Tally, peers: Sequence[Peer], vip: IPv4Address, cluster_mac: str) -> list[Finding]:
     """Judge what was heard; `peers` are the other members that were asked."""
     names = {peer.mac: peer.name for peer in peers}
-    wrong = [_impostor(mac, source, names, vip, cluster_mac) for source, macs in sorted(tally.speakers.items()) for mac in sorted(macs - {cluster_mac})]
+    wrong = [
+        _impostor(mac, source, names, vip, cluster_mac) for source, macs in sorted(tally.speakers.items()) for mac in sorted(macs - {cluster_mac})
+    ]
     near = [peer for peer in peers if tally.answers[Question.CONTROL, peer.address]]
     silent = [peer for peer in near if peer.answers and peer.mac not in tally.speakers]
     speaking = f"{len(tally.speakers)} others answer for {vip}, all with {cluster_mac}" if tally.speakers else f"nobody else answers for {vip}"
@@ -159,14 +161,20 @@ def _way(tally: Tally, near: Sequence[Peer], kind: Question, cluster_mac: str) -
     heard = {peer: tally.answers[kind, peer.address] for peer in near}
     lost = [peer for peer, count in heard.items() if not count]
     some = [peer for peer, count in heard.items() if 0 < count < min(tally.rounds, tally.answers[Question.CONTROL, peer.address])]
-    return judged(check, f"they pass, {len(near)} of {len(near)} members", _lost(lost, kind, cluster_mac), _some(some, heard, tally.rounds, kind, cluster_mac))
+    return judged(
+        check, f"they pass, {len(near)} of {len(near)} members", _lost(lost, kind, cluster_mac), _some(some, heard, tally.rounds, kind, cluster_mac)
+    )
 
 
 def _lost(lost: Sequence[Peer], kind: Question, cluster_mac: str) -> Finding | None:
     if not lost:
         return None
     there = kind is Question.THERE
-    what = f"frames for {cluster_mac} do not reach {_names(lost)} from here" if there else f"frames for {cluster_mac} from {_names(lost)} do not arrive here"
+    what = (
+        f"frames for {cluster_mac} do not reach {_names(lost)} from here"
+        if there
+        else f"frames for {cluster_mac} from {_names(lost)} do not arrive here"
+    )
     why = f"the switch does not flood them to {'their ports' if there else 'this port'}: nobody receives what clients in that share send"
     mine = f"; on {'those nodes' if there else 'this one'} ip maddress must show the MAC"
     return fault(THERE if there else HERE, what, why, _switch(cluster_mac) + mine)
@@ -183,7 +191,8 @@ def _some(some: Sequence[Peer], heard: dict[Peer, int], rounds: int, kind: Quest
 
 
 def _switch(cluster_mac: str) -> str:
-    return f"on the switch: IGMP snooping off for this VLAN, or {cluster_mac} pinned to the nodes' ports (Linux bridge: bridge link set dev PORT mcast_flood on)"
+    bridge = "on a Linux bridge: bridge link set dev PORT mcast_flood on"
+    return f"on the switch: IGMP snooping off for this VLAN, or {cluster_mac} pinned to the nodes' ports; {bridge}"
 
 
 def _names(peers: Iterable[Peer]) -> str:

@@ -46,15 +46,20 @@ def note(check: str, what: str, why: str, mend: str = "") -> Finding:
     return Finding(Severity.NOTE, check, what, why, mend)
 
 
+def sound(check: str, what: str) -> Finding:
+    """It is as it should be."""
+    return Finding(Severity.SOUND, check, what)
+
+
 def left_out(check: str, what: str, mend: str = "") -> Finding:
     """It could not be looked at."""
     return Finding(Severity.LEFT_OUT, check, what, "", mend)
 
 
-def judged(check: str, sound: str, *findings: Finding | None) -> list[Finding]:
+def judged(check: str, well: str, *findings: Finding | None) -> list[Finding]:
     """What one check found, or that all is as it should be, in these words."""
     found = [finding for finding in findings if finding is not None]
-    return found or [Finding(Severity.SOUND, check, sound)]
+    return found or [Finding(Severity.SOUND, check, well)]
 
 
 def counted(findings: Iterable[Finding], severity: Severity) -> int:

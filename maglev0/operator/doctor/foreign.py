@@ -67,7 +67,8 @@ def _mend(hit: Hit, way: Way, vip: IPv4Address) -> str:
         table = hit.table.removesuffix(legacy.MARK)
         return f"iptables-legacy -t {table} " + (f"-D {hit.chain} {hit.handle}" if hit.handle else f"-I {hit.chain} {side[1]} {vip} -j ACCEPT")
     if hit.handle is None:
-        return f"nft insert rule {hit.family} {hit.table} {hit.chain} {'arp' if hit.family == 'arp' else 'ip'} {side[0]}{' ip' if hit.family == 'arp' else ''} {vip} accept"
+        match = f"arp {side[0]} ip" if hit.family == "arp" else f"ip {side[0]}"
+        return f"nft insert rule {hit.family} {hit.table} {hit.chain} {match} {vip} accept"
     return f"nft delete rule {hit.family} {hit.table} {hit.chain} handle {hit.handle}"
 
 

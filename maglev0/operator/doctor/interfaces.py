@@ -90,15 +90,13 @@ async def _routes(netlink: AsyncIPRoute, links: _Links, index: int, target: IPv4
     found: dict[IPv4Network, bool] = {}
     async for route in await netlink.get_routes(family=socket.AF_INET, table=_MAIN):
         if route["type"] == _UNICAST and links.name(route.get_attr("RTA_OIF")) != LOOPBACK:
-            network = IPv4Network(f"{route.get_attr('RTA_DST') or '0.0.0.0'}/{route['dst_len']}")
+            network = IPv4Network(f"{route.get_attr('RTA_DST') or IPv4Address(0)}/{route['dst_len']}")
             found.setdefault(network, route["scope"] == _SCOPE_LINK and route.get_attr("RTA_GATEWAY") is None)
     widest = sorted(found, key=lambda network: (network.prefixlen, network))[:MAX_ROUTES]
     return [await _route(netlink, links, index, target, network, connected=found[network]) for network in widest]
 
 
-async def _route(
-    netlink: AsyncIPRoute, links: _Links, index: int, target: IPv4Address | None, network: IPv4Network, *, connected: bool
-) -> Route:
+async def _route(netlink: AsyncIPRoute, links: _Links, index: int, target: IPv4Address | None, network: IPv4Network, *, connected: bool) -> Route:
     client = str(_someone(network, target))
     out = await _get(netlink, dst=client)
     # The kernel goes through all that it does with a packet that arrives (inet_rtm_getroute, net/ipv4/route.c), the reverse path filter included.
@@ -122,7 +120,7 @@ def _someone(network: IPv4Network, target: IPv4Address | None) -> IPv4Address:
 
 async def _get(netlink: AsyncIPRoute, **asked: Any) -> Any:
     try:
-        return next(iter([route for route in await netlink.route("get", **asked)]), None)
+        return next(iter(tuple(await netlink.route("get", **asked))), None)
     except NetlinkError:
         return None
 

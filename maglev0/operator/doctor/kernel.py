@@ -155,7 +155,9 @@ def _dropped(before: Counts, after: Counts, interface: str) -> list[Finding]:
     lost = after.conntrack_dropped - before.conntrack_dropped
     if lost:
         what = f"connection tracking dropped {lost} packets within this time"
-        found.append(fault(COUNTERS, what, "its table is full or out of memory: new connections fail", "sysctl -w net.netfilter.nf_conntrack_max=1048576"))
+        found.append(
+            fault(COUNTERS, what, "its table is full or out of memory: new connections fail", "sysctl -w net.netfilter.nf_conntrack_max=1048576")
+        )
     early = after.conntrack_early - before.conntrack_early
     if early:
         what = f"connection tracking made room by forgetting {early} connections within this time"
@@ -171,4 +173,8 @@ def _past(counts: Counts) -> Finding | None:
         "connections forgotten early": counts.conntrack_early,
     }
     told = ", ".join(f"{count} {name}" for name, count in names.items() if count)
-    return note(COUNTERS, f"since the boot: {told}; none while this ran", "they tell of a full table or of asymmetric routes in the past") if told else None
+    return (
+        note(COUNTERS, f"since the boot: {told}; none while this ran", "they tell of a full table or of asymmetric routes in the past")
+        if told
+        else None
+    )

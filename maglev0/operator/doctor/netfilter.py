@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import subprocess
 from contextlib import suppress
@@ -32,6 +33,7 @@ class _JsonNft(Nft):
 
     def __init__(self) -> None:
         super().__init__()
+        self._library.nft_ctx_output_set_flags.argtypes = [ctypes.c_void_p, ctypes.c_uint]
         self._library.nft_ctx_output_set_flags(self._context, _JSON)
 
     def listed(self, what: str) -> list[dict[str, Any]]:

@@ -154,8 +154,13 @@ def _reverse_path(host: Host) -> list[Finding]:
     ]
     lost = None
     if not any(route.network == DEFAULT for route in host.routes):
-        lost = note(ANSWERS, "there is no default route", "clients that no other route leads to get no answer from this node", "ip route add default via …")
-    return [*judged(REVERSE_PATH, "the kernel takes packets from wherever it has a route", *refused), *judged(ANSWERS, f"they leave by {name}", *away, lost)]
+        lost = note(
+            ANSWERS, "there is no default route", "clients that no other route leads to get no answer from this node", "ip route add default via …"
+        )
+    return [
+        *judged(REVERSE_PATH, "the kernel takes packets from wherever it has a route", *refused),
+        *judged(ANSWERS, f"they leave by {name}", *away, lost),
+    ]
 
 
 def _at_home_elsewhere(route: Route, name: str) -> bool:
@@ -195,7 +200,9 @@ def _arp(host: Host, wanted: Wanted) -> Iterable[Finding]:
         why = f"arp_ignore={ignore} keeps this host from answering who asks for {vip}"
         mend = f"sysctl -w net.ipv4.conf.all.arp_ignore=0 net.ipv4.conf.{name}.arp_ignore=0"
         yield fault(ARP, f"ARP for {vip} is not answered on {name}", f"{why}; if all nodes do so, no router finds the cluster", mend)
-    away = [route for route in host.routes if route.connected and route.accepted and route.leaves_by != name and route.source == host.interface.address]
+    away = [
+        route for route in host.routes if route.connected and route.accepted and route.leaves_by != name and route.source == host.interface.address
+    ]
     if host.settings.get("arp_filter") and away:
         why = f"arp_filter=1 answers only whom this host would talk to by {name}; two interfaces stand in one network"
         yield fault(ARP, f"ARP from {away[0].network} is not answered on {name}", why, f"sysctl -w net.ipv4.conf.{name}.arp_filter=0")

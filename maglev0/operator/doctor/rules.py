@@ -1,8 +1,8 @@
 """Whether rules of other programs take the VIP's packets away, or keep connection tracking from seeing them.
 
-Pure: imports no I/O. Rules are read as `nft -j list table` prints them (libnftables-json(5)). A packet is known in part: it is for the VIP, arrives on
-the traffic interface and is of one protocol, while its source and its ports are anybody's. So a test is true, false or unknown (None), and only what
-no packet of the kind can escape is called certain. Rules that name the VIP and more besides take *some* of its packets.
+Pure: imports no I/O. Rules are read as `nft -j list table` prints them (libnftables-json(5)). A packet is known in part: it is for the VIP,
+arrives on the traffic interface and is of one protocol, while its source and its ports are anybody's. So a test is true, false or unknown (None), and
+only what no packet of the kind can escape is called certain. Rules that name the VIP and more besides take *some* of its packets.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ CONNTRACK = -200
 OWN_NETWORK = 24  # a rule for a larger network is not about the VIP
 _INPUT_HOOKS = {"ingress", "prerouting", "input"}
 _OUTPUT_HOOKS = {"output", "postrouting", "egress"}
-_UNKNOWN_END = ("queue", "tproxy", "synproxy", "redirect", "dnat", "fwd")
+_UNKNOWN_END = ("queue", "tproxy", "synproxy", "redirect", "dnat", "fwd", "xt")
 
 
 class Way(enum.StrEnum):
@@ -118,6 +118,9 @@ class _End(enum.Enum):
     OVER = "over"  # accepted or dropped
 
 
+_ENDS = {"accept": _End.OVER, "return": _End.RETURNED}
+
+
 def hits(ruleset: Ruleset, packet: Packet) -> list[Hit]:
     """Where rules drop such packets, or (tcp alone) keep them from being tracked: those that match all of them, or name the VIP."""
     found: list[Hit] = []
@@ -144,7 +147,7 @@ def _apply(walk: _Walk, key: tuple[str, str, str], rule: Mapping[str, Any], dept
     matched: bool | None = True
     names_vip = False
     for expression in rule.get("expr", ()):
-        kind, value = next(iter(expression.items())) if isinstance(expression, dict) else ("", None)
+        kind, value = _first(expression)
         if kind == "match":
             result = _matches(walk, key, value)
             if result is False:
@@ -178,17 +181,12 @@ def _verdict(walk: _Walk, reached: _Reached, kind: str, value: Any, depth: int) 
     if kind == "notrack" or (kind == "xt" and value.get("name") in ("CT", "NOTRACK")):
         _untracked(walk, reached, certain=kind == "notrack")
         return None
-    if kind == "accept":
+    if kind in ("accept", "return"):
         walk.may_have_left |= reached.matched is None
-        return _End.OVER if reached.matched else None
-    if kind in _UNKNOWN_END or kind == "xt":
-        walk.may_have_left = True
-        return None
-    if kind == "return":
-        walk.may_have_left |= reached.matched is None
-        return _End.RETURNED if reached.matched else None
+        return _ENDS[kind] if reached.matched else None
     if kind in ("jump", "goto"):
         return _jump(walk, reached, kind, value["target"], depth)
+    walk.may_have_left |= kind in _UNKNOWN_END
     return None
 
 
@@ -282,7 +280,7 @@ def _value(walk: _Walk, left: Any) -> str | None:
 
 
 def _payload(walk: _Walk, payload: Mapping[str, Any]) -> str | None:
-    packet, place = walk.packet, (payload.get("protocol"), payload.get("field"))
+    packet, place = walk.packet, (str(payload.get("protocol")), str(payload.get("field")))
     incoming = packet.way is Way.IN
     known = {
         ("ip", "daddr" if incoming else "saddr"): str(packet.vip),
@@ -333,7 +331,7 @@ def _equals(walk: _Walk, key: tuple[str, str, str], known: str, right: Any) -> b
 
 
 def _in_range(walk: _Walk, key: tuple[str, str, str], known: str, right: Mapping[str, Any]) -> bool | None:
-    kind, value = next(iter(right.items()), ("", None))
+    kind, value = _first(right)
     try:
         if kind == "set":
             return _any(_equals(walk, key, known, element) for element in value)
@@ -346,6 +344,12 @@ def _in_range(walk: _Walk, key: tuple[str, str, str], known: str, right: Mapping
     except (ValueError, KeyError, TypeError):
         return None
     return None
+
+
+def _first(expression: Any) -> tuple[str, Any]:
+    """What an expression is, and what it is made of: nft writes objects of one key."""
+    pair: tuple[str, Any] = next(iter(expression.items()), ("", {})) if isinstance(expression, dict) else ("", {})
+    return pair
 
 
 def _any(results: Iterable[bool | None]) -> bool | None:

@@ -30,7 +30,7 @@ class Wire:
         self._interface = interface
         self._vip = vip
         self._cluster_mac = cluster_mac
-        self._peers = list(peers[:MAX_PEERS])
+        self.peers = tuple(peers[:MAX_PEERS])  # those that are asked
         self._tally = Tally()
 
     def ask(self, seconds: float, *, listen: bool) -> Tally:
@@ -62,7 +62,7 @@ class Wire:
             due_s = time.monotonic() + ROUND_S
             self._who_has_the_vip(link)
             for kind in Question:
-                for peer in self._peers:
+                for peer in self.peers:
                     link.send(arp.question(kind, peer.address, self._interface.mac, self._cluster_mac))
                 self._hear(link, kind, patient=not self._tally.rounds and kind is Question.CONTROL)
             self._tally.rounds += 1
@@ -77,7 +77,7 @@ class Wire:
     def _hear(self, link: socket.socket, kind: Question, *, patient: bool) -> None:
         """Count what comes; until all have answered, or for the whole time."""
         ends_s = time.monotonic() + ROUND_S
-        wanted = {(kind, peer.address): self._tally.rounds + 1 for peer in self._peers}
+        wanted = {(kind, peer.address): self._tally.rounds + 1 for peer in self.peers}
         while (left_s := ends_s - time.monotonic()) > 0:
             if not patient and all(self._tally.answers[key] >= count for key, count in wanted.items()):
                 return

@@ -1,0 +1,197 @@
+"""The course of an examination: what is read when, and handed to whom to judge."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+
+from maglev0 import credentials, settings
+from maglev0 import interface as interfaces_
+from maglev0.config import Config, printable
+from maglev0.dataplane import choose
+from maglev0.errors import DataplaneError, UnavailableError, ZooKeeperError
+from maglev0.interface import Interface
+from maglev0.lease import terms
+from maglev0.observer import observe
+from maglev0.operator import connection
+from maglev0.operator.connection import Connection
+from maglev0.operator.doctor import arp, cluster, ensemble, foreign, interfaces, kernel, machine, netfilter, network, servers
+from maglev0.operator.doctor.cluster import Look, Own
+from maglev0.operator.doctor.finding import Finding, fault, left_out, note, sound
+from maglev0.operator.doctor.network import Wanted
+from maglev0.operator.doctor.wire import Wire
+from maglev0.paths import Paths
+from maglev0.service import HashFamily
+from maglev0.settings import LEASE_SHARE, Settings, Wishes
+from maglev0.waiting import in_thread
+from maglev0.znodes import Disconnected
+from maglev0.zookeeper import Session
+
+ZOOKEEPER = "ZooKeeper"
+CLUSTER = "cluster"
+DEFAULT_SESSION_S = 4.0  # the daemon's own
+MAX_CLUSTERS = 1024
+SECOND_LOOK_S = 6.0  # by then every daemon that works has reported anew
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the command line and the configuration file ask for; `config` is what this machine's daemon is told, None where no file does."""
+
+    connection: Connection
+    interface: str | None
+    my_id: int | None
+    session_timeout_s: float | None
+    probe_for_s: float
+    config: Config | None
+
+
+async def examine(asked: Asked) -> list[Finding]:
+    """Look at everything, and return what was found, once each."""
+    before = machine.counts()
+    vips = asked.connection.vips
+    found = kernel.judge(machine.read(vips[0]))
+    async with AsyncExitStack() as stack:
+        zookeeper = await _session(stack, asked, found)
+        for vip in vips:
+            found += await _vip(asked, zookeeper, vip)
+        if zookeeper is not None:
+            found += await _macs(zookeeper, asked.connection)
+    found += kernel.moved(before, machine.counts(), asked.interface or "IF")
+    return list(dict.fromkeys(found))
+
+
+async def _session(stack: AsyncExitStack, asked: Asked, found: list[Finding]) -> Session | None:
+    try:
+        session = await stack.enter_async_context(connection.session(asked.connection))
+    except ZooKeeperError as error:
+        why = "without it no node has a lease, and none accepts a new flow"
+        found.append(fault(ZOOKEEPER, str(error), why, "start it, or correct --zk; what needs it was left out here"))
+        return None
+    found.append(sound(ZOOKEEPER, f"{asked.connection.zk} gives sessions"))
+    return session
+
+
+async def _vip(asked: Asked, zookeeper: Session | None, vip: IPv4Address) -> list[Finding]:
+    found: list[Finding] = []
+    where = await _interface(asked, vip, found)
+    first = None if zookeeper is None else await _first_look(zookeeper, asked.connection.paths(vip), found)
+    agreed = None if first is None else first.seen.settings
+    found += await _zookeeper(asked, zookeeper, asked.connection.paths(vip), agreed)
+    if where is not None:
+        found += await _here(asked, where, vip, first, knows=zookeeper is not None)
+    if zookeeper is not None and first is not None:
+        mac = "" if where is None else where.mac
+        last = await _last_look(zookeeper, asked.connection.paths(vip), first)
+        found += cluster.judge(first, last, Own(mac, asked.my_id, _wishes(asked, vip)), vip)
+    return found
+
+
+async def _interface(asked: Asked, vip: IPv4Address, found: list[Finding]) -> Interface | None:
+    try:
+        return await interfaces_.find(vip, asked.interface)
+    except DataplaneError as error:
+        found.append(fault(network.INTERFACE, str(error), "nothing of the network can be looked at without it", "name it by --interface"))
+        return None
+
+
+async def _first_look(zookeeper: Session, paths: Paths, found: list[Finding]) -> Look | None:
+    try:
+        if await zookeeper.get(paths.settings) is None:
+            found.append(
+                note(CLUSTER, f"there is no cluster at {paths.base} yet", "the first daemon founds it", "start one; or correct --zk, --cluster-ip")
+            )
+            return None
+        return Look(await observe(zookeeper, paths), time.time())
+    except (ZooKeeperError, Disconnected) as error:
+        found.append(fault(CLUSTER, str(error) or "ZooKeeper went away while it was asked", "its members could not be looked at", "maglev0 status"))
+        return None
+
+
+async def _last_look(zookeeper: Session, paths: Paths, first: Look) -> Look:
+    """A second look, after a pause where the first one asks for it; the first where there can be none."""
+    try:
+        look = Look(await observe(zookeeper, paths), time.time())
+        if cluster.is_suspect(first) or cluster.is_suspect(look):
+            await asyncio.sleep(SECOND_LOOK_S)
+            look = Look(await observe(zookeeper, paths), time.time())
+    except (ZooKeeperError, Disconnected):
+        return first
+    return look
+
+
+def _wishes(asked: Asked, vip: IPv4Address) -> Wishes | None:
+    if asked.config is None:
+        return None
+    try:
+        return asked.config.wishes(choose.runnable(vip, asked.config.dataplane))
+    except UnavailableError:
+        return None
+
+
+async def _zookeeper(asked: Asked, zookeeper: Session | None, paths: Paths, agreed: Settings | None) -> list[Finding]:
+    """What the servers grant and how fast they write, against the lease."""
+    lease = None if agreed is None else terms(agreed.lease_ms)
+    asked_s = asked.session_timeout_s or (DEFAULT_SESSION_S if lease is None else round(lease.length_s / LEASE_SHARE, 2))
+    found = await servers.ask(asked.connection.zk, credentials.tls(asked.connection.access), asked_s)
+    judged = [*ensemble.judge(found), *ensemble.judge_times(found, lease)]
+    if zookeeper is None or lease is None:
+        return judged
+    node = await zookeeper.get(paths.settings)
+    return judged + ensemble.judge_writes([] if node is None else await servers.writes_s(zookeeper, paths, node.stat.version), lease)
+
+
+async def _here(asked: Asked, where: Interface, vip: IPv4Address, first: Look | None, *, knows: bool) -> list[Finding]:
+    """What stands on this machine, and what its network answers."""
+    cluster_mac = _cluster_mac(asked, vip, first)
+    serving = (first is not None and cluster.serving(first.seen, where.mac)) if knows else None
+    found: list[Finding] = []
+    rules = _filters(vip, where.name, cluster_mac, found)
+    wanted = Wanted(vip, cluster_mac, serving, first is not None and first.seen.settings.hash_family is HashFamily.CLUSTERIP)
+    try:
+        found += network.judge(await interfaces.read(vip, where, cluster_mac, rules=rules), wanted)
+    except DataplaneError as error:
+        found.append(left_out(network.INTERFACE, str(error)))
+    peers = () if first is None else cluster.peers(first.seen, where.mac)
+    try:
+        wire = Wire(where, vip, cluster_mac, peers)
+        tally = await in_thread(lambda: wire.ask(asked.probe_for_s, listen=not serving))
+        return found + arp.judge(tally, wire.peers, vip, cluster_mac)
+    except DataplaneError as error:
+        return [*found, *(left_out(check, str(error)) for check in (arp.VIP_MAC, arp.NEIGHBOURS, arp.THERE, arp.HERE))]
+
+
+def _cluster_mac(asked: Asked, vip: IPv4Address, first: Look | None) -> str:
+    if first is not None:
+        return first.seen.settings.cluster_mac
+    return (asked.config and asked.config.cluster_mac) or settings.derived_mac(vip)
+
+
+def _filters(vip: IPv4Address, interface: str, cluster_mac: str, found: list[Finding]) -> bool | None:
+    """Judge the packet filters; return whether our own rules stand, None where nobody may look."""
+    try:
+        filters = netfilter.read(vip)
+    except DataplaneError as error:
+        found += [left_out(check, str(error)) for check in (foreign.DROPS, foreign.ADDRESSES, foreign.UNTRACKED)]
+        return None
+    found += foreign.judge(filters.others, vip, interface, cluster_mac)
+    return filters.ours
+
+
+async def _macs(zookeeper: Session, asked: Connection) -> list[Finding]:
+    """Judge the cluster MACs of all clusters."""
+    base = f"{asked.zk.chroot}/maglev0"
+    macs: dict[str, str] = {}
+    try:
+        listed = await zookeeper.children(base)
+        names = [] if listed is None else sorted(listed[0])[:MAX_CLUSTERS]
+        for name, node in zip(names, await zookeeper.get_all([f"{base}/{name}/settings" for name in names]), strict=True):
+            with suppress(ValueError):
+                if node is not None:
+                    macs[printable(name)] = settings.decode(node.data).cluster_mac
+    except (ZooKeeperError, Disconnected) as error:
+        return [left_out(cluster.MACS, str(error) or "ZooKeeper went away")]
+    return cluster.judge_macs(macs)
