@@ -17,6 +17,8 @@ PREFIX ?= /opt/maglev0
 BINDIR ?= /usr/local/bin
 UNITDIR ?= /usr/local/lib/systemd/system
 CONFDIR ?= /etc/maglev0
+MANDIR ?= /usr/local/share/man/man8
+COMPLETIONDIR ?= /usr/local/share/bash-completion/completions
 
 .PHONY: help demo test check bench simulate chaos build install clean
 .NOTPARALLEL:
@@ -29,8 +31,9 @@ help:
 	@echo 'make simulate 100,000 schedules of the hand-over under an adversary, the daemon'"'"'s own code; half an hour'
 	@echo 'make chaos    faults for ten minutes, three times, on a cluster in a box under clients that notice everything'
 	@echo 'make build    the wheel and the source archive, into dist/'
-	@echo 'make install  as root: $(PREFIX), $(BINDIR)/maglev0, $(UNITDIR)/maglev0@.service'
-	@echo '              and $(CONFDIR)/example.conf; to be rid of it again, stop the services and delete those four'
+	@echo 'make install  as root: $(PREFIX), $(BINDIR)/maglev0, $(UNITDIR)/maglev0.service,'
+	@echo '              $(CONFDIR)/example.toml, $(MANDIR)/maglev0.8, $(COMPLETIONDIR)/maglev0;'
+	@echo '              to be rid of it again, stop the service and delete those six'
 	@echo 'make clean    delete what make made in this directory'
 
 demo: $(VENV)/.runtime
@@ -69,16 +72,19 @@ build: $(VENV)/.dev
 
 install:
 	@.ci/need system-python dataplane
-	@mkdir -p '$(PREFIX)' '$(BINDIR)' '$(UNITDIR)' '$(CONFDIR)' || { echo 'make install writes to $(PREFIX): run it as root' >&2; exit 1; }
+	@mkdir -p '$(PREFIX)' '$(BINDIR)' '$(UNITDIR)' '$(CONFDIR)' '$(MANDIR)' '$(COMPLETIONDIR)' || \
+	    { echo 'make install writes to $(PREFIX): run it as root' >&2; exit 1; }
 	@echo 'installing maglev0 into $(PREFIX)'
 	@"$$(.ci/find-python --system)" -m venv --upgrade-deps '$(PREFIX)' >/dev/null
 	@rm -rf build
 	@'$(PREFIX)/bin/'$(PIP_INSTALL) .
 	@ln -sf '$(PREFIX)/bin/maglev0' '$(BINDIR)/maglev0'
-	@sed -e 's|/opt/maglev0|$(PREFIX)|' -e 's|/etc/maglev0|$(CONFDIR)|' maglev0/systemd/maglev0@.service >'$(UNITDIR)/maglev0@.service'
-	@sed -e 's|/etc/maglev0|$(CONFDIR)|' maglev0/systemd/example.conf >'$(CONFDIR)/example.conf'
+	@sed -e 's|/opt/maglev0|$(PREFIX)|' -e 's|/etc/maglev0|$(CONFDIR)|' maglev0/systemd/maglev0.service >'$(UNITDIR)/maglev0.service'
+	@sed -e 's|/etc/maglev0|$(CONFDIR)|' maglev0/systemd/example.toml >'$(CONFDIR)/example.toml'
+	@'$(PREFIX)/bin/maglev0' man >'$(MANDIR)/maglev0.8'
+	@'$(PREFIX)/bin/maglev0' completion bash >'$(COMPLETIONDIR)/maglev0'
 	@if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
-	@echo 'next: cp $(CONFDIR)/example.conf $(CONFDIR)/VIP.conf, edit it, systemctl enable --now maglev0@VIP'
+	@echo 'next: cp $(CONFDIR)/example.toml $(CONFDIR)/maglev0.toml, edit it, systemctl enable --now maglev0'
 
 clean:
 	rm -rf $(VENV) .cache build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage* *.egg-info

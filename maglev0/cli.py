@@ -72,8 +72,7 @@ import difflib
 import importlib
 import re
 import sys
-from collections.abc import Callable
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import docopt
 
@@ -82,18 +81,18 @@ from maglev0.config import Config, Fault, FlagsError, parse, printable
 from maglev0.configfile import Document
 from maglev0.errors import ConfigError, MaglevError
 
-# Where each is: what takes the words behind its name, and returns the exit status. Imported when it is wanted: no daemon needs their libraries.
+# Where the `main` of each is, which takes the words behind its name. Imported when it is wanted: no daemon needs their libraries.
 COMMANDS = {
-    "status": "maglev0.operator.status:main",
-    "explain": "maglev0.operator.explain:main",
-    "simulate": "maglev0.operator.simulate:main",
-    "doctor": "maglev0.operator.doctor:main",
-    "drain": "maglev0.operator.drain:main",
-    "undrain": "maglev0.operator.undrain:main",
-    "weight": "maglev0.operator.weight:main",
-    "completion": "maglev0.operator.completion:main",
-    "man": "maglev0.operator.man:main",
-    "lab": "maglev0.lab.cli:main",
+    "status": "maglev0.operator.status",
+    "explain": "maglev0.operator.explain",
+    "simulate": "maglev0.operator.simulate",
+    "doctor": "maglev0.operator.doctor",
+    "drain": "maglev0.operator.drain",
+    "undrain": "maglev0.operator.undrain",
+    "weight": "maglev0.operator.weight",
+    "completion": "maglev0.operator.completion",
+    "man": "maglev0.operator.man",
+    "lab": "maglev0.lab.cli",
 }
 _DEFAULT = re.compile(r" \[default: [^\]]*\]")
 # What the flag of a secret is given, and every beginning of the flag that docopt would take for it.
@@ -113,7 +112,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status; every error is one line on stderr."""
     arguments = sys.argv[1:] if argv is None else argv
     if arguments and arguments[0] in COMMANDS:
-        return _command(arguments[0])(arguments[1:])
+        return int(importlib.import_module(COMMANDS[arguments[0]]).main(arguments[1:]))
     try:
         reading = examine(arguments)
         if reading.check_only:
@@ -125,11 +124,6 @@ def main(argv: list[str] | None = None) -> int:
     except MaglevError as error:
         sys.stderr.write(f"maglev0: {error}\n")
         return error.exit_status
-
-
-def _command(name: str) -> Callable[[list[str]], int]:
-    module, _colon, function = COMMANDS[name].partition(":")
-    return cast("Callable[[list[str]], int]", getattr(importlib.import_module(module), function))
 
 
 def read(argv: list[str]) -> Config:

@@ -29,7 +29,7 @@ class Custody:
     """One bucket's owner, and the former one (`None`: nobody).
 
     `knows_before` is False where no member's report tells of the view before. `move` tells in words what the bucket waits for, "" at rest.
-    `alarm` tells that several kernels have it in force, or none, by their reports. `report` is the owner's own.
+    `in_force` tells that several kernels have it in force, or none, by their reports; "" where one has. `report` is the owner's own.
     """
 
     bucket: int
@@ -37,7 +37,7 @@ class Custody:
     before: Party | None
     knows_before: bool
     move: str
-    alarm: str
+    in_force: str
     report: NodeReport | None
 
 
@@ -53,7 +53,7 @@ def of(seen: Observation, bucket: int) -> Custody:
         before=_party(seen, former),
         knows_before=weights is not None,
         move=_move(seen, bucket, name) if weights is None or former != name else "",
-        alarm=_alarm(seen, bucket),
+        in_force=_in_force(seen, bucket),
         report=None if owner is None else seen.reports.get(owner.id),
     )
 
@@ -96,8 +96,8 @@ def _progress(seen: Observation, member: Member) -> str:
     return "has not acknowledged this view" if ack is None or ack.view != seen.view.id else ack.stage.name.lower()
 
 
-def _alarm(seen: Observation, bucket: int) -> str:
+def _in_force(seen: Observation, bucket: int) -> str:
     holders = seen.findings.overlaps.get(bucket)
     if holders:
-        return f"in force on {' and '.join(map(name_of, holders))} at once"
-    return "in force nowhere" if bucket in seen.findings.holes else ""
+        return f"on {' and '.join(map(name_of, holders))} at once"
+    return "nowhere" if bucket in seen.findings.holes else ""

@@ -99,6 +99,7 @@ class Follower:
         self._said: tuple[Ownership | None, frozenset[int]] = (None, frozenset())
         self._tidied: frozenset[int] | None = None  # what was held when the kernel was tidied last
         self._progressed = asyncio.Event()
+        self.alive: int | None = None  # connections, counted while some are kept in buckets that moved
         self.has_withdrawn = False  # ZooKeeper has confirmed that this node is no member
         self.progressed: Callable[[], None] = _nobody  # is called whenever `progress` may be another
         self._turned_at = time.monotonic()  # when the strand of the renewals came round last
@@ -293,7 +294,9 @@ class Follower:
         pause_s = SWEEP_S
         while True:
             await asyncio.sleep(pause_s)
-            if self._part.standing.kept:
+            if not self._part.standing.kept:
+                self.alive = None
+            else:
                 pause_s = SWEEP_COST * (await self._swept())[1]
             pause_s = max(SWEEP_S, pause_s)
 
@@ -305,6 +308,7 @@ class Follower:
         except DataplaneError as error:
             log.debug("connections not counted: %s", error)
             alive = 0
+        self.alive = alive
         return alive, time.monotonic() - start_s
 
     async def drain(self, timeout_s: float) -> None:

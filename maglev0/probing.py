@@ -60,7 +60,7 @@ async def look(check: Check, vip: IPv4Address, keep: Keep) -> str | None:
 
 
 def _words(error: OSError) -> str:
-    return (error.strerror or "connection lost").lower()
+    return "connection lost" if error.errno is None else os.strerror(error.errno).lower()  # asyncio's own text names the address, too
 
 
 async def _connected(check: Check, vip: IPv4Address) -> socket.socket:

@@ -16,7 +16,7 @@ from typing import NamedTuple, Protocol
 from maglev0 import __version__, nodereport, observer
 from maglev0.audit import Alarms, Findings
 from maglev0.checking import Result
-from maglev0.dataplane import Counters, Flows
+from maglev0.dataplane import Counters
 from maglev0.errors import DataplaneError
 from maglev0.follower import Cluster, Follower, Progress
 from maglev0.handover import Stage
@@ -102,7 +102,7 @@ class Reporter:
         self._stage: tuple[ViewId | None, Stage] = (None, Stage.SEEN)
         self._read: tuple[frozenset[int], str] = (frozenset(), nodereport.digest(self._total_nodes, ()))
         self._written: tuple[int, str] | None = None  # the session that wrote what is held, and its digest
-        self._flows: Flows | None = None
+        self._flows: int | None = None
         self._expected: _Expected | None = None
         self._alarms = Alarms(self._terms.over_s + 2 * LOOK_S)  # longer than a hand-over, of which the reports tell late
         self._findings: Findings | None = None
@@ -209,7 +209,7 @@ class Reporter:
             digest=self._read[1],
             lease_left_s=max(0.0, now.lease_left_s),
             late=now.late,
-            flows=None if self._flows is None else self._flows.alive,
+            flows=self._follower.alive if now.late else self._flows,
             able=self._upkeep.able,
             problems=tuple(reason[:_MOST_REASON] for reason in reasons[:MAX_REASONS]),
             xdp=self._upkeep.early_drop,
@@ -260,7 +260,7 @@ class Reporter:
         while True:
             start_s = time.monotonic()
             with suppress(DataplaneError):
-                self._flows = await self._upkeep.flows()
+                self._flows = (await self._upkeep.flows()).alive
             await asyncio.sleep(max(COUNT_S, LOOK_COST * (time.monotonic() - start_s)))
 
 

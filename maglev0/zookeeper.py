@@ -263,6 +263,7 @@ class Session:
 
         def stop() -> None:
             self._client.stop()
+            self._client.close()
             self._hand_over(stopped.set)
 
         # A thread of its own, that the process does not wait for: kazoo may wait long for a server that is silent.

@@ -23,14 +23,24 @@ Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]
 async def serving(handler: Handler, tls: SSLContext | None = None, port: int = 0) -> AsyncIterator[int]:
     """A server on this host's loopback; yields its port."""
 
-    async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(ConnectionError):
-            await handler(reader, writer)
-        writer.transport.abort()
+    handling: set[asyncio.Task[None]] = set()
 
-    server = await asyncio.start_server(one, str(LOCAL), port, ssl=tls)
+    async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            with suppress(ConnectionError, EOFError):
+                await handler(reader, writer)
+        finally:
+            writer.transport.abort()
+
+    def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        handling.add(asyncio.create_task(one(reader, writer)))
+
+    server = await asyncio.start_server(accepted, str(LOCAL), port, ssl=tls)
     async with server:
         yield server.sockets[0].getsockname()[1]
+    for task in handling:
+        task.cancel()
+    await asyncio.gather(*handling, return_exceptions=True)
 
 
 def answering(answer: bytes) -> Handler:

@@ -25,6 +25,7 @@ from maglev0.config import (
     parse,
     parse_zk,
     printable,
+    taken_over,
 )
 from maglev0.errors import ConfigError
 from maglev0.flagvalues import MAX_VIPS
@@ -421,7 +422,10 @@ def test_every_flag_is_compared() -> None:
     assert FLAGS - DEFAULTS.keys() == SWITCHES | REPEATABLE
     wanted = parse({**LEFT_OUT, **OTHERWISE, "--zk-cert": "/cert", "--zk-key": "/key"}, DEFAULTS)
     can, cannot = changes(parsed(), wanted)
-    assert ({*can}, {*cannot}) == (RELOADABLE, FLAGS - RELOADABLE)
+    assert (frozenset(can), frozenset(cannot)) == (RELOADABLE, FLAGS - RELOADABLE)
+    taken = taken_over(parsed(), wanted)
+    assert changes(taken, wanted) == ((), cannot)
+    assert changes(parsed(), taken) == (can, ())
 
 
 def test_the_order_of_vips_means_nothing() -> None:

@@ -67,7 +67,7 @@ def test_a_bucket_that_moved_has_its_new_and_its_former_owner() -> None:
     former = built(1, 2)[GAINED - 1]
     assert found.owner == Party("backend-3", "s3", ACTIVE)
     assert found.before == Party(former, f"s{former[-1]}", ACTIVE)
-    assert (found.move, found.alarm, found.knows_before) == ("", "", True)
+    assert (found.move, found.in_force, found.knows_before) == ("", "", True)
     assert found.report == replace(REPORT, before={1: 1, 2: 1})
 
 
@@ -86,7 +86,7 @@ def test_the_first_view_has_none_before_and_a_cluster_of_nobody_no_owner() -> No
     found = custody.of(observed(ONE, reports={1: REPORT}), 1)
     assert (found.before, found.knows_before) == (None, True)
     empty = custody.of(observed(), 1)
-    assert empty == Custody(1, None, None, knows_before=False, move="", alarm="", report=None)
+    assert empty == Custody(1, None, None, knows_before=False, move="", in_force="", report=None)
 
 
 def test_what_was_before_is_unknown_while_nobody_has_reported_under_the_view() -> None:
@@ -122,7 +122,7 @@ def test_a_dry_run_is_waited_for_by_nobody() -> None:
 def test_one_that_all_have_let_go_of_has_yet_to_be_taken() -> None:
     found = custody.of(joined(findings=Findings(holes=frozenset({GAINED}))), GAINED)
     assert found.move == "all members have let go; backend-3 has yet to take it, or waits until the lease of a member that is gone must be over"
-    assert found.alarm == "in force nowhere"
+    assert found.in_force == "nowhere"
 
 
 def test_an_owner_that_drains_is_told_so() -> None:
@@ -133,4 +133,4 @@ def test_an_owner_that_drains_is_told_so() -> None:
 
 def test_an_overlap_names_all_who_hold_it() -> None:
     found = custody.of(joined(findings=Findings(overlaps={STAYED: (1, 3)})), STAYED)
-    assert found.alarm == "in force on backend-1 and backend-3 at once"
+    assert found.in_force == "on backend-1 and backend-3 at once"

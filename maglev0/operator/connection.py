@@ -5,6 +5,7 @@ A session for reading creates nothing, and ends with the command.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -17,7 +18,6 @@ from maglev0.access import ZooKeeperAccess
 from maglev0.config import ZooKeeperAddress
 from maglev0.errors import ConfigError, ZooKeeperError
 from maglev0.paths import Paths
-from maglev0.waiting import first_of
 from maglev0.znodes import Disconnected, ZooKeeper
 from maglev0.zookeeper import Session, State
 
@@ -75,14 +75,22 @@ async def session(connection: Connection) -> AsyncIterator[Session]:
     made = Session(connection.zk, SESSION_TIMEOUT_S, lambda _path: None, access=connection.access)
     made.start()
     try:
-        await first_of(made.until(State.CONNECTED), timeout_s=PATIENCE_S)
-        if made.state is not State.CONNECTED:
-            raise ZooKeeperError(f"no ZooKeeper session within {PATIENCE_S:g} s: {await diagnosis.why_no_session(connection.zk)}")
+        await _connected(made, connection)
         yield made
     except Disconnected as error:
-        raise ZooKeeperError(f"ZooKeeper went away while it was being asked: {await diagnosis.why_no_session(connection.zk)}") from error
+        reason = await diagnosis.why_no_session(connection.zk, made.tls)
+        raise ZooKeeperError(f"ZooKeeper went away while it was being asked: {reason}") from error
     finally:
         await made.close()
+
+
+async def _connected(made: Session, connection: Connection) -> None:
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            await made.until(State.CONNECTED)
+    except TimeoutError as error:
+        reason = await diagnosis.why_no_session(connection.zk, made.tls)
+        raise ZooKeeperError(f"no ZooKeeper session within {PATIENCE_S:g} s: {reason}") from error
 
 
 async def cluster(zookeeper: ZooKeeper, connection: Connection, which: IPv4Address) -> Paths:

@@ -40,4 +40,4 @@ def _drained(order: Order) -> Order:
 
 def _is_empty(look: Look) -> bool:
     serves = look.record is None or look.record.state in (ACTIVE, FAILING)
-    return not serves and look.is_settled and look.report is not None and look.report.held == look.report.late == 0
+    return not serves and look.is_settled and look.report is not None and look.report.held == look.report.flows == 0

@@ -1,4 +1,26 @@
-"""`maglev0 explain`: who answers a client, and why: by the table, and by this machine's own kernel."""
+"""maglev0 explain: who answers this client, and why.
+
+Usage:
+  maglev0 explain [options] SRC [DST-PORT]
+  maglev0 explain (-h | --help)
+
+SRC is the client's address, or ADDRESS:PORT. A port may be left out where the cluster's hash mode does not look at it. Told are the bucket
+that the flow falls in, who owns it, who owned it under the view before, and how far it has come where it moves. On a machine that serves
+the VIP its kernel is asked, too, whether it would accept the flow now, and by which rule: as a new flow (of TCP a first SYN, of other
+protocols any packet), and as the established connection that connection tracking has, if it has one with these ports.
+
+Options:
+  --protocol=<P>          tcp, udp, icmp (an echo request) or a number [default: tcp]
+{options}  -h, --help              show this text
+
+With --json: flow (source, source_port, vip, dest_port, protocol), bucket, total_nodes, view, owner and before (name, host, state; null:
+nobody), before_known, moving and in_force (words; "" at rest and as it should be), owner_lease_left_s (as its last report says), and
+kernel: null with why_not_asked beside it, or dataplane, interface, new_flow, connection. These two have accepts (true, false, null:
+unknown), stage, rule, why and steps (a list of stage, passes, rule, why); connection has state, too; it is null where none was looked
+for, and connection_note says why.
+
+Exit status: 0 answered, 1 ZooKeeper did not answer or there is no such cluster, 2 a flag is wrong or a port is missing.
+"""
 
 from __future__ import annotations
 
@@ -21,30 +43,6 @@ from maglev0.packethash import Flow, PacketHash
 from maglev0.service import HashFamily
 from maglev0.settings import Settings
 from maglev0.verdict import Kernel, Tracked, Verdict
-
-TEXT = f"""maglev0 explain: who answers this client, and why.
-
-Usage:
-  maglev0 explain [options] <SRC[:PORT]> [<DST-PORT>]
-  maglev0 explain (-h | --help)
-
-Tells the bucket that a flow to the VIP falls in, who owns it and who owned it under the view before, and how far it has come where it moves.
-On a machine that serves the VIP it asks the kernel, too, whether it would accept the flow now, and by which rule: as a new flow (of TCP a
-first SYN, of other protocols any packet), and as the established connection that connection tracking has, if it has one with these ports.
-
-Options:
-  --protocol=<P>          tcp, udp, icmp (an echo request) or a number [default: tcp]
-{connection.OPTIONS}  -h, --help              show this text
-
-A port may be left out where the cluster's hash mode does not look at it.
-
-With --json: flow (source, source_port, vip, dest_port, protocol), bucket, total_nodes, view, owner and before (name, host, state; null: nobody),
-before_known, moving and alarm (words, "" for none), owner_lease_left_s (as its last report says; null: none), kernel: null and why_not_asked,
-or dataplane, interface, new_flow and connection. Both have accepts (true, false, null: unknown), stage, rule, why and steps (a list of stage,
-passes, rule, why); connection has state, too, and is null where it was not looked for, which connection_note explains.
-
-Exit status: 0 answered, 1 ZooKeeper did not answer or there is no such cluster, 2 a flag is wrong or a port is missing.
-"""
 
 _PROTOCOLS = {"tcp": 6, "udp": 17, "icmp": 1}
 _NAMES = {number: name for name, number in _PROTOCOLS.items()}
@@ -93,7 +91,7 @@ class Explanation:
 
 def main(arguments: list[str]) -> int:
     """Run the command with what stands behind its name; returns the exit status."""
-    return command.run(TEXT, "explain", arguments, _work)
+    return command.run(__doc__.format(options=connection.OPTIONS), "explain", arguments, _work)
 
 
 def _work(arguments: dict[str, Any]) -> int:
@@ -105,12 +103,12 @@ def _work(arguments: dict[str, Any]) -> int:
 
 def parse(arguments: Mapping[str, Any]) -> Asked:
     """What the command line says of the flow; ConfigError where it is wrong."""
-    address, colon, port = arguments["<SRC[:PORT]>"].partition(":")
+    address, colon, port = arguments["SRC"].partition(":")
     try:
         source = IPv4Address(address)
     except AddressValueError as error:
-        raise ConfigError(f"{printable(arguments['<SRC[:PORT]>'])}: allowed is an IPv4 address, as 203.0.113.9 or 203.0.113.9:40000") from error
-    dest_port = arguments["<DST-PORT>"]
+        raise ConfigError(f"{printable(arguments['SRC'])}: allowed is an IPv4 address, as 203.0.113.9 or 203.0.113.9:40000") from error
+    dest_port = arguments["DST-PORT"]
     return Asked(source, _port(port) if colon else None, None if dest_port is None else _port(dest_port), _protocol(arguments["--protocol"]))
 
 
@@ -211,7 +209,7 @@ def as_json(explanation: Explanation) -> dict[str, Any]:
         "before": held.before and held.before._asdict(),
         "before_known": held.knows_before,
         "moving": held.move,
-        "alarm": held.alarm,
+        "in_force": held.in_force,
         "owner_lease_left_s": held.report and held.report.lease_left_s,
         **kernel,
     }
@@ -234,7 +232,7 @@ def as_text(explanation: Explanation) -> str:
         ("owner", _party_text(held.owner)),
         ("before", _before_text(held)),
         ("moving", held.move),
-        ("alarm", held.alarm),
+        ("in force", held.in_force and f"{held.in_force}, by what the members last read back from their kernels"),
         ("lease", _lease_text(held)),
     ]
     named = "".join(f"{name:<12}{text}\n" for name, text in lines if text)

@@ -133,7 +133,7 @@ async def _follow(session: Session, paths: Paths, errand: Errand, timeout_s: flo
     while True:
         look = await _look(session, paths, errand.member)
         done = errand.is_done(look)
-        news = (look.record, None if look.report is None else (look.report.held, look.report.late), done)
+        news = (look.record, None if look.report is None else (look.report.held, look.report.flows), done)
         if news != said:
             show(errand.member, look, done)
             said = news

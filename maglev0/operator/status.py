@@ -91,7 +91,7 @@ async def _watch(whom: Connection, interval_s: float, show: Show) -> int:
             try:
                 clusters = await _look(session, whom)
             except Disconnected:
-                trouble = f"no answer from ZooKeeper: {await diagnosis.why_no_session(whom.zk)}"
+                trouble = f"no answer from ZooKeeper: {await diagnosis.why_no_session(whom.zk, session.tls)}"
             except ZooKeeperError as error:
                 trouble = str(error)
             show(clusters, trouble)

@@ -235,7 +235,7 @@ def _clocks(first: Look, last: Look) -> Iterator[Finding]:
         behind_s = last.at_s - now.read_at if now is not None and fresh else 0.0
         mend = f"apt install chrony, on {printable(member.host)} or here"
         if ahead_s > OFFSET_S:
-            yield warning(CLOCKS, f"the clock of {member.name} is {ahead_s:.0f} s or more ahead of this machine's", why, mend)
+            yield warning(CLOCKS, f"the clock of {member.name} is some {ahead_s:.0f} s ahead of this machine's", why, mend)
         elif behind_s > STALE_S:
             yield warning(CLOCKS, f"the clock of {member.name} is some {behind_s:.0f} s behind this machine's", why, mend)
 

@@ -7,7 +7,7 @@ Options:
   --interface=<IF>        where the VIP's traffic arrives (left out: as the daemon finds it)
   --my-id=<ID>            the id that this machine has, or is to have
   --session-timeout=<S>   the ZooKeeper session timeout that this machine asks for, or is to
-  --probe-for=<S>         how long to probe the switch, 1 to 3600: one that snoops IGMP delivers at first, and stops after minutes [default: 1]
+  --probe-for=<S>         seconds of probing the switch, 0.1 to 3600: one that snoops IGMP may deliver for minutes, then stop [default: 1]
   -v, --verbose           tell what is as it should be, too
 {options}  -h, --help              show this text
 
@@ -37,7 +37,7 @@ from maglev0.operator.doctor import examination, finding, show
 from maglev0.operator.doctor.examination import Asked
 from maglev0.operator.doctor.finding import Severity
 
-_PROBE_FOR_S = (1.0, 3600.0)
+_PROBE_FOR_S = (0.1, 3600.0)
 
 
 def main(arguments: list[str]) -> int:

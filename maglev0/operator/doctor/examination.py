@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from maglev0 import credentials, settings
+from maglev0 import credentials, diagnosis, settings
 from maglev0 import interface as interfaces_
 from maglev0.config import Config, printable
 from maglev0.dataplane import choose
@@ -65,7 +65,10 @@ async def examine(asked: Asked) -> list[Finding]:
 
 
 async def _session(stack: AsyncExitStack, asked: Asked, found: list[Finding]) -> Session | None:
+    zk, tls = asked.connection.zk, credentials.tls(asked.connection.access)
     try:
+        if not await servers.any_serves(zk, tls):  # a session would be waited for
+            raise ZooKeeperError(await diagnosis.why_no_session(zk, tls))
         session = await stack.enter_async_context(connection.session(asked.connection))
     except ZooKeeperError as error:
         why = "without it no node has a lease, and none accepts a new flow"
@@ -190,8 +193,14 @@ async def _macs(zookeeper: Session, asked: Connection) -> list[Finding]:
         names = [] if listed is None else sorted(listed[0])[:MAX_CLUSTERS]
         for name, node in zip(names, await zookeeper.get_all([f"{base}/{name}/settings" for name in names]), strict=True):
             with suppress(ValueError):
-                if node is not None:
+                if node is not None and await _lives(zookeeper, f"{base}/{name}"):
                     macs[printable(name)] = settings.decode(node.data).cluster_mac
     except (ZooKeeperError, Disconnected) as error:
         return [left_out(cluster.MACS, str(error) or "ZooKeeper went away")]
     return cluster.judge_macs(macs)
+
+
+async def _lives(zookeeper: Session, base: str) -> bool:
+    """Whether the cluster there has members."""
+    listed = await zookeeper.children(Paths(base).members)
+    return listed is not None and bool(listed[0])

@@ -5,7 +5,6 @@ Pure: imports no I/O.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from ipaddress import IPv4Address
 
 from maglev0.operator.doctor import legacy, rules
@@ -72,15 +71,17 @@ def _mend(hit: Hit, way: Way, vip: IPv4Address) -> str:
     return f"nft delete rule {hit.family} {hit.table} {hit.chain} handle {hit.handle}"
 
 
-def tables(listed: list[dict[str, dict[str, str]]]) -> Iterator[tuple[str, str]]:
-    """Family and name of each table that is not ours, of what `nft -j list tables` prints."""
-    for found in listed:
-        table = found.get("table")
-        if table is not None and not table["name"].startswith(rules.OUR_PREFIX):
-            yield table["family"], table["name"]
+def tables(listed: str) -> list[tuple[str, str]]:
+    """Family and name of each table, of what `nft list tables` prints."""
+    words = [line.split() for line in listed.splitlines()]
+    return [(line[1], line[2]) for line in words if len(line) == 3 and line[0] == "table"]
 
 
-def ours(listed: list[dict[str, dict[str, str]]], vip: IPv4Address) -> bool:
-    """Whether our own two tables for the VIP are there."""
-    families = {found["table"]["family"] for found in listed if found.get("table", {}).get("name") == f"{rules.OUR_PREFIX}{vip}"}
-    return families >= {"inet", "arp"}
+def is_ours(name: str) -> bool:
+    """Whether a table of that name is a daemon's."""
+    return name.startswith(rules.OUR_PREFIX)
+
+
+def ours(found: list[tuple[str, str]], vip: IPv4Address) -> bool:
+    """Whether a daemon's two tables for the VIP are there."""
+    return {("inet", f"{rules.OUR_PREFIX}{vip}"), ("arp", f"{rules.OUR_PREFIX}{vip}")} <= set(found)

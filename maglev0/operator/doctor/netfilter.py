@@ -10,6 +10,7 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from maglev0.dataplane import rights
 from maglev0.dataplane.libnftables import Nft, NftError
 from maglev0.errors import DataplaneError
 from maglev0.operator.doctor import foreign, legacy
@@ -36,20 +37,24 @@ class _JsonNft(Nft):
         self._library.nft_ctx_output_set_flags.argtypes = [ctypes.c_void_p, ctypes.c_uint]
         self._library.nft_ctx_output_set_flags(self._context, _JSON)
 
-    def listed(self, what: str) -> list[dict[str, Any]]:
-        """The objects that a list command prints."""
-        found = json.loads(self.run(f"list {what}") or "{}")
-        return list(found.get("nftables", ()))
+    def table(self, family: str, name: str) -> list[dict[str, Any]]:
+        """The objects of a table; none if it is gone meanwhile."""
+        with suppress(NftError):
+            printed = self.run(f"list table {family} {name}")
+            try:
+                return list(json.loads(printed)["nftables"])
+            except (ValueError, LookupError, TypeError) as error:
+                raise DataplaneError(f"libnftables cannot print table {family} {name} as JSON: a newer one may") from error
+        return []
 
 
 def read(vip: IPv4Address) -> Filters:
     """Read them all; our own tables, with their many elements, only by name. Raises DataplaneError."""
+    rights.require("reading the packet filters")  # without it libnftables would write to stderr by itself
+    # Not as JSON: in that, nft 1.0.6 prints memory that is not its own for a table's flags that it does not know, as those of our own.
+    tables = foreign.tables(Nft().run("list tables"))
     nft = _JsonNft()
-    tables = nft.listed("tables")
-    objects: list[dict[str, Any]] = []
-    for family, name in foreign.tables(tables):
-        with suppress(NftError):  # gone meanwhile
-            objects += nft.listed(f"table {family} {name}")
+    objects = [found for family, name in tables if not foreign.is_ours(name) for found in nft.table(family, name)]
     return Filters(Ruleset([*objects, *legacy.objects(_legacy())]), foreign.ours(tables, vip))
 
 

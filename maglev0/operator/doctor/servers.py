@@ -35,6 +35,18 @@ async def ask(address: ZooKeeperAddress, tls: ssl.SSLContext | None, asked_s: fl
     return list(await asyncio.gather(*(_ask(server, tls, asked_s) for server in address.hosts.split(","))))
 
 
+async def any_serves(address: ZooKeeperAddress, tls: ssl.SSLContext | None) -> bool:
+    """Whether any server answers, whatever it says; at once where all refuse."""
+    return any(await asyncio.gather(*(_answers(server, tls) for server in address.hosts.split(","))))
+
+
+async def _answers(server: str, tls: ssl.SSLContext | None) -> bool:
+    try:
+        return bool(await _word(server, tls, b"srvr"))
+    except (OSError, EOFError, TimeoutError):
+        return False
+
+
 async def _ask(server: str, tls: ssl.SSLContext | None, asked_s: float) -> Server:
     try:
         status = await _word(server, tls, b"srvr")

@@ -16,7 +16,8 @@ from maglev0.operator.doctor.arp import Peer, Question, Tally
 
 MAX_PEERS = 64  # asked: a switch that carries frames to so many carries them to all
 LEAST_ROUNDS = 3  # one lost frame shall not look like a switch that loses them
-ROUND_S = 0.25  # between two rounds, and at most for each question's answers; a kernel answers within a millisecond
+ROUND_S = 0.1  # between two rounds: a few frames each time are no load
+ANSWER_S = 0.25  # at most for each question's answers; a kernel answers within a millisecond
 _BUFFER_BYTES = 1 << 20  # for the answers of all peers at once
 _OUTGOING = 4  # PACKET_OUTGOING, packet(7)
 _SOL_PACKET, _ADD_MEMBERSHIP, _MULTICAST = 263, 1, 0
@@ -76,7 +77,7 @@ class Wire:
 
     def _hear(self, link: socket.socket, kind: Question, *, patient: bool) -> None:
         """Count what comes; until all have answered, or for the whole time."""
-        ends_s = time.monotonic() + ROUND_S
+        ends_s = time.monotonic() + ANSWER_S
         wanted = {(kind, peer.address): self._tally.rounds + 1 for peer in self.peers}
         while (left_s := ends_s - time.monotonic()) > 0:
             if not patient and all(self._tally.answers[key] >= count for key, count in wanted.items()):

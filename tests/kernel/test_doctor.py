@@ -1,0 +1,299 @@
+"""`maglev0 doctor` on real nodes: every planted fault is found by its own check, and nothing is found where nothing is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import struct
+import subprocess
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from maglev0.dataplane import ctmessage, nfmessage
+from maglev0.dataplane.ctmessage import Connection, Entry, State
+from maglev0.lab import addresses, namespace
+from maglev0.lab.cluster import SETTLE_TIMEOUT_S, Cluster, Settings
+from maglev0.lab.node import INTERFACE
+from maglev0.lab.process import Process, python_module
+from maglev0.operator.doctor import arp, cluster as clusters, ensemble, examination, foreign, kernel, network
+from maglev0.operator.doctor.finding import Severity
+from maglev0.settings import derived_mac
+from tests.onehost import one_host
+
+pytestmark = [pytest.mark.kernel, pytest.mark.zookeeper]
+
+# Four machines, of which the last is no member. Sessions are long, so that a daemon may stand still for as long as one examination takes.
+SETTINGS = Settings(nodes=4, total_nodes=251, dataplane="nftables", session_timeout_s=4.0)
+MEMBERS = (1, 2, 3)
+SPARE = 4
+CLUSTER_MAC = derived_mac(addresses.VIP)
+SECOND_VIP = "198.51.100.2"
+TIMEOUT_S = 60.0
+PROBE_FOR_S = 0.3
+CLIENT = b"\xaa\xbb\xcc\xdd"  # in a message, in place of an address
+MESSAGES = 256  # sent at once
+FAULT, WARNING, LEFT_OUT = Severity.FAULT, Severity.WARNING, Severity.LEFT_OUT
+
+
+class Diagnosis(NamedTuple):
+    """What the doctor said: its exit status, and every finding's severity and words by its check."""
+
+    status: int
+    findings: tuple[Mapping[str, str], ...]
+
+    @property
+    def alarms(self) -> set[tuple[str, str]]:
+        """Severity and check of all that is worse than a note."""
+        return {(found["severity"], found["check"]) for found in self.findings if found["severity"] in (FAULT, WARNING)}
+
+    def words(self, check: str) -> str:
+        """All that it said of a check."""
+        return "; ".join(f"{found['what']}. {found['mend']}" for found in self.findings if found["check"] == check)
+
+
+def doctor(space: str, *arguments: str, environment: Mapping[str, str] | None = None, prefix: tuple[str, ...] = ()) -> Diagnosis:
+    command = ["nsenter", f"--net={namespace.path_of(space)}", "--", *prefix, *python_module("maglev0", "doctor", "--json", *arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S, env=os.environ | dict(environment or {}))
+    assert done.stderr == "", done.stderr
+    diagnosis = Diagnosis(done.returncode, tuple(json.loads(done.stdout)["findings"]))
+    assert diagnosis.status == int(any(severity == FAULT for severity, _check in diagnosis.alarms))
+    assert all(found["why"] and found["mend"] for found in diagnosis.findings if found["severity"] in (FAULT, WARNING))
+    return diagnosis
+
+
+class Site:
+    """The lab and its machines, examined and disturbed."""
+
+    def __init__(self, made: Cluster) -> None:
+        self.cluster = made
+
+    def examine(self, number: int, *arguments: str, prefix: tuple[str, ...] = ()) -> Diagnosis:
+        machine = self.cluster.nodes[number].machine
+        told = (f"--zk={self.cluster.zookeeper.connect_string}", f"--interface={INTERFACE}", f"--probe-for={PROBE_FOR_S}", *arguments)
+        return doctor(machine.namespace, *told, environment={"MAGLEV0_BPFFS": str(machine.bpf_file_system)}, prefix=prefix)
+
+    def examine_all(self, *numbers: int) -> list[Diagnosis]:
+        """Several machines at once: nothing that the doctor does is in another's way."""
+        with ThreadPoolExecutor() as pool:
+            return list(pool.map(self.examine, numbers))
+
+    def run(self, number: int, *command: str) -> str:
+        return in_space(self.cluster.nodes[number].machine.namespace, *command)
+
+    @contextmanager
+    def planted(self, number: int, fault: str, cure: str) -> Iterator[None]:
+        """A fault that one command makes and another mends, words divided by blanks."""
+        self.run(number, *fault.split())
+        try:
+            yield
+        finally:
+            self.run(number, *cure.split())
+
+    @contextmanager
+    def rules(self, number: int, chain: str) -> Iterator[None]:
+        """A packet filter of another program's."""
+        self.run(number, "nft", f"table inet foreign {{ chain filter {{ {chain} }}; }}")
+        try:
+            yield
+        finally:
+            self.run(number, "nft", "delete table inet foreign")
+
+    @contextmanager
+    def switch(self, port: str, on: str, off: str) -> Iterator[None]:
+        """A setting of one port of the traffic switch."""
+        space = self.cluster.claim.namespace("switch")
+        in_space(space, "bridge", "link", "set", "dev", port, *on.split())
+        try:
+            yield
+        finally:
+            in_space(space, "bridge", "link", "set", "dev", port, *off.split())
+
+    @contextmanager
+    def onlooker(self, *arguments: str, ahead_s: float = 0.0) -> Iterator[None]:
+        """A real daemon in a dry run on the spare machine, whose clock is ahead."""
+        clock = f"import sys, time; real = time.time; time.time = lambda: real() + {ahead_s}"
+        program = f"{clock}; from maglev0.cli import main; sys.exit(main(sys.argv[1:]))"
+        machine = self.cluster.nodes[SPARE].machine
+        told = [f"--zk={self.cluster.zookeeper.connect_string}", f"--interface={INTERFACE}", f"--my-id={SPARE}", "--dry-run", *arguments]
+        command = [python_module("")[0], "-c", program, *told]
+        environment = {"RUNTIME_DIRECTORY": str(machine.runtime_directory)}
+        daemon = Process("onlooker", command, machine.directory / f"onlooker{len(arguments)}.log", machine.namespace, environment)
+        try:
+            daemon.wait_line("is responsible for|owns nothing|NFTABLES Nodes", SETTLE_TIMEOUT_S)
+            yield
+        finally:
+            daemon.stop()
+
+
+def in_space(space: str, *command: str) -> str:
+    done = subprocess.run(["nsenter", f"--net={namespace.path_of(space)}", "--", *command], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, (command, done.stderr)
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    with Cluster(SETTINGS) as made:
+        for number in MEMBERS:
+            made.nodes[number].start_daemon(f"--xdp={'off' if number == 1 else 'auto'}")
+        made.settle()
+        yield Site(made)
+
+
+def test_a_sound_machine_raises_no_alarm(site: Site) -> None:
+    """With and without XDP, and on a machine that is still to become a node."""
+    for number, diagnosis in enumerate(site.examine_all(*MEMBERS, SPARE), 1):
+        assert diagnosis.alarms == set()
+        assert not any(found["severity"] == LEFT_OUT and number != SPARE for found in diagnosis.findings)
+
+
+def test_a_reverse_path_filter_that_refuses_clients(site: Site) -> None:
+    strict = f"net.ipv4.conf.{INTERFACE}.rp_filter"
+    asymmetric = site.planted(2, "ip route add default via 198.19.1.1", "ip route del default via 198.19.1.1")
+    with asymmetric, site.planted(2, f"sysctl -qw {strict}=1", f"sysctl -qw {strict}=0"):
+        assert site.examine(2).alarms == {(FAULT, network.REVERSE_PATH)}
+        # The command that it names mends it: the filter is loose then.
+        site.run(2, "sysctl", "-qw", f"{strict}=2")
+        assert site.examine(2).alarms == set()
+
+
+def test_arp_that_is_not_answered_is_found_on_the_node_and_from_others(site: Site) -> None:
+    name = f"net.ipv4.conf.{INTERFACE}.arp_ignore"
+    with site.planted(2, f"sysctl -qw {name}=2", f"sysctl -qw {name}=0"):
+        from_another, from_itself = site.examine_all(1, 2)
+    assert from_itself.alarms == {(FAULT, network.ARP)}
+    assert from_another.alarms == {(FAULT, arp.VIP_MAC)}
+    assert "backend-2 (198.18.0.2) does not answer ARP" in from_another.words(arp.VIP_MAC)
+
+
+def test_a_host_that_holds_the_vip_outside_the_rules(site: Site) -> None:
+    address = f"{addresses.VIP}/32 dev {INTERFACE}"
+    with site.planted(SPARE, f"ip address add {address}", f"ip address del {address}"):
+        from_another, from_itself = site.examine_all(1, SPARE)
+    assert from_itself.alarms == {(FAULT, network.VIP_PLACE)}
+    assert from_another.alarms == {(FAULT, arp.VIP_MAC)}
+    assert addresses.node_mac(SPARE) in from_another.words(arp.VIP_MAC)
+
+
+def test_a_network_card_that_does_not_listen_for_the_cluster_mac(site: Site) -> None:
+    daemon = site.cluster.nodes[3].daemon
+    daemon.signal(signal.SIGSTOP)  # it would put the MAC back, sooner or later
+    try:
+        with site.planted(3, f"ip maddress del {CLUSTER_MAC} dev {INTERFACE}", f"ip maddress add {CLUSTER_MAC} dev {INTERFACE}"):
+            assert site.examine(3).alarms == {(FAULT, network.MAC_FILTER)}
+    finally:
+        daemon.signal(signal.SIGCONT)
+
+
+def test_a_switch_that_does_not_flood_to_one_port(site: Site) -> None:
+    with site.switch(site.cluster.nodes[2].machine.traffic_cable, "mcast_flood off", "mcast_flood on"):
+        here, there = site.examine_all(2, 1)
+    assert here.alarms == {(FAULT, arp.HERE)}
+    assert there.alarms == {(FAULT, arp.THERE)}
+    assert "backend-2" in there.words(arp.THERE)
+    assert "backend-3" not in there.words(arp.THERE)
+
+
+def test_rules_of_others_that_drop_the_vips_packets(site: Site) -> None:
+    by_address = f"type filter hook input priority 0; ip daddr {addresses.VIP} drop;"
+    by_kind = "type filter hook prerouting priority -300; meta pkttype multicast drop;"
+    usual = "type filter hook input priority 0; policy drop; ct state established accept; tcp dport { 22, 8000 } accept;"
+    with site.rules(1, by_address), site.rules(2, by_kind), site.rules(3, usual):
+        found = site.examine_all(1, 2, 3)
+    assert [diagnosis.alarms for diagnosis in found] == [{(FAULT, foreign.DROPS)}, {(FAULT, foreign.DROPS)}, set()]
+
+
+def test_rules_of_others_that_keep_packets_from_connection_tracking(site: Site) -> None:
+    notrack = f"type filter hook prerouting priority -300; ip daddr {addresses.VIP} tcp dport 8000 notrack;"
+    legacy = f"iptables-legacy -t raw %s PREROUTING -d {addresses.VIP} -p tcp -j CT --notrack"
+    with site.rules(1, notrack), site.planted(2, legacy % "-A", legacy % "-D"):
+        found = site.examine_all(1, 2)
+    assert [diagnosis.alarms for diagnosis in found] == [{(FAULT, foreign.UNTRACKED)}] * 2
+
+
+def test_a_session_that_is_granted_longer_than_it_is_asked_for(site: Site) -> None:
+    diagnosis = site.examine(1, "--session-timeout=0.25")
+    assert diagnosis.alarms == {(WARNING, ensemble.SESSION), (WARNING, ensemble.LEASE)}  # the cluster's lease is made for sessions of 4 s
+    assert "grants sessions of 0.4 s where 0.25 s are asked for" in diagnosis.words(ensemble.SESSION)
+
+
+def test_a_machine_whose_configuration_contradicts_the_cluster(site: Site, tmp_path: Path) -> None:
+    file = tmp_path / "maglev0.toml"
+    file.write_text(f'my-id = 2\ntotal-nodes = 7\nzk = "{site.cluster.zookeeper.connect_string}"\n')
+    diagnosis = site.examine(1, f"--config={file}")
+    assert diagnosis.alarms == {(FAULT, clusters.IDENTITIES), (FAULT, clusters.SETTINGS)}
+    assert addresses.node_mac(2) in diagnosis.words(clusters.IDENTITIES)
+
+
+def test_the_vip_on_a_second_interface(site: Site) -> None:
+    announced = site.cluster.nodes[3].announcements()
+    with site.planted(3, f"ip address add {addresses.VIP}/32 dev eth1", f"ip address del {addresses.VIP}/32 dev eth1"):
+        assert (FAULT, network.VIP_PLACE) in site.examine(3).alarms
+    site.cluster.nodes[3].wait_announcements(announced + 1, SETTLE_TIMEOUT_S)
+    site.cluster.settle()
+
+
+def test_a_member_whose_clock_is_ahead(site: Site) -> None:
+    with site.onlooker(f"--cluster-ip={addresses.VIP}", ahead_s=300.0):
+        diagnosis = site.examine(1)
+    site.cluster.settle()
+    assert diagnosis.alarms == {(WARNING, clusters.CLOCKS)}
+    assert re.search("backend-4 is some (299|300) s ahead", diagnosis.words(clusters.CLOCKS))
+
+
+def test_two_vips_with_one_cluster_mac(site: Site) -> None:
+    with site.onlooker(f"--cluster-ip={SECOND_VIP}", f"--cluster-mac={CLUSTER_MAC}"):
+        diagnosis = site.examine(1)
+    assert diagnosis.alarms == {(WARNING, clusters.MACS)}
+
+
+def test_missing_rights_are_said_and_the_rest_goes_on(site: Site) -> None:
+    without = ("setpriv", "--bounding-set=-net_admin,-net_raw", "--inh-caps=-net_admin,-net_raw")
+    diagnosis = site.examine(1, prefix=without)
+    assert diagnosis.alarms == {(FAULT, kernel.DATAPLANE)}
+    left_out = {found["check"] for found in diagnosis.findings if found["severity"] == LEFT_OUT}
+    assert left_out >= {foreign.DROPS, foreign.UNTRACKED, arp.VIP_MAC, arp.HERE, arp.THERE}
+    assert clusters.OWNERS in {found["check"] for found in diagnosis.findings}
+
+
+def test_what_a_killed_daemon_left(site: Site) -> None:
+    node = site.cluster.nodes[3]
+    node.kill_daemon()
+    site.cluster.settle((1, 2))
+    assert site.examine(3).alarms == {(WARNING, network.VIP_PLACE)}
+    node.start_daemon()
+    site.cluster.settle()
+
+
+def test_without_zookeeper_and_with_a_full_connection_table() -> None:
+    with one_host() as host:
+        fill_connection_tracking()
+        diagnosis = doctor(host.name, "--zk=127.0.0.1:1", f"--interface={INTERFACE}")
+    assert diagnosis.alarms == {(FAULT, examination.ZOOKEEPER), (FAULT, ensemble.SERVERS), (FAULT, kernel.CONNTRACK)}
+    assert {network.REVERSE_PATH, foreign.DROPS, arp.VIP_MAC} <= {found["check"] for found in diagnosis.findings}
+
+
+def fill_connection_tracking() -> None:
+    """Enter connections in this thread's namespace until there is no room."""
+    most = int(Path("/proc/sys/net/netfilter/nf_conntrack_max").read_text())
+    template = unacknowledged(CLIENT)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, nfmessage.NETLINK_NETFILTER) as netlink:
+        for start in range(0, most, MESSAGES):
+            clients = (struct.pack("!I", 0x0A000000 + number) for number in range(start, min(start + MESSAGES, most)))
+            netlink.send(b"".join(template.replace(CLIENT, client) for client in clients))
+
+
+def unacknowledged(client: bytes) -> bytes:
+    """The message that enters a client's connection, without asking for the kernel's word."""
+    connection = Connection(client + struct.pack("!HH", 40_000, 80))
+    message = ctmessage.create(0, Entry(addresses.VIP, connection, State.ESTABLISHED, 600))
+    flags = struct.unpack_from("=H", message, 6)[0] & ~nfmessage.ACK
+    return message[:6] + struct.pack("=H", flags) + message[8:]
