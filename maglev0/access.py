@@ -6,6 +6,10 @@ With an identity, all znodes of a cluster are created so that this identity alon
 The identity is the one user of --zk-auth or, without that, the subject of the client certificate; all nodes of a cluster have the same one.
 Digest sends the password as it is to whoever listens at that address, so it belongs inside TLS.
 
+What no ACL prevents: whoever reaches a port of ZooKeeper may learn the ids of sessions, and the password that takes a session over follows from
+its id. Such a stranger cannot read or write as that member, but end its session, so that it has to join again. Servers that ask every client for
+a certificate (``ssl.clientAuth=need``, and no port without TLS) keep strangers out altogether.
+
 A cluster that was founded without an identity cannot take one on under way: its znodes are open, and nodes of both kinds would not count each
 other. To move it, stop all its daemons, delete its znodes (``deleteall /maglev0/<vip>`` in zkCli.sh), and start the daemons with --zk-auth. The
 settings are founded anew then: give --hash-seed and --cluster-mac where the old ones must stay. The same way leads to another user or password.

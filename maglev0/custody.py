@@ -59,10 +59,14 @@ def of(seen: Observation, bucket: int) -> Custody:
 
 
 def _before(seen: Observation, owner: Member | None) -> Mapping[int, int] | None:
-    """The weights of the view before, by the owner's report if it has come so far, else by any that has."""
-    obeying = {member: report for member, report in seen.reports.items() if report.view == seen.view.id}
-    first = [owner.id] if owner is not None and owner.id in obeying else sorted(obeying)
-    return obeying[first[0]].before if first else None
+    """The weights of the view before, by the owner's report if that tells them, else by any; `None` where nobody remembers them.
+
+    Who has only just joined, or was started again, has none to tell.
+    """
+    if seen.view.id.cversion <= 1:
+        return {}  # nobody ever was there but the one who joined first
+    told = {member: report.before for member, report in seen.reports.items() if report.view == seen.view.id and report.before}
+    return told.get(owner.id if owner is not None and owner.id in told else min(told, default=0))
 
 
 def _owner_under(total_nodes: int, weights: Mapping[int, int], bucket: int) -> str:

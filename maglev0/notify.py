@@ -100,6 +100,8 @@ async def _tell(path: str, event: Event) -> None:
     try:
         async with asyncio.timeout(TIMEOUT_S):
             status = await asyncio.shield(running.ended)
+    except RuntimeError as error:  # what threading says when it can start no thread
+        logger.warning("running %s for %s: %s", path, event.state, error)
     except TimeoutError:
         logger.warning("%s was killed: it had not ended %g s after it was told of %s", path, TIMEOUT_S, event.state)
     else:

@@ -74,6 +74,8 @@ async def observe(zookeeper: ZooKeeper, paths: Paths) -> Observation:
     node = await zookeeper.get(paths.settings)
     if node is None:
         raise ZooKeeperError(f"no cluster at {paths.base}: start a daemon with the same --zk and --cluster-ip, or correct those")
+    if not node.ours:
+        raise ZooKeeperError(f"{paths.settings} is not of your identity alone: give the cluster's --zk-auth or --zk-cert, or none if it has none")
     try:
         agreed = settings.decode(node.data)
     except ValueError as error:

@@ -56,6 +56,8 @@ async def look(check: Check, vip: IPv4Address, keep: Keep) -> str | None:
         return f"no TLS: {(error.reason or 'handshake failed').replace('_', ' ').lower()}"
     except OSError as error:
         return _words(error)
+    except RuntimeError as error:  # what threading says when it can start no thread
+        return str(error)
     return None
 
 

@@ -33,7 +33,8 @@ _OURS = frozenset({"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID
 class Program:
     """A program that runs; `ended` is done once it is gone for good, with its exit status: negative for a signal's number.
 
-    What it left running in its process group is killed then.
+    What it left running in its process group is killed then. `ended` raises RuntimeError, and the program is killed, where no thread can be had to
+    wait for it.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], output: int | None) -> None:
@@ -79,8 +80,8 @@ class Program:
         try:
             # Until it is reaped no other process, group or session can get its number.
             await in_thread(lambda: os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT))
-            self._signal_group()
         finally:
+            self._signal_group()
             if self._output is not None:
                 self._output.close()
         return self._process.wait()

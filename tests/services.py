@@ -37,10 +37,12 @@ async def serving(handler: Handler, tls: SSLContext | None = None, port: int = 0
 
     server = await asyncio.start_server(accepted, str(LOCAL), port, ssl=tls)
     async with server:
-        yield server.sockets[0].getsockname()[1]
-    for task in handling:
-        task.cancel()
-    await asyncio.gather(*handling, return_exceptions=True)
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            for task in handling:
+                task.cancel()
+            await asyncio.gather(*handling, return_exceptions=True)
 
 
 def answering(answer: bytes) -> Handler:
@@ -90,6 +92,7 @@ class Lives:
         os.mkfifo(path)
         self.path = path
         self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        self._ours = [os.open(path, os.O_WRONLY)]  # until the end is asked for, for there may be none between two
 
     async def begun(self) -> None:
         """Return when one of them has written a line into it."""
@@ -97,13 +100,15 @@ class Lives:
         assert os.read(self._descriptor, 65536)
 
     async def ended(self) -> None:
-        """Return when the last of them is gone."""
+        """Return when the last of them is gone; once."""
+        os.close(self._ours.pop())
         while await self._readable():
             if not os.read(self._descriptor, 65536):
                 return
 
     def close(self) -> None:
-        os.close(self._descriptor)
+        for descriptor in (self._descriptor, *self._ours):
+            os.close(descriptor)
 
     async def _readable(self) -> bool:
         loop, readable = asyncio.get_running_loop(), asyncio.Event()

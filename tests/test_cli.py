@@ -11,6 +11,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,15 +49,29 @@ class Refusal(NamedTuple):
     told: str
     status: int = 2
     prefix: tuple[str, ...] = ()
+    file: str | None = None
 
     def __str__(self) -> str:
-        return " ".join(
-            (*self.prefix[:1], "maglev0", *(shlex.quote(argument) if argument.isprintable() else ascii(argument) for argument in self.arguments))
-        )
+        words = (*self.prefix[:1], "maglev0", *(shlex.quote(argument) if argument.isprintable() else ascii(argument) for argument in self.arguments))
+        return " ".join(words) + ("" if self.file is None else f", FILE: {ascii(self.file)[1:-1]}")
 
 
 def refusals(flag: str, values: Sequence[str], told: str) -> list[Refusal]:
     return [Refusal((f"{flag}={value}",), told) for value in values]
+
+
+def file_refusals(*texts_told: tuple[str, str]) -> list[Refusal]:
+    return [Refusal(("--config=FILE",), f"FILE:{told}", file=text) for text, told in texts_told]
+
+
+def refused(refusal: Refusal) -> Answer:
+    """What the command answered to it; a file that it names is there meanwhile."""
+    with tempfile.TemporaryDirectory() as home:
+        path = Path(home) / "FILE"
+        if refusal.file is not None:
+            path.write_text(refusal.file)
+        answer = ran([argument.replace("=FILE", f"={path}") for argument in refusal.arguments], refusal.prefix)
+        return answer._replace(stdout=answer.stdout.replace(f"{home}/", ""), stderr=answer.stderr.replace(f"{home}/", ""))
 
 
 IDS = ": allowed are the whole numbers from 1 to 1048576"
@@ -77,9 +92,12 @@ REFUSALS = [
     *refusals("--zk", ("zk1//a", "zk1/a/../b", "zk1/a\nb", "zk1/\udcff", "zk1/😀"), "the chroot behind the hosts must be a printable path"),
     *refusals("--zk", ("zk1/zookeeper",), "--zk=zk1/zookeeper: the chroot /zookeeper is ZooKeeper's own"),
     *refusals(
-        "--cluster-ip", ("", "198.51.100", "198.51.100.256", "198.51.100.1/32", "2001:db8::1"), ": allowed is one IPv4 address, as 198.51.100.1"
+        "--cluster-ip", ("", "198.51.100", "198.51.100.256", "198.51.100.1/32", "2001:db8::1"), ": allowed are IPv4 addresses, as 198.51.100.1 or "
     ),
-    *refusals("--cluster-ip", ("224.0.0.1", "127.0.0.1", "0.0.0.0", "169.254.0.1", "255.255.255.255"), ": allowed is a unicast IPv4 address"),  # noqa: S104
+    *refusals("--cluster-ip", ("224.0.0.1", "127.0.0.1", "0.0.0.0", "169.254.0.1", "255.255.255.255"), ": allowed are unicast IPv4 addresses"),  # noqa: S104
+    *refusals("--cluster-ip", ("198.51.100.1,198.51.100.1",), ": allowed is each address once, and 198.51.100.1 stands there twice"),
+    *refusals("--cluster-ip", ("198.51.100.1,vip", "198.51.100.1,"), " is none of them: allowed are IPv4 addresses, as "),
+    *refusals("--cluster-ip", (",".join(f"198.51.100.{number}" for number in range(65)),), ": allowed are at most 64 addresses, and these are 65"),
     *refusals(
         "--interface", ("", "eth0:1", "a/b", "eth*", "eth 0", "a" * 16, "eth\x1b"), ": allowed is the name of a network interface: 1 to 15 bytes"
     ),
@@ -102,10 +120,55 @@ REFUSALS = [
     *refusals("--drain-timeout", ("", "86401", "1m"), ": allowed are 0 to 86400 seconds, as 30 or 0.5"),
     *refusals("--xdp", ("", "skb"), ": allowed are auto, native, generic and off"),
     *refusals("--zk-loss", ("", "drop"), ": allowed are release and hold"),
+    *refusals("--check", ("", "udp:53"), ": allowed are tcp:PORT, tcp:ADDRESS:PORT, http://"),
+    *refusals("--check", ("tcp:http", "tcp:0"), ": allowed is a port from 1 to 65535"),
+    *refusals("--check", ("exec:check-web",), ": allowed is a program by its whole path"),
+    *refusals("--check", ("file:up",), ": allowed is a file's whole path"),
+    Refusal(("--check=tcp:80", "--check=tcp:80"), "--check=tcp:80: given twice; allowed are different checks"),
+    *refusals("--check-timing", ("", "2", "2,1,2"), ": allowed is INTERVAL,TIMEOUT,RISE,FALL, as 2,1,2,3"),
+    *refusals("--check-timing", ("0,1,2,3",), ": allowed for the interval are 0.1 to 3600 seconds"),
+    *refusals("--notify", ("", "notify-us", "/usr/local/bin/"), ": allowed is a program by its whole path and without arguments, as "),
+    *refusals("--metrics", ("", "9105", "localhost:9105", "0.0.0.0:0", "::1:9105"), ": allowed is an IP address of this machine and a port, as "),
+    *refusals(
+        "--zk-auth", ("", "digest:me:", "basic:me:/etc/maglev0/password"), "…: allowed is digest:USER:PASSWORD-FILE or sasl:USER:PASSWORD-FILE"
+    ),
+    *refusals("--zk-ca", ("",), ": allowed is the path of a file"),
+    Refusal(("--zk-key=/key",), "--zk-key=/key: --zk-key needs --zk-cert"),
+    Refusal(("--zk-cert=/cert", "--zk-key=/key"), "--zk-cert=/cert: --zk-cert needs --zk-ca"),
+    Refusal(("--check-config=1",), "--check-config must not have an argument; " + UNREADABLE),
+    Refusal(("--config=FILE",), "--config=FILE: cannot be read: No such file or directory"),
+    *refusals("--config", ("/",), "--config=/: cannot be read: Is a directory"),
+    *refusals("--config", ("/dev/zero",), "--config=/dev/zero: cannot be read: not a file; allowed is a TOML file"),
+    *file_refusals(
+        ("my-id = 0", '1: my-id: "0" is refused; allowed are the whole numbers from 1 to 1048576'),
+        ("my_id = 1", "1: my_id: no such key; did you mean my-id?"),
+        (
+            "# eth1 is the other\ninterface = eth0",
+            "2: interface: not TOML, invalid value at column 13; allowed is key = value, with every text in quotes",
+        ),
+        ("my-id = 1\nmy-id = 2", "2: 'my-id' is there a second time; allowed is once, and line 1 has it"),
+        ("[maglev0]\nmy-id = 1", "1: 'maglev0' is a table; allowed is key = value"),
+        ('check = [\n  "tcp:80",\n  "tcp:x",\n]', '3: check: "tcp:x" is refused; allowed is a port from 1 to 65535'),
+        ("check = [\n", "1: a list or text that begins here is never closed; allowed is key = value"),
+        ('verbose = "yes"', "1: verbose: neither on nor off; allowed are true and false"),
+        ("weight = [1]", "1: weight: a list; allowed is one value"),
+        ("hash-seed = 7", "1: hash-seed: the seed is a secret and others may read this file; allowed in a file of mode 600"),
+        ('zk-auth = "hunter2"', '1: zk-auth: "…" is refused; allowed is digest:USER:PASSWORD-FILE'),
+        (
+            "my-id = 0\nweight = -1",
+            '1: my-id: "0" is refused; allowed are the whole numbers from 1 to 1048576 (and 1 more, which --check-config tells)',
+        ),
+    ),
+    Refusal(
+        ("--config=FILE", "--total-nodes=5"),
+        'FILE:1: my-id: "6" is refused; allowed are the whole numbers from 1 to 5 (--total-nodes)',
+        file="my-id = 6",
+    ),
     Refusal(("--prio=2",), UNREADABLE + "--prio=2; maglev0 --help shows what is allowed"),
     Refusal(("-x",), UNREADABLE + "-x; maglev0 --help shows what is allowed"),
-    Refusal(("start",), UNREADABLE + "start; maglev0 --help shows what is allowed"),
+    Refusal(("start",), UNREADABLE + "start; did you mean maglev0 status? maglev0 --help shows what is allowed"),
     Refusal(("\x1b[2J",), UNREADABLE + r"'\x1b[2J'; maglev0 --help shows what is allowed"),
+    Refusal(("--hash-seed=7", "--prio"), UNREADABLE + "--hash-seed=… --prio; maglev0 --help shows what is allowed"),
     Refusal(("--my-id=1", "--my-id=2"), UNREADABLE + "--my-id=1 --my-id=2; maglev0 --help shows what is allowed"),
 ]
 
@@ -116,9 +179,10 @@ NO_MODULE = Refusal(("--dataplane=clusterip",), " has no module ipt_CLUSTERIP, w
 NO_INTERFACE = Refusal(("--interface=nowhere0",), "--interface=nowhere0: no such interface; this machine has: ", 1)
 
 
-def assert_refused(refusal: Refusal) -> None:
-    answer = ran(refusal.arguments, refusal.prefix)
+def assert_refused(refusal: Refusal, stdout: str | None = None) -> None:
+    answer = refused(refusal)
     assert (answer.status, answer.stderr.count("\n")) == (refusal.status, 1)
+    assert stdout in (None, answer.stdout)
     assert answer.stderr.startswith("maglev0: ")
     assert answer.stderr[:-1].isprintable()
     assert refusal.told in answer.stderr
@@ -126,8 +190,7 @@ def assert_refused(refusal: Refusal) -> None:
 
 @pytest.mark.parametrize("refusal", REFUSALS, ids=[ascii(str(refusal))[1:80] for refusal in REFUSALS])
 def test_what_is_refused(refusal: Refusal) -> None:
-    assert_refused(refusal)
-    assert ran(refusal.arguments).stdout == ""
+    assert_refused(refusal, stdout="")
 
 
 @pytest.mark.kernel
@@ -172,6 +235,16 @@ DEFAULTS = {
     "--drain-timeout=<S>": "30",
     "--xdp=<MODE>": "auto",
     "--zk-loss=<WHAT>": "release",
+    "--check=<CHECK>": None,
+    "--check-timing=<T>": "2,1,2,3",
+    "--notify=<PROGRAM>": None,
+    "--metrics=<ADDR:PORT>": None,
+    "--zk-auth=<AUTH>": None,
+    "--zk-ca=<FILE>": None,
+    "--zk-cert=<FILE>": None,
+    "--zk-key=<FILE>": None,
+    "--config=<FILE>": None,
+    "--check-config": None,
     "--dry-run": None,
     "-v, --verbose": None,
     "-h, --help": None,
@@ -190,6 +263,36 @@ def test_the_help_names_every_flag_with_its_default() -> None:
 
 def test_the_version() -> None:
     assert ran(["--version"]) == Answer(0, f"maglev0 {maglev0.__version__}\n", "")
+
+
+def test_the_help_names_every_subcommand_and_each_has_a_help_of_its_own() -> None:
+    text = ran(["--help"]).stdout
+    assert re.findall(r"^  maglev0 ([a-z]+) {2,}", text, re.MULTILINE) == [*cli.COMMANDS]
+    for name in cli.COMMANDS:
+        answer = ran([name, "--help"])
+        assert (answer.status, answer.stderr, answer.stdout.startswith(f"maglev0 {name}: ")) == (0, "", True)
+
+
+# --check-config.
+
+
+def test_a_sound_configuration_is_called_so(tmp_path: Path) -> None:
+    file = tmp_path / "maglev0.toml"
+    file.write_text('my-id = 3\ncluster-ip = ["198.51.100.1", "198.51.100.2"]\n')
+    assert ran([f"--config={file}", "--check-config"]) == Answer(0, f"{file}: ok\n", "")
+    assert ran(["--my-id=3", "--check-config"]) == Answer(0, "command line: ok\n", "")
+
+
+def test_an_unsound_one_is_told_all_its_errors(tmp_path: Path) -> None:
+    file = tmp_path / "maglev0.toml"
+    file.write_text("my-id = 0\n\nweigth = 3\n")
+    answer = ran([f"--config={file}", "--check-config", "--xdp=maybe"])
+    assert (answer.status, answer.stdout) == (2, "")
+    assert answer.stderr.splitlines() == [
+        f'{file}:1: my-id: "0" is refused; allowed are the whole numbers from 1 to 1048576',
+        f"{file}:3: weigth: no such key; did you mean weight?",
+        "--xdp=maybe: allowed are auto, native, generic and off",
+    ]
 
 
 # Two daemons.
@@ -247,7 +350,7 @@ def test_a_daemon_that_never_found_zookeeper_ends_when_told_to(number: signal.Si
 def table() -> Iterator[str]:
     """What was given, what was printed, the exit status: a line each."""
     for refusal in (*REFUSALS, NFTABLES_WITHOUT_RIGHT, CLUSTERIP_WITHOUT_RIGHT, NO_MODULE, NO_INTERFACE):
-        answer = ran(refusal.arguments, refusal.prefix)
+        answer = refused(refusal)
         yield f"| `{refusal}` | {answer.stderr.strip()} | {answer.status} |"
 
 

@@ -82,11 +82,26 @@ def test_the_former_owner_may_be_gone() -> None:
     assert custody.of(seen, LOST).before == Party("backend-3", "", "gone")
 
 
-def test_the_first_view_has_none_before_and_a_cluster_of_nobody_no_owner() -> None:
-    found = custody.of(observed(ONE, reports={1: REPORT}), 1)
+def test_before_the_first_view_there_was_nobody() -> None:
+    seen = observed(ONE, reports={1: REPORT})
+    first = replace(seen, view=replace(seen.view, id=ViewId(1, 1, 1)))
+    assert (custody.of(first, 1).before, custody.of(first, 1).knows_before) == (None, True)
+
+
+def test_a_cluster_of_nobody_has_no_owner() -> None:
+    assert custody.of(observed(), 1) == Custody(1, None, None, knows_before=False, move="", in_force="", report=None)
+
+
+def test_who_joined_or_was_started_again_does_not_know_what_was_before() -> None:
+    for seen in (observed(ONE, reports={1: REPORT}), joined(reports={3: REPORT})):
+        assert not custody.of(seen, GAINED).knows_before
+    seen = joined(reports={2: replace(REPORT, before={1: 1, 2: 1}), 3: REPORT})
+    assert custody.of(seen, GAINED).before == custody.of(joined(), GAINED).before != None  # noqa: E711
+
+
+def test_nobody_served_before_if_all_who_were_there_had_no_weight() -> None:
+    found = custody.of(observed(ONE, TWO, reports={1: replace(REPORT, before={1: 0})}), 1)
     assert (found.before, found.knows_before) == (None, True)
-    empty = custody.of(observed(), 1)
-    assert empty == Custody(1, None, None, knows_before=False, move="", in_force="", report=None)
 
 
 def test_what_was_before_is_unknown_while_nobody_has_reported_under_the_view() -> None:

@@ -152,3 +152,10 @@ def test_what_is_foreseen_fits_into_a_few_hundred_kilobytes(count: int) -> None:
     finally:
         tracemalloc.stop()
     assert kept_bytes < 300_000
+
+
+def test_who_was_there_before_is_remembered_by_weight() -> None:
+    mind = at_rest(members({1: 1, 2: 3, 4: 1}))
+    assert mind.before == {}
+    assert mind.share(members({1: 1, 4: 1})) is not None
+    assert mind.before == {1: 1, 2: 3, 4: 1}

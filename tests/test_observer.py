@@ -52,6 +52,13 @@ def test_settings_that_make_no_sense_are_named() -> None:
         cluster.look()
 
 
+def test_settings_that_others_may_have_written_are_none() -> None:
+    cluster = Cluster.of(1)
+    cluster.tree.nodes[PATHS.settings] = cluster.tree.nodes[PATHS.settings]._replace(ours=False)
+    with pytest.raises(ZooKeeperError, match="not of your identity alone"):
+        cluster.look()
+
+
 def test_a_parent_that_somebody_deleted_is_named() -> None:
     cluster = Cluster.of(1)
     cluster.gone(PATHS.members)

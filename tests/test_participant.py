@@ -11,7 +11,7 @@ from maglev0.agreement import Unsettled
 from maglev0.errors import DataplaneError, ZooKeeperError
 from maglev0.handover import Ack, Stage
 from maglev0.membership import READ_ATTEMPTS, LeaseRecord, Membership, view_id
-from maglev0.view import MAX_MEMBERS, View, ViewId
+from maglev0.view import MAX_MEMBERS, View, ViewId, decode
 from maglev0.znodes import Disconnected, Reason, Refused
 from maglev0.znodes import Node as ZooKeeperNode
 from tests.direct import fails, put, remove, run
@@ -282,3 +282,16 @@ def test_reading_acknowledgements_that_is_cut_off_is_tried_again(tree: Tree, mem
     with pytest.raises(Disconnected):
         run(member.part.round())
     assert member.part._stale_acks == {5}
+
+
+def test_what_is_wished_for_stands_in_the_record_and_takes_a_hand_over(member: Node, tree: Tree) -> None:
+    before = member.part.handover.view_id
+    member.part.wish("draining", 7)
+    member.rounds()
+    assert (member.part.handover.view_id != before, member.part.standing.me.state) == (True, "draining")
+    assert decode("1", tree.nodes[PATHS.member(1)].data).weight == 7
+    assert member.gate.in_force == frozenset(range(1, 17))  # by this model's share
+    after = member.part.handover.view_id
+    member.part.wish("draining", 7)
+    member.rounds()
+    assert member.part.handover.view_id == after

@@ -22,6 +22,15 @@ from tests.services import BOUND_S, LOCAL, answering, lives, repeating, script, 
 
 VIP, NEIGHBOUR = IPv4Address("198.18.0.100"), IPv4Address("198.18.0.2")
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+# A container's port, published by a host that translates addresses: the service is this host's, though it lies behind another device.
+PUBLISHED = f"""
+table ip published {{
+    chain output {{
+        type nat hook output priority -100
+        ip daddr {ADDRESS} tcp dport 80 dnat to {NEIGHBOUR}:8081
+    }}
+}}
+"""
 FLOOD_BYTES = probing.MAX_HEAD_BYTES + 1
 
 # What a server answers, and what is said of it.
@@ -218,6 +227,11 @@ def test_only_this_hosts_own_service_counts_wherever_the_vip_is() -> None:
                 Path("/proc/sys/net/ipv4/ip_nonlocal_bind").write_text("0")
                 add_address(VIP)
                 run(own_service_counts(port))
+            with namespace.inside(other):
+                container = socket.create_server((str(NEIGHBOUR), 8081))
+            with container:
+                subprocess.run(["nft", PUBLISHED], check=True)
+                assert asyncio.run(look(f"tcp:{ADDRESS}:80")) is None
         finally:
             namespace.remove(other)
 

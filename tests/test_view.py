@@ -15,7 +15,9 @@ from maglev0.service import HashFamily
 from maglev0.settings import FORMAT
 from maglev0.view import (
     ACTIVE,
+    DRAINING,
     DRY_RUN,
+    FAILING,
     MAX_CANDIDATES,
     MAX_ID,
     MAX_MEMBER_BYTES,
@@ -30,6 +32,7 @@ from maglev0.view import (
     ViewId,
     candidate_ids,
     decode,
+    id_of,
     name_of,
     read_members,
 )
@@ -259,3 +262,23 @@ def test_a_serving_node_counts_those_that_serve(members: list[Member]) -> None:
 @given(clusters)
 def test_a_dry_run_counts_all_that_have_a_weight(members: list[Member]) -> None:
     assert viewed(members).weights(dry_run=True) == {member.name: member.weight for member in members if member.weight}
+
+
+@given(clusters, st.data())
+def test_where_everybody_who_would_serve_fails_all_of_them_do(some: list[Member], data: st.DataObject) -> None:
+    found = [replace(member, state=data.draw(st.sampled_from([ACTIVE, DRAINING, FAILING, FAILING, DRY_RUN]))) for member in some]
+    view = viewed(found)
+    active = {member.name for member in found if member.state == ACTIVE and member.weight}
+    failing = {member.name for member in found if member.state == FAILING and member.weight}
+    assert view.weights(dry_run=False).keys() == (active or failing)
+
+
+@given(st.integers(1, 1 << 20))
+def test_a_name_tells_the_id(member_id: int) -> None:
+    assert id_of(name_of(member_id)) == member_id
+
+
+def test_a_record_that_others_may_change_is_no_members() -> None:
+    child = Child(str(SOMEONE.id), SOMEONE.encode(), 99, 1, ours=False)
+    found, (ignored,) = read_members([child])
+    assert (found, "ACL" in ignored.reason) == ((), True)

@@ -1,6 +1,6 @@
 """Which cluster an operator's command is about, and the short ZooKeeper session in which it asks.
 
-A session for reading creates nothing, and ends with the command.
+A session for reading leaves nothing behind, and ends with the command.
 """
 
 from __future__ import annotations

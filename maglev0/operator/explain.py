@@ -47,7 +47,8 @@ from maglev0.verdict import Kernel, Tracked, Verdict
 _PROTOCOLS = {"tcp": 6, "udp": 17, "icmp": 1}
 _NAMES = {number: name for name, number in _PROTOCOLS.items()}
 _TCP = _PROTOCOLS["tcp"]
-_WORDS = {True: "accepted", False: "refused", None: "unknown"}
+_WORDS = {True: "accepted by", False: "refused by", None: "unknown, for"}
+_STEP_WORDS = {True: "passes", False: "drops", None: "unknown"}
 
 
 @dataclass(frozen=True)
@@ -229,7 +230,7 @@ def as_text(explanation: Explanation) -> str:
     lines = [
         ("flow", _flow_text(explanation)),
         ("bucket", f"{held.bucket} of {explanation.total_nodes}"),
-        ("owner", _party_text(held.owner)),
+        ("owner", f"{_party_text(held.owner)}, by view {explanation.view}"),
         ("before", _before_text(held)),
         ("moving", held.move),
         ("in force", held.in_force and f"{held.in_force}, by what the members last read back from their kernels"),
@@ -252,7 +253,7 @@ def _party_text(party: Party | None) -> str:
 
 def _before_text(held: Custody) -> str:
     if not held.knows_before:
-        return "unknown: no member has reported under this view yet"
+        return "unknown: no member has told yet, or remembers, what it was under the view before"
     return "the same" if held.before == held.owner else _party_text(held.before)
 
 
@@ -268,13 +269,16 @@ def _local_text(local: Local) -> str:
     if local.kernel is None or local.new_flow is None:
         return f"{'this host':<12}its kernel was not asked: {local.why_not}\n"
     head = f"{'this host':<12}{local.kernel.family} on {local.kernel.service.interface}\n"
-    flow = _verdict_text("new flow", local.new_flow)
-    return head + flow + (f"  connection: {local.note}\n" if local.connection is None else _verdict_text("connection", local.connection))
+    steps = "".join(f"    {step.stage:<8}{_STEP_WORDS[step.passes]:<8}{step.rule}\n{'':<20}{step.why}\n" for step in local.new_flow.steps)
+    return head + _verdict_text("new flow", local.new_flow) + steps + _connection_text(local)
+
+
+def _connection_text(local: Local) -> str:
+    if local.connection is None:
+        return f"  connection: {local.note}\n"
+    known = "none here" if local.tracked is None else local.tracked.state
+    return _verdict_text(f"connection ({known})", local.connection) + f"{'':<20}{local.connection.decisive.why}\n"
 
 
 def _verdict_text(what: str, judged: Verdict) -> str:
-    steps = "".join(f"    {step.stage:<8}{_STEP_WORDS[step.passes]:<8}{step.rule}\n{'':<20}{step.why}\n" for step in judged.steps)
-    return f"  {what}: {_WORDS[judged.accepts]} by {judged.decisive.rule}\n{steps}"
-
-
-_STEP_WORDS = {True: "passes", False: "drops", None: "unknown"}
+    return f"  {what}: {_WORDS[judged.accepts]} {judged.decisive.rule}\n"

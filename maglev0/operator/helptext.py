@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import re
-import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from maglev0 import cli
@@ -53,7 +53,7 @@ def parse(text: str) -> Help:
     name, _colon, summary = " ".join(first.split()).partition(": ")
     usage: tuple[str, ...] = ()
     options: tuple[Option, ...] = ()
-    parts = []
+    parts: list[Part] = []
     for block in blocks:
         head, _newline, body = block.partition("\n")
         if head == "Usage:":
@@ -61,17 +61,21 @@ def parse(text: str) -> Help:
         elif head == "Options:":
             options = tuple(_option(item) for item in _items(body))
         else:
-            parts.append(_part(block))
+            parts += _parts(block)
     return Help(name, summary, usage, options, tuple(parts))
 
 
-def _part(block: str) -> Part:
+def _parts(block: str) -> Iterator[Part]:
+    """A block's lines at the margin and its indented ones, each together; a heading speaks for what stands below it, too."""
     found = _HEADING.match(block)
     heading = found[1] if found and not _COLUMNS.match(block, found.end() - 1) else None
     body = block[found.end() :] if found and heading else block
-    if _COLUMNS.search(textwrap.dedent(body)):
-        return Part(heading, _items(body))
-    return Part(heading, " ".join(body.split()))
+    for is_indented, lines in itertools.groupby(body.strip("\n").split("\n"), lambda line: line.startswith(" ")):
+        text = "\n".join(lines)
+        if is_indented or _COLUMNS.search(text):
+            yield Part(heading, _items(text))
+        else:
+            yield Part(heading, " ".join(text.split()))
 
 
 def _items(body: str) -> tuple[Item, ...]:

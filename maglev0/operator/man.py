@@ -71,26 +71,30 @@ def _lines(daemon: Help, commands: Iterable[Help]) -> Iterator[str]:
     yield from _running(daemon)
     yield ".SH OPTIONS"
     yield from _options(daemon.options)
+    above = None
     for part in daemon.parts:
         if part.heading:
-            yield f".SH {part.heading.upper()}"
+            yield f".SH {part.heading.upper()}" if part.heading != above else ".PP"
             yield from _content(part)
             if part.heading == "Commands":
                 for each in commands:
                     yield from _command(each)
+        above = part.heading
 
 
 def _command(help_: Help) -> Iterator[str]:
     yield f".SS {_escaped(help_.name)}"
-    yield f"{_escaped(help_.summary)}"
+    yield _text(help_.summary)
     yield from _usage(help_)
     yield from _running(help_)
     yield from _options(help_.options)
+    above = None
     for part in help_.parts:
         if part.heading:
             yield ".PP"
-            yield f"{_escaped(part.heading)}:"
+            yield f"{_escaped(part.heading)}:" if part.heading != above else ""
             yield from _content(part)
+        above = part.heading
 
 
 def _running(help_: Help) -> Iterator[str]:
@@ -131,7 +135,7 @@ def _options(options: tuple[Option, ...]) -> Iterator[str]:
 def _text(text: str) -> str:
     """Running text, in which flags are bold."""
     parts = [rf"\fB{_escaped(part)}\fR" if number % 2 else _escaped(part) for number, part in enumerate(_BOLD.split(text))]
-    return "".join(parts)
+    return _guarded("".join(parts))
 
 
 def _escaped(text: str) -> str:

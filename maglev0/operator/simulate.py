@@ -50,7 +50,7 @@ _DEFAULT_SIZE = 65_537
 _DEFAULT_MEMBERS = "1-5"
 _FORMATS = (".png", ".svg")
 MOST_DRAWN = 12  # changes in one picture: each is a row of it, three inches high
-_LONG_S = 3.0  # what may take longer is announced
+LONG_S = 3.0  # what may take longer is announced
 _LEAVES = re.compile(r"^-(?=[0-9])")  # where docopt would see an option
 _MINUS = "\N{MINUS SIGN}"
 _HEADINGS = ("view", "change", "members", "largest", "smallest", "moved", "had to", "disruption")
@@ -111,14 +111,14 @@ def _plotter(path: str, asked: Scenario) -> ModuleType:
     try:
         from maglev0.operator import plot  # noqa: PLC0415  brings matplotlib, which is optional
     except ModuleNotFoundError as error:
-        raise MaglevError(f"--plot needs {error.name}, which is not installed: {sys.executable} -m pip install 'matplotlib>=3.8'") from error
+        raise MaglevError(f"--plot needs matplotlib, which is not installed: {sys.executable} -m pip install 'matplotlib>=3.8'") from error
     return plot
 
 
 def _announced(asked: Scenario) -> Iterator[Step]:
     """The steps; where they take long, stderr says so before, and a terminal there shows how far it is."""
     steps = scenarios.evaluate(asked)
-    if asked.takes_s <= _LONG_S:
+    if asked.takes_s <= LONG_S:
         return steps
     sys.stderr.write(f"maglev0: {asked.tables} tables of up to {max(asked.sizes):,} node numbers; that may take {_duration(asked.takes_s)}\n")
     if not sys.stderr.isatty():

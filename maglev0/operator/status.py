@@ -9,7 +9,7 @@ Options:
   --all                   list every member; left out, the first 40 and all that are not as usual
 {options}  -h, --help              show this text
 
-Any machine that reaches ZooKeeper may ask; nothing is written. What the kernels hold is what their daemons read back from them, every
+Any machine that reaches ZooKeeper may ask; nothing is changed. What the kernels hold is what their daemons read back from them, every
 second or a few: "told" says how long ago, older than 15 s is stale. A bucket with no owner or several is "moving" for a lease and 5 s
 after a change of the view, then an alarm. In the strip every cell shows who owns most of its buckets by the table, "!" marks faults.
 

@@ -13,7 +13,7 @@ from tests.daemon.certificates import Authority
 from tests.daemon.site import DEADLINE_S
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
 USER, PASSWORD, WRONG = "maglev", "correct-horse_battery", "wrong-staple"  # nobody's
 
@@ -21,7 +21,7 @@ USER, PASSWORD, WRONG = "maglev", "correct-horse_battery", "wrong-staple"  # nob
 class Guard:
     """The server and the files that its clients need. Its port without TLS is for who comes without a certificate."""
 
-    def __init__(self, directory: Path, ports: Sequence[int]) -> None:
+    def __init__(self, directory: Path, ports: tuple[int, int, int, int]) -> None:
         self.directory = directory
         self.authority, self.stranger = Authority(directory, "authority"), Authority(directory, "stranger")
         self.client = self.authority.issue("client")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 from hypothesis import strategies as st
@@ -45,6 +46,7 @@ _TEXTS = (
     *("\u202e", "\u2066", "\u200b", "\u2028", "\ufeff", "\u00ad", "\u3164", "\ue000", "\U000e0041", "\U0001f600", "e\u0301" * 100, "\ufdfd" * 85),
     *("%s%n", "{0}", "${PATH}", "../..", "/", "a'b\"c\\", "true", "null", "NaN", "format", "__class__"),
     *("a" * length for length in (32, 33, 255, 256, 1000)),
+    "9" * 400,
     *("\U0001f600" * length for length in (32, 255)),
 )
 _CHOICES = (
@@ -61,20 +63,12 @@ _CHOICES = (
 )
 _RAW = "raw JSON "  # begins a text in whose place the rest of it is written as it stands
 
-scalars = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-2, 1 << 33),
-    st.floats(),
-    st.text(max_size=40),
-    st.sampled_from(_TEXTS),
-    st.sampled_from(_CHOICES),
-    st.sampled_from(_TOKENS).map(lambda token: _RAW + token),
-)
+tokens = st.sampled_from(_TOKENS).map(lambda token: _RAW + token)
+texts = st.sampled_from(_TEXTS) | st.sampled_from(_CHOICES) | st.text(max_size=40)
+numbers = st.integers(-2, 1 << 33) | st.integers() | st.floats() | tokens
+scalars = st.one_of(st.none(), st.booleans(), numbers, texts, tokens)
 values: st.SearchStrategy[Any] = st.recursive(
-    scalars,
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(_TEXTS) | st.text(max_size=5), inner, max_size=4),
-    max_leaves=6,
+    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4), max_leaves=6
 )
 
 
@@ -84,37 +78,62 @@ def written(value: Any) -> str:
     return re.sub(rf'"{_RAW}((?:[^"\\]|\\.)*)"', lambda found: str(json.loads(f'"{found[1]}"')), text)
 
 
+def one_by_one(valid: bytes) -> Iterator[bytes]:
+    """A valid record with each of the values and of the keys in it replaced by everything that readers are weak at, one at a time."""
+    for record in _replaced(json.loads(valid)):
+        yield written(record).encode("utf-8", "surrogatepass")
+
+
+def _replaced(value: Any) -> Iterator[Any]:
+    yield from (_RAW + token for token in _TOKENS)
+    yield from _TEXTS
+    if isinstance(value, list):
+        yield from (value * 50, [*value, None], value[:-1])
+        yield from ([*value[:place], other, *value[place + 1 :]] for place, inner in enumerate(value) for other in _replaced(inner))
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            rest = {name: some for name, some in value.items() if name != key}
+            yield from (rest, {**value, "more": inner})
+            yield from ({**rest, text: inner} for text in _TEXTS)
+            yield from ({**value, key: other} for other in _replaced(inner))
+
+
 @st.composite
 def mutated(draw: st.DrawFn, valid: st.SearchStrategy[bytes]) -> bytes:
-    """A valid record with up to three changes in its values, or some in its bytes, or both."""
+    """A valid record with a few changes in its values, and now and then in its bytes."""
     record = json.loads(draw(valid))
-    for _change in range(draw(st.integers(0, 3))):
+    for _change in range(draw(st.sampled_from([0, 1, 1, 1, 2, 3]))):
         record = _changed(draw, record)
     text = written(record)
-    if isinstance(record, dict) and record and draw(st.booleans()):
+    if isinstance(record, dict) and record and not draw(st.integers(0, 4)):
         text = f"{text[:-1]}, {json.dumps(draw(st.sampled_from(sorted(record))))}: {written(draw(values))}}}"  # a key for the second time
-    data = text.encode(draw(st.sampled_from(["utf-8", "utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-32"])), "surrogatepass")
-    return draw(st.just(data) | spoiled(data))
+    data = text.encode(draw(st.sampled_from([*["utf-8"] * 9, "utf-8-sig", "utf-16", "utf-32"])), "surrogatepass")
+    return draw(st.sampled_from([st.just(data)] * 3 + [spoiled(data)]).flatmap(lambda some: some))
 
 
-def _changed(draw: st.DrawFn, record: Any) -> Any:
-    """Another value in the place of the record or of something in it, or something more or less in it."""
-    if isinstance(record, dict) and record and draw(st.integers(0, 9)):
-        key = draw(st.sampled_from(sorted(record)))
-        rest = {name: value for name, value in record.items() if name != key}
-        match draw(st.sampled_from(["inside", "inside", "inside", "gone", "renamed", "more"])):
-            case "inside":
-                return {**record, key: _changed(draw, record[key])}
-            case "gone":
-                return rest
-            case "renamed":
-                return {**rest, draw(st.sampled_from(_TEXTS) | st.text(max_size=9)): record[key]}
-            case _:
-                return {**record, draw(st.sampled_from(_TEXTS) | st.text(max_size=9)): draw(values)}
-    if isinstance(record, list) and record and draw(st.booleans()):
-        place = draw(st.integers(0, len(record) - 1))
-        return draw(st.sampled_from([[*record[:place], _changed(draw, record[place]), *record[place + 1 :]], record * 2, record[:place]]))
-    return draw(values)
+def _changed(draw: st.DrawFn, value: Any) -> Any:
+    """Another value in the place of this one or of one in it, mostly of the same type, or something more or less in it."""
+    if isinstance(value, dict) and value and draw(st.integers(0, 9)):
+        return _changed_object(draw, value)
+    if isinstance(value, list) and value and draw(st.integers(0, 4)):
+        place = draw(st.integers(0, len(value) - 1))
+        return draw(st.sampled_from([[*value[:place], _changed(draw, value[place]), *value[place + 1 :]], value * 20, value[:place]]))
+    alike = texts if isinstance(value, str) else numbers if isinstance(value, int | float) else values
+    return draw(alike if draw(st.integers(0, 4)) else values)
+
+
+def _changed_object(draw: st.DrawFn, value: dict[str, Any]) -> dict[str, Any]:
+    key = draw(st.sampled_from(sorted(value)))
+    rest = {name: some for name, some in value.items() if name != key}
+    match draw(st.sampled_from([*["inside"] * 6, "gone", "renamed", "more"])):
+        case "inside":
+            return {**value, key: _changed(draw, value[key])}
+        case "gone":
+            return rest
+        case "renamed":
+            return {**rest, draw(texts): value[key]}
+        case _:
+            return {**value, draw(texts): draw(values)}
 
 
 @st.composite

@@ -21,11 +21,11 @@ from maglev0.orders import Order
 from maglev0.view import Child, ViewId
 from maglev0.zookeeper import Identity
 from tests.fuzz import mutations
-from tests.test_settings import agreed
-from tests.test_view import member_records
+from tests.test_settings import AGREED, agreed
+from tests.test_view import SOMEONE, member_records
 
 LONGEST_TEXT = 255  # in anything that is shown
-LONGEST_FAULT = 200  # of what says what is wrong
+LONGEST_FAULT = 300  # of what says what is wrong: that may be a text of the record
 ME = 7
 TIMEOUT_S = 4.0
 KERNEL = "0f0e0d0c-boot/4026531840"
@@ -64,21 +64,22 @@ valid_reports = st.builds(
 class Target(NamedTuple):
     """Something that reads data.
 
-    Where those make no sense, `decode` raises one of `refusals` or, if there are none, returns `None`. `valid` makes data as a daemon writes them,
-    `longest` is how much of them is looked at.
+    Where those make no sense, `decode` raises one of `refusals` or, if there are none, returns `None`. `sample` is what a daemon writes, of which
+    nothing is left out, and `valid` makes more of that; `longest` is how much is looked at.
     """
 
     name: str
     decode: Callable[[bytes], Any]
     encode: Callable[[Any], bytes]
+    sample: bytes
     valid: st.SearchStrategy[bytes]
     longest: int
     refusals: tuple[type[Exception], ...] = (ValueError,)
 
 
-def target(name: str, decode: Callable[[bytes], Any], valid: st.SearchStrategy[Any], longest: int) -> Target:
+def target(name: str, decode: Callable[[bytes], Any], sample: Any, valid: st.SearchStrategy[Any], longest: int) -> Target:
     """One whose values know how they are written."""
-    return Target(name, decode, encoded, valid.map(encoded), longest)
+    return Target(name, decode, encoded, encoded(sample), valid.map(encoded), longest)
 
 
 def lenient(strict: Target) -> Target:
@@ -92,13 +93,16 @@ def encoded(value: Any) -> bytes:
     return data
 
 
+SOME_VIEW = ViewId(0x100000002, 3, 4)
+SOME_REPORT = NodeReport(1.7e9, SOME_VIEW, 1.7e9, 5, "0" * 24, 1.5, 6, 7, True, ("tcp:80 refuses",), "native", "1.0", {1: 1, ME: 2})
+MEMBERS = member_records.map(lambda some: replace(some, id=ME))
 RECORDS = (
-    target("settings", settings.decode, agreed, settings.MAX_SETTINGS_BYTES),
-    target("member", lambda data: view.decode(str(ME), data), member_records.map(lambda some: replace(some, id=ME)), view.MAX_MEMBER_BYTES),
-    target("order", orders.decode, valid_orders, orders.MAX_ORDER_BYTES),
-    target("report", nodereport.decode, valid_reports, nodereport.MAX_REPORT_BYTES),
-    lenient(target("lease", membership.decode_lease, valid_leases, membership.MAX_SMALL_BYTES)),
-    lenient(target("acknowledgement", membership.decode_ack, valid_acks, membership.MAX_SMALL_BYTES)),
+    target("settings", settings.decode, AGREED, agreed, settings.MAX_SETTINGS_BYTES),
+    target("member", lambda data: view.decode(str(ME), data), replace(SOMEONE, id=ME), MEMBERS, view.MAX_MEMBER_BYTES),
+    target("order", orders.decode, Order(True, 3), valid_orders, orders.MAX_ORDER_BYTES),
+    target("report", nodereport.decode, SOME_REPORT, valid_reports, nodereport.MAX_REPORT_BYTES),
+    lenient(target("lease", membership.decode_lease, LeaseRecord(KERNEL, 1, SOME_VIEW), valid_leases, membership.MAX_SMALL_BYTES)),
+    lenient(target("acknowledgement", membership.decode_ack, Ack(SOME_VIEW, Stage.RELEASED), valid_acks, membership.MAX_SMALL_BYTES)),
 )
 
 
@@ -133,7 +137,9 @@ def session_file(directory: Path) -> Target:
         return file().path.read_bytes()
 
     identities = st.builds(Identity, st.integers(-(1 << 63), (1 << 63) - 1), st.binary(max_size=16), st.just(TIMEOUT_S))
-    return lenient(Target("session file", decode, encode, st.builds(sessionfile.Left, identities, agreed).map(encode), 1 << 20))
+    valid = st.builds(sessionfile.Left, identities, agreed).map(encode)
+    sample = encode(sessionfile.Left(Identity(-1, b"sixteen bytes...", TIMEOUT_S), AGREED))
+    return lenient(Target("session file", decode, encode, sample, valid, 1 << 20))
 
 
 def check(target: Target, data: bytes) -> None:
@@ -173,10 +179,10 @@ def check_children(total_nodes: int, found: Sequence[Child]) -> None:
     members, ignored = view.read_members(child for child in found if child.name in ids)
     assert len(members) <= view.MAX_MEMBERS
     assert [member.id for member in members] == sorted(member.id for member in members)
+    assert Counter([*(str(member.id) for member in members), *(one.name for one in ignored)]) == Counter(name for name in names if name in ids)
     for member in members:
         check_value(member)
     for one in ignored:
-        assert one.name in ids
         check_fault(one.reason)
 
 
@@ -199,16 +205,16 @@ def check_value(value: object) -> None:
         case bytes():
             assert len(value) <= LONGEST_TEXT
         case tuple():
-            check_all(value)
+            check_all(value, nodereport.MAX_REASONS)
         case dict():
-            check_all([*value.keys(), *value.values()])
+            check_all([*value.keys(), *value.values()], 2 * view.MAX_MEMBERS)
         case _ if is_dataclass(value):
-            check_all([getattr(value, field.name) for field in fields(value)])
+            check_all([getattr(value, field.name) for field in fields(value)], 32)
         case _:
             assert value is None
 
 
-def check_all(values: Sequence[object]) -> None:
-    assert len(values) <= 2 * view.MAX_MEMBERS
+def check_all(values: Sequence[object], most: int) -> None:
+    assert len(values) <= most
     for value in values:
         check_value(value)

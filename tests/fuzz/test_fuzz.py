@@ -28,6 +28,17 @@ def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return next(target for target in everything if target.name == request.param)
 
 
+def test_a_record_with_any_one_thing_wrong(target: Target) -> None:
+    for data in mutations.one_by_one(target.sample):
+        check(target, data)
+
+
+@pytest.mark.parametrize("target", RECORDS, ids=[target.name for target in RECORDS])
+def test_a_record_that_is_too_long(target: Target) -> None:
+    assert target.decode(target.sample.ljust(target.longest)) is not None
+    check(target, target.sample.ljust(target.longest + 1))
+
+
 @given(data=st.data())
 @thorough
 def test_records_that_almost_make_sense(target: Target, data: st.DataObject) -> None:
@@ -63,6 +74,7 @@ def test_the_children_of_the_members_parent(sized: tuple[int, list[Child]]) -> N
 
 BOMBS = {
     "lists": b"[" * LONGEST_ZNODE,
+    "lists in little": b"[" * 1024,
     "objects": b'{"":' * (LONGEST_ZNODE // 4),
     "lists in a record": b'{"format": 1, "a": %s}' % (b"[" * 60_000 + b"]" * 60_000),
     "empty lists": b"[%s]" % (b"[]," * 40_000 + b"[]"),
@@ -77,7 +89,7 @@ BOMBS = {
     "spaces": b" " * LONGEST_ZNODE,
     "UTF-32": ("[" * 30_000).encode("utf-32"),
     "zeros": b"\0" * LONGEST_ZNODE,
-    "compressed zeros": zlib.compress(b"\0" * 400_000_000, 1)[:LONGEST_ZNODE],
+    "compressed zeros": zlib.compress(b"\0" * 50_000_000),
     "compressed twice": zlib.compress(zlib.compress(b"\0" * 50_000_000)),
     "all buckets": zlib.compress(b"\xff" * (MAX_ID // 8)),
 }
@@ -89,7 +101,7 @@ def bomb(request: pytest.FixtureRequest) -> bytes:
 
 
 def test_no_record_takes_long_or_much(target: Target, bomb: bytes) -> None:
-    check_cost(lambda: check(target, bomb), seconds=0.3, megabytes=8)
+    check_cost(lambda: check(target, bomb), seconds=0.5, megabytes=8)
 
 
 @pytest.mark.parametrize("total_nodes", [1, 65_537, MAX_ID])
@@ -98,12 +110,12 @@ def test_no_set_of_buckets_takes_long_or_much(total_nodes: int, bomb: bytes) -> 
         with suppress(ValueError):
             nodereport.unpack(total_nodes, bomb)
 
-    check_cost(read, seconds=1, megabytes=110 * total_nodes / MAX_ID + 1)
+    check_cost(read, seconds=2, megabytes=110 * total_nodes / MAX_ID + 1)
 
 
 def test_no_number_of_children_takes_long() -> None:
     names = [*map(str, range(100_000)), *(f"0{number}" for number in range(100_000)), "9" * 100_000, "x" * 100_000]
-    check_cost(lambda: candidate_ids(names, MAX_ID), seconds=1, megabytes=40)
+    check_cost(lambda: candidate_ids(names, MAX_ID), seconds=2, megabytes=40)
     ids, foreign = candidate_ids(names, MAX_ID)
     assert (len(ids), len(foreign)) == (MAX_CANDIDATES, len(names) - MAX_CANDIDATES)
 

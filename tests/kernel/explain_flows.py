@@ -120,6 +120,9 @@ class Cluster(NamedTuple):
         total = self.settings.total_nodes
         return frozenset(self.rng.sample(range(1, total + 1), self.rng.randint(0, total)))
 
+    def bucket(self, flow: Flow) -> int:
+        return explain.bucket_of(Asked(flow.source, flow.source_port, flow.dest_port, flow.protocol), self.settings)
+
     def some_flows(self, count: int) -> list[Flow]:
         def source() -> IPv4Address:
             addresses = iter(lambda: IPv4Address(self.rng.randrange(1 << 32)), None)
@@ -185,8 +188,7 @@ def compare(kernel: Kernel, cluster: Cluster, accepted: Accepted, tally: Tally, 
     flows = cluster.some_flows(count)
     arrived = accepted(flows)
     for index, flow in enumerate(flows):
-        bucket = explain.bucket_of(Asked(flow.source, flow.source_port, flow.dest_port, flow.protocol), cluster.settings)
-        tally.note(flow, kernel.new_flow(bucket), accepted=index in arrived)
+        tally.note(flow, kernel.new_flow(cluster.bucket(flow)), accepted=index in arrived)
 
 
 def settings(family: HashFamily, mode: HashMode, total_nodes: int, rng: random.Random) -> Settings:

@@ -23,7 +23,8 @@ from maglev0.lab import addresses, namespace
 from maglev0.lab.cluster import SETTLE_TIMEOUT_S, Cluster, Settings
 from maglev0.lab.node import INTERFACE
 from maglev0.lab.process import Process, python_module
-from maglev0.operator.doctor import arp, cluster as clusters, ensemble, examination, foreign, kernel, network
+from maglev0.operator.doctor import arp, ensemble, examination, foreign, kernel, network
+from maglev0.operator.doctor import cluster as clusters
 from maglev0.operator.doctor.finding import Severity
 from maglev0.settings import derived_mac
 from tests.onehost import one_host
@@ -262,6 +263,14 @@ def test_missing_rights_are_said_and_the_rest_goes_on(site: Site) -> None:
     left_out = {found["check"] for found in diagnosis.findings if found["severity"] == LEFT_OUT}
     assert left_out >= {foreign.DROPS, foreign.UNTRACKED, arp.VIP_MAC, arp.HERE, arp.THERE}
     assert clusters.OWNERS in {found["check"] for found in diagnosis.findings}
+
+
+def test_what_it_prints_for_people(site: Site) -> None:
+    told = ("-m", "maglev0", "doctor", f"--zk={site.cluster.zookeeper.connect_string}", f"--probe-for={PROBE_FOR_S}", "-v")
+    lines = site.run(1, python_module("")[0], *told).splitlines()
+    assert "ok: the VIP's MAC: 2 others answer for 198.51.100.1, all with 03:bf:c6:33:64:01" in lines
+    assert re.fullmatch(r"\d\d checks, 0 faults, 0 warnings", lines[-1])
+    assert "\x1b" not in "".join(lines), "plain text where there is no terminal"
 
 
 def test_what_a_killed_daemon_left(site: Site) -> None:

@@ -12,20 +12,20 @@ from contextlib import contextmanager
 
 import pytest
 
-from maglev0.dataplane import Phase, ruleset
+from maglev0.dataplane import Move, Phase, ruleset
 from maglev0.operator import explain
-from maglev0.operator.explain import Asked
 from maglev0.packethash import Flow
 from maglev0.service import HashFamily, HashMode, Xdp
 from tests.kernel import explain_flows
 from tests.kernel.explain_flows import Cluster, Injector
+from tests.kernel.nft import hand_over, renew
 from tests.onehost import ADDRESS, INTERFACE
 from tests.vm.guest.wire import PROTOCOLS, VIP
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(120)]
 
 TABLE = ruleset.table_name(VIP)
-FLOWS = 40
+FLOWS = 60  # that none of them falls in one of four buckets of sixteen has a chance of one in thirty million
 KNOCK_S = 0.05
 _PACKET = re.compile(rf"trace id (\w+) .* packet: .* ip daddr {VIP} .* ip id (\d+) ")
 _RULE = re.compile(rf"trace id (\w+) inet {re.escape(TABLE)} (\w+) rule .*\b(accept|drop)\b.*\(verdict (accept|drop)\)")
@@ -89,20 +89,19 @@ def test_the_rule_that_it_names_is_the_one_that_decided(mode: HashMode) -> None:
     async def compare(tracer: Tracer) -> None:
         kernel = await explain.read_kernel(cluster.settings, VIP)
         flows = cluster.some_flows(FLOWS)
-        buckets = [explain.bucket_of(Asked(flow.source, flow.source_port, flow.dest_port, flow.protocol), cluster.settings) for flow in flows]
-        named = {index: kernel.new_flow(bucket).decisive.rule.removeprefix(f"inet {TABLE} ") for index, bucket in enumerate(buckets)}
+        named = {index: kernel.new_flow(cluster.bucket(flow)).decisive.rule.removeprefix(f"inet {TABLE} ") for index, flow in enumerate(flows)}
         said = {index: f"{rule.partition(':')[0]} {rule.rpartition(' ')[2]}" for index, rule in named.items()}
         assert tracer.judged(flows) == said, f"seed {seed}"
         rules.update(said.values())
 
     async def run(injector: Injector) -> None:
         async with explain_flows.served(cluster.settings, Xdp.OFF) as dataplane:
+            await hand_over(dataplane, range(1, 9))
             with tracing(injector) as tracer:
-                await explain_flows.hand_over(dataplane, cluster)
                 await compare(tracer)
-                for _slot in range(2):
-                    await explain_flows.renew(dataplane, cluster)
-                    await explain_flows.load(dataplane, cluster)
+                for gains, losses in (((9, 10, 11, 12), (1, 2, 3, 4)), ((1, 2, 3, 4), (5, 6, 7, 8))):
+                    await renew(dataplane)
+                    await dataplane.load(Move(frozenset(gains), frozenset(losses)))
                     await compare(tracer)
                     await dataplane.flip(Phase.RELEASED)
                     await compare(tracer)
@@ -113,4 +112,13 @@ def test_the_rule_that_it_names_is_the_one_that_decided(mode: HashMode) -> None:
 
     with explain_flows.injector() as injector:
         asyncio.run(run(injector))
-    assert rules >= {"early drop", "new_flow drop", "lease_a drop", "lease_b drop", "owned_both drop", "owned_a accept", "owned_b accept"}
+    assert rules >= {
+        "early drop",
+        "new_flow drop",
+        "lease_a drop",
+        "lease_b drop",
+        "owned_both drop",
+        "owned_b drop",
+        "owned_a accept",
+        "owned_b accept",
+    }

@@ -39,12 +39,12 @@ class Site:
         """Where a path of the model lies in this chroot."""
         return self.chroot + path.removeprefix("/lab")
 
-    def publish(self, cluster: Cluster) -> None:
-        """Write all znodes of a cluster as they are in the model, told a moment ago."""
+    def publish(self, cluster: Cluster, acl: list[Any] | None = None) -> None:
+        """Write all znodes of a cluster as they are in the model, told a moment ago; `acl` is of all of them, `None` open to everybody."""
         nodes = {path: node for path, node in cluster.tree.nodes.items() if path.startswith("/lab/")}
         self.client.ensure_path(self.chroot)
         for path in sorted(nodes):
-            self.client.create(self.path(path), nodes[path].data, ephemeral=bool(nodes[path].stat.owner))
+            self.client.create(self.path(path), nodes[path].data, acl, ephemeral=bool(nodes[path].stat.owner))
         stat = self.client.exists(self.path(PATHS.members))
         view = ViewId(stat.czxid, stat.cversion, stat.version)
         for path in nodes:

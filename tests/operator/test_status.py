@@ -18,6 +18,7 @@ from tests.operator.site import VIP, Site, Terminal, command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 pytestmark = pytest.mark.zookeeper
 
@@ -154,6 +155,28 @@ def test_two_vips_are_told_one_after_the_other(sound: tuple[Site, Cluster]) -> N
     assert "\n\n198.51.100.2: view" in done.stdout
     assert "ALARM: no members" in done.stdout
     assert "ignored members/1: it is not ephemeral, so no daemon stands behind it" in done.stdout
+
+
+def test_with_an_identity_only_what_is_its_own_counts(sound: tuple[Site, Cluster], tmp_path: Path) -> None:
+    site, cluster = sound
+    password = tmp_path / "password"
+    password.write_text("hunter2\n")
+    password.chmod(0o600)
+    flag = f"--zk-auth=digest:operator:{password}"
+    done = site.run("status", site.zk, flag)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "settings is not of your identity alone: give the cluster's --zk-auth" in done.stderr
+    site.client.add_auth("digest", "operator:hunter2")
+    site = Site(site.server, site.client, f"{site.chroot}/closed")
+    site.publish(cluster, [make_digest_acl("operator", "hunter2", all=True)])
+    done = site.run("status", site.zk, flag)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "every bucket has exactly one owner\n" in done.stdout
+    password.write_text("hunter3\n")
+    done = site.run("status", site.zk, flag)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "settings is not of your identity alone: give the cluster's --zk-auth" in done.stderr
+    assert "hunter" not in done.stderr
 
 
 def test_every_trouble_is_one_line_that_says_what_to_do(site: Site) -> None:

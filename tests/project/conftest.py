@@ -18,6 +18,8 @@ class Installation(NamedTuple):
     command: Path
     unit: Path
     settings: Path
+    manual: Path
+    completion: Path
     make: list[str]
 
 
@@ -58,13 +60,17 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installation:
         "BINDIR": root / "usr/local/bin",
         "UNITDIR": root / "usr/local/lib/systemd/system",
         "CONFDIR": root / "etc/maglev0",
+        "MANDIR": root / "usr/local/share/man/man8",
+        "COMPLETIONDIR": root / "usr/local/share/bash-completion/completions",
     }
     make = ["make", "--no-print-directory", "install", *(f"{name}={path}" for name, path in places.items())]
     run(*make)
     return Installation(
         prefix=places["PREFIX"],
         command=places["BINDIR"] / "maglev0",
-        unit=places["UNITDIR"] / "maglev0@.service",
+        unit=places["UNITDIR"] / "maglev0.service",
         settings=places["CONFDIR"],
+        manual=places["MANDIR"] / "maglev0.8",
+        completion=places["COMPLETIONDIR"] / "maglev0",
         make=make,
     )

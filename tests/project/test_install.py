@@ -1,9 +1,8 @@
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
-from maglev0 import __version__, cli
+from maglev0 import __version__
 from tests.project.conftest import Installation, run
 
 # systemd's scale is 0 (locked in) to 10; what is left are the network rights that are the daemon's whole purpose, and root's uid.
@@ -28,18 +27,30 @@ def test_the_unit_is_locked_in(installed: Installation) -> None:
     run("systemd-analyze", "security", "--offline=true", f"--threshold={EXPOSURE_TENTHS_MAX}", "--no-pager", installed.unit)
 
 
-def test_the_example_settings_start_a_daemon(installed: Installation) -> None:
-    text = (installed.settings / "example.conf").read_text()
-    (options,) = re.findall(r'^MAGLEV0_OPTIONS="([^"]*)"$', text, re.MULTILINE)
-    config = cli.read(["--cluster-ip=198.51.100.7", *options.split()])
-    assert str(config.vip) == "198.51.100.7"
+def test_the_example_is_a_sound_configuration(installed: Installation) -> None:
+    example = installed.settings / "example.toml"
+    assert run(installed.command, f"--config={example}", "--check-config") == f"{example}: ok\n"
+    mine = str(installed.settings / "maglev0.toml")
+    assert mine in example.read_text()
+    assert f"--config={mine}\n" in installed.unit.read_text()
+
+
+def test_the_manual_page_is_one(installed: Installation) -> None:
+    assert run("groff", "-man", "-ww", "-Tutf8", "-z", installed.manual) == ""
+    shown = run("groff", "-man", "-Tascii", "-P-cbou", installed.manual)
+    assert "maglev0 - N Linux servers share one virtual IP" in " ".join(shown.split())
+
+
+def test_bash_finds_the_completion_by_the_command(installed: Installation) -> None:
+    assert run("bash", "-c", f"source '{installed.completion}' && complete -p maglev0") == "complete -F _maglev0 maglev0\n"
 
 
 def test_installing_again_keeps_settings_and_brings_new_code(installed: Installation) -> None:
-    mine = installed.settings / "198.51.100.7.conf"
+    mine = installed.settings / "maglev0.toml"
     mine.write_text("mine\n")
     (module,) = installed.prefix.glob("lib/python3*/site-packages/maglev0/__init__.py")
     module.write_text('__version__ = "stale"\n')
     run(*installed.make)
     assert mine.read_text() == "mine\n"
+    mine.unlink()
     assert run(installed.command, "--version") == f"maglev0 {__version__}\n"

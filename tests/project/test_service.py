@@ -21,13 +21,13 @@ from tests.project.conftest import Installation, run
 pytestmark = [pytest.mark.kernel, pytest.mark.zookeeper]
 
 VIP = "198.51.100.1"
-UNIT = f"maglev0@{VIP}.service"
+UNIT = "maglev0.service"
 SERVES = r"backend-1 \(me!\) is responsible for node 5\n.*Nodes: +1,2,3,4,5$"
 EVENT_TIMEOUT_S = 60.0  # of a machine whose cores are all busy; these events take under 2 s of one that is not
 
 # The tests' own installation lies under /tmp, of which a service with PrivateTmp sees nothing else.
 DROP_IN = """[Service]
-BindReadOnlyPaths={prefix}
+BindReadOnlyPaths={prefix} {settings}
 StandardOutput=append:{log}
 StandardError=append:{log}
 """
@@ -67,18 +67,21 @@ def host() -> Iterator[str]:
 @pytest.fixture
 def systemd(host: str, installed: Installation, tmp_path: Path) -> Iterator[Systemd]:
     units, log = tmp_path / "units", tmp_path / "log"
-    drop_in = units / "maglev0@.service.d/test.conf"
+    drop_in = units / "maglev0.service.d/test.conf"
     drop_in.parent.mkdir(parents=True)
-    drop_in.write_text(DROP_IN.format(prefix=installed.prefix, log=log))
+    drop_in.write_text(DROP_IN.format(prefix=installed.prefix, settings=installed.settings, log=log))
     (units / installed.unit.name).symlink_to(installed.unit)
     with Ensemble(tmp_path, [Place("127.0.0.1", namespace=host)]), Systemd(units, log, host) as booted:
         yield booted
 
 
+SETTINGS = 'interface = "eth0"\ndataplane = "nftables"\nsession-timeout = 1\n'
+
+
 @pytest.fixture
 def settings(installed: Installation) -> Iterator[Path]:
-    path = installed.settings / f"{VIP}.conf"
-    path.write_text('MAGLEV0_OPTIONS="--interface=eth0 --dataplane=nftables --session-timeout=1"\n')
+    path = installed.settings / "maglev0.toml"
+    path.write_text(SETTINGS)
     yield path
     path.unlink()
 
@@ -113,7 +116,7 @@ def test_the_daemon_serves_is_restarted_and_leaves_nothing(systemd: Systemd, hos
 
 
 def test_a_restart_of_the_unit_is_no_change_to_the_cluster(systemd: Systemd, host: str, settings: Path) -> None:
-    settings.write_text('MAGLEV0_OPTIONS="--interface=eth0 --dataplane=nftables --session-timeout=4"\n')
+    settings.write_text(SETTINGS.replace("= 1", "= 4"))
     systemd.systemctl("start", UNIT)
     systemd.process.wait_line(SERVES, EVENT_TIMEOUT_S)
     serving = in_kernel(host)
@@ -126,10 +129,31 @@ def test_a_restart_of_the_unit_is_no_change_to_the_cluster(systemd: Systemd, hos
     assert systemd.show(UNIT, "Result") == "success"
 
 
+def test_it_says_how_it_does_is_reloaded_and_watched(systemd: Systemd, settings: Path) -> None:
+    (systemd.units / "maglev0.service.d/impatient.conf").write_text("[Service]\nWatchdogSec=2\n")
+    assert systemd.systemctl("start", UNIT) == ""
+    assert systemd.show(UNIT, "ActiveState") == "active"
+    systemd.process.wait_line(SERVES, 1)  # that is what ready means
+    wait_for(lambda: systemd.show(UNIT, "StatusText") or None, [systemd.process], EVENT_TIMEOUT_S, "a status in words")
+
+    settings.write_text(SETTINGS.replace("= 1", "= 2") + "verbose = true\n")
+    assert systemd.systemctl("reload", UNIT) == ""
+    systemd.process.wait_line("not taken over before a restart: --session-timeout$", EVENT_TIMEOUT_S)
+    settings.write_text(SETTINGS + "wieght = 2\n")
+    assert systemd.systemctl("reload", UNIT) == ""
+    systemd.process.wait_line(f"stays as it was: {settings}:4: wieght: no such key; did you mean weight", EVENT_TIMEOUT_S)
+    assert systemd.show(UNIT, "ActiveState") == "active"
+
+    settings.write_text(SETTINGS)
+    systemd.systemctl("kill", "--signal=STOP", UNIT)
+    wait_for(lambda: systemd.show(UNIT, "NRestarts") == "1" or None, [systemd.process], EVENT_TIMEOUT_S, "the end of a daemon that stands still")
+    wait_for(lambda: systemd.show(UNIT, "ActiveState") == "active" or None, [systemd.process], EVENT_TIMEOUT_S, "another one")
+
+
 def test_a_stop_may_take_as_long_as_connections_are_waited_for(systemd: Systemd, host: str, settings: Path) -> None:
     """Longer than the unit's own time-out, of which a stuck daemon would die."""
-    (systemd.units / "maglev0@.service.d/hasty.conf").write_text("[Service]\nTimeoutStopSec=1\n")
-    settings.write_text('MAGLEV0_OPTIONS="--interface=eth0 --dataplane=nftables --session-timeout=1 --drain-timeout=4"\n')
+    (systemd.units / "maglev0.service.d/hasty.conf").write_text("[Service]\nTimeoutStopSec=1\n")
+    settings.write_text(SETTINGS + "drain-timeout = 4\n")
     systemd.systemctl("start", UNIT)
     systemd.process.wait_line(SERVES, EVENT_TIMEOUT_S)
     with namespace.inside(host):
@@ -144,11 +168,11 @@ def test_a_stop_may_take_as_long_as_connections_are_waited_for(systemd: Systemd,
 
 
 def test_a_mistake_in_the_flags_is_not_tried_again(systemd: Systemd, settings: Path) -> None:
-    settings.write_text('MAGLEV0_OPTIONS="--my-id=0"\n')
+    settings.write_text("my-id = 0\n")
     (systemd.units / "given-up.service").write_text(GIVEN_UP.format(log=systemd.log))
-    (systemd.units / "maglev0@.service.d/given-up.conf").write_text("[Unit]\nOnFailure=given-up.service\n")
+    (systemd.units / "maglev0.service.d/given-up.conf").write_text("[Unit]\nOnFailure=given-up.service\n")
     systemd.systemctl("start", UNIT)
-    systemd.process.wait_line("--my-id=0", EVENT_TIMEOUT_S)
+    systemd.process.wait_line(f"^maglev0: {settings}:1: my-id: ", EVENT_TIMEOUT_S)
     systemd.process.wait_line("^given up$", EVENT_TIMEOUT_S)
     assert systemd.show(UNIT, "ExecMainStatus") == "2"
     assert systemd.show(UNIT, "NRestarts") == "0"
@@ -156,7 +180,7 @@ def test_a_mistake_in_the_flags_is_not_tried_again(systemd: Systemd, settings: P
 
 def test_it_could_write_nowhere_and_load_nothing(systemd: Systemd, settings: Path) -> None:
     assert settings.exists()
-    (systemd.units / "maglev0@.service.d/instead.conf").write_text(INSTEAD)
+    (systemd.units / "maglev0.service.d/instead.conf").write_text(INSTEAD)
     systemd.systemctl("start", UNIT)
     systemd.process.wait_line("^tried$", EVENT_TIMEOUT_S)
     refused = re.findall("^(/.*) is refused$", systemd.process.output(), re.MULTILINE)
@@ -168,6 +192,6 @@ def test_it_could_write_nowhere_and_load_nothing(systemd: Systemd, settings: Pat
 )
 def test_no_right_is_left_to_it_in_vain(systemd: Systemd, settings: Path, missing: str, complaint: str) -> None:
     assert settings.exists()
-    (systemd.units / "maglev0@.service.d/zz-less.conf").write_text(f"[Service]\nCapabilityBoundingSet=~{missing}\n")
+    (systemd.units / "maglev0.service.d/zz-less.conf").write_text(f"[Service]\nCapabilityBoundingSet=~{missing}\n")
     systemd.systemctl("start", UNIT)
     systemd.process.wait_line(complaint, EVENT_TIMEOUT_S)

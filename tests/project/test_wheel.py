@@ -31,5 +31,5 @@ def test_every_module_is_in_the_wheel_and_can_be_imported(elsewhere: Path) -> No
 
 def test_the_wheel_brings_the_service_unit_and_types_and_no_tests(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    assert {"maglev0/py.typed", "maglev0/systemd/maglev0@.service", "maglev0/systemd/example.conf", "maglev0/dataplane/xdp/early.bpf.o"} <= set(names)
+    assert {"maglev0/py.typed", "maglev0/systemd/maglev0.service", "maglev0/systemd/example.toml", "maglev0/dataplane/xdp/early.bpf.o"} <= set(names)
     assert {name.partition("/")[0] for name in names} == {"maglev0", f"maglev0-{__version__}.dist-info"}

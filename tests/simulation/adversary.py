@@ -14,8 +14,8 @@ from tests.simulation.world import World
 Move = Callable[[World], object]
 
 MOVES: tuple[tuple[Move, float], ...] = (
-    (orders.join, 3), (orders.leave, 2), (orders.restart, 2), (orders.weigh, 1.5), (orders.kill, 2), (orders.lose_host, 1), (orders.stop, 3),
-    (orders.hang, 2), (orders.disturb, 1), (orders.unplug, 0.7), (orders.second, 0.7), (disturbances.cut, 2), (disturbances.lag, 2),
+    (orders.join, 3), (orders.leave, 2), (orders.restart, 2), (orders.weigh, 1.5), (orders.adapt, 3), (orders.kill, 2), (orders.lose_host, 1),
+    (orders.stop, 3), (orders.hang, 2), (orders.disturb, 1), (orders.unplug, 0.7), (orders.second, 0.7), (disturbances.cut, 2), (disturbances.lag, 2),
     (disturbances.cut_server, 2), (disturbances.crash_server, 1.5), (disturbances.silence, 1.5), (disturbances.outage, 0.5),
     (disturbances.delete_one, 1.5), (disturbances.overwrite_one, 1), (disturbances.delete_all, 0.3), (targeted.erase, 1), (targeted.reborn, 1),
     (targeted.rehearse, 0.5), (targeted.blink, 2), (targeted.overlook, 2), (targeted.pass_by, 2), (targeted.bustle, 2), (targeted.usurp, 1),
@@ -74,7 +74,7 @@ def planned(world: World) -> None:
     world.settle()
     for _turn in range(world.random.randint(2, 5)):
         world.gap_bound_s = GAP_S
-        order = world.random.choice((orders.join, orders.leave, orders.weigh, _restart_unseen))
+        order = world.random.choice((orders.join, orders.leave, orders.weigh, orders.adapt, _restart_unseen))
         order(world)
         world.pass_s(world.random.choice((1.0, 4.0)))
         world.settle()

@@ -39,6 +39,7 @@ class Flags(NamedTuple):
     timeout_s: float = SESSION_S
     dry_run: bool = False
     hold: bool = False
+    state: str = ACTIVE  # or what operators and health checks make of it
 
 
 class Left(NamedTuple):
@@ -151,8 +152,19 @@ class Node:
         await self._rounds(self.participant)
 
     def _member(self) -> Member:
-        state = DRY_RUN if self.flags.dry_run else ACTIVE
-        return Member(self.number, "host", 4711, 0.0, "", "", HashFamily.NFTABLES, self.flags.weight, state, self.flags.timeout_s)
+        return Member(self.number, "host", 4711, 0.0, "", "", HashFamily.NFTABLES, self.flags.weight, self.state, self.flags.timeout_s)
+
+    @property
+    def state(self) -> str:
+        """What its record says of it while it is not leaving."""
+        return DRY_RUN if self.flags.dry_run else self.flags.state
+
+    def wish(self, state: str, weight: int) -> None:
+        """An operator or a health check has it say something else of itself."""
+        self.flags = self.flags._replace(state=state, weight=weight)
+        if self.participant is not None and self.running:
+            self._scheduler.trace(self, f"wishes {state} {weight}")
+            self.participant.wish(self.state, weight)
 
     async def _agree(self) -> Agreement:
         agreement = Agreement(self.client, PATHS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+from maglev0.view import ACTIVE, DRAINING, FAILING
 from tests.simulation.node import SESSION_S, Flags, Left, Node
 from tests.simulation.world import World
 
@@ -58,6 +59,14 @@ def weigh(world: World, node: Node | None = None) -> None:
     if node is not None:
         weight = world.random.choice([weight for weight in (0, 1, 2, 3) if weight != node.flags.weight])
         again(world, node, node.flags._replace(weight=weight), 0.05 * world.random.random())
+
+
+def adapt(world: World) -> None:
+    """A daemon falls ill or recovers, is drained, undrained or weighed anew, now and then all of them at once."""
+    nodes = world.living if world.random.random() < 0.1 else [some(world)]
+    for node in nodes:
+        if node is not None:
+            node.wish(world.random.choice((ACTIVE, ACTIVE, FAILING, FAILING, DRAINING)), world.random.choice((1, 1, node.flags.weight, 0, 3)))
 
 
 def again(world: World, node: Node, flags: Flags, after_s: float, *, takes_back: bool = True) -> None:

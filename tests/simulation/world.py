@@ -6,7 +6,6 @@ import math
 from functools import partial
 
 from maglev0.handover import Stage
-from maglev0.view import DRY_RUN, Member
 from tests.simulation.ensemble import Ensemble
 from tests.simulation.kernel import Connection, Kernel, Temper, ViolationError
 from tests.simulation.node import LEASE_MS, PATHS, Flags, Left, Make, Node, Site
@@ -149,17 +148,17 @@ class World:
     def wrong(self) -> str:
         """What is not as it should be at rest."""
         living = self.living
-        wanted = {node.number: node.flags.weight for node in living}
+        wanted = {node.number: (node.state, node.flags.weight) for node in living}
         problems = (self._wrong_view(node, wanted) or self._wrong_kernel(node) for node in living)
         return next((problem for problem in problems if problem), "")
 
     @staticmethod
-    def _wrong_view(node: Node, wanted: dict[int, int]) -> str:
+    def _wrong_view(node: Node, wanted: dict[int, tuple[str, int]]) -> str:
         view = None if node.participant is None else node.participant.handover.view
         if view is None:
             return f"{node} is no member"
-        seen = {member.id: member.weight for member in view.members}
-        return "" if seen == wanted and _active(view.members) else f"{node} sees {seen}"
+        seen = {member.id: (member.state, member.weight) for member in view.members}
+        return "" if seen == wanted else f"{node} sees {seen}"
 
     def _wrong_kernel(self, node: Node) -> str:
         assert node.participant is not None
@@ -172,7 +171,3 @@ class World:
         if kernel.lease_end - self.scheduler.now < 0.1 * LEASE_MS / 1000:
             return f"{node} has no lease"
         return ""
-
-
-def _active(members: tuple[Member, ...]) -> bool:
-    return all(member.state in ("active", DRY_RUN) for member in members)

@@ -123,7 +123,7 @@ def _members(seen: Observation) -> Iterator[Finding]:
 def _owners(first: Look, last: Look, vip: IPv4Address) -> Iterator[Finding]:
     before = set(statuspage.status(vip, first.seen, first.at_s).alarms)
     for alarm in statuspage.status(vip, last.seen, last.at_s).alarms:
-        if alarm in before and last.seen.view.members:
+        if alarm in before and any(last.seen.owners):
             yield fault(
                 OWNERS, alarm, "clients are answered twice, or not at all", "maglev0 status names the nodes: restart their daemons, one by one"
             )

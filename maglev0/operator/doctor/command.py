@@ -15,7 +15,7 @@ It changes nothing, and may run beside the daemon, before there is one, and on a
 ZooKeeper, it says what it had to leave out. What flags leave out, the configuration file says.
 
 The probe is ARP: it asks who has the VIP, and asks every other member for its own address, in ways that make question or answer a frame to
-the cluster MAC. Their kernels answer by themselves, and no neighbour table learns from it.
+the cluster MAC. Their kernels answer by themselves, and no neighbour table learns more from it than this machine's own address.
 
 A fault breaks the cluster or will; a warning may, or costs something; a note is worth knowing. With --json there is one object in one line:
 findings (severity, check, what, why, mend; those of sound checks too, with severity ok), counts by severity, and summary.

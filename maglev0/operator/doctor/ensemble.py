@@ -17,6 +17,7 @@ QUORUM = "ZooKeeper's quorum"
 SESSION = "session timeout"
 ELECTION = "election against lease"
 LEASE = "lease against session"
+ACCESS = "rights on ZooKeeper"
 WRITES = "ZooKeeper's writes"
 ROUNDING_S = 0.002  # timeouts travel in whole milliseconds
 ELECTION_S = 0.5  # from the end of the old leader to the service of the new: seen 0.2 to 0.5 s with three servers
@@ -51,6 +52,16 @@ def read_srvr(text: str) -> tuple[str, str]:
 def read_conf(text: str) -> dict[str, int]:
     """The numbers among the settings, of the answer to `conf`; empty where that is not allowed."""
     return {name: int(value) for name, value in _CONF.findall(text)}
+
+
+def judge_access(*, identity: bool, tls: bool) -> list[Finding]:
+    """Judge who else may write there, by what this machine's own flags say."""
+    why = "whoever reaches ZooKeeper's ports can take the VIP, or learn the seed and aim at one node"
+    opened = note(
+        ACCESS, "the cluster's znodes are anybody's to change", why, "give all nodes --zk-auth; keep these ports to the servers that need them"
+    )
+    clear = note(ACCESS, "the password travels in the clear", "whoever listens on the way can take the VIP with it", "give all nodes --zk-ca, too")
+    return judged(ACCESS, "the cluster's znodes are its own", opened if not identity else None if tls else clear)
 
 
 def judge(servers: Sequence[Server]) -> list[Finding]:

@@ -11,7 +11,7 @@ from ipaddress import IPv4Address
 from maglev0 import credentials, diagnosis, settings
 from maglev0 import interface as interfaces_
 from maglev0.config import Config, printable
-from maglev0.dataplane import choose
+from maglev0.dataplane import choose, clusterip
 from maglev0.errors import DataplaneError, UnavailableError, ZooKeeperError
 from maglev0.interface import Interface
 from maglev0.lease import terms
@@ -20,7 +20,7 @@ from maglev0.operator import connection
 from maglev0.operator.connection import Connection
 from maglev0.operator.doctor import arp, cluster, ensemble, foreign, interfaces, kernel, machine, netfilter, network, servers
 from maglev0.operator.doctor.cluster import Look, Own
-from maglev0.operator.doctor.finding import Finding, fault, left_out, note, sound
+from maglev0.operator.doctor.finding import Finding, fault, judged, left_out, note
 from maglev0.operator.doctor.network import Wanted
 from maglev0.operator.doctor.wire import Wire
 from maglev0.paths import Paths
@@ -60,21 +60,22 @@ async def examine(asked: Asked) -> list[Finding]:
             found += await _vip(asked, zookeeper, vip)
         if zookeeper is not None:
             found += await _macs(zookeeper, asked.connection)
-    found += kernel.moved(before, machine.counts(), asked.interface or "IF")
+    found += kernel.moved(before, machine.counts(), await _name(asked, vips[0]))
     return list(dict.fromkeys(found))
 
 
 async def _session(stack: AsyncExitStack, asked: Asked, found: list[Finding]) -> Session | None:
     zk, tls = asked.connection.zk, credentials.tls(asked.connection.access)
     try:
-        if not await servers.any_serves(zk, tls):  # a session would be waited for
-            raise ZooKeeperError(await diagnosis.why_no_session(zk, tls))
-        session = await stack.enter_async_context(connection.session(asked.connection))
+        # Where nobody answers, a session would only be waited for.
+        serves = await servers.any_serves(zk, tls)
+        session = await stack.enter_async_context(connection.session(asked.connection)) if serves else None
+        problem = "" if serves else await diagnosis.why_no_session(zk, tls)
     except ZooKeeperError as error:
-        why = "without it no node has a lease, and none accepts a new flow"
-        found.append(fault(ZOOKEEPER, str(error), why, "start it, or correct --zk; what needs it was left out here"))
-        return None
-    found.append(sound(ZOOKEEPER, f"{asked.connection.zk} gives sessions"))
+        session, problem = None, str(error)
+    why = "without it no node has a lease, and none accepts a new flow"
+    mend = "start it, or correct --zk; what needs it was left out here"
+    found += judged(ZOOKEEPER, f"{zk} gives sessions", fault(ZOOKEEPER, problem, why, mend) if problem else None)
     return session
 
 
@@ -99,6 +100,11 @@ async def _interface(asked: Asked, vip: IPv4Address, found: list[Finding]) -> In
     except DataplaneError as error:
         found.append(fault(network.INTERFACE, str(error), "nothing of the network can be looked at without it", "name it by --interface"))
         return None
+
+
+async def _name(asked: Asked, vip: IPv4Address) -> str:
+    found = await _interface(asked, vip, [])
+    return "IF" if found is None else found.name
 
 
 async def _first_look(zookeeper: Session, paths: Paths, found: list[Finding]) -> Look | None:
@@ -140,11 +146,13 @@ async def _zookeeper(asked: Asked, zookeeper: Session | None, paths: Paths, agre
     lease = None if agreed is None else terms(agreed.lease_ms)
     asked_s = asked.session_timeout_s or (DEFAULT_SESSION_S if lease is None else round(lease.length_s / LEASE_SHARE, 2))
     found = await servers.ask(asked.connection.zk, credentials.tls(asked.connection.access), asked_s)
-    judged = [*ensemble.judge(found), *ensemble.judge_times(found, lease)]
+    access = asked.connection.access
+    may_change = ensemble.judge_access(identity=access.identity_scheme is not None, tls=access.ca is not None)
+    times = [*ensemble.judge(found), *may_change, *ensemble.judge_times(found, lease)]
     if zookeeper is None or lease is None:
-        return judged
+        return times
     node = await zookeeper.get(paths.settings)
-    return judged + ensemble.judge_writes([] if node is None else await servers.writes_s(zookeeper, paths, node.stat.version), lease)
+    return times + ensemble.judge_writes([] if node is None else await servers.writes_s(zookeeper, paths, node.stat.version), lease)
 
 
 async def _here(asked: Asked, where: Interface, vip: IPv4Address, first: Look | None, *, knows: bool) -> list[Finding]:
@@ -181,7 +189,7 @@ def _filters(vip: IPv4Address, interface: str, cluster_mac: str, found: list[Fin
         found += [left_out(check, str(error)) for check in (foreign.DROPS, foreign.ADDRESSES, foreign.UNTRACKED)]
         return None
     found += foreign.judge(filters.others, vip, interface, cluster_mac)
-    return filters.ours
+    return filters.ours or clusterip.is_set_up(vip)
 
 
 async def _macs(zookeeper: Session, asked: Connection) -> list[Finding]:

@@ -46,11 +46,6 @@ def note(check: str, what: str, why: str, mend: str = "") -> Finding:
     return Finding(Severity.NOTE, check, what, why, mend)
 
 
-def sound(check: str, what: str) -> Finding:
-    """It is as it should be."""
-    return Finding(Severity.SOUND, check, what)
-
-
 def left_out(check: str, what: str, mend: str = "") -> Finding:
     """It could not be looked at."""
     return Finding(Severity.LEFT_OUT, check, what, "", mend)

@@ -22,6 +22,7 @@ MAX_ROUTES = 64  # of a router's thousands the widest say enough
 _UP = 0x1 | 0x10000  # IFF_UP, IFF_LOWER_UP of netdevice(7)
 _HEARS_ALL = 0x100 | 0x200  # IFF_PROMISC, IFF_ALLMULTI
 _MAIN, _UNICAST, _SCOPE_LINK = 254, 1, 253  # RT_TABLE_MAIN, RTN_UNICAST, RT_SCOPE_LINK of linux/rtnetlink.h
+_DEV_MCAST = Path("/proc/thread-self/net/dev_mcast")
 _IGMP = Path("/proc/thread-self/net/igmp")
 _TAKES_ALL = {"bridge", "bond", "team", "openvswitch"}  # masters where their members' packets arrive, unlike a VRF's
 _SETTINGS = ("rp_filter", "arp_ignore", "arp_filter", "proxy_arp", "drop_unicast_in_l2_multicast")
@@ -36,13 +37,19 @@ class _Links(NamedTuple):
         link = self.found.get(index or 0)
         return "" if link is None else str(link.get_attr("IFLA_IFNAME"))
 
+    def index(self, name: str) -> int:
+        for index in self.found:
+            if self.name(index) == name:
+                return index
+        raise DataplaneError(f"interface {name} went away while it was looked at")
+
 
 async def read(vip: IPv4Address, interface: Interface, cluster_mac: str, *, rules: bool | None) -> Host:
     """Look once; DataplaneError where the kernel does not tell."""
     async with _asking() as netlink:
         links = _Links({int(link["index"]): link async for link in await netlink.get_links()})
         addresses = [address async for address in await netlink.get_addr(family=socket.AF_INET)]
-        index = next(number for number in links.found if links.name(number) == interface.name)
+        index = links.index(interface.name)
         holders = tuple(dict.fromkeys(links.name(int(one["index"])) for one in addresses if one.get_attr("IFA_LOCAL") == str(vip)))
         routes = await _routes(netlink, links, index, vip if holders else _own(interface))
     master, stacked = await _sharers(links, index, interface.name)
@@ -53,7 +60,7 @@ async def read(vip: IPv4Address, interface: Interface, cluster_mac: str, *, rule
         master=master,
         stacked=stacked,
         hears_all=bool(flags & _HEARS_ALL),
-        has_mac=host.has_multicast(interface.name, cluster_mac),
+        has_mac=_listens(interface.name, cluster_mac),
         holders=holders,
         rules=rules,
         groups=_groups(interface.name),
@@ -134,6 +141,15 @@ def _settings(name: str) -> dict[str, int]:
         found[setting] = max(value or 0 for value in values)
     found["icmp_echo_ignore_all"] = machine.number(ipv4 / "icmp_echo_ignore_all") or 0
     return found
+
+
+def _listens(name: str, mac: str) -> bool:
+    """Whether anybody asked for that MAC, a daemon or the kernel's own CLUSTERIP. Columns: index, name, users, global users, address."""
+    try:
+        rows = [line.split() for line in _DEV_MCAST.read_text("ascii").splitlines()]
+    except OSError as error:
+        raise DataplaneError(f"reading {_DEV_MCAST}: {error.strerror}") from error
+    return any(row[1] == name and row[4] == mac.replace(":", "") for row in rows)
 
 
 def _groups(name: str) -> frozenset[str]:

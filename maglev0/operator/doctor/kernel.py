@@ -151,7 +151,7 @@ def _dropped(before: Counts, after: Counts, interface: str) -> list[Finding]:
     if reverse:
         what = f"the reverse path filter dropped {reverse} packets within this time"
         why = "packets whose source this host would answer by another interface are thrown away unseen; those for the VIP may be among them"
-        found.append(warning(COUNTERS, what, why, f"sysctl -w net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.{interface}.rp_filter=2"))
+        found.append(warning(COUNTERS, what, why, f"sysctl -w net.ipv4.conf.{interface}.rp_filter=2"))
     lost = after.conntrack_dropped - before.conntrack_dropped
     if lost:
         what = f"connection tracking dropped {lost} packets within this time"

@@ -172,7 +172,7 @@ def _refused(route: Route, host: Host) -> Finding:
     name = host.interface.name
     what = f"this kernel refuses what {_named(route)} send to the VIP by {name}"
     why = f"rp_filter is {host.settings.get('rp_filter', 0)}, and answers to them would leave by {route.leaves_by or 'no interface'}"
-    mend = f"sysctl -w net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.{name}.rp_filter=2, or a route to them by {name}"
+    mend = f"sysctl -w net.ipv4.conf.{name}.rp_filter=2, or a route to them by {name}"  # the greater of "all" and its own counts
     return (fault if route.network == DEFAULT or route.leaves_by == name else warning)(REVERSE_PATH, what, why, mend)
 
 
@@ -205,7 +205,12 @@ def _arp(host: Host, wanted: Wanted) -> Iterable[Finding]:
     ]
     if host.settings.get("arp_filter") and away:
         why = f"arp_filter=1 answers only whom this host would talk to by {name}; two interfaces stand in one network"
-        yield fault(ARP, f"ARP from {away[0].network} is not answered on {name}", why, f"sysctl -w net.ipv4.conf.{name}.arp_filter=0")
+        yield fault(
+            ARP,
+            f"ARP from {away[0].network} is not answered on {name}",
+            why,
+            f"sysctl -w net.ipv4.conf.all.arp_filter=0 net.ipv4.conf.{name}.arp_filter=0",
+        )
     if host.settings.get("proxy_arp") and not wanted.serving:
         why = "without the daemon's rules this host would answer for the VIP with its own MAC address, wherever its route leads, and take all traffic"
         yield warning(ARP, f"proxy_arp is on for {name}", why, f"sysctl -w net.ipv4.conf.all.proxy_arp=0 net.ipv4.conf.{name}.proxy_arp=0")
@@ -215,9 +220,10 @@ def _unicast(host: Host, wanted: Wanted) -> Finding | None:
     if not host.settings.get("drop_unicast_in_l2_multicast") or not wanted.clusterip:
         return None  # nftables makes them the host's own before that is looked at
     name = host.interface.name
-    what = f"drop_unicast_in_l2_multicast is on for {name}"
+    last = "drop_unicast_in_l2_multicast"
+    what = f"{last} is on for {name}"
     why = "the VIP's packets are just that, and the CLUSTERIP target comes too late to save them"
-    return fault(MULTICAST, what, why, f"sysctl -w net.ipv4.conf.{name}.drop_unicast_in_l2_multicast=0")
+    return fault(MULTICAST, what, why, f"sysctl -w net.ipv4.conf.all.{last}=0 net.ipv4.conf.{name}.{last}=0")
 
 
 def _ping(host: Host) -> Finding | None:

@@ -20,7 +20,9 @@ CONNTRACK = -200
 OWN_NETWORK = 24  # a rule for a larger network is not about the VIP
 _INPUT_HOOKS = {"ingress", "prerouting", "input"}
 _OUTPUT_HOOKS = {"output", "postrouting", "egress"}
-_UNKNOWN_END = ("queue", "tproxy", "synproxy", "redirect", "dnat", "fwd", "xt")
+_ELSEWHERE = {"queue", "tproxy", "synproxy", "redirect", "dnat", "fwd"}  # the packet leaves the chain, for an end that is not known
+_VERDICTS = {"vmap", "drop", "reject", "accept", "continue", "return", "jump", "goto"} | _ELSEWHERE
+_STATEMENTS = {"notrack", "counter", "log", "mangle", "comment"} | _VERDICTS  # all that tests nothing
 
 
 class Way(enum.StrEnum):
@@ -55,8 +57,8 @@ class Ruleset:
             elif "rule" in found:
                 rule = found["rule"]
                 self.rules.setdefault((rule["family"], rule["table"], rule["chain"]), []).append(rule)
-            elif "set" in found:
-                named = found["set"]
+            elif "set" in found or "map" in found:
+                named = found.get("set") or found["map"]
                 self.sets[named["family"], named["table"], named["name"]] = named.get("elem", [])
 
     def base_chains(self, packet: Packet) -> Iterator[tuple[str, str, str]]:
@@ -115,10 +117,11 @@ class _End(enum.Enum):
     """How a chain ended."""
 
     RETURNED = "returned"
-    OVER = "over"  # accepted or dropped
+    ACCEPTED = "accepted"
+    DROPPED = "dropped"
 
 
-_ENDS = {"accept": _End.OVER, "return": _End.RETURNED}
+_ENDS = {"accept": _End.ACCEPTED, "return": _End.RETURNED}
 
 
 def hits(ruleset: Ruleset, packet: Packet) -> list[Hit]:
@@ -155,7 +158,7 @@ def _apply(walk: _Walk, key: tuple[str, str, str], rule: Mapping[str, Any], dept
             matched = matched if result else None
             names_vip |= bool(result) and _names(value)
             continue
-        if kind == "limit" or (kind == "xt" and _kind_of(value) != "target"):
+        if kind not in _STATEMENTS and not (kind == "xt" and _kind_of(value) == "target"):  # a test, or what this does not know
             matched = None
             continue
         if kind == "vmap":
@@ -186,7 +189,7 @@ def _verdict(walk: _Walk, reached: _Reached, kind: str, value: Any, depth: int) 
         return _ENDS[kind] if reached.matched else None
     if kind in ("jump", "goto"):
         return _jump(walk, reached, kind, value["target"], depth)
-    walk.may_have_left |= kind in _UNKNOWN_END
+    walk.may_have_left |= kind in _ELSEWHERE or kind == "xt"
     return None
 
 
@@ -194,7 +197,7 @@ def _dropped(walk: _Walk, reached: _Reached, kind: str) -> _End | None:
     if reached.matched:
         if reached.names_vip or not walk.may_have_left:
             walk.note(reached.key, kind, reached.handle, certain=True, named=reached.names_vip)
-        return _End.OVER
+        return _End.DROPPED
     if reached.names_vip:
         walk.note(reached.key, kind, reached.handle, certain=False, named=True)
     return None
@@ -211,20 +214,23 @@ def _jump(walk: _Walk, reached: _Reached, kind: str, target: str, depth: int) ->
     family, table, _chain = reached.key
     inner = _Walk(walk.ruleset, walk.packet, walk.base, may_have_left=walk.may_have_left)
     end = _through(inner, (family, table, target), depth + 1)
-    walk.may_have_left = inner.may_have_left or (reached.matched is None and end is _End.OVER)
+    walk.may_have_left = inner.may_have_left or (reached.matched is None and end is _End.ACCEPTED)
     for hit in inner.hits:
         named = hit.named or reached.names_vip
         if reached.matched or named or hit.verdict == "notrack":
             walk.hits.append(hit._replace(certain=hit.certain and bool(reached.matched), named=named))
-    if not reached.matched:
+    if not reached.matched or (end is _End.RETURNED and kind == "jump"):
         return None
-    return _End.RETURNED if kind == "goto" and end is _End.RETURNED else (end if end is _End.OVER else None)
+    return end
 
 
 def _vmap(walk: _Walk, key: tuple[str, str, str], rule: Mapping[str, Any], value: Mapping[str, Any], depth: int) -> _End | None:
     """A verdict map: by a key that is known the one verdict, by another any of them, or none."""
     data = value.get("data")
-    pairs = data.get("set", []) if isinstance(data, dict) else walk.ruleset.sets.get((*key[:2], str(data).removeprefix("@")), [])
+    pairs = data.get("set", []) if isinstance(data, dict) else walk.ruleset.sets.get((*key[:2], str(data).removeprefix("@")))
+    if pairs is None:
+        walk.may_have_left = True
+        return None
     known = _value(walk, value.get("key"))
     for pair in pairs:
         if not isinstance(pair, list) or len(pair) != 2 or not isinstance(pair[1], dict):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import struct
 import time
@@ -18,6 +17,7 @@ MAX_PEERS = 64  # asked: a switch that carries frames to so many carries them to
 LEAST_ROUNDS = 3  # one lost frame shall not look like a switch that loses them
 ROUND_S = 0.1  # between two rounds: a few frames each time are no load
 ANSWER_S = 0.25  # at most for each question's answers; a kernel answers within a millisecond
+MAX_FRAMES = 10_000  # at one question: in a storm of ARP there is no end of them
 _BUFFER_BYTES = 1 << 20  # for the answers of all peers at once
 _OUTGOING = 4  # PACKET_OUTGOING, packet(7)
 _SOL_PACKET, _ADD_MEMBERSHIP, _MULTICAST = 263, 1, 0
@@ -76,15 +76,19 @@ class Wire:
         link.send(arp.request(arp.BROADCAST, self._interface.mac, asker, self._vip))
 
     def _hear(self, link: socket.socket, kind: Question, *, patient: bool) -> None:
-        """Count what comes; until all have answered, or for the whole time."""
-        ends_s = time.monotonic() + ANSWER_S
-        wanted = {(kind, peer.address): self._tally.rounds + 1 for peer in self.peers}
-        while (left_s := ends_s - time.monotonic()) > 0:
-            if not patient and all(self._tally.answers[key] >= count for key, count in wanted.items()):
+        """Count what comes: until all have answered, or for the whole time, and then what lies in the buffer still.
+
+        A process that had to wait for its turn has lost no answer by that.
+        """
+        ends_s, wanted = time.monotonic() + ANSWER_S, self._tally.rounds + 1
+        for _frame in range(MAX_FRAMES):
+            if not patient and all(self._tally.answers[kind, peer.address] >= wanted for peer in self.peers):
                 return
-            link.settimeout(left_s)
-            with contextlib.suppress(TimeoutError):
+            link.settimeout(max(0.0, ends_s - time.monotonic()))
+            try:
                 frame, address = link.recvfrom(2048)
-                heard = None if address[2] == _OUTGOING else arp.parse(frame)
-                if heard is not None:
-                    self._tally.take(heard, kind, self._vip, self._interface.mac, self._cluster_mac)
+            except (TimeoutError, BlockingIOError):
+                return
+            heard = None if address[2] == _OUTGOING else arp.parse(frame)
+            if heard is not None:
+                self._tally.take(heard, kind, self._vip, self._interface.mac, self._cluster_mac)
