@@ -43,7 +43,8 @@ def judge(total_nodes: int, held: Mapping[int, frozenset[int]], unknown: tuple[i
     for buckets in held.values():
         twice |= once & buckets
         once |= buckets
-    overlaps = {bucket: tuple(member for member in sorted(held) if bucket in held[member]) for bucket in sorted(twice)}
+    members = sorted(held)
+    overlaps = {bucket: tuple(member for member in members if bucket in held[member]) for bucket in sorted(twice)}
     return Findings(overlaps, frozenset(range(1, total_nodes + 1)) - once, unknown)
 
 

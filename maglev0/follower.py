@@ -101,7 +101,7 @@ class Follower:
         self._progressed = asyncio.Event()
         self.alive: int | None = None  # connections, counted while some are kept in buckets that moved
         self.has_withdrawn = False  # ZooKeeper has confirmed that this node is no member
-        self.progressed: Callable[[], None] = _nobody  # is called whenever `progress` may be another
+        self.on_progress: Callable[[], None] = _nobody  # is called whenever `progress` may be another
         self._turned_at = time.monotonic()  # when the strand of the renewals came round last
         host = Host(session, upkeep, time.monotonic, self._share, self._awake.set, cluster.kernel, os.getpid(), cluster.hold)
         self._part = Participant(host, agreement, paths, me=me, total_nodes=settings.total_nodes, terms=terms(settings.lease_ms))
@@ -162,7 +162,7 @@ class Follower:
             self._awake.clear()
             pause_s = await self._round()
             self._progressed.set()
-            self.progressed()
+            self.on_progress()
             if pause_s == 0:
                 await asyncio.sleep(0)
                 continue
@@ -272,9 +272,9 @@ class Follower:
             if over_s <= 0 or not handover.held:
                 continue
             log.warning("no new flow is accepted any more in %d node numbers: no renewal from ZooKeeper in time", len(handover.held))
-            self.progressed()
+            self.on_progress()
             await self._served_again()
-            self.progressed()
+            self.on_progress()
             log.info("new flows are accepted again")
 
     async def _served_again(self) -> None:

@@ -26,6 +26,7 @@ READ_ATTEMPTS = 10  # a view that changes during ten reads in a row is read agai
 MAX_WARNINGS = 20  # children ignored one by one in one read of the view; more are counted
 MAX_NAME = 64  # characters of a foreign child's name that a warning shows
 MAX_SMALL_BYTES = 1024  # of an acknowledgement or a lease, which are some 100 bytes
+MAX_KERNEL = 64  # characters of a kernel's name, which are 57 at most
 _ZXID_LIMIT = 1 << 63
 _VERSION_LIMIT = 1 << 31
 
@@ -227,7 +228,7 @@ def decode_lease(data: bytes) -> LeaseRecord | None:
         record = _read_small(data)
         secure = record.get("secure")
         return LeaseRecord(
-            read_text(record, "kernel"),
+            read_text(record, "kernel", MAX_KERNEL),
             read_int(record, "pid", 1, 1 << 22),
             None if secure is None else _read_view_id(secure),
             record.get("released") is True,

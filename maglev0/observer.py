@@ -87,6 +87,7 @@ async def observe(zookeeper: ZooKeeper, paths: Paths) -> Observation:
     reports = await read_reports(zookeeper, paths, ids)
     in_kernels = {member.id for member in view.members if member.state != DRY_RUN}
     expected = {member: share for member, share in shares(view, owners).items() if member in in_kernels}
+    held = await read_held(zookeeper, paths, audit.strangers(expected, reports, agreed.total_nodes))
     return Observation(
         settings=agreed,
         view=view,
@@ -96,28 +97,27 @@ async def observe(zookeeper: ZooKeeper, paths: Paths) -> Observation:
         leases={member: Lease(decode_lease(node.data), node.stat) for member, node in (await _read(zookeeper, paths.lease, ids)).items()},
         orders=await read_orders(zookeeper, paths),
         reports=reports,
-        findings=await findings(zookeeper, paths, agreed.total_nodes, expected, reports),
+        findings=compare(agreed.total_nodes, expected, reports, held),
     )
 
 
-async def findings(
-    zookeeper: ZooKeeper, paths: Paths, total_nodes: int, expected: Mapping[int, frozenset[int]], reports: Mapping[int, NodeReport]
-) -> Findings:
+async def read_held(zookeeper: ZooKeeper, paths: Paths, members: Collection[int]) -> dict[int, bytes]:
+    """Read what these members wrote of what their kernels hold; nothing where they did not."""
+    return dict.fromkeys(members, b"") | {member: node.data for member, node in (await _read(zookeeper, paths.holding, members)).items()}
+
+
+def compare(total_nodes: int, expected: Mapping[int, frozenset[int]], reports: Mapping[int, NodeReport], held: Mapping[int, bytes]) -> Findings:
     """Compare what the kernels of the members hold that `expected` names, with their shares; what a node in a dry run holds is in no kernel.
 
-    What a kernel holds is read only where it is not what the table says.
+    `held` is what was written by those whose report tells of something else than their share. It takes a second for a million node numbers.
     """
-    closed = {member for member in expected if member in reports and reports[member].lease_left_s <= 0}
-    differing = [member for member in audit.strangers(expected, reports, total_nodes) if member not in closed]
-    found = await read_held(zookeeper, paths, total_nodes, differing)
-    unknown = (expected.keys() - reports.keys()) | (set(differing) - found.keys())
-    return audit.judge(total_nodes, {**expected, **dict.fromkeys(closed, frozenset[int]()), **found}, tuple(sorted(unknown)))
-
-
-async def read_held(zookeeper: ZooKeeper, paths: Paths, total_nodes: int, members: Collection[int]) -> dict[int, frozenset[int]]:
-    """Read what the kernels of these members hold, as far as they say it."""
-    nodes = await _read(zookeeper, paths.holding, members)
-    return _decoded(nodes, lambda data: nodereport.unpack(total_nodes, data))
+    found: dict[int, frozenset[int]] = {}
+    for member, data in held.items():
+        with suppress(ValueError):
+            found[member] = nodereport.unpack(total_nodes, data)
+    closed = {member: frozenset[int]() for member in expected if member in reports and reports[member].lease_left_s <= 0}
+    unknown = (expected.keys() - reports.keys()) | (held.keys() - found.keys())
+    return audit.judge(total_nodes, {**expected, **found, **closed}, tuple(sorted(unknown)))
 
 
 async def read_reports(zookeeper: ZooKeeper, paths: Paths, members: Collection[int]) -> dict[int, NodeReport]:

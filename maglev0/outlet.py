@@ -12,14 +12,14 @@ from maglev0.errors import ConfigError, DataplaneError, MaglevError, ZooKeeperEr
 from maglev0.handover import Stage
 from maglev0.notify import Event, Notifier
 from maglev0.reporting import Snapshot
-from maglev0.waiting import first_of
+from maglev0.waiting import together
 
 if TYPE_CHECKING:
     from maglev0.metrics import Exporter
 
 log = logging.getLogger(__name__)
 
-FLUSH_S = 1.0  # for the last notices; a program that takes longer is left to itself
+FLUSH_S = 1.0  # for the last notices; a program that takes longer is ended
 
 
 class Outlets:
@@ -40,7 +40,10 @@ class Outlets:
         """Call the operator's program, for ever."""
         while True:
             self._renewed.clear()
-            await first_of(self._notifier.run(), self._renewed.wait())
+            await together(self._notifier.run(), self._until_renewed())
+
+    async def _until_renewed(self) -> None:
+        await self._renewed.wait()
 
     def reload(self, config: Config) -> None:
         """Go on by another configuration; raises MaglevError, with nothing changed, where the metrics' new address is taken."""

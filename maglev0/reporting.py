@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 
 from maglev0 import __version__, nodereport, observer
 from maglev0.audit import Alarms, Findings
-from maglev0.checking import Result
+from maglev0.checking import Checks, Result
 from maglev0.dataplane import Counters
 from maglev0.errors import DataplaneError
 from maglev0.follower import Cluster, Follower, Progress
@@ -85,11 +85,10 @@ class _Expected(NamedTuple):
 
 
 class Reporter:
-    """One VIP's teller. `run` for ever, `look` whenever something may have changed; `problems` and `results` are what the health checks say."""
+    """One VIP's teller. `run` for ever, `look` whenever something may have changed; `checks` are those of this node's health."""
 
-    def __init__(self, session: Session, upkeep: Upkeep, follower: Follower, cluster: Cluster, teller: Teller) -> None:
-        self.problems: tuple[str, ...] = ()
-        self.results: tuple[Result, ...] = ()
+    def __init__(self, session: Session, upkeep: Upkeep, follower: Follower, cluster: Cluster, teller: Teller, checks: Checks) -> None:  # noqa: PLR0917  all of them, once
+        self.checks = checks
         self.state = "joining"
         self._vip, self._outlet = teller
         self._session = session
@@ -138,7 +137,7 @@ class Reporter:
             self._due.set()
 
     def _reason(self) -> str:
-        return (self._upkeep.reason if not self._upkeep.able else "; ".join(self.problems))[:_MOST_REASON]
+        return (self._upkeep.reason if not self._upkeep.able else "; ".join(self.checks.problems))[:_MOST_REASON]
 
     async def run(self) -> None:
         """Report and audit, for ever."""
@@ -183,7 +182,7 @@ class Reporter:
             progress,
             report,
             self._findings,
-            self.results,
+            self.checks.results,
             counters,
             self._upkeep.able,
             self._session.state,
@@ -200,7 +199,7 @@ class Reporter:
         if now.is_at_rest and now.held == progress.held and held != now.held and progress.me.state != DRY_RUN:
             log.warning("the kernel has %d node numbers in force that are not this node's, and lacks %d", len(held - now.held), len(now.held - held))
             self._upkeep.distrust()
-        reasons = (*((self._upkeep.reason,) if self._upkeep.reason else ()), *self.problems)
+        reasons = (*((self._upkeep.reason,) if self._upkeep.reason else ()), *self.checks.problems)
         return NodeReport(
             read_at=time.time(),
             view=now.obeys,
@@ -250,10 +249,11 @@ class Reporter:
         return self._follower.progress.me.id == next((member.id for member in view.members if member.state != DRY_RUN), None)
 
     async def _compare(self, expected: _Expected, reports: Mapping[int, NodeReport]) -> Findings:
-        sound = all(reports[member].digest == expected.digests[member] and reports[member].lease_left_s > 0 for member in reports)
-        if sound:
+        differing = [member for member, report in reports.items() if report.digest != expected.digests[member]]
+        if not differing and all(report.lease_left_s > 0 for report in reports.values()):
             return Findings(unknown=tuple(member for member in expected.shares if member not in reports))
-        return await observer.findings(self._session, self._paths, self._total_nodes, expected.shares, reports)
+        held = await observer.read_held(self._session, self._paths, differing)
+        return await in_thread(lambda: observer.compare(self._total_nodes, expected.shares, reports, held))
 
     async def _counts(self) -> None:
         """Count connections, as often as that is cheap."""

@@ -22,7 +22,7 @@ LOOK_S = 0.5  # between two looks for connections that last too long, while ther
 class Server(ThreadingMixIn, HTTPServer):
     """Answers at an address with what a handler class of the library makes; the constructor raises OSError where it cannot be had.
 
-    `begin`, then `end`, which waits for nobody. Who is slow is cut off in the end, and at once where others wait for the place: the one that has
+    `begin`, then `end`, which waits for no client. Who is slow is cut off in the end, and at once where others wait for the place: the one that has
     had it for longest, for a scrape is over in an instant.
     """
 
@@ -32,24 +32,26 @@ class Server(ThreadingMixIn, HTTPServer):
     def __init__(self, address: str, port: int, handler: type[BaseHTTPRequestHandler]) -> None:
         self.address_family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="metrics", daemon=True)
         self._lock = threading.Lock()
         self._since: dict[socket.socket, float] = {}  # when each connection that is open began, the oldest first
         super().__init__((address, port), handler)
 
     def begin(self) -> None:
         """Answer from now on, in a thread."""
-        threading.Thread(target=self._serve, name="metrics", daemon=True).start()
+        self._thread.start()
 
     def end(self) -> None:
-        """Answer no more; the address is free when this returns."""
+        """Answer no more."""
         self._ended.set()
         with suppress(OSError):
-            self.socket.shutdown(socket.SHUT_RDWR)  # wakes the thread
-        self.server_close()
+            self.socket.shutdown(socket.SHUT_RDWR)  # refuses from here on, and wakes the thread
+        self._thread.join(LOOK_S)
         self._cut(0)
 
     def _serve(self) -> None:
-        with suppress(ValueError):  # the socket was closed before it was waited at
+        # Closed by the one who waits at it: a number that is closed under poll(2) may be another file's when that looks again.
+        with self:
             while not self._ended.is_set():
                 self.timeout = LOOK_S if self._since else None
                 self.handle_request()

@@ -31,7 +31,7 @@ from maglev0.sessionfile import Left, SessionFile
 from maglev0.settings import SEED_LIMIT, Settings
 from maglev0.upkeep import Upkeep
 from maglev0.view import ACTIVE, Member, name_of
-from maglev0.waiting import Backoff, first_of, in_thread, together
+from maglev0.waiting import Backoff, in_thread, together
 from maglev0.znodes import Disconnected
 from maglev0.zookeeper import Session, State
 
@@ -97,8 +97,8 @@ class Serving:
     async def _follow(self, settings: Settings, where: Interface, upkeep: Upkeep) -> None:
         cluster = Cluster(self.paths, settings, self._place.kernel, self._config.zk_loss is ZooKeeperLoss.HOLD)
         self._follower = follower = Follower(self._session, upkeep, self._agreement, cluster, self._record(settings, where))
-        self._reporter = reporter = Reporter(self._session, upkeep, follower, cluster, Teller(self.vip, self._place.outlet))
-        follower.progressed = self._progressed
+        self._reporter = reporter = Reporter(self._session, upkeep, follower, cluster, Teller(self.vip, self._place.outlet), self._checks)
+        follower.on_progress = self._progressed
         await together(upkeep.mend(), follower.follow(), reporter.run(), self._obey(), self._check())
 
     def notice(self, path: str | None) -> None:
@@ -185,20 +185,20 @@ class Serving:
             wish = orders.wish(self._order, config.weight, healthy=self._checks.healthy, dry_run=config.dry_run, leaving=self._follower.leaving)
             self._follower.wish(wish)
         if self._reporter is not None:
-            self._reporter.problems = self._checks.problems
-            self._reporter.results = self._checks.results
+            self._reporter.checks = self._checks
             self._reporter.look()
 
     async def _check_first(self) -> None:
         """Begin with the checks of the configuration, and wait until each has told once."""
         self._reloaded.clear()
-        self._checks = Checks(self.vip, self._config.checks, self._config.check_timing, self._adapt)
-        await self._checks.first()
+        checks = Checks(self.vip, self._config.checks, self._config.check_timing, self._adapt)
+        await checks.first()
+        self._checks = checks
 
     async def _check(self) -> None:
         """Check this node's health for ever, by whatever checks the configuration names."""
         while True:
-            await first_of(self._checks.run(), self._reloaded.wait())
+            await together(self._checks.run(), _set(self._reloaded))
             await self._check_first()
             self._adapt()
 
@@ -296,6 +296,10 @@ class Serving:
             log.warning("a crash costs more than a session timeout: the cluster's lease of %.1f s is longer than two thirds of it", agreed.length_s)
         if config.zk_loss is ZooKeeperLoss.HOLD:
             log.warning("--zk-loss=hold: while ZooKeeper is away, two nodes may answer the same client")
+
+
+async def _set(event: asyncio.Event) -> None:
+    await event.wait()
 
 
 def _ordered(order: Order, own_weight: int) -> str:

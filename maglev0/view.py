@@ -50,7 +50,7 @@ class Member:
 
     def encode(self) -> bytes:
         """The znode's data, JSON."""
-        return json.dumps(asdict(self), sort_keys=True).encode()
+        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False).encode()  # escapes would take a name beyond the bound
 
 
 class ViewId(NamedTuple):
@@ -168,7 +168,7 @@ def decode(name: str, data: bytes) -> Member:
     # As texts: int() would take " 7", "07" and "٧" for a second member 7.
     if name != str(member_id):
         raise ValueError(f"its record names id {member_id}")
-    state = read_text(record, "state")
+    state = read_text(record, "state", 32)
     if state not in (ACTIVE, DRAINING, FAILING, DRY_RUN):
         raise ValueError(f"unknown state {state}")
     return Member(

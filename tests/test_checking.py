@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -250,7 +251,7 @@ from maglev0.health import Timing, parse_check
 
 async def main():
     changed = lambda: print(checks.healthy, checks.problems, flush=True)
-    checks = Checks(IPv4Address("127.0.0.1"), [parse_check(sys.argv[1])], Timing(0.5, 0.5, 1, 1), changed)
+    checks = Checks(IPv4Address("127.0.0.1"), [parse_check(sys.argv[1])], Timing(1, 1, 1, 1), changed)
     await checks.run()
 
 asyncio.run(main())
@@ -278,14 +279,14 @@ def test_a_pause_of_the_process_is_no_bad_result(answers_in_the_pause: bool) -> 
             try:
                 (await requests.get()).set()
                 assert await process.stdout.readline() == b"True ()\n"
-                for _pause in range(2):
-                    may_answer = await requests.get()
-                    process.send_signal(signal.SIGSTOP)
-                    if answers_in_the_pause:
-                        may_answer.set()
-                    await asyncio.sleep(0.8)
-                    process.send_signal(signal.SIGCONT)
+                may_answer = await requests.get()
+                process.send_signal(signal.SIGSTOP)
+                if answers_in_the_pause:
                     may_answer.set()
+                await asyncio.sleep(1.2)
+                process.send_signal(signal.SIGCONT)
+                await asyncio.sleep(0.1)
+                may_answer.set()
                 (await requests.get()).set()  # one more look: what was said of the pause is said
             finally:
                 process.kill()
@@ -293,6 +294,29 @@ def test_a_pause_of_the_process_is_no_bad_result(answers_in_the_pause: bool) -> 
             await process.wait()
 
     run(scenario())
+
+
+def test_a_pause_right_before_the_time_out_is_no_bad_result() -> None:
+    timing = Timing(0.5, 0.5, 1, 1)
+
+    async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.9 * timing.timeout_s)
+        stand_still(timing.timeout_s)
+        await asyncio.sleep(0.1 * timing.timeout_s)
+        await answering(OK)(reader, writer)
+
+    async def scenario() -> None:
+        async with serving(handler) as port:
+            told = Told(timing, f"http://:{port}/")
+            await told.checks.first()
+            assert told.checks.healthy
+
+    run(scenario())
+
+
+def stand_still(seconds: float) -> None:
+    """Let the whole loop stand, as a pause of the process does."""
+    time.sleep(seconds)
 
 
 def test_a_check_that_is_up_has_its_duration_measured() -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from maglev0 import cli, configfile
-from maglev0.config import FLAGS, REPEATABLE, SWITCHES
+from maglev0.config import FLAGS
 from maglev0.errors import ConfigError
 
 ROOT = Path(__file__).parents[1]

@@ -124,7 +124,7 @@ def connections(messages: bytes, vip: IPv4Address) -> Iterator[tuple[Connection,
     while offset < len(messages):
         end = offset + _LENGTH.unpack_from(messages, offset)[0]
         protocol, source, dest, source_port, dest_port = _original_of(messages, offset, end)
-        if protocol == _TCP_NUMBER and address in (dest, source):
+        if protocol == _TCP_NUMBER and address in (dest, source) and source != dest:  # a host's talk with its own VIP, as its health checks'
             client = source + source_port + dest_port if dest == address else dest + dest_port + source_port
             yield Connection(client), _state_of(messages, offset, end)
         offset = (end + 3) & ~3

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -10,13 +11,14 @@ from dataclasses import replace
 
 import pytest
 
-from maglev0.dataplane import Count, Counters, Dataplane, ruleset
+from maglev0.dataplane import Count, Counters, Dataplane, clusterip_guard, ruleset, xtables
 from maglev0.dataplane.dryrun import DryRun
 from maglev0.dataplane.nftables import Nftables
 from maglev0.service import HashFamily, HashMode, Service
 from tests.kernel.conftest import Host
 from tests.kernel.nft import LEASE_MS, SERVICE, hand_over, killed_after, opened, owning, renew, rules
 from tests.kernel.wire import ACK, PSH, SYN, Wire, wired
+from tests.onehost import INTERFACE
 
 pytestmark = pytest.mark.kernel
 
@@ -153,6 +155,27 @@ def test_reading_is_cheap_at_any_number_of_buckets(host: Host) -> None:
             return sorted(times_s)[10]
 
     assert asyncio.run(scenario()) < READ_S
+
+
+def test_clusterip_counts_what_its_guard_passes_and_refuses(host: Host) -> None:
+    """The guard alone, for this kernel may lack the target behind it; `ClusterIP.counters` hands on what is counted here."""
+    host.run("ip", "address", "add", f"{SERVICE.vip}/32", "dev", INTERFACE)
+
+    def counted() -> tuple[Count, Count]:
+        with xtables.reading() as table:
+            return clusterip_guard.counted(table, SERVICE.vip)
+
+    with wired(host, SERVICE) as wire:
+        (link,) = json.loads(host.run("ip", "-json", "link", "show", "dev", INTERFACE))
+        wire.reach(link["address"])  # nobody joins the cluster MAC here
+        with xtables.changing() as table:
+            clusterip_guard.put_first(table, SERVICE, 60)
+        assert counted() == (Count(0, 0), Count(0, 0))
+        assert not wire.client(1).datagram()
+        clusterip_guard.promote(SERVICE.vip, clusterip_guard.arm(SERVICE.vip))
+        for bucket in (1, 2):
+            assert wire.client(bucket).datagram()
+        assert counted() == (Count(2, 64), Count(1, 32))
 
 
 def test_a_dry_run_counts_nothing() -> None:

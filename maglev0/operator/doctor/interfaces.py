@@ -37,7 +37,7 @@ class _Links(NamedTuple):
         link = self.found.get(index or 0)
         return "" if link is None else str(link.get_attr("IFLA_IFNAME"))
 
-    def index(self, name: str) -> int:
+    def number(self, name: str) -> int:
         for index in self.found:
             if self.name(index) == name:
                 return index
@@ -49,7 +49,7 @@ async def read(vip: IPv4Address, interface: Interface, cluster_mac: str, *, rule
     async with _asking() as netlink:
         links = _Links({int(link["index"]): link async for link in await netlink.get_links()})
         addresses = [address async for address in await netlink.get_addr(family=socket.AF_INET)]
-        index = links.index(interface.name)
+        index = links.number(interface.name)
         holders = tuple(dict.fromkeys(links.name(int(one["index"])) for one in addresses if one.get_attr("IFA_LOCAL") == str(vip)))
         routes = await _routes(netlink, links, index, vip if holders else _own(interface))
     master, stacked = await _sharers(links, index, interface.name)
