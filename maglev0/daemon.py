@@ -90,6 +90,7 @@ class Daemon:
         former = next((left for _file, left in found.values() if left is not None), None)
         self._session = Session(config.zk, config.session_timeout_s, self._notice, None if former is None else former.session, config.access)
         self._outlets = Outlets(config)
+        self._session.on_answer = self._outlets.answered
         self._place = Place(self._session, self._kernel, self._outlets, self._settled)
         self._servings = {vip: Serving(config, vip, self._place, *found[vip]) for vip in config.vips}
         self._tasks: dict[IPv4Address, asyncio.Task[None]] = {}  # one for each VIP that is to be served
@@ -110,9 +111,7 @@ class Daemon:
         for vip, serving in self._servings.items():
             self._tasks[vip] = asyncio.create_task(self._kept(vip, serving))
         try:
-            await together(
-                diagnosis.narrate(self._session, self._config.zk), self._watch(), self._outlets.run(), self._beat(), self._tell_systemd()
-            )
+            await together(diagnosis.narrate(self._session, self._config.zk), self._watch(), self._outlets.run(), self._beat(), self._tell_systemd())
         finally:
             for task in self._tasks.values():
                 task.cancel()
@@ -139,7 +138,7 @@ class Daemon:
                 if self._failed.keys() >= self._tasks.keys():
                     raise
                 log.error("%s is not served: %s", vip, error)  # noqa: TRY400  a fact, not a traceback
-                self._outlets.failed(error)
+                self._outlets.raised(error)
                 await serving.withdraw_and_leave()
                 if isinstance(error, ConfigError):
                     return
@@ -207,7 +206,7 @@ class Daemon:
                 self._reload(reread())
             except MaglevError as error:
                 log.error("the configuration stays as it was: %s", error)  # noqa: TRY400  a fact, not a traceback
-                self._outlets.failed(error)
+                self._outlets.raised(error)
             servicemanager.ready()
 
     def _reload(self, wanted: Config) -> None:

@@ -142,7 +142,7 @@ class Exporter:
             flows=None if report is None else report.flows,
             late=progress.late,
             conntrack=conntrack_entries(),
-            restored=0,
+            restored=snapshot.restored,
         )
 
     def _share(self, vip: IPv4Address, ownership: Ownership | None, name: str) -> int:

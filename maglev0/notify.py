@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
@@ -47,11 +48,16 @@ class Event:
         return json.dumps(fields).encode() + b"\n"
 
 
+def _nobody() -> None:
+    """Nobody asks."""
+
+
 class Notifier:
     """Runs the program (`None`: there is none) for each event, in order, at most one at a time."""
 
-    def __init__(self, path: str | None) -> None:
-        self._path = path
+    def __init__(self, path: str | None, failed: Callable[[], None] = _nobody) -> None:
+        """`failed` is called whenever the program could not be told, or did not do well."""
+        self._path, self._failed = path, failed
         self._waiting: deque[Event] = deque()
         self._dropping = False
         self._told = asyncio.Event()
@@ -87,16 +93,18 @@ class Notifier:
     async def _drain(self) -> None:
         async with self._running:
             while self._waiting and self._path is not None:
-                await _tell(self._path, self._waiting.popleft())
+                if not await _tell(self._path, self._waiting.popleft()):
+                    self._failed()
             self._dropping = False
 
 
-async def _tell(path: str, event: Event) -> None:
+async def _tell(path: str, event: Event) -> bool:
+    """Have the program told; whether that went well."""
     try:
         running = program.start((path, *event.arguments), {"MAGLEV0_VIP": str(event.vip)}, standard_input=event.encode(), listen=False)
     except OSError as error:
         logger.warning("running %s for %s: %s", path, event.state, (error.strerror or str(error)).lower())
-        return
+        return False
     try:
         async with asyncio.timeout(TIMEOUT_S):
             status = await asyncio.shield(running.ended)
@@ -105,13 +113,15 @@ async def _tell(path: str, event: Event) -> None:
     except TimeoutError:
         logger.warning("%s was killed: it had not ended %g s after it was told of %s", path, TIMEOUT_S, event.state)
     else:
-        _judge(path, event, status)
+        return _judge(path, event, status)
     finally:
         await running.finish()
+    return False
 
 
-def _judge(path: str, event: Event, status: int) -> None:
+def _judge(path: str, event: Event, status: int) -> bool:
     if status in program.CANNOT_RUN:
         logger.warning("%s cannot be run to be told of %s: is it there, and executable?", path, event.state)
     elif status:
         logger.warning("%s, told of %s: %s", path, event.state, program.fate(status))
+    return not status

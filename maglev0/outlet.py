@@ -28,13 +28,13 @@ class Outlets:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._exporter: Exporter | None = None
-        self._notifier = Notifier(config.notify)
+        self._notifier = Notifier(config.notify, self._not_told)
         self._renewed = asyncio.Event()
 
     def start(self) -> None:
         """Begin to answer Prometheus, if the configuration says so."""
         if self._config.metrics is not None:
-            self._exporter = _exporter(self._config.metrics)
+            self._exporter = _exporter(self._config.metrics, None)
 
     async def run(self) -> None:
         """Call the operator's program, for ever."""
@@ -47,12 +47,13 @@ class Outlets:
 
     def reload(self, config: Config) -> None:
         """Go on by another configuration; raises MaglevError, with nothing changed, where the metrics' new address is taken."""
-        if config.metrics != self._config.metrics:
-            former, self._exporter = self._exporter, None if config.metrics is None else _exporter(config.metrics)
-            if former is not None:
-                former.stop()
+        if config.metrics is not None and config.metrics != self._config.metrics:
+            self._exporter = _exporter(config.metrics, self._exporter)
+        elif config.metrics is None and self._exporter is not None:
+            self._exporter.stop()
+            self._exporter = None
         if config.notify != self._config.notify:
-            self._notifier = Notifier(config.notify)
+            self._notifier = Notifier(config.notify, self._not_told)
             self._renewed.set()
         self._config = config
 
@@ -71,11 +72,23 @@ class Outlets:
         if self._exporter is not None:
             self._exporter.took(vip, stage.name.lower(), seconds)
 
-    def failed(self, error: MaglevError) -> None:
-        """Count an error by its kind."""
+    def failed(self, kind: str) -> None:
+        """See `Outlet.failed`."""
         if self._exporter is not None:
-            kinds = {ConfigError: "config", DataplaneError: "kernel", ZooKeeperError: "zookeeper"}
-            self._exporter.failed(next((kind for of, kind in kinds.items() if isinstance(error, of)), "other"))
+            self._exporter.failed(kind)
+
+    def raised(self, error: MaglevError) -> None:
+        """Count an error by its kind."""
+        kinds = {ConfigError: "config", DataplaneError: "kernel", ZooKeeperError: "zookeeper"}
+        self.failed(next((kind for of, kind in kinds.items() if isinstance(error, of)), "other"))
+
+    def answered(self, seconds: float) -> None:
+        """ZooKeeper took so long to answer."""
+        if self._exporter is not None:
+            self._exporter.asked(seconds)
+
+    def _not_told(self) -> None:
+        self.failed("notify")
 
     def left(self, vip: IPv4Address) -> None:
         """See `Outlet.left`."""
@@ -89,9 +102,10 @@ class Outlets:
             self._exporter.stop()
 
 
-def _exporter(address: tuple[str, int]) -> Exporter:
+def _exporter(address: tuple[str, int], present: Exporter | None) -> Exporter:
+    """The exporter, made or moved to that address; MaglevError, with nothing changed, where that is taken."""
     from maglev0.metrics import Exporter  # noqa: PLC0415  prometheus_client is for who wants metrics
 
-    exporter = Exporter()
+    exporter = present or Exporter()
     exporter.start(*address)
     return exporter

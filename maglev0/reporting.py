@@ -24,7 +24,7 @@ from maglev0.lease import terms
 from maglev0.nodereport import MAX_REASONS, NodeReport
 from maglev0.notify import Event
 from maglev0.upkeep import Upkeep
-from maglev0.view import ACTIVE, DRY_RUN, View, ViewId
+from maglev0.view import ACTIVE, DRY_RUN, FAILING, View, ViewId
 from maglev0.waiting import in_thread, together, woken
 from maglev0.znodes import Create, Delete, Disconnected, Refused, Write
 from maglev0.zookeeper import Session, State
@@ -36,6 +36,7 @@ LOOK_COST = 300  # and at least so many times as long as one takes: a third of a
 COUNT_S = 5.0  # between two counts of connections
 LEAVE_TIMEOUT_S = 0.5
 _MOST_REASON = 255
+_FAULTS = {"unable": "kernel", FAILING: "check", "alone": "zookeeper"}  # states that an error leads to, and its kind
 
 
 class Snapshot(NamedTuple):
@@ -51,6 +52,7 @@ class Snapshot(NamedTuple):
     session_timeout_s: float
     lease_s: float
     total_nodes: int
+    restored: int
 
 
 class Outlet(Protocol):
@@ -64,6 +66,9 @@ class Outlet(Protocol):
 
     def took(self, vip: IPv4Address, stage: Stage, seconds: float) -> None:
         """A hand-over came so far so long after its view was seen."""
+
+    def failed(self, kind: str) -> None:
+        """An error of that kind, one of `measures.ERRORS`."""
 
     def left(self, vip: IPv4Address) -> None:
         """A part ended."""
@@ -122,6 +127,8 @@ class Reporter:
         state = _state(progress, self.state, able=self._upkeep.able)
         if state != self.state:
             former, self.state = self.state, state
+            if state in _FAULTS:
+                self._outlet.failed(_FAULTS[state])
             self._outlet.changed(Event(self._vip, progress.me.id, state, former, self._reason(), time.time()))
             self._due.set()
 
@@ -189,6 +196,7 @@ class Reporter:
             self._session.timeout_s,
             self._terms.length_s,
             self._total_nodes,
+            self._upkeep.restored,
         )
 
     async def _read_back(self, progress: Progress) -> NodeReport:

@@ -87,7 +87,8 @@ class Serving:
         self.leave_word()
         self._say_settings(settings, where)
         service = settings.service(self.vip, where.name)
-        dataplane = choose.make(settings.hash_family, service, settings.lease_ms, config.xdp, dry_run=config.dry_run)
+        counted = config.metrics is not None
+        dataplane = choose.make(settings.hash_family, service, settings.lease_ms, config.xdp, dry_run=config.dry_run, counted=counted)
         self._upkeep = Upkeep(dataplane, self._kernel_changed)
         await self._upkeep.open()
         await self._learn_order()

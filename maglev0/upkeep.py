@@ -31,6 +31,7 @@ class Upkeep:
 
     def __init__(self, dataplane: Dataplane, changed: Callable[[], None]) -> None:
         self.able = True
+        self.restored = 0  # things put back so far that others had taken away
         self._dataplane = dataplane
         self._changed = changed
         self._lock = asyncio.Lock()  # the loop and the mending both change the kernel
@@ -145,6 +146,7 @@ class Upkeep:
         return restored
 
     def _tell(self, restored: tuple[str, ...]) -> None:
+        self.restored += len(restored)
         for thing in restored:
             log.warning("restored %s", thing)
         if restored:

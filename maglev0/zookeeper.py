@@ -13,6 +13,7 @@ import enum
 import secrets
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -93,6 +94,7 @@ class Session:
         """`former` is a session to take back; when it is over there will be a new one. Raises ConfigError where files of `access` are no good."""
         self.state = State.CONNECTING
         self.session = 0
+        self.on_answer: Callable[[float], None] = _nobody  # is told how long each took, in seconds
         self._changed = asyncio.Event()
         self._requested_timeout_s = timeout_s
         self._notice = notice
@@ -334,9 +336,12 @@ class Session:
         """Await an answer. Raises NoNodeError and NoAuthError, for their meaning depends on what was asked; InvalidACLError where one was given."""
         future: asyncio.Future[Any] = self._loop.create_future()
         result.rawlink(partial(self._hand_over, _settle, future))
+        asked_s = time.monotonic()
         try:
             async with asyncio.timeout(self.timeout_s):
-                return await future
+                answer = await future
+            self.on_answer(time.monotonic() - asked_s)
+            return answer  # noqa: TRY300  an answer in time, whatever follows
         except (*_AWAY, *_NONSENSE) as error:
             raise Disconnected from error
         except AuthFailedError as error:
@@ -346,6 +351,10 @@ class Session:
             raise
         except ZookeeperError as error:
             raise ZooKeeperError(f"using ZooKeeper: {type(error).__name__}: {error}") from error
+
+
+def _nobody(_seconds: float) -> None:
+    """Nobody asks."""
 
 
 def _settle(future: asyncio.Future[Any], done: Any) -> None:

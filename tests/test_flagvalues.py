@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from maglev0.config import REPEATABLE, Config, parse, printable
+from maglev0.config import REPEATABLE, Config, FlagsError, parse, printable
 from maglev0.errors import ConfigError
 from maglev0.flagvalues import MAX_VIPS
 
@@ -51,6 +51,13 @@ def refusal(flag: str, value: str, **others: str) -> str:
         value = "…"
     assert text.startswith(f"{flag}={printable(value)}: ")
     return text.removeprefix(f"{flag}={printable(value)}: ")
+
+
+def faults(**flags: str | list[str]) -> list[str]:
+    with pytest.raises(FlagsError) as caught:
+        parsed(**flags)
+    assert str(caught.value) == str(caught.value.faults[0])
+    return [str(fault) for fault in caught.value.faults]
 
 
 ID_RANGE = "allowed are the whole numbers from 1 to 1048576"
@@ -122,3 +129,25 @@ REFUSED = [
 @pytest.mark.parametrize(("flag", "value", "why"), REFUSED, ids=[f"{flag}={value[:20]}" for flag, value, _ in REFUSED])
 def test_what_is_refused(flag: str, value: str, why: str) -> None:
     assert refusal(flag, value) == why
+
+
+@pytest.mark.parametrize("value", ["", "secret", "digest:user", "digest::/f", "kerberos:u:/f"])
+def test_what_is_no_identity(value: str) -> None:
+    (told,) = faults(zk_auth=value)
+    assert ": allowed is digest:USER:PASSWORD-FILE or sasl:USER:PASSWORD-FILE" in told
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "shown"),
+    [
+        ("zk_auth", "digest:user", "--zk-auth=digest:…"),
+        ("zk_auth", "geheim", "--zk-auth=…"),
+        ("hash_seed", "0xgeheim", "--hash-seed=…"),
+        ("check", "http://me:geheim@:80/", "--check=http:…"),
+        ("check", "@geheim", "--check=…"),
+    ],
+)
+def test_no_error_tells_a_secret(flag: str, value: str, shown: str) -> None:
+    (told,) = faults(**{flag: [value] if flag == "check" else value})
+    assert told.startswith(f"{shown}: ")
+    assert "geheim" not in told

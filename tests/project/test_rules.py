@@ -37,9 +37,18 @@ DECISIONS = {
     "foresight",
     "steps",
     "maps",
+    "orders",
+    "nodereport",
+    "audit",
+    "health",
+    "measures",
+    "scenario",
+    "verdict",
+    "custody",
+    "access",
 }
 # And those that carry them out through the two protocols, so that a simulation can do it in the daemon's place.
-DECISIONS |= {"agreement", "entry", "membership", "participant", "renewal", "paths", "znodes"}
+DECISIONS |= {"agreement", "entry", "membership", "observer", "participant", "renewal", "paths", "znodes"}
 # What reaches outside the process or asks it for the time.
 IMPURE = {
     "asyncio",
