@@ -231,6 +231,7 @@ def _die(session: Session) -> None:
     """End its connection for good, without a word, as the end of its process would: two clients would take the session from each other."""
     session._client._stopped.set()
     session._client._connection._socket.shutdown(socket.SHUT_RDWR)
+    assert session._client._connection.connection_stopped.wait(DEADLINE_S)
 
 
 def test_a_session_is_known_again_after_a_break_and_by_who_comes_after(guard: Guard) -> None:
