@@ -55,7 +55,7 @@ check: $(VENV)/.dev
 	shellcheck $(SHELL_SCRIPTS)
 	$(BIN)/python -m pytest -q tests/project/test_rules.py
 
-bench: $(VENV)/.bench
+bench: $(VENV)/.dev
 	@.ci/need test
 	$(BIN)/python -m tests.bench
 
@@ -102,9 +102,4 @@ $(VENV)/.runtime: pyproject.toml maglev0/dataplane/xdp/early.bpf.c maglev0/datap
 $(VENV)/.dev: $(VENV)/.runtime
 	@echo 'installing the development tools into $(VENV)'
 	@$(BIN)/$(PIP_INSTALL) --group dev
-	@touch $@
-
-$(VENV)/.bench: $(VENV)/.dev
-	@echo 'installing what draws figures into $(VENV)'
-	@$(BIN)/$(PIP_INSTALL) --group bench
 	@touch $@

@@ -176,13 +176,21 @@ class Reporter:
                 report = await self._read_back(progress)
             counters = await self._upkeep.counters()
         cost_s = time.monotonic() - start_s
+        told = await self._told(progress, report)
+        self._outlet.seen(self._vip, self._snapshot(progress, report, counters))
+        # What others read of this node must not be worse than it is for longer than they bear with.
+        is_news_due = not told or report is None or report.lease_left_s <= 0
+        return LOOK_S if is_news_due else max(LOOK_S, LOOK_COST * cost_s)
+
+    async def _told(self, progress: Progress, report: NodeReport | None) -> bool:
+        """Tell the cluster, and audit it if that is this node's part; whether ZooKeeper answered."""
         self._findings = None
         with suppress(Disconnected):
             if report is not None and self._session.state is State.CONNECTED:
                 await self._tell(progress.me.id, report)
                 await self._audit(progress)
-        self._outlet.seen(self._vip, self._snapshot(progress, report, counters))
-        return max(LOOK_S, LOOK_COST * cost_s)
+                return True
+        return False
 
     def _snapshot(self, progress: Progress, report: NodeReport | None, counters: Counters | None) -> Snapshot:
         return Snapshot(

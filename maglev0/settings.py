@@ -16,7 +16,7 @@ from maglev0 import table
 from maglev0.errors import ConfigError
 from maglev0.service import HashFamily, HashMode, Service
 
-FORMAT = 1
+FORMAT = 2
 """Version of the layout and the data under ``/maglev0/<vip>``; nodes of two formats never share a VIP."""
 
 MAX_TOTAL_NODES = {

@@ -131,7 +131,7 @@ def test_what_a_members_record_says(changes: dict[str, Any], expected: set[tuple
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"version": "0.3.0"}, {(NOTE, cluster.VERSIONS)}),
+        ({"version": "0.3.9"}, {(NOTE, cluster.VERSIONS)}),
         ({"able": False, "problems": ("eth0 is down",)}, {(FAULT, cluster.STATES)}),
         ({"problems": ("conntrack is full",)}, {(WARNING, cluster.STATES)}),
         ({"read_at": NOW_S - 100}, {(WARNING, cluster.REPORTS)}),

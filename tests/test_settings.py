@@ -74,7 +74,7 @@ def test_what_was_encoded_is_decoded_to_the_same(value: Settings) -> None:
 def test_golden_data() -> None:
     # Were the data to change between two releases under one format number, old and new nodes would misread each other.
     assert AGREED.encode() == (
-        b'{"cluster_mac": "03:bf:c6:33:64:01", "format": 1, "hash_family": "nftables", "hash_mode": "sourceip", "hash_seed": 7, '
+        b'{"cluster_mac": "03:bf:c6:33:64:01", "format": 2, "hash_family": "nftables", "hash_mode": "sourceip", "hash_seed": 7, '
         b'"lease_ms": 2666, "total_nodes": 5}'
     )
 
@@ -113,7 +113,7 @@ UNREADABLE = [
     ("format 1.0", record(format=1.0), NOT_A_FORMAT),
     ("format text", record(format="\x1b[1m"), NOT_A_FORMAT),
     ("format list", record(format=[[1]]), NOT_A_FORMAT),
-    ("format 2", record(format=2), "format 2, this version of maglev0 knows format 1"),
+    ("format 1", record(format=1), "format 1, this version of maglev0 knows format 2"),
     ("no total", record_without("total_nodes"), NOT_A_TOTAL),
     ("total true", record(total_nodes=True), NOT_A_TOTAL),
     ("total 0", record(total_nodes=0), NOT_A_TOTAL),

@@ -85,7 +85,7 @@ def _znodes(client: KazooClient, path: str) -> dict[str, Any]:
 def test_an_outsider_can_neither_read_nor_change_anything(place: Site, guard: Guard, outsider: KazooClient) -> None:
     nodes = _joined(place, guard, 1, 2)
     forged = json.dumps(RECORD | {"id": 3}).encode()
-    order = b'{"format": 1, "drained": true, "weight": 1000}'
+    order = b'{"format": 2, "drained": true, "weight": 1000}'
     before, lines = _znodes(place.client, place.base), [node.lines for node in nodes]
     parents = ["members", "acks", "leases", "orders", "reports", "held"]
     attempts: list[Callable[[], object]] = [
@@ -121,7 +121,7 @@ def test_members_outside_the_acl_are_not_counted_though_an_insider_made_them(pla
     strange = {3: OPEN_ACL_UNSAFE, 4: [make_digest_acl("somebody", "else", all=True)], 5: [*_acl(place), *OPEN_ACL_UNSAFE]}
     for number, acl in strange.items():
         place.client.create(place.member_path(number), json.dumps(RECORD | {"id": number}).encode(), ephemeral=True, acl=acl)
-    order = b'{"format": 1, "drained": false, "weight": 7}'
+    order = b'{"format": 2, "drained": false, "weight": 7}'
     place.client.create(f"{place.base}/orders/1", order, acl=OPEN_ACL_UNSAFE)
     place.client.create(f"{place.base}/orders/2", order, acl=_acl(place))
     for node in nodes:

@@ -25,7 +25,7 @@ RECORD = {
     "weight": 1,
     "state": "dry-run",
     "session_timeout_s": 1.0,
-    "format": 1,
+    "format": 2,
 }
 WRONG = [
     ("id", 3),

@@ -32,7 +32,7 @@ def test_a_members_znode_says_what_others_need_to_know(site: Site) -> None:
         "weight": 1,
         "state": "dry-run",
         "session_timeout_s": TIMEOUT_S,
-        "format": 1,
+        "format": 2,
     }
 
 

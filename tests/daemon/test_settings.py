@@ -40,7 +40,7 @@ HARMS: dict[str, Callable[[bytes], bytes | None]] = {
     "not JSON": lambda data: data[:-1],
     "empty": lambda _data: b"",
     "huge": lambda _data: b"x" * 900_000,
-    "of another format": lambda data: data.replace(b'"format": 1', b'"format": 2'),
+    "of another format": lambda data: data.replace(b'"format": 2', b'"format": 3'),
 }
 each_harm = pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS.keys())
 
@@ -171,24 +171,24 @@ def test_settings_that_nobody_can_read_and_nobody_lives_by_are_replaced(site: Si
 def test_settings_that_members_do_not_restore_stop_the_start_with_one_line(site: Site) -> None:
     """A live znode without a daemon behind it, as one of another version: who starts must neither found a second cluster nor wait for ever."""
     site.client.ensure_path(site.members_path)
-    site.client.create(site.settings_path, b'{"format": 2}')
+    site.client.create(site.settings_path, b'{"format": 3}')
     site.client.create(site.member_path(7), b"{}", ephemeral=True)
     node = site.start(1)
     assert node.ends() == 1  # a start later on may find them restored
     (complaint,) = _complaints(node)
-    assert "format 2" in complaint
+    assert "format 3" in complaint
     assert "(7)" in complaint
-    assert site.settings_bytes() == b'{"format": 2}'
+    assert site.settings_bytes() == b'{"format": 3}'
 
 
 def test_a_node_that_comes_back_does_not_write_over_the_settings_of_another_version(site: Site) -> None:
     (node,) = site.joined(1)
     node.freeze()
     site.wait_gone(1)
-    site.client.set(site.settings_path, b'{"format": 2}')
+    site.client.set(site.settings_path, b'{"format": 3}')
     site.client.create(site.member_path(7), b"{}", ephemeral=True)
     node.thaw()
     assert node.ends() == 1
     (complaint,) = _complaints(node)
-    assert "format 2" in complaint
-    assert site.settings_bytes() == b'{"format": 2}'
+    assert "format 3" in complaint
+    assert site.settings_bytes() == b'{"format": 3}'

@@ -18,6 +18,7 @@ import re
 import signal
 import subprocess
 import sys
+import termios
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PROMPT_S = 60.0
-WIDTH = 130
+WIDTH, HEIGHT = 130, 40
 LOAD = Pace(sources=tuple(range(32)), rate=100.0, held_rate=50.0, connections=60)
 
 
@@ -105,17 +106,18 @@ class Transcript:
     def screenshot(self) -> None:
         """What `status --watch` shows in a terminal, as a picture."""
         master, slave = pty.openpty()
-        watching = subprocess.Popen(
-            self._command(1, "status", "--watch"), stdout=slave, stderr=slave, stdin=slave, env=os.environ | {"TERM": "xterm-256color"}
-        )
+        termios.tcsetwinsize(slave, (HEIGHT, WIDTH))
+        terminal = os.environ | {"TERM": "xterm-256color"}
+        watching = subprocess.Popen(self._command(1, "status", "--watch"), stdout=slave, stderr=slave, stdin=slave, env=terminal)
         os.close(slave)
         drawn = b""
-        while drawn.count(b"\x1b[2K") < 1:  # the second drawing begins with clearing the first
+        while drawn.count(b"every bucket") < 2:  # the second drawing begins with clearing the first
             drawn += os.read(master, 65536)
         watching.send_signal(signal.SIGINT)
         watching.wait(PROMPT_S)
         os.close(master)
-        frame = drawn.partition(b"\r\x1b[2K")[0].replace(b"\x1b[?25l", b"").decode()
+        first = drawn[: drawn.index(b"every bucket", drawn.index(b"every bucket") + 1)].split(b"\x1b[2K")
+        frame = max(first, key=len).replace(b"\x1b[?25l", b"").replace(b"\r", b"").decode()
         console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor")
         console.print(Text.from_ansi(frame))
         path = self._directory / "status.svg"

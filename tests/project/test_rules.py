@@ -46,6 +46,8 @@ DECISIONS = {
     "verdict",
     "custody",
     "access",
+    "configtext",
+    "flagvalues",
 }
 # And those that carry them out through the two protocols, so that a simulation can do it in the daemon's place.
 DECISIONS |= {"agreement", "entry", "membership", "observer", "participant", "renewal", "paths", "znodes"}
