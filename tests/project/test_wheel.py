@@ -8,7 +8,8 @@ from tests.project.conftest import ROOT, run
 
 IMPORT_ALL = """
 import importlib, pkgutil, maglev0
-names = [module.name for module in pkgutil.walk_packages(maglev0.__path__, "maglev0.") if not module.name.endswith(("__main__", ".xdp.build", ".plot"))]
+left_out = ("__main__", ".xdp.build", ".plot")
+names = [module.name for module in pkgutil.walk_packages(maglev0.__path__, "maglev0.") if not module.name.endswith(left_out)]
 for name in names:
     importlib.import_module(name)
 print(maglev0.__file__, *names)
