@@ -72,7 +72,8 @@ def _next(lines: list[str], first: int) -> tuple[int, Statement | Mistake | None
 
 
 def _parsed(lines: list[str]) -> dict[str, Any]:
-    return tomllib.loads("\n".join(lines) + "\n")
+    # A carriage return that ends no line is refused as every control character is; the newline that we add must not make it one that does.
+    return tomllib.loads("\n".join(lines).replace("\r", "\0") + "\n")
 
 
 def _wrong(lines: list[str], first: int, told: str) -> tuple[int, Mistake]:

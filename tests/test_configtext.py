@@ -118,6 +118,8 @@ def test_it_says_what_tomllib_says_with_the_lines_besides(content: dict[str, Any
 
 @given(st.text(st.sampled_from("ab=[]{}'\"#,.\n\\ 1-_\x00é\r") | st.characters(), max_size=60))
 @example("a=[\n[\n[")
+@example("\r")
+@example("a = 1\r\r\n")
 def test_whatever_stands_there_everything_has_a_line_and_tomllib_agrees(text: str) -> None:
     found, wrong = configtext.read(text)
     lines = [statement.line for statement in found] + [mistake.line for mistake in wrong]

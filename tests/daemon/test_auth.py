@@ -124,6 +124,7 @@ def test_members_outside_the_acl_are_not_counted_though_an_insider_made_them(pla
     order = b'{"format": 2, "drained": false, "weight": 7}'
     place.client.create(f"{place.base}/orders/1", order, acl=OPEN_ACL_UNSAFE)
     place.client.create(f"{place.base}/orders/2", order, acl=_acl(place))
+    place.wait_znode(place.member_path(2), lambda data: data is not None and json.loads(data)["weight"] == 7)
     for node in nodes:
         for number in strange:
             node.wait_line(f"ignored {place.members_path}/{number}: others than this cluster may change it")
