@@ -110,6 +110,7 @@ class Reporter:
         self._expected: _Expected | None = None
         self._alarms = Alarms(self._terms.over_s + 2 * LOOK_S)  # longer than a hand-over, of which the reports tell late
         self._findings: Findings | None = None
+        self._said_failing = False
 
     @property
     def words(self) -> str:
@@ -124,6 +125,10 @@ class Reporter:
         """See whether this part's state changed, and how far a hand-over has come."""
         progress = self._follower.progress
         self._time_handover(progress)
+        fails = progress.view is not None and progress.view.fails_altogether
+        if fails and not self._said_failing:
+            log.warning("every member fails its checks: all keep their node numbers, for a bad answer is better than none")
+        self._said_failing = fails
         state = _state(progress, self.state, able=self._upkeep.able)
         if state != self.state:
             former, self.state = self.state, state

@@ -90,6 +90,11 @@ class View:
         """
         return self._weights((ACTIVE, DRY_RUN) if dry_run else (ACTIVE,)) or self._weights((FAILING,))
 
+    @property
+    def fails_altogether(self) -> bool:
+        """Whether every member that would serve is failing."""
+        return not self._weights((ACTIVE,)) and bool(self._weights((FAILING,)))
+
     def _weights(self, states: tuple[str, ...]) -> dict[str, int]:
         return {member.name: member.weight for member in self.members if member.state in states and member.weight > 0}
 

@@ -271,6 +271,7 @@ def test_where_everybody_who_would_serve_fails_all_of_them_do(some: list[Member]
     active = {member.name for member in found if member.state == ACTIVE and member.weight}
     failing = {member.name for member in found if member.state == FAILING and member.weight}
     assert view.weights(dry_run=False).keys() == (active or failing)
+    assert view.fails_altogether == (not active and bool(failing))
 
 
 @given(st.integers(1, 1 << 20))

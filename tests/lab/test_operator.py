@@ -223,6 +223,7 @@ def test_only_healthy_nodes_answer_and_all_do_when_none_is(tmp_path: Path) -> No
             for number in (1, 3):
                 health[number].kill()
             cluster.settle((1, 2, 3), shares={"backend-1": 22, "backend-2": 21, "backend-3": 21})
+            cluster.nodes[1].daemon.wait_line("every member fails its checks")
             found = until(cluster, lambda found: all(entry["state"] == "failing" for entry in found["members"]), "all to fail")
             assert any("fail" in note for note in found["notes"])
             health |= {1: health_server(cluster.nodes[1], tmp_path)}
