@@ -129,7 +129,13 @@ class Reporter:
         if fails and not self._said_failing:
             log.warning("every member fails its checks: all keep their node numbers, for a bad answer is better than none")
         self._said_failing = fails
-        state = _state(progress, self.state, able=self._upkeep.able)
+        self._become(_state(progress, self.state, able=self._upkeep.able), progress)
+
+    def end(self) -> None:
+        """This part is over."""
+        self._become("left", self._follower.progress)
+
+    def _become(self, state: str, progress: Progress) -> None:
         if state != self.state:
             former, self.state = self.state, state
             if state in _FAULTS:

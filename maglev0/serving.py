@@ -237,6 +237,8 @@ class Serving:
             await choose.remove_leftovers(self.vip)
         if self._claim is not None:
             self._claim.close()
+        if self._reporter is not None:
+            self._reporter.end()
         self._place.outlet.left(self.vip)
 
     async def renew_once(self) -> None:
