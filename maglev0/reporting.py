@@ -132,7 +132,7 @@ class Reporter:
         self._become(_state(progress, self.state, able=self._upkeep.able), progress)
 
     def end(self) -> None:
-        """This part is over."""
+        """Tell that its part is over."""
         self._become("left", self._follower.progress)
 
     def _become(self, state: str, progress: Progress) -> None:
