@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -75,6 +75,7 @@ class Membership:
         self._paths = paths
         self._me = me
         self._reported: set[Ignored] = set()
+        self._foreign: dict[tuple[str, int], ViewId] = {}  # not ours: name, creation, and the view it was first seen in
 
     def path(self, member: int) -> str:
         """Where a member's record lies."""
@@ -99,7 +100,7 @@ class Membership:
         if parent is None or view_id(before) != view_id(parent.stat):
             return None
         present = {name: node for name, node in zip(ids, nodes, strict=True) if node is not None}
-        if len(present) < len(ids) or await self._touched(parent.stat, present.values()):
+        if len(present) < len(ids) or await self._touched(parent.stat, present.values()) or await self._estranged(parent.stat, present):
             return None
         members, ignored = views.read_members(Child(name, node.data, node.stat.owner, node.stat.mzxid, node.ours) for name, node in present.items())
         self._report([*ignored, *(Ignored(name, 0, "it is no member id, or beyond the first 1,024") for name in foreign)])
@@ -112,6 +113,20 @@ class Membership:
         Writing the parent gives the change its place in the order, and every node another view.
         """
         if all(node.stat.mzxid <= max(parent.mzxid, parent.pzxid) for node in nodes):
+            return False
+        with suppress(Refused):
+            await self._zookeeper.commit([Write(self._paths.members, b"", parent.version)])
+        return True
+
+    async def _estranged(self, parent: Stat, nodes: Mapping[str, Node]) -> bool:
+        """Whether a record is not ours that was so, for all this node knows, when this view began.
+
+        A change of an ACL has no place in ZooKeeper's order: under one identity of the view a node could still count that member, and another
+        not. Writing the parent makes a view under which nobody counts it, for what is not ours never is again.
+        """
+        seen = view_id(parent)
+        self._foreign = {(name, node.stat.czxid): self._foreign.get((name, node.stat.czxid), seen) for name, node in nodes.items() if not node.ours}
+        if seen not in self._foreign.values():
             return False
         with suppress(Refused):
             await self._zookeeper.commit([Write(self._paths.members, b"", parent.version)])
@@ -170,7 +185,7 @@ class Membership:
     async def acks(self, members: Sequence[int]) -> dict[int, Ack]:
         """Read what these members acknowledged, as far as they did; watches on all of them are left."""
         nodes = await self._zookeeper.get_all([self._paths.ack(member) for member in members], watch=True)
-        found = {member: decode_ack(node.data) for member, node in zip(members, nodes, strict=True) if node is not None}
+        found = {member: decode_ack(node.data) for member, node in zip(members, nodes, strict=True) if node is not None and node.ours}
         return {member: ack for member, ack in found.items() if ack is not None}
 
     async def renew(self, lease: LeaseRecord, record_version: int, lease_version: int | None, ack: Ack | None) -> tuple[int, ViewId | None]:
@@ -219,7 +234,7 @@ def view_id(stat: Stat) -> ViewId:
 
 
 def _lease(node: Node | None) -> Lease | None:
-    return None if node is None else Lease(decode_lease(node.data), node.stat)
+    return None if node is None else Lease(decode_lease(node.data) if node.ours else None, node.stat)
 
 
 def decode_lease(data: bytes) -> LeaseRecord | None:

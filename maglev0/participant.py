@@ -95,7 +95,7 @@ class Participant:
             self._begin()
             self.renewal.soon()
             return 0.0
-        if node.stat.version != standing.record_version:
+        if node.stat.version != standing.record_version or not node.ours:
             self._view_stale = True
             return await self.entry.join_anew()
         return await self._advance(seen.view)

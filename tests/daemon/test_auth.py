@@ -305,3 +305,15 @@ def test_a_session_that_an_outsider_ends_is_a_member_that_joins_anew(place: Site
     _take_session_away(place, nodes[1])
     nodes[1].wait_count("joined as", 2)
     place.agreed(*nodes)
+
+
+def test_a_member_whose_acl_is_opened_under_way_joins_anew_and_all_see_the_same(place: Site, guard: Guard) -> None:
+    nodes = _joined(place, guard, 1, 2)
+    made = place.client.exists(place.member_path(2)).czxid
+    place.client.set_acls(place.member_path(2), OPEN_ACL_UNSAFE)
+    nodes.append(_start(place, guard, 3))
+    nodes[1].wait_line("the record of backend-2 was changed by another hand: joining anew")
+    nodes[1].wait_count("joined as", 2)
+    place.agreed(*nodes)
+    assert place.client.exists(place.member_path(2)).czxid > made
+    assert place.client.get_acls(place.member_path(2))[0] == _acl(place)
