@@ -46,7 +46,7 @@ WRONG = [
     ("state", {}),
     ("session_timeout_s", float("inf")),
     ("session_timeout_s", -1),
-    ("format", 2),
+    ("format", 3),
     ("format", "1"),
 ]
 NO_RECORDS = [

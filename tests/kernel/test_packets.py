@@ -279,12 +279,12 @@ def test_a_link_that_goes_down_takes_its_node_out_until_it_is_up(cluster: Cluste
 
 def test_a_killed_daemons_leftovers_are_repaired_by_the_next(cluster: Cluster) -> None:
     node = cluster.nodes[1]
-    before = in_node(cluster, 1, "nft", "-t", "list", "ruleset")
+    before = in_node(cluster, 1, "nft", "-s", "-t", "list", "ruleset")
     node.kill_daemon()
     in_node(cluster, 1, "nft", "flush", "ruleset")
     node.start_daemon()
     cluster.settle()
-    assert in_node(cluster, 1, "nft", "-t", "list", "ruleset") == before
+    assert in_node(cluster, 1, "nft", "-s", "-t", "list", "ruleset") == before
     assert_everyone_serves(cluster.probe(EVERYTHING))
 
 
