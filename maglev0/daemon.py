@@ -217,11 +217,11 @@ class Daemon:
         self._outlets.reload(config)  # first, for it may find that an address is taken
         before, self._config = set(self._config.vips), config
         logs.set_verbose(verbose=config.verbose)
-        for vip in before & set(config.vips):
-            self._servings[vip].reload(config)
         for vip in sorted(before - set(config.vips)):
             self._drop(vip)
-        for vip in sorted(set(config.vips) - before):
+        for vip in self._tasks:
+            self._servings[vip].reload(config)
+        for vip in sorted(set(config.vips) - self._tasks.keys()):  # those too whose flags were wrong before
             self._tasks[vip] = asyncio.create_task(self._added(vip))
         self._changed.set()
         log.info("took over: %s", ", ".join(taken) if taken else "nothing, for nothing has changed")

@@ -6,7 +6,7 @@ Pure: imports no I/O.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 
 
@@ -47,4 +47,4 @@ class Service:
     cluster_mac: str
     total_nodes: int
     hash_mode: HashMode
-    hash_seed: int
+    hash_seed: int = field(repr=False)  # a secret

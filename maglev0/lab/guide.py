@@ -18,8 +18,14 @@ def text(cluster: Cluster) -> str:
     return f"""\
 lab {claim.name}: {len(cluster.nodes)} nodes serve {cluster.settings.vip}
 
+ask it
+  all members        {maglev0(cluster, "status --watch")}
+  who answers        {maglev0(cluster, f"explain {addresses.client_address(0)}")}
+  what is wrong      {maglev0(cluster, "doctor")}
+  drain a member     {maglev0(cluster, "drain 2")}      (undrain 2, weight 2 3, weight 2 own)
+
 look around
-  who owns what      tail -f {node.log}
+  what it logs       tail -f {node.log}
   on a node          {enter(node.namespace)} sh      (nft list ruleset, ip address, tcpdump -i eth0, …)
   on the client      {enter(cluster.client)} sh
   ask once           {enter(cluster.client)} sh -c 'echo hello | nc -q1 {cluster.settings.vip} {addresses.SERVICE_PORT}'
@@ -36,6 +42,13 @@ make trouble
 end it
   maglev0 lab --end {claim.name}
 """
+
+
+def maglev0(cluster: Cluster, command: str) -> str:
+    """A command of the operator's on the first node."""
+    node = cluster.nodes[1].machine
+    where = f"--zk={cluster.zookeeper.connect_string} --cluster-ip={cluster.settings.vip}"
+    return f"MAGLEV0_BPFFS={node.bpf_file_system} {enter(node.namespace)} {sys.executable} -m maglev0 {command} {where}"
 
 
 def enter(name: str) -> str:
