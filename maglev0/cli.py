@@ -80,6 +80,7 @@ from maglev0 import __version__, configfile
 from maglev0.config import Config, Fault, FlagsError, parse, printable
 from maglev0.configfile import Document
 from maglev0.errors import ConfigError, MaglevError
+from maglev0.operator import command
 
 # Where the `main` of each is, which takes the words behind its name. Imported when it is wanted: no daemon needs their libraries.
 COMMANDS = {
@@ -112,9 +113,12 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command and return its exit status; every error is one line on stderr."""
     arguments = sys.argv[1:] if argv is None else argv
     if arguments and arguments[0] in COMMANDS:
-        return int(importlib.import_module(COMMANDS[arguments[0]]).main(arguments[1:]))
+        try:
+            return int(importlib.import_module(COMMANDS[arguments[0]]).main(arguments[1:]))
+        except BrokenPipeError:
+            return command.reader_gone()
     try:
-        reading = examine(arguments)
+        reading = _examined(arguments)
         if reading.check_only:
             return _report(reading)
         config = _config(reading)
@@ -124,6 +128,17 @@ def main(argv: list[str] | None = None) -> int:
     except MaglevError as error:
         sys.stderr.write(f"maglev0: {error}\n")
         return error.exit_status
+
+
+def _examined(arguments: list[str]) -> Reading:
+    """Examine the command line, for --help and --version too, whose reader may be gone."""
+    try:
+        try:
+            return examine(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise SystemExit(command.reader_gone()) from None
 
 
 def read(argv: list[str]) -> Config:

@@ -354,5 +354,14 @@ def table() -> Iterator[str]:
         yield f"| `{refusal}` | {answer.stderr.strip()} | {answer.status} |"
 
 
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["status", "--help"], ["lab", "--help"]], ids=str)
+def test_a_reader_that_went_away_is_no_traceback(arguments: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-m", "maglev0", *arguments], stdout=writer, stderr=subprocess.PIPE, timeout=20, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
 if __name__ == "__main__":
     sys.stdout.writelines(f"{line}\n" for line in table())

@@ -30,10 +30,15 @@ def run(text: str, name: str, arguments: list[str], work: Callable[[dict[str, An
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # What is left in the buffer would be written, and fail, once more at the end of the process.
-        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123  no path, a device
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())
-        return READER_GONE
+        return reader_gone()
+
+
+def reader_gone() -> int:
+    """Write no more, for nobody reads; returns the exit status for that."""
+    # What is left in the buffer would be written, and fail, once more at the end of the process.
+    with open(os.devnull, "wb") as nowhere:  # noqa: PTH123  no path, a device
+        os.dup2(nowhere.fileno(), sys.stdout.fileno())
+    return READER_GONE
 
 
 def _reported(work: Callable[[], int]) -> int:
