@@ -9,6 +9,7 @@ PIP_INSTALL := pip install --quiet --quiet --disable-pip-version-check
 APART := simulation or kernel or zookeeper or vm
 BOUND_S := 1500
 OTHERS_LOG := .cache/test-others.log
+BESIDE := $(MAKE)# by another name, for a line that names that one runs in a dry run, too
 SHELL_SCRIPTS := .ci/run .ci/need .ci/find-python
 # Modules that promise in their first lines to be pure owe a test for every branch.
 PURE := $(shell grep -rlE '^(""")?Pure\b' --include='*.py' maglev0 | sort | paste -sd,)
@@ -44,7 +45,7 @@ test: $(VENV)/.dev
 	@.ci/need test
 	@mkdir -p .cache
 	@echo 'make test-others runs beside what follows, and is told of at the end'
-	@$(MAKE) --no-print-directory test-others >$(OTHERS_LOG) 2>&1 & others=$$!; \
+	@$(BESIDE) --no-print-directory test-others >$(OTHERS_LOG) 2>&1 & others=$$!; \
 	$(BIN)/python -m pytest --session-timeout=$(BOUND_S) -m kernel; status=$$?; \
 	wait $$others || status=$$?; cat $(OTHERS_LOG); exit $$status
 
