@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # Twice quiet: errors alone. Once leaves the build tools' warnings in, about files that are as they should be.
 PIP_INSTALL := pip install --quiet --quiet --disable-pip-version-check
 # Two halves of the tests run side by side, for each waits a lot: those of packets, in this kernel and in one of 6.1; and all others, of which measuring
-# coverage slows the first part. (A shell has what it runs in the background ignore SIGINT, which tests send to what they start.) Together they take some fourteen minutes of two idle cores; whatever makes a part take longer than this is a fault.
+# coverage slows the first part. Together they take some fourteen minutes of two idle cores; whatever makes a part take longer than this is a fault.
 APART := simulation or kernel or zookeeper or vm
 BOUND_S := 1500
 OTHERS_LOG := .cache/test-others.log
@@ -45,6 +45,7 @@ test: $(VENV)/.dev
 	@.ci/need test
 	@mkdir -p .cache
 	@echo 'make test-others runs beside what follows, and is told of at the end'
+	@# a shell has what it runs in the background ignore SIGINT, which tests send to what they start
 	@env --default-signal=INT $(BESIDE) --no-print-directory test-others >$(OTHERS_LOG) 2>&1 & others=$$!; \
 	$(BIN)/python -m pytest --session-timeout=$(BOUND_S) -m 'kernel or vm'; status=$$?; \
 	wait $$others || status=$$?; cat $(OTHERS_LOG); exit $$status
