@@ -11,7 +11,7 @@ from maglev0.config import Config
 from maglev0.errors import ConfigError, DataplaneError, MaglevError, ZooKeeperError
 from maglev0.handover import Stage
 from maglev0.notify import Event, Notifier
-from maglev0.reporting import Snapshot
+from maglev0.reporting import LEFT, Snapshot
 from maglev0.waiting import together
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ class Outlets:
 
     def changed(self, event: Event) -> None:
         """See `Outlet.changed`."""
-        log.info("%s is %s, was %s%s", event.vip, event.state, event.former, f": {event.reason}" if event.reason else "")
+        if event.state != LEFT:  # of which the log tells by itself
+            log.info("%s is %s, was %s%s", event.vip, event.state, event.former, f": {event.reason}" if event.reason else "")
         self._notifier.tell(event)
 
     def seen(self, vip: IPv4Address, snapshot: Snapshot) -> None:

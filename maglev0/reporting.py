@@ -35,6 +35,7 @@ LOOK_S = 1.0  # between two readings of the kernel, where they are cheap
 LOOK_COST = 300  # and at least so many times as long as one takes: a third of a percent of a core
 COUNT_S = 5.0  # between two counts of connections
 LEAVE_TIMEOUT_S = 0.5
+LEFT = "left"  # the state of a part that is over
 _MOST_REASON = 255
 _FAULTS = {"unable": "kernel", FAILING: "check", "alone": "zookeeper"}  # states that an error leads to, and its kind
 
@@ -133,7 +134,7 @@ class Reporter:
 
     def end(self) -> None:
         """Tell that its part is over."""
-        self._become("left", self._follower.progress)
+        self._become(LEFT, self._follower.progress)
 
     def _become(self, state: str, progress: Progress) -> None:
         if state != self.state:
