@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Twice quiet: errors alone. Once leaves the build tools' warnings in, about files that are as they should be.
 PIP_INSTALL := pip install --quiet --quiet --disable-pip-version-check
-# Two halves of the tests run side by side, for each waits a lot: those of packets, in this kernel and in one of 6.1; and all others, of which measuring
-# coverage slows the first part. Together they take some fourteen minutes of two idle cores; whatever makes a part take longer than this is a fault.
+# Two halves of the tests run side by side, for each waits a lot: those of this kernel's network, then those of modules alone, whose coverage is
+# measured; and the simulation, ZooKeeper's and the virtual machine's. Together they take some fourteen minutes of two idle cores; whatever makes a
+# part take longer than this is a fault.
 APART := simulation or kernel or zookeeper or vm
 BOUND_S := 1500
 OTHERS_LOG := .cache/test-others.log
@@ -46,17 +47,16 @@ test: $(VENV)/.dev
 	@mkdir -p .cache
 	@echo 'make test-others runs beside what follows, and is told of at the end'
 	@# a shell has what it runs in the background ignore SIGINT, which tests send to what they start
-	@env --default-signal=INT $(BESIDE) --no-print-directory test-others >$(OTHERS_LOG) 2>&1 & others=$$!; \
-	$(BIN)/python -m pytest --session-timeout=$(BOUND_S) -m 'kernel or vm'; status=$$?; \
+	@env --default-signal=INT $(BESIDE) --no-print-directory test-others >$(OTHERS_LOG) 2>&1 & others=$$!; status=0; \
+	$(BIN)/python -m pytest --session-timeout=$(BOUND_S) -m kernel || status=$$?; \
+	$(BIN)/python -m pytest --session-timeout=$(BOUND_S) -m 'not ($(APART))' --cov --cov-report= || status=$$?; \
+	$(BIN)/coverage report --fail-under=100 --include='$(PURE)' || status=$$?; \
 	wait $$others || status=$$?; cat $(OTHERS_LOG); exit $$status
 
-# All that needs no kernel's network.
 test-others: $(VENV)/.dev
 	@.ci/need test
-	$(BIN)/python -m pytest --session-timeout=$(BOUND_S) -m 'not ($(APART))' --cov --cov-report=
-	$(BIN)/coverage report --fail-under=100 --include='$(PURE)'
 	$(BIN)/python -m pytest --session-timeout=$(BOUND_S) -m simulation
-	$(BIN)/python -m pytest --session-timeout=$(BOUND_S) -m 'zookeeper and not (kernel or vm)'
+	$(BIN)/python -m pytest --session-timeout=$(BOUND_S) -m '(zookeeper or vm) and not kernel'
 
 check: $(VENV)/.dev
 	@.ci/need check
