@@ -39,6 +39,8 @@ def test_three_servers_survive_a_restart_of_their_leader(ensemble: Ensemble) -> 
         client.create("/kept", b"value")
         leader = ensemble.leader()
         leader.restart()
+        for server in ensemble.servers:  # one of the others may still be looking for the new leader
+            server.wait_until_serving()
         assert {server.mode() for server in ensemble.servers} == {"leader", "follower"}
         assert client.retry(client.get, "/kept")[0] == b"value"
     finally:
