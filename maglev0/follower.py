@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -57,8 +57,7 @@ class Cluster(NamedTuple):
 class Progress(NamedTuple):
     """How far one node has come, at one instant; times are seconds of CLOCK_MONOTONIC.
 
-    `held` is in force in its kernel as far as it knows, `late` counts the buckets out of force in which it keeps connections. `before` is what the
-    table before the one at hand was built from, by member id.
+    `held` is in force in its kernel as far as it knows, `late` counts the buckets out of force in which it keeps connections.
     """
 
     me: Member
@@ -71,7 +70,6 @@ class Progress(NamedTuple):
     lease_left_s: float
     late: int
     ownership: Ownership | None
-    before: Mapping[int, int]
 
     @property
     def is_at_rest(self) -> bool:
@@ -126,8 +124,12 @@ class Follower:
             lease_left_s=handover.lease_until - time.monotonic(),
             late=len(standing.kept),
             ownership=self._foresight.ownership,
-            before=self._foresight.before,
         )
+
+    @property
+    def before(self) -> dict[int, int]:
+        """What the table before the one at hand was built from: weights, by member id."""
+        return self._foresight.before
 
     @property
     def leaving(self) -> bool:

@@ -48,7 +48,7 @@ class Foresight:
         self._work: Iterator[None] = iter(())
 
     @property
-    def before(self) -> Mapping[int, int]:
+    def before(self) -> dict[int, int]:
         """The weights, by member id, that the table before the one at hand was built from."""
         return {id_of(name): weight for name, weight in (self._before[0] or {}).items()}
 

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from hashlib import blake2b
 from typing import Any
 
-from maglev0.settings import FORMAT, MAX_TOTAL_NODES, read_format, read_int, read_object, read_text
+from maglev0.settings import FORMAT, MAX_TOTAL_NODES, read_bool, read_format, read_int, read_object, read_text
 from maglev0.view import MAX_ID, MAX_MEMBERS, MAX_START_TIME_S, MAX_WEIGHT, ViewId, candidate_ids
 
 MAX_REPORT_BYTES = 1 << 17  # some 600 bytes, and 12 for each member of the view before; problems in no Latin script take 12 bytes a character
@@ -58,8 +58,6 @@ def decode(data: bytes) -> NodeReport:
         raise ValueError(f"{len(data)} bytes, at most {MAX_REPORT_BYTES} are allowed")
     record = read_object(data)
     read_format(record)
-    if type(record.get("able")) is not bool:
-        raise ValueError("able is neither true nor false")
     return NodeReport(
         read_at=_number(record, "read_at", MAX_START_TIME_S),
         view=_view(record.get("view")),
@@ -69,7 +67,7 @@ def decode(data: bytes) -> NodeReport:
         lease_left_s=_number(record, "lease_left_s", MAX_LEASE_S),
         late=read_int(record, "late", 0, _BUCKETS),
         flows=None if record.get("flows") is None else read_int(record, "flows", 0, 1 << 32),
-        able=record["able"],
+        able=read_bool(record, "able"),
         problems=_problems(record.get("problems")),
         xdp=read_text(record, "xdp", 32),
         version=read_text(record, "version", 32),

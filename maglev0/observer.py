@@ -69,24 +69,21 @@ def shares(view: View, owners: tuple[str, ...]) -> dict[int, frozenset[int]]:
     return {member.id: frozenset(found[member.name]) for member in view.members}
 
 
+def shares_in_kernels(view: View, owners: tuple[str, ...]) -> dict[int, frozenset[int]]:
+    """The same of those whose kernel carries it out: a node in a dry run asks nothing of its own."""
+    in_kernels = {member.id for member in view.members if member.state != DRY_RUN}
+    return {member: share for member, share in shares(view, owners).items() if member in in_kernels}
+
+
 async def observe(zookeeper: ZooKeeper, paths: Paths) -> Observation:
     """Look at a cluster once. Raises ZooKeeperError where there is none, or its settings cannot be read; `Disconnected`."""
-    node = await zookeeper.get(paths.settings)
-    if node is None:
-        raise ZooKeeperError(f"no cluster at {paths.base}: start a daemon with the same --zk and --cluster-ip, or correct those")
-    if not node.ours:
-        raise ZooKeeperError(f"{paths.settings} is not of your identity alone: give the cluster's --zk-auth or --zk-cert, or none if it has none")
-    try:
-        agreed = settings.decode(node.data)
-    except ValueError as error:
-        raise ZooKeeperError(f"the settings in {paths.settings} cannot be read ({error})") from error
+    agreed = await read_settings(zookeeper, paths)
     view, ignored = await _view(zookeeper, paths, agreed.total_nodes)
     weights = view.weights(dry_run=False)
     owners = table.build(agreed.total_nodes, weights) if weights else ("",) * agreed.total_nodes
     ids = [member.id for member in view.members]
     reports = await read_reports(zookeeper, paths, ids)
-    in_kernels = {member.id for member in view.members if member.state != DRY_RUN}
-    expected = {member: share for member, share in shares(view, owners).items() if member in in_kernels}
+    expected = shares_in_kernels(view, owners)
     held = await read_held(zookeeper, paths, audit.strangers(expected, reports, agreed.total_nodes))
     return Observation(
         settings=agreed,
@@ -99,6 +96,19 @@ async def observe(zookeeper: ZooKeeper, paths: Paths) -> Observation:
         reports=reports,
         findings=compare(agreed.total_nodes, expected, reports, held),
     )
+
+
+async def read_settings(zookeeper: ZooKeeper, paths: Paths) -> Settings:
+    """Read what the nodes of a cluster agree on. Raises ZooKeeperError where there is none, or it cannot be read; `Disconnected`."""
+    node = await zookeeper.get(paths.settings)
+    if node is None:
+        raise ZooKeeperError(f"no cluster at {paths.base}: start a daemon with the same --zk and --cluster-ip, or correct those")
+    if not node.ours:
+        raise ZooKeeperError(f"{paths.settings} is not of your identity alone: give the cluster's --zk-auth or --zk-cert, or none if it has none")
+    try:
+        return settings.decode(node.data)
+    except ValueError as error:
+        raise ZooKeeperError(f"the settings in {paths.settings} cannot be read ({error})") from error
 
 
 async def read_held(zookeeper: ZooKeeper, paths: Paths, members: Collection[int]) -> dict[int, bytes]:
@@ -154,12 +164,14 @@ async def _read(zookeeper: ZooKeeper, path: Callable[[int], str], members: Colle
     return {member: node for member, node in zip(members, nodes, strict=True) if node is not None and node.ours}
 
 
+def readable(node: Node | None, decode: Callable[[bytes], _Record | None]) -> _Record | None:
+    """What a znode says; `None` where there is none, where others can have written it, or where it makes no sense."""
+    with suppress(ValueError):
+        return decode(node.data) if node is not None and node.ours else None
+    return None
+
+
 def _decoded(found: Mapping[int, Node], decode: Callable[[bytes], _Record | None]) -> dict[int, _Record]:
     """What could be read; the rest is left out."""
-    records: dict[int, _Record] = {}
-    for member, node in found.items():
-        with suppress(ValueError):
-            record = decode(node.data)
-            if record is not None:
-                records[member] = record
-    return records
+    records = {member: readable(node, decode) for member, node in found.items()}
+    return {member: record for member, record in records.items() if record is not None}

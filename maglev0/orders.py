@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
-from maglev0.settings import FORMAT, read_format, read_int, read_object
+from maglev0.settings import FORMAT, read_bool, read_format, read_int, read_object
 from maglev0.view import ACTIVE, DRAINING, DRY_RUN, FAILING, MAX_WEIGHT
 
 MAX_ORDER_BYTES = 1024  # an order is some 50 bytes
@@ -38,10 +38,9 @@ def decode(data: bytes) -> Order:
         raise ValueError(f"{len(data)} bytes, at most {MAX_ORDER_BYTES} are allowed")
     record = read_object(data)
     read_format(record)
-    if type(record.get("drained")) is not bool:
-        raise ValueError("drained is neither true nor false")
+    drained = read_bool(record, "drained")
     weight = record.get("weight")
-    return Order(record["drained"], None if weight is None else read_int(record, "weight", 0, MAX_WEIGHT))
+    return Order(drained, None if weight is None else read_int(record, "weight", 0, MAX_WEIGHT))
 
 
 def wish(order: Order, own_weight: int, *, healthy: bool, dry_run: bool, leaving: bool) -> Wish:

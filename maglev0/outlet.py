@@ -12,7 +12,7 @@ from maglev0.errors import ConfigError, DataplaneError, MaglevError, ZooKeeperEr
 from maglev0.handover import Stage
 from maglev0.notify import Event, Notifier
 from maglev0.reporting import LEFT, Snapshot
-from maglev0.waiting import together
+from maglev0.waiting import together, until_set
 
 if TYPE_CHECKING:
     from maglev0.metrics import Exporter
@@ -40,10 +40,7 @@ class Outlets:
         """Call the operator's program, for ever."""
         while True:
             self._renewed.clear()
-            await together(self._notifier.run(), self._until_renewed())
-
-    async def _until_renewed(self) -> None:
-        await self._renewed.wait()
+            await together(self._notifier.run(), until_set(self._renewed))
 
     def reload(self, config: Config) -> None:
         """Go on by another configuration; raises MaglevError, with nothing changed, where the metrics' new address is taken."""
@@ -62,6 +59,11 @@ class Outlets:
         if event.state != LEFT:  # of which the log tells by itself
             log.info("%s is %s, was %s%s", event.vip, event.state, event.former, f": {event.reason}" if event.reason else "")
         self._notifier.tell(event)
+
+    @property
+    def listens(self) -> bool:
+        """See `Outlet.listens`."""
+        return self._exporter is not None
 
     def seen(self, vip: IPv4Address, snapshot: Snapshot) -> None:
         """See `Outlet.seen`."""

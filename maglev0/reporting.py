@@ -59,6 +59,10 @@ class Snapshot(NamedTuple):
 class Outlet(Protocol):
     """Where the daemon hands on what its parts tell. No method waits for anything."""
 
+    @property
+    def listens(self) -> bool:
+        """Whether anybody asks for what `seen` tells."""
+
     def changed(self, event: Event) -> None:
         """A part's state changed."""
 
@@ -126,10 +130,6 @@ class Reporter:
         """See whether this part's state changed, and how far a hand-over has come."""
         progress = self._follower.progress
         self._time_handover(progress)
-        fails = progress.view is not None and progress.view.fails_altogether
-        if fails and not self._said_failing:
-            log.warning("every member fails its checks: all keep their node numbers, for a bad answer is better than none")
-        self._said_failing = fails
         self._become(_state(progress, self.state, able=self._upkeep.able), progress)
 
     def end(self) -> None:
@@ -144,9 +144,18 @@ class Reporter:
             self._outlet.changed(Event(self._vip, progress.me.id, state, former, self._reason(), time.time()))
             self._due.set()
 
+    def _tell_failing(self, view: View | None) -> None:
+        """Tell once that nobody is healthy any more."""
+        fails = view is not None and view.fails_altogether
+        if fails and not self._said_failing:
+            log.warning("every member fails its checks: all keep their node numbers, for a bad answer is better than none")
+        self._said_failing = fails
+
     def _time_handover(self, progress: Progress) -> None:
         seen = None if progress.view is None else progress.view.id
         before, self._stage = self._stage, (seen, progress.stage)
+        if seen != before[0]:
+            self._tell_failing(progress.view)
         if self._stage == before or seen is None:
             return
         for stage in Stage:
@@ -186,10 +195,12 @@ class Reporter:
         with suppress(DataplaneError):
             if progress.is_at_rest and self._upkeep.able:
                 report = await self._read_back(progress)
-            counters = await self._upkeep.counters()
+            if self._outlet.listens:
+                counters = await self._upkeep.counters()
         cost_s = time.monotonic() - start_s
         told = await self._told(progress, report)
-        self._outlet.seen(self._vip, self._snapshot(progress, report, counters))
+        if self._outlet.listens:
+            self._outlet.seen(self._vip, self._snapshot(progress, report, counters))
         # What others read of this node must not be worse than it is for longer than they bear with.
         is_news_due = not told or report is None or report.lease_left_s <= 0
         return LOOK_S if is_news_due else max(LOOK_S, LOOK_COST * cost_s)
@@ -241,7 +252,7 @@ class Reporter:
             problems=tuple(reason[:_MOST_REASON] for reason in reasons[:MAX_REASONS]),
             xdp=self._upkeep.early_drop,
             version=__version__,
-            before=dict(now.before),
+            before=self._follower.before,
         )
 
     async def _tell(self, me: int, report: NodeReport) -> None:
@@ -293,8 +304,7 @@ class Reporter:
 
 
 def _expect(view: View, owners: tuple[str, ...], total_nodes: int) -> _Expected:
-    in_kernels = {member.id for member in view.members if member.state != DRY_RUN}
-    shares = {member: share for member, share in observer.shares(view, owners).items() if member in in_kernels}
+    shares = observer.shares_in_kernels(view, owners)
     return _Expected(view, shares, {member: nodereport.digest(total_nodes, share) for member, share in shares.items()})
 
 

@@ -31,7 +31,7 @@ from maglev0.sessionfile import Left, SessionFile
 from maglev0.settings import SEED_LIMIT, Settings
 from maglev0.upkeep import Upkeep
 from maglev0.view import ACTIVE, Member, name_of
-from maglev0.waiting import Backoff, in_thread, together
+from maglev0.waiting import Backoff, in_thread, together, until_set
 from maglev0.znodes import Disconnected
 from maglev0.zookeeper import Session, State
 
@@ -199,7 +199,7 @@ class Serving:
     async def _check(self) -> None:
         """Check this node's health for ever, by whatever checks the configuration names."""
         while True:
-            await together(self._checks.run(), _set(self._reloaded))
+            await together(self._checks.run(), until_set(self._reloaded))
             await self._check_first()
             self._adapt()
 
@@ -299,10 +299,6 @@ class Serving:
             log.warning("a crash costs more than a session timeout: the cluster's lease of %.1f s is longer than two thirds of it", agreed.length_s)
         if config.zk_loss is ZooKeeperLoss.HOLD:
             log.warning("--zk-loss=hold: while ZooKeeper is away, two nodes may answer the same client")
-
-
-async def _set(event: asyncio.Event) -> None:
-    await event.wait()
 
 
 def _ordered(order: Order, own_weight: int) -> str:

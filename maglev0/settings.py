@@ -209,6 +209,14 @@ def read_int(record: dict[str, Any], key: str, least: int, most: int) -> int:
     return value
 
 
+def read_bool(record: dict[str, Any], key: str) -> bool:
+    """True or false of a record; ValueError otherwise."""
+    value = record.get(key)
+    if type(value) is not bool:
+        raise ValueError(f"{key} is neither true nor false")
+    return value
+
+
 def read_text(record: dict[str, Any], key: str, limit: int = 255) -> str:
     """A text of a record, printable and of at most `limit` characters; ValueError otherwise."""
     value = record.get(key)

@@ -34,6 +34,11 @@ async def woken(event: asyncio.Event, timeout_s: float | None) -> None:
             await event.wait()
 
 
+async def until_set(event: asyncio.Event) -> None:
+    """Return when the event is set: an end for those who would run `together` for ever."""
+    await event.wait()
+
+
 async def together(*endless: Coroutine[None, None, None]) -> None:
     """Run them side by side until one raises, and raise that; the others are cancelled, as all are when this is."""
     tasks = [asyncio.create_task(coroutine) for coroutine in endless]

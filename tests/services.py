@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -17,6 +17,18 @@ LOCAL = IPv4Address("127.0.0.1")
 BOUND_S = 30.0  # for what takes milliseconds, on a machine that has other things to do
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@asynccontextmanager
+async def running(endless: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Beside the block; cancelled with its end."""
+    task = asyncio.create_task(endless)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
 
 
 @asynccontextmanager

@@ -11,14 +11,14 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from maglev0.checking import Checks
 from maglev0.health import Timing, parse_check
-from tests.services import BOUND_S, LOCAL, answering, hanging_directory, lives, repeating, script, serving, silent
+from tests.services import BOUND_S, LOCAL, answering, hanging_directory, lives, repeating, running, script, serving, silent
 
 PATIENT = Timing(0.1, BOUND_S, 2, 3)  # for what needs no time-out, however busy the machine is
 HASTY = Timing(0.1, 0.1, 1, 1)  # for what hangs
@@ -52,15 +52,8 @@ class Told:
             self._news.clear()
             await self._news.wait()
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        task = asyncio.create_task(self.checks.run())
-        try:
-            yield
-        finally:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+    def running(self) -> AbstractAsyncContextManager[None]:
+        return running(self.checks.run())
 
 
 def test_without_checks_a_node_is_healthy_and_run_waits_for_ever() -> None:

@@ -53,7 +53,7 @@ EVERY_COUNTER = Counters(*(Count(number, 60 * number) for number in range(1, len
 
 def snapshot(**changes: Any) -> Snapshot:
     """How a node stands that serves, and audits."""
-    progress = Progress(ME, True, VIEW, time.monotonic(), VIEW.id, Stage.ACQUIRED, frozenset({2, 4}), 1.0, 0, OWNERSHIP, {})
+    progress = Progress(ME, True, VIEW, time.monotonic(), VIEW.id, Stage.ACQUIRED, frozenset({2, 4}), 1.0, 0, OWNERSHIP)
     results = (Result(parse_check("tcp:80"), up=True, duration_s=0.001, reason=""),)
     well = Snapshot(progress, REPORT, Findings(), results, EVERY_COUNTER, True, State.CONNECTED, 2.0, 1.33, 5, 0)
     return well._replace(**changes)

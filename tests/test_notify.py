@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import replace
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -15,7 +15,7 @@ import pytest
 
 from maglev0 import notify
 from maglev0.notify import MAX_WAITING, Event, Notifier
-from tests.services import BOUND_S, Lives, lives, script
+from tests.services import BOUND_S, Lives, lives, running, script
 
 EVENT = Event(IPv4Address("198.51.100.1"), 3, "active", "joining", "took its share, at once", 1700000000.5)
 
@@ -26,17 +26,6 @@ def run(coroutine: Coroutine[None, None, None]) -> None:
 
 def numbered(number: int) -> Event:
     return replace(EVENT, state=str(number))
-
-
-@asynccontextmanager
-async def running(notifier: Notifier) -> AsyncIterator[None]:
-    task = asyncio.create_task(notifier.run())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 def hanging(directory: Path, processes: Lives) -> str:
@@ -52,7 +41,7 @@ def _logged(caplog: pytest.LogCaptureFixture) -> None:
 def test_the_program_is_told_by_arguments_and_on_its_input(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         notifier = Notifier(str(script(tmp_path, f'printf "%s|" "$#" "$@" "$MAGLEV0_VIP" >{tmp_path}/arguments; cat >{tmp_path}/input')))
-        async with running(notifier):
+        async with running(notifier.run()):
             notifier.tell(EVENT)
             await notifier.flush(BOUND_S)
         assert (tmp_path / "arguments").read_text() == "3|198.51.100.1|active|joining|198.51.100.1|"
@@ -74,7 +63,7 @@ def test_events_are_told_in_order_one_at_a_time(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         notifier = Notifier(str(program))
-        async with running(notifier):
+        async with running(notifier.run()):
             for number in range(10):
                 notifier.tell(numbered(number))
                 await asyncio.sleep(0)
@@ -96,7 +85,7 @@ def test_what_does_not_end_is_killed_with_all_that_it_started_and_the_next_event
             notifier = Notifier(hanging(tmp_path, processes))
             for number in range(2):
                 notifier.tell(numbered(number))
-            async with running(notifier):
+            async with running(notifier.run()):
                 await notifier.flush(BOUND_S)
             await processes.ended()
         assert (tmp_path / "told").read_text().split() == ["0", "1"]
@@ -145,7 +134,7 @@ def test_a_flush_ends_when_time_is_up_and_says_what_is_left(tmp_path: Path, capl
             notifier = Notifier(hanging(tmp_path, processes))
             for number in range(3):
                 notifier.tell(numbered(number))
-            async with running(notifier):
+            async with running(notifier.run()):
                 await processes.begun()
                 await notifier.flush(0.1)
             await processes.ended()
@@ -158,7 +147,7 @@ def test_no_process_is_left_when_notifying_is_cancelled(tmp_path: Path) -> None:
     async def scenario() -> None:
         with lives(tmp_path) as processes:
             notifier = Notifier(hanging(tmp_path, processes))
-            async with running(notifier):
+            async with running(notifier.run()):
                 notifier.tell(EVENT)
                 await processes.begun()
             await processes.ended()

@@ -98,14 +98,14 @@ def delete(table: Any, vip: IPv4Address) -> None:
 def arm(vip: IPv4Address) -> int:
     """Start the timer of the slot that is not in force, and return that slot."""
     slot = _free_slot(vip)
-    _write(_timer(vip, slot), f"+{vip}")
+    _write(timer(vip, slot), f"+{vip}")
     return slot
 
 
 def promote(vip: IPv4Address, slot: int) -> None:
     """Put that slot in force, then the other out of it; for the instant in which both are, each is a lease that was given."""
-    _write(_mark(vip, slot), f"+{vip}")
-    _write(_mark(vip, 1 - slot), f"-{vip}")
+    _write(mark(vip, slot), f"+{vip}")
+    _write(mark(vip, 1 - slot), f"-{vip}")
 
 
 def end(vip: IPv4Address) -> None:
@@ -122,12 +122,12 @@ def end_what_is_left(vip: IPv4Address) -> None:
 
 
 def _free_slot(vip: IPv4Address) -> int:
-    marked = [slot for slot in SLOTS if _last_written(_mark(vip, slot), vip) is not None]
+    marked = [slot for slot in SLOTS if last_written(mark(vip, slot), vip) is not None]
     if len(marked) < len(SLOTS):
         return 1 - marked[0] if marked else 0
     # A promotion was cut short; the earlier timer is the one that it was to replace.
-    earlier = min(SLOTS, key=lambda slot: _last_written(_timer(vip, slot), vip) or 0)
-    _write(_mark(vip, earlier), f"-{vip}")
+    earlier = min(SLOTS, key=lambda slot: last_written(timer(vip, slot), vip) or 0)
+    _write(mark(vip, earlier), f"-{vip}")
     return earlier
 
 
@@ -135,17 +135,19 @@ def _chain(vip: IPv4Address) -> str:
     return f"{xtables.MARK}-{vip}"  # at most 23 characters of the 28 that a chain's name may have
 
 
-def _mark(vip: IPv4Address, slot: int) -> Path:
+def mark(vip: IPv4Address, slot: int) -> Path:
+    """The list that holds the VIP while the slot is in force."""
     return LISTS_DIR / f"{_chain(vip)}-mark{slot}"
 
 
-def _timer(vip: IPv4Address, slot: int) -> Path:
+def timer(vip: IPv4Address, slot: int) -> Path:
+    """The list that holds the VIP since the slot's lease was started."""
     return LISTS_DIR / f"{_chain(vip)}-timer{slot}"
 
 
 def _lists(vip: IPv4Address) -> list[Path]:
     # Marks first: a timer alone is no lease.
-    return [which(vip, slot) for which in (_mark, _timer) for slot in SLOTS]
+    return [which(vip, slot) for which in (mark, timer) for slot in SLOTS]
 
 
 def _jump(service: Service) -> xtables.Rule:
@@ -154,7 +156,7 @@ def _jump(service: Service) -> xtables.Rule:
 
 
 def _body(vip: IPv4Address, lease_s: int) -> list[xtables.Rule]:
-    passes = [_recent(_mark(vip, slot).name, 0) + _recent(_timer(vip, slot).name, lease_s) for slot in SLOTS]
+    passes = [_recent(mark(vip, slot).name, 0) + _recent(timer(vip, slot).name, lease_s) for slot in SLOTS]
     chain = _chain(vip)
     return [
         *(xtables.compose(chain, xtables.EVERYTHING, matches, "RETURN") for matches in passes),
@@ -168,7 +170,7 @@ def _recent(name: str, seconds: int) -> bytes:
     return xtables.extension("recent", data, _REVISION)
 
 
-def _last_written(path: Path, vip: IPv4Address) -> int | None:
+def last_written(path: Path, vip: IPv4Address) -> int | None:
     """In which jiffy the VIP was last written to the list, `None` where it does not stand there."""
     try:
         lines = path.read_text("ascii").splitlines()

@@ -75,17 +75,8 @@ def _lease_left_s(vip: IPv4Address, lease_s: int) -> float:
 
 
 def _slot(vip: IPv4Address, number: int) -> _Slot:
-    return _Slot(_last_written(vip, f"mark{number}") is not None, _last_written(vip, f"timer{number}"))
-
-
-def _last_written(vip: IPv4Address, kind: str) -> int | None:
-    """In which jiffy the VIP was last written to a list of the guard, `None` where it does not stand there."""
-    path = clusterip_guard.LISTS_DIR / f"{xtables.MARK}-{vip}-{kind}"
-    try:
-        found = re.search(rf"^src={re.escape(str(vip))} .*?last_seen: (\d+) ", path.read_text("ascii"), re.MULTILINE)
-    except OSError as error:
-        raise DataplaneError(f"reading {path}: {error.strerror}") from error
-    return int(found[1]) if found else None
+    mark, timer = clusterip_guard.mark(vip, number), clusterip_guard.timer(vip, number)
+    return _Slot(clusterip_guard.last_written(mark, vip) is not None, clusterip_guard.last_written(timer, vip))
 
 
 class _Clock(NamedTuple):

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from maglev0.operator import command, connection, ordering
+from maglev0.operator import ordering
 from maglev0.operator.ordering import Errand, Look
 from maglev0.orders import Order
 from maglev0.view import ACTIVE, FAILING
@@ -27,11 +27,11 @@ from maglev0.view import ACTIVE, FAILING
 
 def main(arguments: list[str]) -> int:
     """Run `maglev0 drain` with what stands behind it on the command line; returns the exit status."""
-    return command.run(__doc__.format(options=connection.OPTIONS, waiting=ordering.OPTIONS), "drain", arguments, _run)
+    return ordering.run(__doc__, "drain", arguments, _errand)
 
 
-def _run(arguments: dict[str, Any]) -> int:
-    return ordering.carry_out(arguments, Errand(ordering.member_id(arguments["ID"]), _drained, _is_empty))
+def _errand(arguments: dict[str, Any]) -> Errand:
+    return Errand(ordering.member_id(arguments["ID"]), _drained, _is_empty)
 
 
 def _drained(order: Order) -> Order:

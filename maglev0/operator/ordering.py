@@ -10,15 +10,15 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
-from maglev0 import nodereport, orders, settings
+from maglev0 import nodereport, observer, orders
 from maglev0 import view as views
 from maglev0.config import printable
 from maglev0.errors import ConfigError, ZooKeeperError
 from maglev0.membership import view_id
 from maglev0.nodereport import NodeReport
-from maglev0.operator import connection
+from maglev0.operator import command, connection
 from maglev0.operator.connection import Connection
 from maglev0.orders import Order
 from maglev0.paths import Paths
@@ -34,8 +34,6 @@ MAX_TIMEOUT_S = 86400
 LOOK_S = 0.5
 ATTEMPTS = 10  # at an order that somebody else changes at the same time
 NOT_YET = 1
-
-_Record = TypeVar("_Record")
 
 
 class Look(NamedTuple):
@@ -67,8 +65,12 @@ def member_id(text: str) -> int:
     return int(text)
 
 
-def carry_out(arguments: dict[str, Any], errand: Errand) -> int:
-    """Leave the order, and wait for it as the command line says; returns the exit status."""
+def run(text: str, name: str, arguments: list[str], errand: Callable[[dict[str, Any]], Errand]) -> int:
+    """Run one of the three commands with what stands behind its name; `errand` is what its parsed command line asks for."""
+    return command.run(text.format(options=connection.OPTIONS, waiting=OPTIONS), name, arguments, lambda parsed: _run(parsed, errand(parsed)))
+
+
+def _run(arguments: dict[str, Any], errand: Errand) -> int:
     whom, timeout_s = connection.read(arguments), _timeout_s(arguments["--timeout"])
     show = _json if arguments["--json"] else _text
     return asyncio.run(_carry_out(whom, errand, 0.0 if arguments["--no-wait"] else timeout_s, show))
@@ -89,12 +91,8 @@ async def _carry_out(whom: Connection, errand: Errand, timeout_s: float, show: C
 
 
 async def _require_member_id(session: Session, paths: Paths, member: int) -> None:
-    node = await session.get(paths.settings)
-    try:
-        agreed = None if node is None else settings.decode(node.data)
-    except ValueError as error:
-        raise ZooKeeperError(f"the settings in {paths.settings} cannot be read ({error})") from error
-    if agreed is not None and member > agreed.total_nodes:
+    agreed = await observer.read_settings(session, paths)
+    if member > agreed.total_nodes:
         raise ConfigError(f"{member}: allowed are the ids of the cluster's members, from 1 to {agreed.total_nodes}, its total-nodes")
 
 
@@ -148,17 +146,10 @@ async def _follow(session: Session, paths: Paths, errand: Errand, timeout_s: flo
 async def _look(session: Session, paths: Paths, member: int) -> Look:
     record, report, parent = await session.get_all([paths.member(member), paths.report(member), paths.members])
     return Look(
-        None if record is None or not record.ours else _decoded(lambda: views.decode(str(member), record.data)),
-        None if report is None or not report.ours else _decoded(lambda: nodereport.decode(report.data)),
+        observer.readable(record, lambda data: views.decode(str(member), data)),
+        observer.readable(report, nodereport.decode),
         ViewId(0, 0, 0) if parent is None else view_id(parent.stat),
     )
-
-
-def _decoded(decode: Callable[[], _Record]) -> _Record | None:
-    try:
-        return decode()
-    except ValueError:
-        return None
 
 
 def _text(member: int, look: Look, done: bool) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 
 from maglev0.config import printable
 from maglev0.errors import ConfigError
-from maglev0.operator import command, connection, ordering
+from maglev0.operator import ordering
 from maglev0.operator.ordering import Errand, Look
 from maglev0.orders import Order
 from maglev0.view import MAX_WEIGHT
@@ -33,10 +33,10 @@ OWN = "own"
 
 def main(arguments: list[str]) -> int:
     """Run `maglev0 weight` with what stands behind it on the command line; returns the exit status."""
-    return command.run(__doc__.format(options=connection.OPTIONS, waiting=ordering.OPTIONS), "weight", arguments, _run)
+    return ordering.run(__doc__, "weight", arguments, _errand)
 
 
-def _run(arguments: dict[str, Any]) -> int:
+def _errand(arguments: dict[str, Any]) -> Errand:
     weight = _weight(arguments["WEIGHT"])
 
     def weighed(order: Order) -> Order:
@@ -45,7 +45,7 @@ def _run(arguments: dict[str, Any]) -> int:
     def is_done(look: Look) -> bool:
         return look.record is not None and weight in (None, look.record.weight) and look.is_settled
 
-    return ordering.carry_out(arguments, Errand(ordering.member_id(arguments["ID"]), weighed, is_done))
+    return Errand(ordering.member_id(arguments["ID"]), weighed, is_done)
 
 
 def _weight(text: str) -> int | None:

@@ -10,6 +10,7 @@ from kazoo.client import KazooClient
 from kazoo.retry import KazooRetry
 
 from maglev0.lab.zookeeper import Ensemble, Place
+from tests.daemon.guarded import Guard
 from tests.daemon.site import DEADLINE_S, Site
 
 if TYPE_CHECKING:
@@ -64,6 +65,15 @@ def ensemble(shared_ensemble: Ensemble) -> Iterator[Ensemble]:
             server.thaw()
     for server in shared_ensemble.servers:
         server.wait_until_serving()
+
+
+@pytest.fixture(scope="module")
+def guard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guard]:
+    """A server of the module's own, which lets nobody in without a password."""
+    client, peer, election, secure = _free_ports(4)
+    made = Guard(tmp_path_factory.mktemp("guarded"), (client, peer, election, secure))
+    with made.ensemble:
+        yield made
 
 
 @pytest.fixture

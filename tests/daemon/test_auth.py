@@ -17,7 +17,6 @@ from maglev0.config import parse_zk
 from maglev0.lab.zookeeper import Ensemble, Security
 from maglev0.znodes import Create, Write
 from maglev0.zookeeper import Session, State
-from tests.daemon.conftest import _free_ports
 from tests.daemon.guarded import PASSWORD, USER, Guard
 from tests.daemon.site import DEADLINE_S, Node, Site
 from tests.daemon.test_connection import _take_session_away
@@ -32,14 +31,6 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.zookeeper
 
 TELLING = "warning: no ZooKeeper session, trying again: "
-
-
-@pytest.fixture(scope="module")
-def guard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guard]:
-    client, peer, election, secure = _free_ports(4)
-    made = Guard(tmp_path_factory.mktemp("guarded"), (client, peer, election, secure))
-    with made.ensemble:
-        yield made
 
 
 @pytest.fixture

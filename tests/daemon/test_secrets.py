@@ -16,7 +16,6 @@ from maglev0.config import parse_zk
 from maglev0.lab.process import Process, python_module
 from maglev0.znodes import Create
 from maglev0.zookeeper import Session, State
-from tests.daemon.conftest import _free_ports
 from tests.daemon.guarded import PASSWORD, USER, WRONG, Guard
 from tests.daemon.site import DEADLINE_S, VIP, Node, Site
 
@@ -36,14 +35,6 @@ COMMANDS = [
     ("drain", "1", "--no-wait"),
     ("undrain", "1", "--no-wait"),
 ]
-
-
-@pytest.fixture(scope="module")
-def guard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guard]:
-    client, peer, election, secure = _free_ports(4)
-    made = Guard(tmp_path_factory.mktemp("guarded"), (client, peer, election, secure))
-    with made.ensemble:
-        yield made
 
 
 def _file(guard: Guard, name: str, seed: int, password: Path) -> Path:

@@ -17,6 +17,7 @@ from maglev0.lab.node import INTERFACE
 from maglev0.lab.process import python_module, wait_for
 from maglev0.operator import explain
 from maglev0.service import HashMode
+from tests.kernel.clients import ANSWER_S, client_socket
 
 pytestmark = [pytest.mark.kernel, pytest.mark.zookeeper]
 
@@ -28,7 +29,6 @@ SETTINGS = Settings(
     session_timeout_s=2.0,
     more_flags=(f"--hash-mode={HashMode.SOURCE_IP_PORT_DEST_PORT}", f"--hash-seed={SEED}"),
 )
-ANSWER_S = 5.0
 DATAGRAMS, CONNECTIONS = 12, 40  # that none of the connections moves to a third node has a chance of one in ten million
 
 
@@ -73,13 +73,9 @@ def asker(cluster: Cluster, capsys: pytest.CaptureFixture[str]) -> Asker:
 
 
 @contextmanager
-def client_socket(cluster: Cluster, client: int, kind: socket.SocketKind) -> Iterator[socket.socket]:
-    """Connected to the service at the VIP."""
-    with namespace.inside(cluster.client):
-        sock = socket.socket(socket.AF_INET, kind)
-    with sock:
-        sock.settimeout(ANSWER_S)
-        sock.bind((str(addresses.client_address(client)), 0))
+def connected(cluster: Cluster, client: int, kind: socket.SocketKind) -> Iterator[socket.socket]:
+    """To the service at the VIP."""
+    with client_socket(cluster, client, kind) as sock:
         sock.connect((str(addresses.VIP), addresses.SERVICE_PORT))
         yield sock
 
@@ -91,7 +87,7 @@ def flow_of(sock: socket.socket) -> tuple[str, str]:
 
 def test_the_one_node_whose_kernel_is_said_to_accept_a_datagram_answers_it(cluster: Cluster, asker: Asker) -> None:
     for client in range(DATAGRAMS):
-        with client_socket(cluster, client, socket.SOCK_DGRAM) as sock:
+        with connected(cluster, client, socket.SOCK_DGRAM) as sock:
             said = {number: asker.on(number, *flow_of(sock), "--protocol=udp") for number in (1, 2)}
             accepting = {f"backend-{number}" for number, answer in said.items() if answer["kernel"]["new_flow"]["accepts"]}
             sock.send(b"who?")
@@ -101,7 +97,7 @@ def test_the_one_node_whose_kernel_is_said_to_accept_a_datagram_answers_it(clust
 
 def test_a_node_keeps_a_connection_whose_bucket_moved_and_says_so(cluster: Cluster, asker: Asker) -> None:
     with ExitStack() as stack:
-        sockets = [stack.enter_context(client_socket(cluster, client, socket.SOCK_STREAM)) for client in range(CONNECTIONS)]
+        sockets = [stack.enter_context(connected(cluster, client, socket.SOCK_STREAM)) for client in range(CONNECTIONS)]
         cluster.nodes[3].start_daemon()
         cluster.settle()
         sock = next(sock for sock in sockets if asker.on(3, *flow_of(sock))["owner"]["name"] == "backend-3")

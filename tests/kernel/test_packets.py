@@ -7,7 +7,7 @@ import socket
 import struct
 import subprocess
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from ipaddress import IPv4Address
 
@@ -21,13 +21,13 @@ from maglev0.lab.probe import Plan
 from maglev0.lab.process import Process, python_module, wait_for
 from maglev0.lab.report import Report
 from maglev0.service import HashMode
+from tests.kernel.clients import ANSWER_S, client_socket
 
 pytestmark = [pytest.mark.kernel, pytest.mark.zookeeper]
 
 SETTINGS = Settings(nodes=3, total_nodes=251, dataplane="nftables", session_timeout_s=2.0)
 EVERYTHING = Plan(requests=1500, clients=100, protocols=("tcp", "udp", "ping"))
 SECOND_VIP = IPv4Address("198.51.100.2")
-ANSWER_S = 5.0  # how long an answer may take on a machine whose cores are all busy
 LINGER_S = 0.3  # how long a second answer is waited for
 VIP = (str(addresses.VIP), addresses.SERVICE_PORT)
 
@@ -37,16 +37,6 @@ def cluster() -> Iterator[Cluster]:
     with Cluster(SETTINGS) as made:
         made.start()
         yield made
-
-
-@contextmanager
-def client_socket(cluster: Cluster, client: int, kind: socket.SocketKind) -> Iterator[socket.socket]:
-    with namespace.inside(cluster.client):
-        sock = socket.socket(socket.AF_INET, kind)
-    with sock:
-        sock.settimeout(ANSWER_S)
-        sock.bind((str(addresses.client_address(client)), 0))
-        yield sock
 
 
 def in_node(cluster: Cluster, number: int, *command: str) -> str:

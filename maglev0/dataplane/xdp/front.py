@@ -21,7 +21,7 @@ from maglev0.service import Service, Xdp
 log = logging.getLogger(__name__)
 
 _FLAGS = {Xdp.AUTO: libbpf.NATIVE, Xdp.NATIVE: libbpf.NATIVE, Xdp.GENERIC: libbpf.GENERIC}
-_MODES = {libbpf.NATIVE: "native", libbpf.GENERIC: "generic"}
+MODES = {libbpf.NATIVE: "native", libbpf.GENERIC: "generic"}
 
 
 def file_system() -> Path:
@@ -102,7 +102,7 @@ class Front:
     @property
     def mode(self) -> str:
         """How the program runs: native, generic, or "off" where it does not."""
-        return "off" if self._shared is None else _MODES.get(self._shared.mode, "another way")
+        return "off" if self._shared is None else MODES.get(self._shared.mode, "another way")
 
     def counters(self) -> maps.Counters | None:
         """What arrived for the VIP since the program was attached; None where it is not."""

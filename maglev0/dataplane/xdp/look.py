@@ -7,15 +7,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from maglev0.dataplane.xdp import front, libbpf, maps
+from maglev0.dataplane.xdp import front, maps
 from maglev0.dataplane.xdp.libbpf import Bpf
-from maglev0.dataplane.xdp.pins import LINK
+from maglev0.dataplane.xdp.pins import places
 from maglev0.errors import UnavailableError
 from maglev0.service import Service
 from maglev0.verdict import Program
-
-_MODES = {libbpf.NATIVE: "native", libbpf.GENERIC: "generic"}
-_NETNS = Path("/proc/thread-self/ns/net")
 
 
 def read(service: Service, index: int) -> Program | None:
@@ -25,15 +22,17 @@ def read(service: Service, index: int) -> Program | None:
     except UnavailableError:
         return None  # without the library nobody here has a program of ours
     mode = bpf.mode(index)
-    place = next((link.parent for link in _links(index) if bpf.interface_of(link) == index), None)
+    place = _place(bpf, index)
     if place is not None:
-        return Program(_MODES.get(mode, "another way"), _admitted(bpf, place, service))
-    return Program(_MODES[mode], None) if mode else None
+        return Program(front.MODES.get(mode, "another way"), _admitted(bpf, place, service))
+    return Program(front.MODES[mode], None) if mode else None
 
 
-def _links(index: int) -> list[Path]:
-    """Where the links of programs of ours on that interface are pinned: see pins.py."""
-    return sorted((front.file_system() / "maglev0").glob(f"{_NETNS.stat().st_ino}_{index}_*/{LINK}"))
+def _place(bpf: Bpf, index: int) -> Path | None:
+    """Where the program of ours on that interface is pinned."""
+    root = front.file_system() / "maglev0"
+    found = places(root) if root.is_dir() else []
+    return next((place.path for place in found if place.ifindex == index and bpf.interface_of(place.link) == index), None)
 
 
 def _admitted(bpf: Bpf, place: Path, service: Service) -> frozenset[int] | None:

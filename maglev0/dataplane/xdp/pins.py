@@ -72,7 +72,7 @@ class Shared(NamedTuple):
 def any_left(file_system: Path) -> bool:
     """Whether anything of ours is pinned for this network namespace; asked without libbpf."""
     try:
-        return bool(_places(file_system / "maglev0"))
+        return bool(places(file_system / "maglev0"))
     except FileNotFoundError:
         return False
     except OSError as error:
@@ -117,7 +117,7 @@ class Pins:
     def _standing(self, index: int, digest: str, vip: IPv4Address) -> Place | None:
         """Our program on the interface, one of another version only if it serves nobody else; all that stands nowhere is removed."""
         found = None
-        for place in _places(self._root):
+        for place in places(self._root):
             if not self._stands(place):
                 _remove(place)
             elif place.ifindex == index:
@@ -174,7 +174,7 @@ class Pins:
             self._bpf.put(shared.counters, key, bytes(maps.COUNTER_SIZE * self._bpf.processors))
 
     def _forget(self, vip: IPv4Address, keep: int | None = None) -> None:
-        for place in _places(self._root):
+        for place in places(self._root):
             if place.ifindex == keep:
                 continue
             if not self._stands(place):
@@ -233,7 +233,7 @@ def _netns() -> int:
     return _NETNS.stat().st_ino
 
 
-def _places(root: Path) -> list[Place]:
+def places(root: Path) -> list[Place]:
     """Where programs of this network namespace are pinned."""
     matches = [(path, _NAME.fullmatch(path.name)) for path in sorted(root.iterdir())]
     return [Place(path, int(match[2]), match[3]) for path, match in matches if match and int(match[1]) == _netns()]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -46,7 +44,7 @@ class _Links(NamedTuple):
 
 async def read(vip: IPv4Address, interface: Interface, cluster_mac: str, *, rules: bool | None) -> Host:
     """Look once; DataplaneError where the kernel does not tell."""
-    async with _asking() as netlink:
+    async with host.asking("addresses and routes") as netlink:
         links = _Links({int(link["index"]): link async for link in await netlink.get_links()})
         addresses = [address async for address in await netlink.get_addr(family=socket.AF_INET)]
         index = links.number(interface.name)
@@ -67,15 +65,6 @@ async def read(vip: IPv4Address, interface: Interface, cluster_mac: str, *, rule
         settings=_settings(interface.name),
         routes=tuple(routes),
     )
-
-
-@asynccontextmanager
-async def _asking() -> AsyncIterator[AsyncIPRoute]:
-    try:
-        async with AsyncIPRoute() as netlink:
-            yield netlink
-    except (NetlinkError, OSError) as error:
-        raise DataplaneError(f"asking the kernel for addresses and routes: {error.args[-1]}") from error
 
 
 def _own(interface: Interface) -> IPv4Address | None:

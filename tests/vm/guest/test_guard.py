@@ -239,8 +239,8 @@ def test_two_services_of_a_host_have_leases_of_their_own(service: Service) -> No
         await renew(both[0])
         for one in both:
             assert await one.repair() == ()
-        assert clusterip_guard._last_written(clusterip_guard._mark(VIP, 0), VIP) is not None
-        assert clusterip_guard._last_written(clusterip_guard._mark(other.vip, 0), other.vip) is None
+        assert clusterip_guard.last_written(clusterip_guard.mark(VIP, 0), VIP) is not None
+        assert clusterip_guard.last_written(clusterip_guard.mark(other.vip, 0), other.vip) is None
         await both[0].close()
         assert await both[1].repair() == ()
         await both[1].close()

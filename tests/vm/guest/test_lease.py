@@ -175,7 +175,7 @@ def test_a_promotion_cut_short_counts_and_the_next_timer_replaces_the_earlier(da
         time.sleep(0.3 * LEASE_S)
     newer = at_once(dataplane.arm())
     for slot in clusterip_guard.SLOTS:
-        clusterip_guard._write(clusterip_guard._mark(VIP, slot), f"+{VIP}")
+        clusterip_guard._write(clusterip_guard.mark(VIP, slot), f"+{VIP}")
     assert look(wire).accepted
     time.sleep(0.3 * LEASE_S)
     at_once(dataplane.arm())

@@ -1,0 +1,23 @@
+"""Clients of the lab's VIP."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from maglev0.lab import addresses, namespace
+from maglev0.lab.cluster import Cluster
+
+ANSWER_S = 5.0  # how long an answer may take on a machine whose cores are all busy
+
+
+@contextmanager
+def client_socket(cluster: Cluster, client: int, kind: socket.SocketKind) -> Iterator[socket.socket]:
+    """With that client's address."""
+    with namespace.inside(cluster.client):
+        sock = socket.socket(socket.AF_INET, kind)
+    with sock:
+        sock.settimeout(ANSWER_S)
+        sock.bind((str(addresses.client_address(client)), 0))
+        yield sock
