@@ -91,12 +91,13 @@ class Daemon:
         self._session = Session(config.zk, config.session_timeout_s, self._notice, None if former is None else former.session, config.access)
         self._outlets = Outlets(config)
         self._session.on_answer = self._outlets.answered
-        self._place = Place(self._session, self._kernel, self._outlets, self._settled)
+        self._place = Place(self._session, self._kernel, self._outlets, self._note_settled)
         self._servings = {vip: Serving(config, vip, self._place, *found[vip]) for vip in config.vips}
         self._tasks: dict[IPv4Address, asyncio.Task[None]] = {}  # one for each VIP that is to be served
         self._leaving: dict[IPv4Address, asyncio.Task[None]] = {}  # and for each that is so no more
         self._failed: dict[IPv4Address, MaglevError] = {}
         self._changed = asyncio.Event()
+        self._settled: set[IPv4Address] = set()
         self._has_begun = self._is_ready = False
 
     def _file(self, vip: IPv4Address) -> tuple[SessionFile | None, Left | None]:
@@ -137,6 +138,7 @@ class Daemon:
                 self._failed[vip] = error
                 if self._failed.keys() >= self._tasks.keys():
                     raise
+                self._tell_ready()
                 log.error("%s is not served: %s", vip, error)  # noqa: TRY400  a fact, not a traceback
                 self._outlets.raised(error)
                 await serving.withdraw_and_leave()
@@ -151,14 +153,16 @@ class Daemon:
             self._has_begun = True
             self._session.start()
 
-    def _settled(self, vip: IPv4Address) -> None:
+    def _note_settled(self, vip: IPv4Address) -> None:
         """A VIP has its place in the table."""
         self._failed.pop(vip, None)
+        self._settled.add(vip)
         self._tell_ready()
 
     def _tell_ready(self) -> None:
         """Say once that the daemon serves: every VIP that can be has its place in the table."""
-        if not self._is_ready and all(serving.settled.is_set() for vip, serving in self._servings.items() if vip not in self._failed):
+        can_be = self._tasks.keys() - self._failed.keys()
+        if not self._is_ready and can_be and can_be <= self._settled:
             self._is_ready = True
             servicemanager.ready()
 
@@ -201,13 +205,16 @@ class Daemon:
         while True:
             await asked.wait()
             asked.clear()
-            servicemanager.reloading()
+            if self._is_ready:
+                servicemanager.reloading()
             try:
                 self._reload(reread())
             except MaglevError as error:
                 log.error("the configuration stays as it was: %s", error)  # noqa: TRY400  a fact, not a traceback
                 self._outlets.raised(error)
-            servicemanager.ready()
+            if self._is_ready:
+                servicemanager.ready()
+            self._tell_ready()  # what it waited for may be dropped
 
     def _reload(self, wanted: Config) -> None:
         taken, left_alone = configuration.changes(self._config, wanted)
@@ -230,6 +237,7 @@ class Daemon:
         """Serve a VIP no more: as at the daemon's end, while it goes on with the others."""
         task, serving = self._tasks.pop(vip, None), self._servings[vip]
         self._failed.pop(vip, None)
+        self._settled.discard(vip)
         self._leaving[vip] = asyncio.create_task(self._dropped(vip, task, serving))
 
     async def _dropped(self, vip: IPv4Address, task: asyncio.Task[None] | None, serving: Serving) -> None:

@@ -56,7 +56,7 @@ class Serving:
     def __init__(self, config: Config, vip: IPv4Address, place: Place, file: SessionFile | None, former: Left | None) -> None:
         self.vip = vip
         self.paths = Paths(f"{config.zk.chroot}/maglev0/{vip}")
-        self.settled = asyncio.Event()  # it has taken its first place in the table
+        self._is_settled = False  # whether it has taken its first place in the table
         self._config = config
         self._place = place
         self._session = place.session
@@ -126,8 +126,8 @@ class Serving:
 
     def _progressed(self) -> None:
         """The follower has come further: tell who waits for it."""
-        if not self.settled.is_set() and self._follower is not None and self._follower.progress.is_settled:
-            self.settled.set()
+        if not self._is_settled and self._follower is not None and self._follower.progress.is_settled:
+            self._is_settled = True
             self._place.settled(self.vip)
         if self._reporter is not None:
             self._reporter.look()

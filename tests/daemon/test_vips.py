@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,11 +15,14 @@ import pytest
 from tests.daemon.site import VIP, eventually
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.daemon.site import Node, Site
 
 pytestmark = pytest.mark.zookeeper
 
 OTHER = "198.51.100.2"
+PATIENCE_S = 30.0  # a session that lasts longer than a test
 BOTH = f"--cluster-ip={VIP},{OTHER}"
 
 
@@ -92,6 +97,59 @@ def test_a_reload_takes_over_what_it_can_and_names_the_rest(site: Site, tmp_path
     reload(node, file, f'cluster-ip = ["{OTHER}", "{VIP}"]\n')
     assert joined(site, VIP, 1) == owner(site, OTHER, 1) == session
     node.stop()
+
+
+class Manager:
+    """What a daemon takes for systemd."""
+
+    def __init__(self, directory: Path) -> None:
+        self.path = directory / "notify"
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(str(self.path))
+        self.prefix = ("env", f"NOTIFY_SOCKET={self.path}")
+        self.told: list[str] = []
+
+    def hear(self) -> list[str]:
+        """All that it was told so far, without the status in words and when it reloaded."""
+        self.socket.settimeout(0.0)
+        with suppress(BlockingIOError):
+            while True:
+                self.told.append(self.socket.recv(4096).decode().partition("\n")[0])
+        return [line for line in self.told if not line.startswith("STATUS=")]
+
+
+@pytest.fixture
+def manager(tmp_path: Path) -> Iterator[Manager]:
+    made = Manager(tmp_path)
+    with made.socket:
+        yield made
+
+
+def test_a_daemon_is_ready_once_what_it_waited_for_is_known_to_fail(site: Site, manager: Manager) -> None:
+    site.start(1, f"--cluster-ip={OTHER}")
+    joined(site, OTHER, 1)
+    node = site.start(1, BOTH, prefix=manager.prefix)
+    joined(site, VIP, 1)
+    node.wait_line(rf"error: {OTHER} is not served: id 1 is held by another live daemon")
+    eventually(lambda: manager.hear() == ["READY=1"], "to be told that it is ready")
+
+
+def test_a_daemon_is_ready_once_what_it_waited_for_is_asked_no_more(site: Site, manager: Manager, tmp_path: Path) -> None:
+    holder = site.start(1, f"--cluster-ip={OTHER}", timeout_s=PATIENCE_S)
+    joined(site, OTHER, 1)
+    holder.freeze()
+    file = tmp_path / "maglev0.toml"
+    file.write_text(f'cluster-ip = ["{VIP}", "{OTHER}"]\n')
+    node = site.start(1, f"--config={file}", prefix=manager.prefix, timeout_s=PATIENCE_S)
+    joined(site, VIP, 1)
+    reload(node, file, f'cluster-ip = ["{VIP}", "{OTHER}"]\nweight = 2\n')
+    node.wait_line("took over: --weight$")
+    assert manager.hear() == []  # a reload before it is ready is nothing to tell
+    reload(node, file, f'cluster-ip = "{VIP}"\nweight = 2\n')
+    eventually(lambda: manager.hear() == ["READY=1"], "to be told that it is ready")
+    reload(node, file, f'cluster-ip = "{VIP}"\nweight = 3\n')
+    eventually(lambda: manager.hear() == ["READY=1", "RELOADING=1", "READY=1"], "the reload to be told")
+    holder.thaw()
 
 
 def test_an_order_is_followed_and_a_bad_one_told_and_passed_over(site: Site) -> None:
