@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Collection, Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
@@ -50,6 +50,12 @@ class NodeReport:
     def encode(self) -> bytes:
         """The znode's data, JSON."""
         return json.dumps(asdict(self), sort_keys=True).encode()
+
+    def is_news_after(self, told: NodeReport) -> bool:
+        """Whether it says more than that time went by: connections that come and go are no news where none is waited for."""
+        flows = self.flows if self.late else told.flows
+        ends = (self.lease_left_s > 0) != (told.lease_left_s > 0)
+        return ends or replace(self, read_at=told.read_at, view_at=told.view_at, lease_left_s=told.lease_left_s, flows=flows) != told
 
 
 def decode(data: bytes) -> NodeReport:

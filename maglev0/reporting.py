@@ -33,7 +33,8 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 1.0  # between two readings of the kernel, where they are cheap
 LOOK_COST = 300  # and at least so many times as long as one takes: a third of a percent of a core
-COUNT_S = 5.0  # between two counts of connections
+TELL_S = 3.0  # between two reports that say the same
+COUNT_S = 15.0  # between two counts of connections, for which the kernel walks through a table of its whole host
 LEAVE_TIMEOUT_S = 0.5
 LEFT = "left"  # the state of a part that is over
 _MOST_REASON = 255
@@ -111,6 +112,7 @@ class Reporter:
         self._stage: tuple[ViewId | None, Stage] = (None, Stage.SEEN)
         self._read: tuple[frozenset[int], str] = (frozenset(), nodereport.digest(self._total_nodes, ()))
         self._written: tuple[int, str] | None = None  # the session that wrote what is held, and its digest
+        self._told: tuple[int, NodeReport] | None = None  # and the last report, with its session
         self._flows: int | None = None
         self._expected: _Expected | None = None
         self._alarms = Alarms(self._terms.over_s + 2 * LOOK_S)  # longer than a hand-over, of which the reports tell late
@@ -198,14 +200,14 @@ class Reporter:
             if self._outlet.listens:
                 counters = await self._upkeep.counters()
         cost_s = time.monotonic() - start_s
-        told = await self._told(progress, report)
+        answered = await self._published(progress, report)
         if self._outlet.listens:
             self._outlet.seen(self._vip, self._snapshot(progress, report, counters))
         # What others read of this node must not be worse than it is for longer than they bear with.
-        is_news_due = not told or report is None or report.lease_left_s <= 0
+        is_news_due = not answered or report is None or report.lease_left_s <= 0
         return LOOK_S if is_news_due else max(LOOK_S, LOOK_COST * cost_s)
 
-    async def _told(self, progress: Progress, report: NodeReport | None) -> bool:
+    async def _published(self, progress: Progress, report: NodeReport | None) -> bool:
         """Tell the cluster, and audit it if that is this node's part; whether ZooKeeper answered."""
         self._findings = None
         with suppress(Disconnected):
@@ -261,7 +263,15 @@ class Reporter:
         if written != self._written:
             await self._put(self._paths.holding(me), nodereport.pack(self._total_nodes, self._read[0]))
             self._written = written
-        await self._put(self._paths.report(me), report.encode())
+        if self._is_due(report):
+            await self._put(self._paths.report(me), report.encode())
+            self._told = self._session.session, report
+
+    def _is_due(self, report: NodeReport) -> bool:
+        if self._told is None or self._told[0] != self._session.session:
+            return True
+        told = self._told[1]
+        return report.is_news_after(told) or not 0 <= report.read_at - told.read_at < TELL_S
 
     async def _put(self, path: str, data: bytes) -> None:
         try:

@@ -55,6 +55,29 @@ def test_what_was_encoded_is_decoded_to_the_same(report: NodeReport) -> None:
     assert decode(report.encode()) == report
 
 
+@pytest.mark.parametrize(
+    ("later", "is_news"),
+    [
+        (PLAIN, False),
+        (replace(PLAIN, read_at=9.0, view_at=8.5, lease_left_s=0.1), False),
+        (replace(PLAIN, flows=7), False),
+        (replace(PLAIN, lease_left_s=0.0), True),
+        (replace(PLAIN, digest="cd"), True),
+        (replace(PLAIN, view=ViewId(1, 2, 4)), True),
+        (replace(PLAIN, problems=("tcp:80 does not answer",)), True),
+        (replace(PLAIN, late=1), True),
+    ],
+)
+def test_a_report_is_news_if_more_than_time_passed(later: NodeReport, is_news: bool) -> None:
+    assert later.is_news_after(PLAIN) is is_news
+    assert PLAIN.is_news_after(later) is is_news
+
+
+def test_connections_that_end_are_news_while_they_are_waited_for() -> None:
+    waiting = replace(PLAIN, late=2, flows=7)
+    assert replace(waiting, flows=6).is_news_after(waiting)
+
+
 def test_the_largest_report_is_one() -> None:
     before = {MAX_ID - number: MAX_WEIGHT for number in range(MAX_MEMBERS)}
     report = replace(PLAIN, problems=("\U00020000" * 255,) * MAX_REASONS, before=before)

@@ -15,7 +15,7 @@ after a change of the view, then an alarm. In the strip every cell shows who own
 
 Columns: state is active, idle (active and owns nothing), draining, failing or dry-run, with what was ordered; lease: how long new flows
 would be accepted without ZooKeeper's next word, when it was told; late: buckets that it no longer owns but in which it keeps connections;
-flows: its connections; up: since its start.
+flows: its connections, counted every 15 s; up: since its start.
 
 With --json there is one object in one line, with --watch one for each look: time, sound, clusters, and error where there was no answer. In each
 of clusters: vip, verdict (sound, moving, alarm), alarms, notes, view (number, age_s, waits_for), settings, members (id, name, host,

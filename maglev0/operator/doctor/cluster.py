@@ -34,7 +34,7 @@ SESSIONS = "the members' sessions"
 ORDERS = "standing orders"
 SETTINGS = "this machine's settings"
 MACS = "cluster MACs"
-STALE_S = 15.0  # a daemon reports every 1 to 5 s
+STALE_S = 15.0  # a daemon reports every 3 to 6 s, and at once what is new
 OFFSET_S = 2.0  # what a second's rounding, a slow write and our own look may add up to
 _Key = TypeVar("_Key")
 
