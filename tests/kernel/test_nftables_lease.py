@@ -23,6 +23,7 @@ pytestmark = pytest.mark.kernel
 
 LEASE_S = 0.5
 LEASE_MS = round(1000 * LEASE_S)
+ASK_INTERVAL_S = 0.0005  # each question needs a port of its own, of which there are not too many
 TICK_S = 0.011  # the kernel counts time-outs in ticks of 1 to 10 ms and rounds them down
 ARMED: list[Step] = [*owning(1), ("arm", ()), ("promote", ())]
 
@@ -38,7 +39,7 @@ class Asked:
         while (before_s := time.monotonic()) < until_s:
             found = self.answered if wire.client(1).datagram() else self.silent
             found.append((before_s, time.monotonic()))
-            await asyncio.sleep(0)
+            await asyncio.sleep(ASK_INTERVAL_S)
 
 
 def on_a_wire(host: Host, scenario: Callable[[Wire], Coroutine[None, None, None]]) -> None:

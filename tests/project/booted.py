@@ -85,8 +85,11 @@ class Systemd:
 
     def _end(self) -> None:
         if not self.process.ended:
-            # The kernel ends a pid namespace with its process 1, and the shell outside then clears up.
-            os.kill(self._first_pid(), signal.SIGKILL)
+            try:
+                self.systemctl("stop", "*.service")  # what still runs has a /tmp of its own, a folder of the machine's
+            finally:
+                # The kernel ends a pid namespace with its process 1, and the shell outside then clears up.
+                os.kill(self._first_pid(), signal.SIGKILL)
         self.process.wait(JOB_TIMEOUT_S)
 
     def systemctl(self, *arguments: str) -> str:
