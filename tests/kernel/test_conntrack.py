@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import sys
 import threading
@@ -130,11 +131,16 @@ def test_what_is_there_all_the_time_is_found_whatever_comes_and_goes(host: Host)
 @pytest.mark.parametrize("load", [None, *LOADS], ids=lambda load: "nothing" if load is None else load.title)
 def test_the_loop_turns_while_a_large_table_is_read(load: Load | None) -> None:
     ours = load is not None and load.dest == VIP
-    for mode, cost in measured(load).items():
-        expected = Flows(buckets(ENTRIES, load.sources, hashing(mode)), ENTRIES) if load is not None and ours else NOTHING
-        assert cost.flows == expected
-        # Of the processor's time alone: by the clock, a busy machine holds up whom it likes.
-        assert cost.longest_processor_ms < STEP_LIMIT_MS
+    # What holds the loop up by itself does so in every pass, a processor that others use too in one or the other.
+    longest_ms: dict[HashMode, float] = dict.fromkeys(HashMode, math.inf)
+    for _pass in range(PASSES):
+        for mode, cost in measured(load).items():
+            expected = Flows(buckets(ENTRIES, load.sources, hashing(mode)), ENTRIES) if load is not None and ours else NOTHING
+            assert cost.flows == expected
+            longest_ms[mode] = min(longest_ms[mode], cost.longest_processor_ms)
+        if max(longest_ms.values()) < STEP_LIMIT_MS:
+            return
+    pytest.fail(f"the loop stood still for so many ms: {longest_ms}")
 
 
 UNPRIVILEGED = """

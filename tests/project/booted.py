@@ -13,9 +13,10 @@ from maglev0.lab.process import Process
 BOOT_TIMEOUT_S = 20
 JOB_TIMEOUT_S = 30
 
-# What it may not do to the machine: no sysctl, no generators, no units of the machine's own, nothing left in /run, no mount that shows
-# outside. A service's sandbox needs a root that is a mount point, which a chroot's seldom is, so the whole tree is mounted a second time;
-# /sys/fs/cgroup is where a file system can be laid over in private on any machine.
+# What it may not do to the machine: no sysctl, no generators, no units of the machine's own, nothing left in /run, nor in /tmp and /var/tmp (where a
+# service has its private ones) but in the folder that both share, no mount that shows outside. A service's sandbox needs a root that is a mount
+# point, which a chroot's seldom is, so the whole tree is mounted a second time; /sys/fs/cgroup is where a file system can be laid over in private on
+# any machine.
 SECOND_ROOT = """set -eu
 for point in /sys /sys/fs/cgroup; do
     if mountpoint -q $point; then mount --make-private $point; fi
@@ -45,6 +46,13 @@ mount -t sysfs sysfs /sys
 mount -t cgroup2 cgroup2 /sys/fs/cgroup
 mount -t bpf bpf /sys/fs/bpf
 mount -t tmpfs -o mode=755 tmpfs /run
+mkdir /run/shared
+mount --bind "$SHARED" /run/shared
+mount -t tmpfs tmpfs /tmp
+mount -t tmpfs tmpfs /var/tmp
+mkdir --parents "$SHARED"
+mount --move /run/shared "$SHARED"
+rmdir /run/shared
 mount --bind /dev/null /dev/console
 exec env -i container=maglev0-test PATH=/usr/sbin:/usr/bin:/sbin:/bin SYSTEMD_UNIT_PATH="$UNITS" SYSTEMD_GENERATOR_PATH=/var/empty \\
     /lib/systemd/systemd --system --unit=basic.target --log-target=null --show-status=no
@@ -57,12 +65,14 @@ FIRST_SERVICE = "[Service]\nType=oneshot\nExecStart=/bin/echo booted\nStandardOu
 class Systemd:
     """As a context manager: booted in the network namespace when entered, gone with all its processes afterwards.
 
-    `units` is a folder of unit files and may be added to before it boots; everything that it and they print goes to `log`.
+    `units` is a folder of unit files and may be added to before it boots; everything that it and they print goes to `log`. `shared` holds both,
+    and whatever else of /tmp is to be there.
     """
 
-    def __init__(self, units: Path, log: Path, network_namespace: str) -> None:
+    def __init__(self, units: Path, log: Path, shared: Path, network_namespace: str) -> None:
         self.units = units
         self.log = log
+        self._shared = shared
         self._network_namespace = network_namespace
 
     def __enter__(self) -> Self:
@@ -70,7 +80,7 @@ class Systemd:
             (self.units / f"{target}.target").write_text("[Unit]\nDefaultDependencies=no\n")
         (self.units / "basic.target").write_text(FIRST_TARGET)
         (self.units / "booted.service").write_text(FIRST_SERVICE.format(log=self.log))
-        variables = [f"UNITS={self.units}", f"BRANCH={BRANCH}", f"BOOT={BOOT}"]
+        variables = [f"UNITS={self.units}", f"SHARED={self._shared}", f"BRANCH={BRANCH}", f"BOOT={BOOT}"]
         command = ["env", *variables, "unshare", "--mount", "--propagation=unchanged", "sh", "-c", SECOND_ROOT]
         self.process = Process("systemd", command, self.log, self._network_namespace)
         try:
@@ -85,11 +95,8 @@ class Systemd:
 
     def _end(self) -> None:
         if not self.process.ended:
-            try:
-                self.systemctl("stop", "*.service")  # what still runs has a /tmp of its own, a folder of the machine's
-            finally:
-                # The kernel ends a pid namespace with its process 1, and the shell outside then clears up.
-                os.kill(self._first_pid(), signal.SIGKILL)
+            # The kernel ends a pid namespace with its process 1, and the shell outside then clears up.
+            os.kill(self._first_pid(), signal.SIGKILL)
         self.process.wait(JOB_TIMEOUT_S)
 
     def systemctl(self, *arguments: str) -> str:

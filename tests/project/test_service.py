@@ -66,13 +66,13 @@ def host() -> Iterator[str]:
 
 
 @pytest.fixture
-def systemd(host: str, installed: Installation, tmp_path: Path) -> Iterator[Systemd]:
+def systemd(host: str, installed: Installation, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Systemd]:
     units, log = tmp_path / "units", tmp_path / "log"
     drop_in = units / "maglev0.service.d/test.conf"
     drop_in.parent.mkdir(parents=True)
     drop_in.write_text(DROP_IN.format(prefix=installed.prefix, settings=installed.settings, log=log))
     (units / installed.unit.name).symlink_to(installed.unit)
-    with Ensemble(tmp_path, [Place("127.0.0.1", namespace=host)]), Systemd(units, log, host) as booted:
+    with Ensemble(tmp_path, [Place("127.0.0.1", namespace=host)]), Systemd(units, log, tmp_path_factory.getbasetemp(), host) as booted:
         yield booted
 
 
