@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 LOOK_S = 1.0  # between two readings of the kernel, where they are cheap
 LOOK_COST = 300  # and at least so many times as long as one takes: a third of a percent of a core
+AUDIT_COST = 100  # between two audits, as the multiple of how long one takes: a hundredth of a core, where there are many members
 TELL_S = 3.0  # between two reports that say the same
 COUNT_S = 15.0  # between two counts of connections, for which the kernel walks through a table of its whole host
 LEAVE_TIMEOUT_S = 0.5
@@ -115,6 +116,7 @@ class Reporter:
         self._told: tuple[int, NodeReport] | None = None  # and the last report, with its session
         self._flows: int | None = None
         self._expected: _Expected | None = None
+        self._audit_due_s = 0.0
         self._alarms = Alarms(self._terms.over_s + 2 * LOOK_S)  # longer than a hand-over, of which the reports tell late
         self._findings: Findings | None = None
         self._said_failing = False
@@ -209,12 +211,12 @@ class Reporter:
 
     async def _published(self, progress: Progress, report: NodeReport | None) -> bool:
         """Tell the cluster, and audit it if that is this node's part; whether ZooKeeper answered."""
-        self._findings = None
         with suppress(Disconnected):
             if report is not None and self._session.state is State.CONNECTED:
                 await self._tell(progress.me.id, report)
                 await self._audit(progress)
                 return True
+        self._findings = None
         return False
 
     def _snapshot(self, progress: Progress, report: NodeReport | None, counters: Counters | None) -> Snapshot:
@@ -284,12 +286,17 @@ class Reporter:
         """The first member compares what all kernels hold, for all: everyone doing so would read the square of the cluster's size."""
         view, ownership = progress.view, progress.ownership
         if view is None or ownership is None or not self._is_first(view):
-            self._expected = None
+            self._expected = self._findings = None
             return
         if self._expected is None or self._expected.view != view:
+            self._findings = None
             self._expected = await in_thread(lambda: _expect(view, ownership.table, self._total_nodes))
+        start_s = time.monotonic()
+        if self._findings is not None and start_s < self._audit_due_s:
+            return
         reports = await observer.read_reports(self._session, self._paths, self._expected.shares)
         self._findings = await self._compare(self._expected, reports)
+        self._audit_due_s = time.monotonic() + AUDIT_COST * (time.monotonic() - start_s)
         for words, begins in self._alarms.note(self._findings, time.monotonic()):
             log.log(logging.ERROR if begins else logging.INFO, "%s", words)
             self._due.set()
