@@ -22,18 +22,22 @@ from typing import NamedTuple, cast
 
 from maglev0 import logs
 from maglev0.agreement import Agreement, Founder, Unsettled
+from maglev0.checking import Checks
 from maglev0.daemon import SWITCH_INTERVAL_S
 from maglev0.dataplane.dryrun import DryRun
 from maglev0.follower import Cluster, Follower
 from maglev0.handover import Stage
+from maglev0.health import Timing
+from maglev0.notify import Event
 from maglev0.ownership import decide
 from maglev0.paths import Paths
+from maglev0.reporting import Reporter, Snapshot, Teller
 from maglev0.service import HashFamily
 from maglev0.sessionfile import kernel_identity
 from maglev0.settings import Settings, Wishes
 from maglev0.upkeep import Upkeep
 from maglev0.view import ACTIVE, Member, View, ViewId
-from maglev0.waiting import Backoff, first_of, in_thread
+from maglev0.waiting import Backoff, first_of, in_thread, together
 from maglev0.znodes import Disconnected
 from maglev0.zookeeper import Session
 from tests.bench.scalesession import LeanSession
@@ -99,7 +103,7 @@ class Crowd:
 
 
 class Simulated(Follower):
-    """The daemon's own loop, without what it does in quiet times."""
+    """The daemon's own loop, without looking ahead in quiet times."""
 
     crowd: Crowd
     shares: Shares
@@ -125,6 +129,27 @@ class Simulated(Follower):
 
     async def _use_quiet(self, until_s: float) -> None:
         await self._wait(until_s)
+
+
+class Nobody:
+    """An `Outlet` of which nobody wants to know."""
+
+    listens = False
+
+    def changed(self, event: Event) -> None:
+        """Not told."""
+
+    def seen(self, vip: IPv4Address, snapshot: Snapshot) -> None:
+        """Not told."""
+
+    def took(self, vip: IPv4Address, stage: Stage, seconds: float) -> None:
+        """Not told."""
+
+    def failed(self, kind: str) -> None:
+        """Not told."""
+
+    def left(self, vip: IPv4Address) -> None:
+        """Not told."""
 
 
 class Orders:
@@ -168,16 +193,19 @@ class Way:
         """Be a member until told to leave."""
         cluster = Cluster(self._paths, settings, kernel_identity(), hold=False)
         upkeep = Upkeep(DryRun(HashFamily.NFTABLES), lambda: None)
-        member = self._member = Simulated(
-            cast("Session", self._session), upkeep, self._agreement, cluster, record(self._number, self._session.timeout_s)
-        )
+        session = cast("Session", self._session)
+        member = self._member = Simulated(session, upkeep, self._agreement, cluster, record(self._number, self._session.timeout_s))
         member.crowd, member.shares = crowd, shares
         crowd.members.append(member)
-        following = asyncio.create_task(member.follow())
+        checks = Checks(self._vip, (), Timing(2.0, 1.0, 2, 3), member.on_progress)
+        reporter = Reporter(session, upkeep, member, cluster, Teller(self._vip, Nobody()), checks)
+        member.on_progress = reporter.look
+        following = asyncio.create_task(together(member.follow(), reporter.run()))
         await first_of(following, leave.wait())
         await first_of(following, member.drain(DRAIN_S))
         following.cancel()
         await asyncio.wait([following])
+        await reporter.withdraw()
         await member.leave()
         await self._session.close()
         if not following.cancelled():
