@@ -97,7 +97,7 @@ class Daemon:
         self._leaving: dict[IPv4Address, asyncio.Task[None]] = {}  # and for each that is so no more
         self._failed: dict[IPv4Address, MaglevError] = {}
         self._changed = asyncio.Event()
-        self._settled: set[IPv4Address] = set()
+        self._settled: set[IPv4Address] = set()  # those that have taken their first place in the table
         self._has_begun = self._is_ready = False
 
     def _file(self, vip: IPv4Address) -> tuple[SessionFile | None, Left | None]:

@@ -112,8 +112,7 @@ class Reporter:
         self._due = asyncio.Event()
         self._stage: tuple[ViewId | None, Stage] = (None, Stage.SEEN)
         self._read: tuple[frozenset[int], str] = (frozenset(), nodereport.digest(self._total_nodes, ()))
-        self._written: tuple[int, str] | None = None  # the session that wrote what is held, and its digest
-        self._told: tuple[int, NodeReport] | None = None  # and the last report, with its session
+        self._told: tuple[int, NodeReport] | None = None  # the last report, with the session that wrote it and what is held
         self._flows: int | None = None
         self._expected: _Expected | None = None
         self._audit_due_s = 0.0
@@ -261,19 +260,13 @@ class Reporter:
 
     async def _tell(self, me: int, report: NodeReport) -> None:
         """Write what is news; others' sight of this node is worth two small writes now and then."""
-        written = (self._session.session, report.digest)
-        if written != self._written:
+        session = self._session.session
+        told = self._told[1] if self._told is not None and self._told[0] == session else None
+        if told is None or told.digest != report.digest:
             await self._put(self._paths.holding(me), nodereport.pack(self._total_nodes, self._read[0]))
-            self._written = written
-        if self._is_due(report):
+        if told is None or report.is_news_after(told) or not 0 <= report.read_at - told.read_at < TELL_S:
             await self._put(self._paths.report(me), report.encode())
-            self._told = self._session.session, report
-
-    def _is_due(self, report: NodeReport) -> bool:
-        if self._told is None or self._told[0] != self._session.session:
-            return True
-        told = self._told[1]
-        return report.is_news_after(told) or not 0 <= report.read_at - told.read_at < TELL_S
+            self._told = session, report
 
     async def _put(self, path: str, data: bytes) -> None:
         try:

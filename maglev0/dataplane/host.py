@@ -33,7 +33,7 @@ _DEV_MCAST = Path("/proc/thread-self/net/dev_mcast")
 
 
 @asynccontextmanager
-async def asking(what: str) -> AsyncIterator[AsyncIPRoute]:
+async def asking(what: str = "links and addresses") -> AsyncIterator[AsyncIPRoute]:
     """Ask the kernel for `what`; what it refuses is a `DataplaneError`."""
     try:
         async with AsyncIPRoute() as netlink:
@@ -62,7 +62,7 @@ class Link(NamedTuple):
 
 async def find_link(interface: str) -> Link:
     """Find the interface; DataplaneError when it is gone."""
-    async with asking("links and addresses") as netlink:
+    async with asking() as netlink:
         links = [link async for link in await netlink.get_links()]
     found = [link for link in links if link.get_attr("IFLA_IFNAME") == interface]
     if not found:
@@ -94,13 +94,13 @@ def _kind(link: Any) -> str | None:
 
 async def has_address(vip: IPv4Address) -> bool:
     """Whether any interface of this host holds the VIP."""
-    async with asking("links and addresses") as netlink:
+    async with asking() as netlink:
         return bool(await _holders(netlink, vip))
 
 
 async def has_our_address(vip: IPv4Address) -> bool:
     """Whether the VIP stands on this host by `place_address`, of this process or of one before it."""
-    async with asking("links and addresses") as netlink:
+    async with asking() as netlink:
         return any(_is_ours(address) for address in await _holders(netlink, vip))
 
 
@@ -110,7 +110,7 @@ async def place_address(interface: str, index: int, vip: IPv4Address) -> bool:
     It bears a label by which a daemon knows it again after any crash; one of ours on another interface, left when the interface was
     another, is moved. DataplaneError when others put it elsewhere: what arrives there nobody would judge.
     """
-    async with asking("links and addresses") as netlink:
+    async with asking() as netlink:
         found = {int(address["index"]): address for address in await _holders(netlink, vip)}
         for elsewhere, address in found.items():
             if elsewhere in (index, _LOOPBACK):
@@ -132,7 +132,7 @@ async def warn_of_found_address(vip: IPv4Address) -> None:
 
 async def remove_our_address(vip: IPv4Address) -> None:
     """Take the VIP off where `place_address` put it; one that others put up stays."""
-    async with asking("links and addresses") as netlink:
+    async with asking() as netlink:
         for address in await _holders(netlink, vip):
             if _is_ours(address):
                 await _change_address(netlink, "del", int(address["index"]), vip)

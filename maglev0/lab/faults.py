@@ -270,8 +270,7 @@ def lose_all_servers(stage: Stage) -> None:
     time.sleep(stage.choices.away_s or stage.rng.uniform(0.5, 4.0))
     for server in servers:
         server.start()
-    for server in servers:
-        server.wait_until_serving()
+    stage.cluster.zookeeper.wait_until_serving()
     _allow_until_now(stage)
     # Who lost its session joins again when leases have run out; until then its log, and others', may show the cluster as it was before.
     time.sleep(2 * stage.session_s)

@@ -211,6 +211,10 @@ class Ensemble:
         for server in self.servers:
             self._write_configuration(server)
             server.start()
+        self.wait_until_serving()
+
+    def wait_until_serving(self) -> None:
+        """Return once each server serves, as `Server.wait_until_serving` has it."""
         for server in self.servers:
             server.wait_until_serving()
 

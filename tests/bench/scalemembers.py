@@ -27,7 +27,7 @@ from maglev0.daemon import SWITCH_INTERVAL_S
 from maglev0.dataplane.dryrun import DryRun
 from maglev0.follower import Cluster, Follower
 from maglev0.handover import Stage
-from maglev0.health import Timing
+from maglev0.health import DEFAULT_TIMING, parse_timing
 from maglev0.notify import Event
 from maglev0.ownership import decide
 from maglev0.paths import Paths
@@ -197,7 +197,7 @@ class Way:
         member = self._member = Simulated(session, upkeep, self._agreement, cluster, record(self._number, self._session.timeout_s))
         member.crowd, member.shares = crowd, shares
         crowd.members.append(member)
-        checks = Checks(self._vip, (), Timing(2.0, 1.0, 2, 3), member.on_progress)
+        checks = Checks(self._vip, (), parse_timing(DEFAULT_TIMING), member.on_progress)
         reporter = Reporter(session, upkeep, member, cluster, Teller(self._vip, Nobody()), checks)
         member.on_progress = reporter.look
         following = asyncio.create_task(together(member.follow(), reporter.run()))

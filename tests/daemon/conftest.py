@@ -63,8 +63,7 @@ def ensemble(shared_ensemble: Ensemble) -> Iterator[Ensemble]:
             server.start()
         else:
             server.thaw()
-    for server in shared_ensemble.servers:
-        server.wait_until_serving()
+    shared_ensemble.wait_until_serving()
 
 
 @pytest.fixture(scope="module")

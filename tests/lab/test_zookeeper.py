@@ -39,8 +39,7 @@ def test_three_servers_survive_a_restart_of_their_leader(ensemble: Ensemble) -> 
         client.create("/kept", b"value")
         leader = ensemble.leader()
         leader.restart()
-        for server in ensemble.servers:  # one of the others may still be looking for the new leader
-            server.wait_until_serving()
+        ensemble.wait_until_serving()  # one of the others may still be looking for the new leader
         assert {server.mode() for server in ensemble.servers} == {"leader", "follower"}
         assert client.retry(client.get, "/kept")[0] == b"value"
     finally:
@@ -55,8 +54,7 @@ def test_without_a_majority_nobody_serves_and_with_it_they_do_again(ensemble: En
     assert _falls_silent(survivor)
     for server in others:
         server.start()
-    for server in ensemble.servers:
-        server.wait_until_serving()
+    ensemble.wait_until_serving()
     assert sorted(str(server.mode()) for server in ensemble.servers) == ["follower", "follower", "leader"]
 
 

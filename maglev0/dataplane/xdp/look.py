@@ -30,8 +30,7 @@ def read(service: Service, index: int) -> Program | None:
 
 def _place(bpf: Bpf, index: int) -> Path | None:
     """Where the program of ours on that interface is pinned."""
-    root = front.file_system() / "maglev0"
-    found = places(root) if root.is_dir() else []
+    found = places(front.file_system() / "maglev0")
     return next((place.path for place in found if place.ifindex == index and bpf.interface_of(place.link) == index), None)
 
 

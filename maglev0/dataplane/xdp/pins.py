@@ -73,8 +73,6 @@ def any_left(file_system: Path) -> bool:
     """Whether anything of ours is pinned for this network namespace; asked without libbpf."""
     try:
         return bool(places(file_system / "maglev0"))
-    except FileNotFoundError:
-        return False
     except OSError as error:
         raise UnavailableError(f"{error.filename}: {(error.strerror or '').lower()}") from error
 
@@ -234,8 +232,12 @@ def _netns() -> int:
 
 
 def places(root: Path) -> list[Place]:
-    """Where programs of this network namespace are pinned."""
-    matches = [(path, _NAME.fullmatch(path.name)) for path in sorted(root.iterdir())]
+    """Where programs of this network namespace are pinned: nowhere while there is no `root`."""
+    try:
+        paths = sorted(root.iterdir())
+    except FileNotFoundError:
+        return []
+    matches = [(path, _NAME.fullmatch(path.name)) for path in paths]
     return [Place(path, int(match[2]), match[3]) for path, match in matches if match and int(match[1]) == _netns()]
 
 
