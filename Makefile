@@ -64,7 +64,7 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	shellcheck $(SHELL_SCRIPTS)
-	$(BIN)/python -m pytest -q tests/project/test_rules.py
+	$(BIN)/python -m pytest -q tests/project/test_rules.py tests/project/test_layers.py
 
 bench: $(VENV)/.dev
 	@.ci/need test

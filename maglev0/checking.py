@@ -10,8 +10,10 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from maglev0 import probing
-from maglev0.health import Check, Health, Standing, Timing, duration
+from maglev0.health import Health, Standing
+from maglev0.healthchecks import Check, Timing
 from maglev0.program import END_TIMEOUT_S
+from maglev0.text import duration
 from maglev0.waiting import together
 
 _SLICES = 4

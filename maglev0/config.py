@@ -15,9 +15,10 @@ from typing import Any, NamedTuple, TypeVar
 from maglev0.access import ZooKeeperAccess, parse_auth, parse_file
 from maglev0.errors import ConfigError
 from maglev0.flagvalues import number_within, one_of, parse_interface, parse_listener, parse_program, parse_seed, parse_vips, seconds_within
-from maglev0.health import MAX_CHECKS, Check, Timing, parse_check, parse_timing
+from maglev0.healthchecks import MAX_CHECKS, Check, Timing, parse_check, parse_timing
 from maglev0.service import HashFamily, HashMode, Service, Xdp
 from maglev0.settings import MAX_TOTAL_NODES, Wishes, parse_cluster_mac
+from maglev0.text import printable
 from maglev0.view import MAX_SESSION_TIMEOUT_S, MAX_WEIGHT
 
 DEFAULT_ZK_PORT = 2181
@@ -250,11 +251,6 @@ def _checks(flags: _Flags, arguments: Mapping[str, Any]) -> tuple[Check, ...]:
     if len(texts) > MAX_CHECKS:
         flags.faults.append(Fault("--check", MAX_CHECKS, texts[MAX_CHECKS], f"allowed are at most {MAX_CHECKS} checks, and this is one more"))
     return flags.every("--check", parse_check)
-
-
-def printable(text: str) -> str:
-    """Return `text` as it may stand in a message of one line."""
-    return text if text.isprintable() else ascii(text)
 
 
 def _dataplane(text: str) -> HashFamily | None:

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from maglev0 import configtext
-from maglev0.config import FLAGS, REPEATABLE, SWITCHES, Fault, printable
+from maglev0.config import FLAGS, REPEATABLE, SWITCHES, Fault
 from maglev0.configtext import Mistake, Statement
 from maglev0.errors import ConfigError
+from maglev0.text import printable
 
 DEFAULT_PATH = "/etc/maglev0/maglev0.toml"
 MAX_BYTES = 65_536  # 64 VIPs and 16 of the longest checks are under a tenth of it; the rest is for comments

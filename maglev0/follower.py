@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 from maglev0 import clocks, report
 from maglev0.agreement import Agreement, Unsettled
@@ -21,11 +20,10 @@ from maglev0.lease import terms
 from maglev0.orders import Wish
 from maglev0.ownership import Ownership, decide
 from maglev0.participant import Participant
-from maglev0.paths import Paths
-from maglev0.settings import Settings
+from maglev0.progress import Cluster, Progress
 from maglev0.standing import Host
 from maglev0.upkeep import Upkeep
-from maglev0.view import DRY_RUN, Member, View, ViewId
+from maglev0.view import DRY_RUN, Member, View
 from maglev0.waiting import Backoff, first_of, in_thread, together, woken
 from maglev0.znodes import Disconnected, Refused
 from maglev0.zookeeper import Session, State
@@ -43,43 +41,6 @@ QUIET_S = 0.03
 SLICE_S = 0.0005  # of foresight at a time: a change that comes meanwhile waits for the rest of a step, which takes no longer either
 CATCH_UP_PART = 1 / 2  # of a core, for some 50 ms at 65,537 node numbers: the log waits for it
 LOOK_AHEAD_PART = 1 / 10  # of a core, for some 0.2 s for each member: next to nothing beside what the node serves, and no change comes sooner
-
-
-class Cluster(NamedTuple):
-    """What a node takes part in, and how: `kernel` names its kernel and network namespace, `hold` is --zk-loss=hold."""
-
-    paths: Paths
-    settings: Settings
-    kernel: str
-    hold: bool
-
-
-class Progress(NamedTuple):
-    """How far one node has come, at one instant; times are seconds of CLOCK_MONOTONIC.
-
-    `held` is in force in its kernel as far as it knows, `late` counts the buckets out of force in which it keeps connections.
-    """
-
-    me: Member
-    is_member: bool
-    view: View | None
-    view_at: float
-    obeys: ViewId | None
-    stage: Stage
-    held: frozenset[int]
-    lease_left_s: float
-    late: int
-    ownership: Ownership | None
-
-    @property
-    def is_at_rest(self) -> bool:
-        """Whether it is a member in its place, and nothing is left to do for the view."""
-        return self.is_member and self.stage is Stage.ACQUIRED
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether it is where the view wants it, under its lease."""
-        return self.is_at_rest and self.lease_left_s > 0
 
 
 class Follower:

@@ -1,199 +1,18 @@
-"""Whether this node may answer: what a check is, and what its results in a row say.
+"""What the results of health checks in a row say: whether this node may answer.
 
 Pure: imports no I/O. The time is handed in, as seconds of one steadily running clock.
 """
 
 from __future__ import annotations
 
-import re
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
-from ipaddress import IPv4Address, IPv6Address, ip_address
-from urllib.parse import SplitResult, urlsplit
 
-MAX_CHECKS = 16  # what a node report has room to tell of
-MAX_CHECK_CHARACTERS = 255  # it stands in log lines, reports and labels of metrics; what is longer belongs into a script
-DEFAULT_TIMING = "2,1,2,3"
-
-# Shorter ones make the checks themselves the load: starting a program costs some milliseconds of a core.
-MIN_INTERVAL_S = 0.1
-MAX_INTERVAL_S = 3600.0
-MIN_TIMEOUT_S = 0.05
-MAX_TIMEOUT_S = 60.0  # the daemon's start waits for it
-MAX_IN_A_ROW = 100
+from maglev0.healthchecks import Check, Timing
+from maglev0.text import blanked, duration, shortened
 
 MAX_PROBLEM_CHARACTERS = 255
 _CALLED_CHARACTERS = 80  # of a check's text in a problem, so that there is room for the reason
-
-_ALLOWED = "allowed are tcp:PORT, tcp:ADDRESS:PORT, http://[HOST][:PORT]/PATH, https://[HOST][:PORT]/PATH, exec:/PROGRAM ARGUMENTS and file:/PATH"
-_LABEL = r"[A-Za-z0-9_][A-Za-z0-9_-]{0,62}"
-_NAME = re.compile(rf"({_LABEL}\.)*{_LABEL}\.?")
-_HTTP_PORTS = {"http": 80, "https": 443}
-
-
-class Kind(StrEnum):
-    """What a check looks at."""
-
-    TCP = "tcp"
-    HTTP = "http"
-    EXEC = "exec"
-    FILE = "file"
-
-
-@dataclass(frozen=True)
-class Check:
-    """One check; `str()` of it is the operator's own text, and what it is called wherever it is told of.
-
-    An `address` of `None` is the VIP. `host` is whom an HTTP request asks for (empty: the address and port). No name is ever looked up: a name
-    server that is gone must not make every node fail at once.
-    """
-
-    text: str
-    kind: Kind
-    address: IPv4Address | IPv6Address | None = None
-    port: int = 0
-    host: str = ""
-    tls: bool = False
-    path: str = ""
-    arguments: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return self.text
-
-
-@dataclass(frozen=True)
-class Timing:
-    """When checks run, and how many results in a row count: `rise` good ones as up, `fall` bad ones as down."""
-
-    interval_s: float
-    timeout_s: float
-    rise: int
-    fall: int
-
-    def __str__(self) -> str:
-        return f"{self.interval_s:g},{self.timeout_s:g},{self.rise},{self.fall}"
-
-
-def parse_check(text: str) -> Check:
-    """Read a check; ValueError says what is allowed, and repeats no password."""
-    if len(text) > MAX_CHECK_CHARACTERS or not text.isprintable():
-        raise ValueError(f"allowed are at most {MAX_CHECK_CHARACTERS} printable characters")
-    kind, _colon, rest = text.partition(":")
-    parse = {"tcp": _tcp, "http": _http, "https": _http, "exec": _exec, "file": _file}.get(kind)
-    if parse is None:
-        raise ValueError(_ALLOWED)
-    return parse(text, rest)
-
-
-def parse_timing(text: str) -> Timing:
-    """Read `INTERVAL,TIMEOUT,RISE,FALL`; ValueError says what is allowed."""
-    parts = [part.strip() for part in text.split(",")]
-    if len(parts) != 4:
-        raise ValueError(f"allowed is INTERVAL,TIMEOUT,RISE,FALL, as {DEFAULT_TIMING}")
-    interval_s = _seconds("the interval", parts[0], MIN_INTERVAL_S, MAX_INTERVAL_S)
-    timeout_s = _seconds("the time-out", parts[1], MIN_TIMEOUT_S, MAX_TIMEOUT_S)
-    if timeout_s > interval_s:
-        raise ValueError(
-            f"allowed is a time-out of at most the interval: one run ends before the next is due, and {timeout_s:g} s > {interval_s:g} s"
-        )
-    return Timing(interval_s, timeout_s, _count("rise", parts[2]), _count("fall", parts[3]))
-
-
-def _seconds(what: str, text: str, least: float, most: float) -> float:
-    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text, re.ASCII) or not least <= float(text) <= most:
-        raise ValueError(f"allowed for {what} are {least:g} to {most:g} seconds")
-    return float(text)
-
-
-def _count(what: str, text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,3}", text, re.ASCII) or not 1 <= int(text) <= MAX_IN_A_ROW:
-        raise ValueError(f"allowed for {what} are 1 to {MAX_IN_A_ROW} results in a row")
-    return int(text)
-
-
-def _tcp(text: str, rest: str) -> Check:
-    address, colon, port = rest.rpartition(":")
-    return Check(text, Kind.TCP, address=_address(address) if colon else None, port=_port(port))
-
-
-def _port(text: str) -> int:
-    if not re.fullmatch(r"[0-9]{1,5}", text, re.ASCII) or not 1 <= int(text) <= 65535:
-        raise ValueError("allowed is a port from 1 to 65535, as tcp:80 or http://:8080/health")
-    return int(text)
-
-
-def _address(text: str) -> IPv4Address | IPv6Address:
-    try:
-        address = ip_address(text.removeprefix("[").removesuffix("]"))
-    except ValueError as error:
-        raise ValueError("allowed is an address of this host, as tcp:127.0.0.1:80 or tcp:[::1]:80") from error
-    if (address.version == 6) != (text[:1] == "[" and text[-1:] == "]") or "%" in text:
-        raise ValueError("allowed are IPv4 addresses, and IPv6 addresses in brackets without a zone, as [::1]")
-    return address
-
-
-def _http(text: str, _rest: str) -> Check:
-    if not re.fullmatch(r"https?://[!-~]*", text):
-        raise ValueError("allowed is a URL in ASCII without spaces, as http://:8080/health")
-    scheme, netloc, path, query, fragment = _split(text)
-    if "@" in netloc:
-        raise ValueError("allowed is a URL without user and password: checks are told of in logs, status and metrics")
-    if fragment:
-        raise ValueError("allowed is a URL without #fragment, which no server gets to see")
-    host, port = _host_and_port(netloc)
-    return Check(
-        text,
-        Kind.HTTP,
-        address=_address_of(host),
-        port=_port(port) if port else _HTTP_PORTS[scheme],
-        host=netloc.removesuffix(":") if host else "",
-        tls=scheme == "https",
-        path=(path or "/") + (f"?{query}" if query else ""),
-    )
-
-
-def _split(text: str) -> SplitResult:
-    try:
-        return urlsplit(text)
-    except ValueError as error:
-        raise ValueError("allowed is a URL, as http://:8080/health") from error
-
-
-def _host_and_port(netloc: str) -> tuple[str, str]:
-    parts = re.fullmatch(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::(.*))?", netloc)
-    if parts is None:
-        raise ValueError("allowed is a URL with a host, an IPv6 address in brackets, and a port behind a colon, as http://[::1]:8080/health")
-    return parts[1], parts[2] or ""
-
-
-def _address_of(host: str) -> IPv4Address | IPv6Address | None:
-    """Where a URL's host is: this host itself if it is so called, and the VIP under every other name, for it is the VIP's service."""
-    if host.lower() == "localhost":
-        return IPv4Address("127.0.0.1")
-    # No top-level domain is all digits (RFC 3696, 2).
-    if host.startswith("[") or host.rpartition(".")[2].isdecimal():
-        return _address(host)
-    if host and not _NAME.fullmatch(host):
-        raise ValueError("allowed for a URL's host are the name that the service goes by, an address of this host, or nothing: the VIP")
-    return None
-
-
-def _exec(text: str, rest: str) -> Check:
-    try:
-        arguments = tuple(shlex.split(rest))
-    except ValueError as error:
-        raise ValueError(f"allowed is a program and its arguments, quoted as for a shell: {str(error).lower()}") from error
-    if not arguments or not arguments[0].startswith("/"):
-        raise ValueError("allowed is a program by its whole path, as exec:/usr/local/bin/check-web --quick; no shell reads it")
-    return Check(text, Kind.EXEC, arguments=arguments)
-
-
-def _file(text: str, rest: str) -> Check:
-    if not rest.startswith("/"):
-        raise ValueError("allowed is a file's whole path, as file:/run/web.up")
-    return Check(text, Kind.FILE, path=rest)
 
 
 @dataclass(frozen=True)
@@ -260,22 +79,4 @@ class Health:
 def _problem(check: Check, standing: Standing, now_s: float) -> str:
     tail = f", for {duration(now_s - standing.since_s)}"
     head = f"{shortened(str(check), _CALLED_CHARACTERS)}: {standing.reason}"
-    return shortened(printable(head), MAX_PROBLEM_CHARACTERS - len(tail)) + tail
-
-
-def duration(seconds: float) -> str:
-    """A duration for people: whole seconds, minutes, hours or days."""
-    for unit, unit_s in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * unit_s:
-            return f"{seconds / unit_s:.0f} {unit}"
-    return f"{seconds:.0f} s"
-
-
-def printable(text: str) -> str:
-    """The text with a space for whatever is not printable."""
-    return "".join(character if character.isprintable() else " " for character in text)
-
-
-def shortened(text: str, most: int) -> str:
-    """The text, cut to `most` characters with a mark that it was."""
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return shortened(blanked(head), MAX_PROBLEM_CHARACTERS - len(tail)) + tail

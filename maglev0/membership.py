@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 from maglev0 import view as views
 from maglev0.agreement import Unsettled
-from maglev0.config import printable
 from maglev0.handover import Ack, Stage
 from maglev0.paths import Paths
 from maglev0.settings import read_int, read_object, read_text
+from maglev0.text import printable
 from maglev0.view import Child, Ignored, Member, View, ViewId
 from maglev0.znodes import Check, Create, Delete, Node, Operation, Refused, Stat, Write, ZooKeeper
 

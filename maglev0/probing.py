@@ -19,7 +19,7 @@ from ipaddress import IPv4Address, ip_address
 from typing import Any
 
 from maglev0 import program
-from maglev0.health import Check, Kind
+from maglev0.healthchecks import Check, Kind
 from maglev0.waiting import in_thread
 
 MAX_HEAD_BYTES = 16384  # what h11, Apache and others allow an HTTP header

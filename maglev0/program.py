@@ -14,7 +14,7 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from maglev0.health import printable, shortened
+from maglev0.text import blanked, shortened
 from maglev0.waiting import in_thread
 
 MAX_OUTPUT_BYTES = 1 << 20  # reading so much takes 1 ms; who prints more is killed
@@ -72,7 +72,7 @@ class Program:
     def last_line(self) -> str:
         """The last line with something printable of what it has said so far, at most `MAX_LINE_CHARACTERS`."""
         text = b"" if self._output is None else self._output.tail
-        lines = [printable(line).strip() for line in text.decode(errors="replace").splitlines()]
+        lines = [blanked(line).strip() for line in text.decode(errors="replace").splitlines()]
         return shortened(next((line for line in reversed(lines) if line), ""), MAX_LINE_CHARACTERS)
 
     async def _end(self) -> int:

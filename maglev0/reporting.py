@@ -16,14 +16,13 @@ from typing import NamedTuple, Protocol
 from maglev0 import __version__, nodereport, observer
 from maglev0.audit import Alarms, Findings
 from maglev0.checking import Checks, Result
-from maglev0.dataplane import Counters
+from maglev0.dataplane import Counters, Flows
 from maglev0.errors import DataplaneError
-from maglev0.follower import Cluster, Follower, Progress
 from maglev0.handover import Stage
 from maglev0.lease import terms
 from maglev0.nodereport import MAX_REASONS, NodeReport
 from maglev0.notify import Event
-from maglev0.upkeep import Upkeep
+from maglev0.progress import Cluster, Progress
 from maglev0.view import ACTIVE, DRY_RUN, FAILING, View, ViewId
 from maglev0.waiting import in_thread, together, woken
 from maglev0.znodes import Create, Delete, Disconnected, Refused, Write
@@ -81,6 +80,49 @@ class Outlet(Protocol):
         """A part ended."""
 
 
+class Node(Protocol):
+    """One node's part in the cluster, as far as it is reported."""
+
+    @property
+    def progress(self) -> Progress:
+        """How far the node has come."""
+
+    @property
+    def before(self) -> dict[int, int]:
+        """The weights by member id that the former table was built from."""
+
+    @property
+    def alive(self) -> int | None:
+        """The connections counted while some are kept in buckets that moved."""
+
+
+class Kernel(Protocol):
+    """What is read of one node's kernel for its report."""
+
+    able: bool
+    restored: int
+
+    @property
+    def reason(self) -> str:
+        """Why this node cannot serve; empty where it can."""
+
+    @property
+    def early_drop(self) -> str:
+        """See `Dataplane.early_drop`."""
+
+    async def owned(self) -> frozenset[int]:
+        """See `Gate.owned`."""
+
+    async def flows(self) -> Flows:
+        """See `Gate.flows`."""
+
+    async def counters(self) -> Counters | None:
+        """See `Dataplane.counters`."""
+
+    def distrust(self) -> None:
+        """Have everything compared with the kernel and repaired."""
+
+
 class Teller(NamedTuple):
     """Whose news they are, and where they go."""
 
@@ -99,7 +141,7 @@ class _Expected(NamedTuple):
 class Reporter:
     """One VIP's teller. `run` for ever, `look` whenever something may have changed; `checks` are those of this node's health."""
 
-    def __init__(self, session: Session, upkeep: Upkeep, follower: Follower, cluster: Cluster, teller: Teller, checks: Checks) -> None:  # noqa: PLR0917  all of them, once
+    def __init__(self, session: Session, upkeep: Kernel, follower: Node, cluster: Cluster, teller: Teller, checks: Checks) -> None:  # noqa: PLR0917  all of them, once
         self.checks = checks
         self.state = "joining"
         self._vip, self._outlet = teller

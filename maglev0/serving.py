@@ -17,18 +17,20 @@ from typing import NamedTuple
 from maglev0 import interface, orders
 from maglev0.agreement import Agreement, Founder, Unsettled
 from maglev0.checking import Checks
-from maglev0.config import Config, ZooKeeperLoss, printable
+from maglev0.config import Config, ZooKeeperLoss
 from maglev0.dataplane import choose
 from maglev0.errors import MaglevError, UnavailableError
-from maglev0.follower import Cluster, Follower
+from maglev0.follower import Follower
 from maglev0.interface import Interface
 from maglev0.lease import terms
 from maglev0.orders import Order
 from maglev0.paths import Paths
+from maglev0.progress import Cluster
 from maglev0.reporting import Outlet, Reporter, Teller
 from maglev0.service import HashFamily
 from maglev0.sessionfile import Left, SessionFile
 from maglev0.settings import SEED_LIMIT, Settings
+from maglev0.text import printable
 from maglev0.upkeep import Upkeep
 from maglev0.view import ACTIVE, Member, name_of
 from maglev0.waiting import Backoff, in_thread, together, until_set

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from maglev0.checking import Checks
-from maglev0.health import Timing, parse_check
+from maglev0.healthchecks import Timing, parse_check
 from tests.services import BOUND_S, LOCAL, answering, hanging_directory, lives, repeating, running, script, serving, silent
 
 PATIENT = Timing(0.1, BOUND_S, 2, 3)  # for what needs no time-out, however busy the machine is
@@ -240,7 +240,7 @@ PAUSED = """
 import asyncio, sys
 from ipaddress import IPv4Address
 from maglev0.checking import Checks
-from maglev0.health import Timing, parse_check
+from maglev0.healthchecks import parse_check, Timing
 
 async def main():
     changed = lambda: print(checks.healthy, checks.problems, flush=True)

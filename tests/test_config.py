@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from maglev0 import cli
+from maglev0 import commandline
 from maglev0.access import ZooKeeperAccess
 from maglev0.config import (
     FLAGS,
@@ -24,14 +24,14 @@ from maglev0.config import (
     changes,
     parse,
     parse_zk,
-    printable,
     taken_over,
 )
 from maglev0.errors import ConfigError
 from maglev0.flagvalues import MAX_VIPS
-from maglev0.health import MAX_CHECKS, Timing, parse_check
+from maglev0.healthchecks import MAX_CHECKS, Timing, parse_check
 from maglev0.service import HashFamily, HashMode, Service, Xdp
 from maglev0.settings import MAX_TOTAL_NODES, SEED_LIMIT, Wishes
+from maglev0.text import printable
 from maglev0.view import MAX_WEIGHT
 from tests.test_flagvalues import DEFAULTS, LEFT_OUT, REFUSED, faults, parsed, refusal
 
@@ -159,7 +159,7 @@ def test_flags_left_out() -> None:
 
 
 def test_the_defaults_come_from_the_help_text() -> None:
-    assert cli.read([]) == parsed()
+    assert commandline.read([]) == parsed()
 
 
 def test_a_default_that_is_given_is_a_wish_and_one_left_out_is_not() -> None:
@@ -357,7 +357,7 @@ words = st.one_of(
 @example(["--my-id=1", "--my-id=1"])
 @settings(deadline=None, max_examples=400)
 def test_no_command_line_makes_anything_but_a_config_an_error_or_the_help(argv: list[str]) -> None:
-    outcome = attempt(lambda: cli.read(argv))
+    outcome = attempt(lambda: commandline.read(argv))
     match outcome:
         case Config():
             assert valid(outcome)

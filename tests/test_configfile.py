@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from maglev0 import cli, configfile
+from maglev0 import commandline, configfile
 from maglev0.config import FLAGS
 from maglev0.errors import ConfigError
 
@@ -53,19 +53,19 @@ def file(tmp_path: Path) -> Path:
 def errors(file: Path, text: str, *flags: str) -> list[str]:
     """What is wrong, without the file's name."""
     file.write_text(text)
-    reading = cli.examine([f"--config={file}", *flags])
+    reading = commandline.examine([f"--config={file}", *flags])
     assert (reading.config is None) == bool(reading.errors)
     return [error.removeprefix(f"{file}:") for error in reading.errors]
 
 
 def test_the_file_says_what_flags_say(file: Path) -> None:
     file.write_text(FULL)
-    assert cli.read([f"--config={file}"]) == cli.read(SAME)
+    assert commandline.read([f"--config={file}"]) == commandline.read(SAME)
 
 
 def test_flags_win(file: Path) -> None:
     file.write_text(FULL)
-    config = cli.read([f"--config={file}", "--my-id=3", "--check=tcp:81", "--cluster-ip=198.51.100.9", "--dry-run"])
+    config = commandline.read([f"--config={file}", "--my-id=3", "--check=tcp:81", "--cluster-ip=198.51.100.9", "--dry-run"])
     assert (config.my_id, [str(check) for check in config.checks], [str(vip) for vip in config.vips]) == (3, ["tcp:81"], ["198.51.100.9"])
     assert (config.dry_run, config.verbose, config.weight) == (True, True, 1)
 
@@ -77,9 +77,9 @@ def test_an_empty_flag_is_not_one_left_out(file: Path) -> None:
 def test_what_is_said_is_said_again_when_the_file_has_changed(file: Path) -> None:
     argv = [f"--config={file}", "--my-id=4"]
     file.write_text("weight = 2\n")
-    assert cli.read(argv).weight == 2
+    assert commandline.read(argv).weight == 2
     file.write_text("weight = 3\n")
-    assert cli.read(argv).weight == 3
+    assert commandline.read(argv).weight == 3
 
 
 def test_values_for_other_commands(file: Path) -> None:
@@ -154,7 +154,7 @@ def test_everything_wrong_is_told_at_once_with_its_line(file: Path) -> None:
 def test_the_first_is_what_a_daemon_ends_with(file: Path) -> None:
     file.write_text(WRONG)
     with pytest.raises(ConfigError) as caught:
-        cli.read([f"--config={file}"])
+        commandline.read([f"--config={file}"])
     assert str(caught.value) == f"{file}:{TOLD[0]} (and {len(TOLD) - 2} more, which --check-config tells)"
 
 
@@ -176,7 +176,7 @@ def test_a_seed_is_for_its_owner_alone(file: Path) -> None:
 
 def refused(path: Path | str) -> str:
     with pytest.raises(ConfigError) as caught:
-        cli.read([f"--config={path}"])
+        commandline.read([f"--config={path}"])
     assert str(caught.value).isprintable()
     return str(caught.value).removeprefix(f"--config={path}: ").removeprefix(f"{path}:")
 
@@ -206,5 +206,5 @@ def test_every_key_takes_what_its_flag_takes_and_no_table_or_date(file: Path) ->
 
 
 def test_the_example_is_a_sound_configuration() -> None:
-    config = cli.read([f"--config={ROOT / 'maglev0/systemd/example.toml'}"])
+    config = commandline.read([f"--config={ROOT / 'maglev0/systemd/example.toml'}"])
     assert config.zk.hosts == "zk1:2181,zk2:2181,zk3:2181"

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from maglev0.config import REPEATABLE, Config, FlagsError, parse, printable
+from maglev0.config import REPEATABLE, Config, FlagsError, parse
 from maglev0.errors import ConfigError
 from maglev0.flagvalues import MAX_VIPS
+from maglev0.text import printable
 
 DEFAULTS: dict[str, Any] = {
     "--my-id": "1",

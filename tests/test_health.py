@@ -7,21 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maglev0.health import (
-    DEFAULT_TIMING,
-    MAX_CHECK_CHARACTERS,
-    MAX_PROBLEM_CHARACTERS,
-    Check,
-    Health,
-    Kind,
-    Standing,
-    Timing,
-    duration,
-    parse_check,
-    parse_timing,
-    printable,
-    shortened,
-)
+from maglev0.health import MAX_PROBLEM_CHARACTERS, Health, Standing
+from maglev0.healthchecks import DEFAULT_TIMING, MAX_CHECK_CHARACTERS, Check, Kind, Timing, parse_check, parse_timing
+from maglev0.text import blanked, duration, shortened
 
 LOCAL = IPv4Address("127.0.0.1")
 LONG_NAME = ".".join(["a" * 63] * 3)
@@ -215,7 +203,7 @@ def test_a_problem_is_one_printable_line_that_ends_with_how_long(reason: str, pa
 
 def test_what_is_cut_says_so() -> None:
     assert (shortened("abc", 3), shortened("abcd", 3)) == ("abc", "ab…")
-    assert printable("a\tb\x1b[0m\u2028c") == "a b [0m c"
+    assert blanked("a\tb\x1b[0m\u2028c") == "a b [0m c"
 
 
 @pytest.mark.parametrize(

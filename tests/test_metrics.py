@@ -22,13 +22,13 @@ from maglev0.audit import Findings
 from maglev0.checking import Result
 from maglev0.dataplane import Count, Counters
 from maglev0.errors import MaglevError
-from maglev0.follower import Progress
 from maglev0.handover import Stage
-from maglev0.health import parse_check
+from maglev0.healthchecks import parse_check
 from maglev0.measures import ERRORS, STEPS
 from maglev0.metrics import Exporter, conntrack_entries
 from maglev0.nodereport import NodeReport
 from maglev0.ownership import Ownership
+from maglev0.progress import Progress
 from maglev0.reporting import Snapshot
 from maglev0.service import HashFamily
 from maglev0.view import ACTIVE, Member, View, ViewId

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from maglev0 import probing
-from maglev0.health import parse_check
+from maglev0.healthchecks import parse_check
 from maglev0.lab import namespace, network
 from maglev0.lab.network import TRAFFIC, Socket
 from tests.daemon.certificates import Authority

@@ -8,9 +8,10 @@ from dataclasses import replace
 from typing import cast
 
 from maglev0.agreement import Agreement, Unsettled
-from maglev0.follower import Cluster, Follower
+from maglev0.follower import Follower
 from maglev0.handover import Ack, Stage
 from maglev0.membership import LeaseRecord, view_id
+from maglev0.progress import Cluster
 from maglev0.settings import Settings
 from maglev0.upkeep import Upkeep
 from maglev0.view import ViewId

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address
 from typing import Any
 
-from maglev0 import cli, configfile, diagnosis
+from maglev0 import commandline, configfile, diagnosis
 from maglev0.access import ZooKeeperAccess
 from maglev0.config import ZooKeeperAddress
 from maglev0.errors import ConfigError, ZooKeeperError
@@ -57,7 +57,7 @@ def read(arguments: Mapping[str, Any]) -> Connection:
     written = {} if path is None else configfile.file_values(path)
     values = {flag: written.get(flag) if arguments[flag] is None else arguments[flag] for flag in FLAGS}
     # By the daemon's own command line, so that the same words mean the same, and are refused alike.
-    config = cli.read([f"{flag}={value}" for flag, value in values.items() if value is not None])
+    config = commandline.read([f"{flag}={value}" for flag, value in values.items() if value is not None])
     return Connection(config.zk, config.access, config.vips)
 
 

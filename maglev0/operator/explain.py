@@ -34,7 +34,6 @@ from ipaddress import AddressValueError, IPv4Address
 from typing import Any
 
 from maglev0 import custody, observer, verdict
-from maglev0.config import printable
 from maglev0.custody import Custody, Party
 from maglev0.errors import ConfigError, DataplaneError
 from maglev0.observer import Observation
@@ -42,6 +41,7 @@ from maglev0.operator import command, connection
 from maglev0.packethash import Flow, PacketHash
 from maglev0.service import HashFamily
 from maglev0.settings import Settings
+from maglev0.text import printable
 from maglev0.verdict import Kernel, Tracked, Verdict
 
 _PROTOCOLS = {"tcp": 6, "udp": 17, "icmp": 1}

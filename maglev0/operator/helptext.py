@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import itertools
 import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from maglev0 import cli
+from maglev0 import commandline
+from maglev0.operator.commands import COMMANDS
 
 _HEADING = re.compile(r"([A-Z][a-z]+(?: [a-z]+)?)(?:, [^:]*)?:\s")
 _COLUMNS = re.compile(r" {2,}")
@@ -99,18 +101,18 @@ def _option(item: Item) -> Option:
 
 def daemon() -> Help:
     """The help of the daemon itself."""
-    return parse(cli.__doc__ or "")
+    return parse(commandline.HELP)
 
 
 def commands() -> Mapping[str, Help]:
     """The help of each subcommand, as it prints it."""
-    return {name: parse(_printed(name)) for name in cli.COMMANDS}
+    return {name: parse(_printed(name)) for name in COMMANDS}
 
 
 def _printed(name: str) -> str:
     raw = io.BytesIO()
     with io.TextIOWrapper(raw, encoding="utf-8") as stdout, contextlib.redirect_stdout(stdout):
         with contextlib.suppress(SystemExit):
-            cli.main([name, "--help"])
+            importlib.import_module(COMMANDS[name]).main(["--help"])
         stdout.flush()
         return raw.getvalue().decode()

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 
 from maglev0 import nodereport, observer, orders
 from maglev0 import view as views
-from maglev0.config import printable
 from maglev0.errors import ConfigError, ZooKeeperError
 from maglev0.membership import view_id
 from maglev0.nodereport import NodeReport
@@ -22,6 +21,7 @@ from maglev0.operator import command, connection
 from maglev0.operator.connection import Connection
 from maglev0.orders import Order
 from maglev0.paths import Paths
+from maglev0.text import printable
 from maglev0.view import Member, ViewId, name_of
 from maglev0.znodes import Create, Delete, Operation, Refused, Write
 from maglev0.zookeeper import Session

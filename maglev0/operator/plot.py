@@ -23,9 +23,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
-from maglev0.config import printable
 from maglev0.errors import MaglevError
 from maglev0.scenario import Event, Flow, Scenario, Step, fair, shown
+from maglev0.text import printable
 from maglev0.view import name_of
 
 # Okabe and Ito's palette, which people with any common kind of colour blindness can tell apart.

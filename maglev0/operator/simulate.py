@@ -40,10 +40,10 @@ from typing import Any
 
 from maglev0 import observer
 from maglev0 import scenario as scenarios
-from maglev0.config import printable
 from maglev0.errors import ConfigError, MaglevError, ZooKeeperError
 from maglev0.operator import command, connection
 from maglev0.scenario import Scenario, Step, Weights
+from maglev0.text import printable
 from maglev0.view import DRY_RUN
 
 _DEFAULT_SIZE = 65_537

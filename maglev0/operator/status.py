@@ -39,12 +39,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 from maglev0 import diagnosis
-from maglev0.config import printable
 from maglev0.errors import ConfigError, ZooKeeperError
 from maglev0.observer import observe
 from maglev0.operator import command, connection, statuspage, statustext
 from maglev0.operator.connection import Connection
 from maglev0.operator.statuspage import ALARM, Status
+from maglev0.text import printable
 from maglev0.znodes import Disconnected
 from maglev0.zookeeper import Session
 

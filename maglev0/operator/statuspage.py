@@ -12,13 +12,13 @@ from itertools import islice
 from typing import Any
 
 from maglev0.audit import Findings
-from maglev0.config import printable
 from maglev0.handover import Stage
 from maglev0.lease import terms
 from maglev0.nodereport import NodeReport
 from maglev0.observer import Observation
 from maglev0.orders import Order
 from maglev0.settings import Settings
+from maglev0.text import printable
 from maglev0.view import ACTIVE, DRY_RUN, FAILING, Ignored, Member, name_of
 
 REPORT_INTERVAL_S = 5.0  # a daemon tells at least so often what its kernel holds

@@ -21,11 +21,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from maglev0.config import printable
 from maglev0.errors import ConfigError
 from maglev0.operator import ordering
 from maglev0.operator.ordering import Errand, Look
 from maglev0.orders import Order
+from maglev0.text import printable
 from maglev0.view import MAX_WEIGHT
 
 OWN = "own"

@@ -25,12 +25,13 @@ from maglev0.agreement import Agreement, Founder, Unsettled
 from maglev0.checking import Checks
 from maglev0.daemon import SWITCH_INTERVAL_S
 from maglev0.dataplane.dryrun import DryRun
-from maglev0.follower import Cluster, Follower
+from maglev0.follower import Follower
 from maglev0.handover import Stage
-from maglev0.health import DEFAULT_TIMING, parse_timing
+from maglev0.healthchecks import DEFAULT_TIMING, parse_timing
 from maglev0.notify import Event
 from maglev0.ownership import decide
 from maglev0.paths import Paths
+from maglev0.progress import Cluster
 from maglev0.reporting import Reporter, Snapshot, Teller
 from maglev0.service import HashFamily
 from maglev0.sessionfile import kernel_identity

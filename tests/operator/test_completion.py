@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from maglev0 import cli
 from maglev0.operator import completion, helptext
+from maglev0.operator.commands import COMMANDS
 
 BOUND_S = 60
 ASK = """source "$1"; shift
@@ -48,7 +48,7 @@ def offered(script: Path, *words: str) -> list[str]:
 
 def test_subcommands_and_flags(script: Path) -> None:
     daemon = [f"{option.names[-1]}=" if option.value else option.names[-1] for option in helptext.daemon().options]
-    assert {*offered(script, "")} == {*cli.COMMANDS, *daemon, "-v", "-h"}
+    assert {*offered(script, "")} == {*COMMANDS, *daemon, "-v", "-h"}
     assert offered(script, "st") == ["status"]
     assert offered(script, "--zk-") == ["--zk-loss=", "--zk-auth=", "--zk-ca=", "--zk-cert=", "--zk-key="]
     assert offered(script, "--my-id", "=", "1", "--dry") == ["--dry-run"]

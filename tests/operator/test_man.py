@@ -4,8 +4,8 @@ import re
 import subprocess
 from pathlib import Path
 
-from maglev0 import cli
 from maglev0.operator import helptext, man
+from maglev0.operator.commands import COMMANDS
 from maglev0.operator.helptext import Item, Option, Part
 
 HELP = """maglev0 try: a try.
@@ -65,7 +65,7 @@ def test_the_page_says_what_the_helps_say(tmp_path: Path) -> None:
     text = shown(page)
     assert text.startswith("MAGLEV0(8)")
     helps = [helptext.daemon(), *helptext.commands().values()]
-    assert [help_.name for help_ in helps] == ["maglev0", *(f"maglev0 {name}" for name in cli.COMMANDS)]
+    assert [help_.name for help_ in helps] == ["maglev0", *(f"maglev0 {name}" for name in COMMANDS)]
     for help_ in helps:
         assert help_.usage
         assert help_.options

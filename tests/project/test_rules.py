@@ -47,6 +47,9 @@ DECISIONS = {
     "custody",
     "access",
     "configtext",
+    "healthchecks",
+    "text",
+    "progress",
     "flagvalues",
 }
 # And those that carry them out through the two protocols, so that a simulation can do it in the daemon's place.

@@ -11,13 +11,13 @@ from ipaddress import IPv4Address
 from typing import TypeVar
 
 from maglev0 import settings as agreed
-from maglev0.config import printable
 from maglev0.lease import terms
 from maglev0.observer import Observation
 from maglev0.operator import statuspage
 from maglev0.operator.doctor.arp import Peer
 from maglev0.operator.doctor.finding import Finding, fault, judged, note, warning
 from maglev0.settings import Settings, Wishes
+from maglev0.text import printable
 from maglev0.view import ACTIVE, DRY_RUN, FAILING, Member, name_of
 
 MEMBERS = "members"

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address
 
 from maglev0 import credentials, diagnosis, settings
 from maglev0 import interface as interfaces_
-from maglev0.config import Config, printable
+from maglev0.config import Config
 from maglev0.dataplane import choose, clusterip
 from maglev0.errors import DataplaneError, UnavailableError, ZooKeeperError
 from maglev0.interface import Interface
@@ -26,6 +26,7 @@ from maglev0.operator.doctor.wire import Wire
 from maglev0.paths import Paths
 from maglev0.service import HashFamily
 from maglev0.settings import LEASE_SHARE, Settings, Wishes
+from maglev0.text import printable
 from maglev0.waiting import in_thread
 from maglev0.znodes import Disconnected
 from maglev0.zookeeper import Session
