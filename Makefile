@@ -90,8 +90,8 @@ install:
 	@rm -rf build
 	@'$(PREFIX)/bin/'$(PIP_INSTALL) .
 	@ln -sf '$(PREFIX)/bin/maglev0' '$(BINDIR)/maglev0'
-	@sed -e 's|/opt/maglev0|$(PREFIX)|' -e 's|/etc/maglev0|$(CONFDIR)|' maglev0/systemd/maglev0.service >'$(UNITDIR)/maglev0.service'
-	@sed -e 's|/etc/maglev0|$(CONFDIR)|' maglev0/systemd/example.toml >'$(CONFDIR)/example.toml'
+	@sed -e 's|/opt/maglev0|$(PREFIX)|' -e 's|/etc/maglev0|$(CONFDIR)|' maglev0/runtime/systemd/maglev0.service >'$(UNITDIR)/maglev0.service'
+	@sed -e 's|/etc/maglev0|$(CONFDIR)|' maglev0/runtime/systemd/example.toml >'$(CONFDIR)/example.toml'
 	@'$(PREFIX)/bin/maglev0' man >'$(MANDIR)/maglev0.8'
 	@'$(PREFIX)/bin/maglev0' completion bash >'$(COMPLETIONDIR)/maglev0'
 	@if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from maglev0.cli import main
+from maglev0.main import main
 
 sys.exit(main())

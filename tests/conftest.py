@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.lonenode import Node
 from tests.simulation.tree import Tree
+from tests.support.lone_node import Node
 
 
 @pytest.fixture

@@ -31,18 +31,19 @@ from typing import TYPE_CHECKING
 
 import docopt
 
-from maglev0 import table
+from maglev0.core import table
+from maglev0.core.packet_hash import Flow, PacketHash
+from maglev0.core.service import HashFamily, HashMode
 from maglev0.errors import ConfigError, MaglevError
-from maglev0.lab import addresses, aftermath, chaosreport, prerequisites, supervisor
-from maglev0.lab.chaos import keep_logs
-from maglev0.lab.clients import Clients, Pace
-from maglev0.lab.cluster import Cluster, Settings
+from maglev0.lab.chaos import aftermath, report
+from maglev0.lab.chaos.faults import FAULTS
+from maglev0.lab.chaos.run import keep_logs
+from maglev0.lab.chaos.stage import Choices, Stage
+from maglev0.lab.chaos.verdict import judge
 from maglev0.lab.errors import LabError
-from maglev0.lab.faults import FAULTS
-from maglev0.lab.stage import Choices, Stage
-from maglev0.lab.verdict import judge
-from maglev0.packethash import Flow, PacketHash
-from maglev0.service import HashFamily, HashMode
+from maglev0.lab.testbed import addresses, prerequisites, supervisor
+from maglev0.lab.testbed.cluster import Cluster, Settings
+from maglev0.lab.traffic.clients import Clients, Pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -152,7 +153,7 @@ def perform(cluster: Cluster, series: Series, seed: int, rate: float, logs: Path
     verdict = judge(result.tally, result.turns, timeline, hold=series.hold, idle=series.idle)
     if broke_off is not None:
         verdict.faults.append(broke_off)
-    lines = [f"== {series.title}, {series.times} times", chaosreport.text(verdict, result, timeline, hold=series.hold)]
+    lines = [f"== {series.title}, {series.times} times", report.text(verdict, result, timeline, hold=series.hold)]
     lines += aftermath.lines(result.tally, timeline)
     sys.stdout.write("\n".join(lines) + "\n\n")
     if not verdict.good:

@@ -10,8 +10,8 @@ from typing import Any
 
 import docopt
 
+from maglev0.core.text import printable
 from maglev0.errors import ConfigError, MaglevError
-from maglev0.text import printable
 
 INTERRUPTED = 130  # as shells say it: 128 and SIGINT
 READER_GONE = 141  # 128 and SIGPIPE

@@ -13,13 +13,15 @@ from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address
 from typing import Any
 
-from maglev0 import commandline, configfile, diagnosis
-from maglev0.access import ZooKeeperAccess
-from maglev0.config import ZooKeeperAddress
+from maglev0.config import command_line
+from maglev0.config import file as configfile
+from maglev0.config.configuration import ZooKeeperAddress
+from maglev0.config.zookeeper_access import ZooKeeperAccess
+from maglev0.coordination import diagnosis
+from maglev0.coordination.session import Session, State
 from maglev0.errors import ConfigError, ZooKeeperError
-from maglev0.paths import Paths
-from maglev0.znodes import Disconnected, ZooKeeper
-from maglev0.zookeeper import Session, State
+from maglev0.protocol.paths import Paths
+from maglev0.protocol.ports.zookeeper import Disconnected, ZooKeeper
 
 OPTIONS = """\
   --zk=<ZK>               ZooKeeper connection string, csv, with an optional /chroot at its end
@@ -57,7 +59,7 @@ def read(arguments: Mapping[str, Any]) -> Connection:
     written = {} if path is None else configfile.file_values(path)
     values = {flag: written.get(flag) if arguments[flag] is None else arguments[flag] for flag in FLAGS}
     # By the daemon's own command line, so that the same words mean the same, and are refused alike.
-    config = commandline.read([f"{flag}={value}" for flag, value in values.items() if value is not None])
+    config = command_line.read([f"{flag}={value}" for flag, value in values.items() if value is not None])
     return Connection(config.zk, config.access, config.vips)
 
 

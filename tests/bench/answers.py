@@ -8,9 +8,9 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from maglev0.lab.cluster import Cluster, Settings
-from maglev0.lab.probe import Plan
-from maglev0.lab.report import Report
+from maglev0.lab.testbed.cluster import Cluster, Settings
+from maglev0.lab.traffic.probe import Plan
+from maglev0.lab.traffic.report import Report
 
 SETTINGS = Settings(nodes=4, total_nodes=65_537, dataplane="nftables")
 QUIET = Plan(requests=5000, clients=250, protocols=("tcp", "udp", "ping"))

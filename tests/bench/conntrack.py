@@ -14,12 +14,14 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from maglev0.dataplane import Flows, conntrack, ctmessage
-from maglev0.dataplane.ctmessage import Connection, Entry, State
-from maglev0.dataplane.nfmessage import NETLINK_NETFILTER
-from maglev0.lab import claim, namespace, network
-from maglev0.packethash import PacketHash
-from maglev0.service import HashFamily, HashMode
+from maglev0.core.packet_hash import PacketHash
+from maglev0.core.service import HashFamily, HashMode
+from maglev0.dataplane.conntrack import connections
+from maglev0.dataplane.conntrack import message as ctmessage
+from maglev0.dataplane.conntrack.message import Connection, Entry, State
+from maglev0.dataplane.nftables.message import NETLINK_NETFILTER
+from maglev0.lab.testbed import claim, namespace, network
+from maglev0.protocol.ports.kernel import Flows
 
 VIP = IPv4Address("198.51.100.1")
 OTHER = IPv4Address("198.51.100.2")
@@ -96,7 +98,7 @@ async def cost(mode: HashMode) -> Cost:
     ticking = asyncio.create_task(tick())
     await asyncio.sleep(0)
     wall_s, processor_s = time.perf_counter(), time.process_time()
-    flows = await conntrack.held(VIP, hashing(mode))
+    flows = await connections.held(VIP, hashing(mode))
     wall_s, processor_s = time.perf_counter() - wall_s, time.process_time() - processor_s
     ticking.cancel()
     return Cost(flows, wall_s * 1e3, processor_s * 1e3, longest_wall_s * 1e3, longest_processor_s * 1e3)

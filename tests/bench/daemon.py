@@ -10,7 +10,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from maglev0.lab.cluster import Cluster, Settings
+from maglev0.lab.testbed.cluster import Cluster, Settings
 
 SIZES = (5, 65_537)
 NODES = 3

@@ -11,9 +11,9 @@ import time
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from maglev0.lab import addresses, claim, libc, namespace
-from maglev0.lab.cluster import Cluster, Settings
-from maglev0.service import Xdp
+from maglev0.core.service import Xdp
+from maglev0.lab.testbed import addresses, claim, libc, namespace
+from maglev0.lab.testbed.cluster import Cluster, Settings
 from tests.bench.generator import SOURCES, Generator, frame
 from tests.bench.sheet import Sheet, machine, publish
 

@@ -16,24 +16,24 @@ from dataclasses import replace
 from ipaddress import IPv4Address
 from typing import NamedTuple, cast
 
-from maglev0.daemon import SWITCH_INTERVAL_S
-from maglev0.dataplane import Move, Phase
-from maglev0.dataplane.nftables import Nftables
-from maglev0.follower import LOOK_AHEAD_PART, Follower
-from maglev0.foresight import Foresight
-from maglev0.handover import Stage
-from maglev0.ownership import decide
-from maglev0.service import HashFamily, HashMode
-from maglev0.settings import Settings
-from maglev0.upkeep import Upkeep
-from maglev0.view import View, ViewId
-from maglev0.waiting import in_thread
-from maglev0.znodes import Operation, Write
+from maglev0.core.assignment import decide
+from maglev0.core.failover_plans import Foresight
+from maglev0.core.service import HashFamily, HashMode
+from maglev0.core.settings import Settings
+from maglev0.core.view import View, ViewId
+from maglev0.daemon.node_driver import LOOK_AHEAD_PART, Follower
+from maglev0.daemon.reconciler import Upkeep
+from maglev0.daemon.supervisor import SWITCH_INTERVAL_S
+from maglev0.dataplane.nftables.dataplane import Nftables
+from maglev0.protocol.handover import Stage
+from maglev0.protocol.ports.kernel import Move, Phase
+from maglev0.protocol.ports.zookeeper import Operation, Write
+from maglev0.runtime.waiting import in_thread
 from tests.bench.sheet import Cell, Sheet, publish
-from tests.lonenode import ME, PATHS
-from tests.onehost import one_host
-from tests.test_view import viewed
-from tests.through import Through, gone, joining, weighing
+from tests.support.lone_node import ME, PATHS
+from tests.support.one_host import one_host
+from tests.support.through import Through, gone, joining, weighing
+from tests.unit.core.test_view import viewed
 
 BUCKETS = 65_537
 MEMBERS = (3, 30, 100)

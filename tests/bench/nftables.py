@@ -13,10 +13,10 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from maglev0.dataplane import Move, Phase
-from maglev0.dataplane.nftables import Nftables
-from maglev0.service import HashMode, Service
-from tests.onehost import one_host
+from maglev0.core.service import HashMode, Service
+from maglev0.dataplane.nftables.dataplane import Nftables
+from maglev0.protocol.ports.kernel import Move, Phase
+from tests.support.one_host import one_host
 
 SIZES = (5, 251, 4096, 65_537, 1 << 20)
 OWNERS = 4  # the share that a node loads is one fourth, and a move is what another one's coming or going makes of it

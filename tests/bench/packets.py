@@ -20,14 +20,15 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from maglev0.dataplane import Dataplane, Move, Phase, choose
-from maglev0.dataplane.nftables import Nftables
+from maglev0.core.packet_hash import Flow, PacketHash
+from maglev0.core.service import HashFamily, HashMode, Service, Xdp
+from maglev0.dataplane import select
+from maglev0.dataplane.nftables.dataplane import Nftables
 from maglev0.errors import MaglevError, UnavailableError
-from maglev0.packethash import Flow, PacketHash
-from maglev0.service import HashFamily, HashMode, Service, Xdp
+from maglev0.protocol.ports.kernel import Dataplane, Move, Phase
 from tests.bench.generator import PORT, SOURCES, Generator, frame
 from tests.bench.sheet import Sheet, machine, publish
-from tests.onehost import INTERFACE, one_host
+from tests.support.one_host import INTERFACE, one_host
 
 SEED = 7
 SERVICE = Service(IPv4Address("198.51.100.1"), INTERFACE, "03:bf:c6:33:64:01", 65_537, HashMode.SOURCE_IP, SEED)
@@ -148,7 +149,7 @@ def nftables(xdp: Xdp) -> Callable[[Generator], AbstractAsyncContextManager[None
 
 def clusterip(_generator: Generator) -> AbstractAsyncContextManager[None]:
     """The CLUSTERIP target, as our dataplane for it sets it up."""
-    dataplane = choose.make(HashFamily.CLUSTERIP, CLUSTERIP_SERVICE, LEASE_MS, Xdp.OFF, dry_run=False)
+    dataplane = select.make(HashFamily.CLUSTERIP, CLUSTERIP_SERVICE, LEASE_MS, Xdp.OFF, dry_run=False)
     return serving(dataplane, CLUSTERIP_SERVICE.total_nodes)
 
 
@@ -164,7 +165,7 @@ def ways() -> list[Way]:
         Way(NATIVE, nftables(Xdp.NATIVE), ours),
     ]
     try:
-        choose.runnable(SERVICE.vip, HashFamily.CLUSTERIP)
+        select.runnable(SERVICE.vip, HashFamily.CLUSTERIP)
     except UnavailableError:
         return found
     hashing = PacketHash(HashFamily.CLUSTERIP, HashMode.SOURCE_IP, SEED, CLUSTERIP_SERVICE.total_nodes)

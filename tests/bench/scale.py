@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from maglev0.lab import addresses, claim, network
-from maglev0.lab.claim import Claim
-from maglev0.lab.cluster import Cluster, Settings
-from maglev0.lab.network import MANAGEMENT, Socket
-from maglev0.lab.node import INTERFACE
-from maglev0.lab.process import Process, python_module, wait_for
+from maglev0.lab.testbed import addresses, claim, network
+from maglev0.lab.testbed.claim import Claim
+from maglev0.lab.testbed.cluster import Cluster, Settings
+from maglev0.lab.testbed.network import MANAGEMENT, Socket
+from maglev0.lab.testbed.node import INTERFACE
+from maglev0.lab.testbed.process import Process, python_module, wait_for
 from tests.bench.daemon import memory_mb
 from tests.bench.scalemembers import Settled
 from tests.bench.scalemeter import Reading, read

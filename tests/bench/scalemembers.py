@@ -20,27 +20,27 @@ from functools import partial
 from ipaddress import IPv4Address
 from typing import NamedTuple, cast
 
-from maglev0 import logs
-from maglev0.agreement import Agreement, Founder, Unsettled
-from maglev0.checking import Checks
-from maglev0.daemon import SWITCH_INTERVAL_S
-from maglev0.dataplane.dryrun import DryRun
-from maglev0.follower import Follower
-from maglev0.handover import Stage
-from maglev0.healthchecks import DEFAULT_TIMING, parse_timing
-from maglev0.notify import Event
-from maglev0.ownership import decide
-from maglev0.paths import Paths
-from maglev0.progress import Cluster
-from maglev0.reporting import Reporter, Snapshot, Teller
-from maglev0.service import HashFamily
-from maglev0.sessionfile import kernel_identity
-from maglev0.settings import Settings, Wishes
-from maglev0.upkeep import Upkeep
-from maglev0.view import ACTIVE, Member, View, ViewId
-from maglev0.waiting import Backoff, first_of, in_thread, together
-from maglev0.znodes import Disconnected
-from maglev0.zookeeper import Session
+from maglev0.config.health_checks import DEFAULT_TIMING, parse_timing
+from maglev0.coordination.session import Session
+from maglev0.coordination.session_file import kernel_identity
+from maglev0.core.assignment import decide
+from maglev0.core.service import HashFamily
+from maglev0.core.settings import Settings, Wishes
+from maglev0.core.view import ACTIVE, Member, View, ViewId
+from maglev0.daemon.node_driver import Follower
+from maglev0.daemon.reconciler import Upkeep
+from maglev0.daemon.supervisor import SWITCH_INTERVAL_S
+from maglev0.dataplane.dry_run import DryRun
+from maglev0.health.runner import Checks
+from maglev0.protocol.agreement import Agreement, Founder, Unsettled
+from maglev0.protocol.handover import Stage
+from maglev0.protocol.paths import Paths
+from maglev0.protocol.ports.zookeeper import Disconnected
+from maglev0.protocol.progress import Cluster
+from maglev0.runtime import logs
+from maglev0.runtime.waiting import Backoff, first_of, in_thread, together
+from maglev0.telemetry.notify import Event
+from maglev0.telemetry.reporter import Reporter, Snapshot, Teller
 from tests.bench.scalesession import LeanSession
 
 WISHES = Wishes(None, None, None, None, (HashFamily.NFTABLES,))

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from maglev0.lab import namespace
-from maglev0.lab.node import INTERFACE
-from maglev0.lab.process import Process
-from maglev0.lab.zookeeper import Server
+from maglev0.lab.testbed import namespace
+from maglev0.lab.testbed.node import INTERFACE
+from maglev0.lab.testbed.process import Process
+from maglev0.lab.testbed.zookeeper import Server
 from tests.bench.daemon import cpu_s
 
 ASK_TIMEOUT_S = 10.0  # under a storm of requests an answer takes long

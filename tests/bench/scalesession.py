@@ -17,9 +17,9 @@ from kazoo.protocol import serialization as wire
 from kazoo.protocol.connection import PING_XID, WATCH_XID
 from kazoo.security import OPEN_ACL_UNSAFE
 
-from maglev0 import translation
-from maglev0.znodes import Check, Committed, Create, Delete, Disconnected, Node, Operation, Stat, Write
-from maglev0.zookeeper import State
+from maglev0.coordination import translation
+from maglev0.coordination.session import State
+from maglev0.protocol.ports.zookeeper import Check, Committed, Create, Delete, Disconnected, Node, Operation, Stat, Write
 
 PINGS_PER_TIMEOUT = 3
 _LENGTH = struct.Struct("!i")

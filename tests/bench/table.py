@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from maglev0 import table
-from tests import reference
+from maglev0.core import table
+from tests.support import reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 with atheris.instrument_imports(include=["maglev0"]):
     from tests.fuzz import mutations
-    from tests.fuzz.targets import RECORDS, Target, almost, check, check_children, check_held, children, session_file
+    from tests.fuzz.targets import RECORDS, Target, almost, check, check_children, check_held, children, left_session
 
 PLACE = Path(".cache/fuzz")
 LIMITS = ("-max_len=8192", "-len_control=0", "-timeout=5", "-rss_limit_mb=1024", "-print_final_stats=1")
@@ -35,7 +35,7 @@ def main() -> None:
     asked = options.parse_args()
     corpus = PLACE / "corpus"
     corpus.mkdir(parents=True, exist_ok=True)
-    targets = (*RECORDS, session_file(PLACE))
+    targets = (*RECORDS, left_session(PLACE))
     for place, target in enumerate(targets):
         sow(corpus, place, target)
     arguments = [f"-seed={asked.seed}", f"-max_total_time={asked.seconds}", f"-artifact_prefix={PLACE}/", *LIMITS, str(corpus)]

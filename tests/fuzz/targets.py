@@ -12,17 +12,20 @@ from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
-from maglev0 import membership, nodereport, orders, sessionfile, settings, view
-from maglev0.config import ZooKeeperAddress
-from maglev0.handover import Ack, Stage
-from maglev0.membership import LeaseRecord
-from maglev0.nodereport import NodeReport
-from maglev0.orders import Order
-from maglev0.view import Child, ViewId
-from maglev0.zookeeper import Identity
+from maglev0.config.configuration import ZooKeeperAddress
+from maglev0.coordination import session_file
+from maglev0.coordination.session import Identity
+from maglev0.core import settings, view
+from maglev0.core.view import Child, ViewId
+from maglev0.protocol import membership, orders
+from maglev0.protocol.handover import Ack, Stage
+from maglev0.protocol.membership import LeaseRecord
+from maglev0.protocol.orders import Order
+from maglev0.telemetry import node_report
+from maglev0.telemetry.node_report import NodeReport
 from tests.fuzz import mutations
-from tests.test_settings import AGREED, agreed
-from tests.test_view import SOMEONE, member_records
+from tests.unit.core.test_settings import AGREED, agreed
+from tests.unit.core.test_view import SOMEONE, member_records
 
 LONGEST_TEXT = 255  # in anything that is shown
 LONGEST_FAULT = 200  # of what says what is wrong: that may be a text of the record
@@ -51,11 +54,11 @@ valid_reports = st.builds(
     view_at=times,
     held=buckets,
     digest=short_texts,
-    lease_left_s=st.floats(-nodereport.MAX_LEASE_S, nodereport.MAX_LEASE_S),
+    lease_left_s=st.floats(-node_report.MAX_LEASE_S, node_report.MAX_LEASE_S),
     late=buckets,
     flows=st.none() | st.integers(0, 1 << 32),
     able=st.booleans(),
-    problems=st.lists(texts, max_size=nodereport.MAX_REASONS).map(tuple),
+    problems=st.lists(texts, max_size=node_report.MAX_REASONS).map(tuple),
     xdp=short_texts,
     version=short_texts,
     before=st.dictionaries(st.integers(1, view.MAX_ID), weights, max_size=8),
@@ -101,7 +104,7 @@ RECORDS = (
     target("settings", settings.decode, AGREED, agreed, settings.MAX_SETTINGS_BYTES),
     target("member", lambda data: view.decode(str(ME), data), replace(SOMEONE, id=ME), MEMBERS, view.MAX_MEMBER_BYTES),
     target("order", orders.decode, Order(True, 3), valid_orders, orders.MAX_ORDER_BYTES),
-    target("report", nodereport.decode, SOME_REPORT, valid_reports, nodereport.MAX_REPORT_BYTES),
+    target("report", node_report.decode, SOME_REPORT, valid_reports, node_report.MAX_REPORT_BYTES),
     lenient(target("lease", membership.decode_lease, LeaseRecord(KERNEL, 1, SOME_VIEW), valid_leases, membership.MAX_SMALL_BYTES)),
     lenient(target("acknowledgement", membership.decode_ack, Ack(SOME_VIEW, Stage.RELEASED), valid_acks, membership.MAX_SMALL_BYTES)),
 )
@@ -121,25 +124,25 @@ def children(draw: st.DrawFn) -> tuple[int, list[Child]]:
     return draw(st.sampled_from([1, 16, 1000, view.MAX_ID])), draw(st.lists(some, max_size=5))
 
 
-def session_file(directory: Path) -> Target:
+def left_session(directory: Path) -> Target:
     """The file that the next daemon of this machine reads: root alone writes it, and yet it may be anything after a crash."""
 
-    def file() -> sessionfile.SessionFile:
-        found = sessionfile.SessionFile(IPv4Address("198.51.100.1"), ZK, KERNEL)
+    def file() -> session_file.SessionFile:
+        found = session_file.SessionFile(IPv4Address("198.51.100.1"), ZK, KERNEL)
         found.path = directory / "session"
         return found
 
-    def decode(data: bytes) -> sessionfile.Left | None:
+    def decode(data: bytes) -> session_file.Left | None:
         file().path.write_bytes(data)
         return file().read(TIMEOUT_S)
 
-    def encode(left: sessionfile.Left) -> bytes:
+    def encode(left: session_file.Left) -> bytes:
         file().write(left)
         return file().path.read_bytes()
 
     identities = st.builds(Identity, st.integers(-(1 << 63), (1 << 63) - 1), st.binary(max_size=16), st.just(TIMEOUT_S))
-    valid = st.builds(sessionfile.Left, identities, agreed).map(encode)
-    sample = encode(sessionfile.Left(Identity(-1, b"sixteen bytes...", TIMEOUT_S), AGREED))
+    valid = st.builds(session_file.Left, identities, agreed).map(encode)
+    sample = encode(session_file.Left(Identity(-1, b"sixteen bytes...", TIMEOUT_S), AGREED))
     return lenient(Target("session file", decode, encode, sample, valid, 1 << 20))
 
 
@@ -162,12 +165,12 @@ def check(target: Target, data: bytes) -> None:
 def check_held(total_nodes: int, data: bytes) -> None:
     """The same for the buckets that a kernel is said to hold."""
     try:
-        found = nodereport.unpack(total_nodes, data)
+        found = node_report.unpack(total_nodes, data)
     except ValueError as error:
         check_fault(str(error))
         return
     assert all(1 <= bucket <= total_nodes for bucket in found)
-    assert nodereport.unpack(total_nodes, nodereport.pack(total_nodes, found)) == found
+    assert node_report.unpack(total_nodes, node_report.pack(total_nodes, found)) == found
 
 
 def check_children(total_nodes: int, found: Sequence[Child]) -> None:
@@ -206,7 +209,7 @@ def check_value(value: object) -> None:
         case bytes():
             assert len(value) <= LONGEST_TEXT
         case tuple():
-            check_all(value, nodereport.MAX_REASONS)
+            check_all(value, node_report.MAX_REASONS)
         case dict():
             check_all([*value.keys(), *value.values()], 2 * view.MAX_MEMBERS)
         case _ if is_dataclass(value):

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from maglev0 import nodereport
-from maglev0.view import MAX_CANDIDATES, MAX_ID, Child, candidate_ids
+from maglev0.core.view import MAX_CANDIDATES, MAX_ID, Child, candidate_ids
+from maglev0.telemetry import node_report
 from tests.fuzz import mutations
-from tests.fuzz.targets import RECORDS, Target, almost, check, check_children, check_held, children, session_file
+from tests.fuzz.targets import RECORDS, Target, almost, check, check_children, check_held, children, left_session
 
 EXAMPLES = 150
 LONGEST_ZNODE = 1 << 20  # ZooKeeper's own bound, jute.maxbuffer
@@ -24,7 +24,7 @@ thorough = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=
 
 @pytest.fixture(scope="module", params=[*(target.name for target in RECORDS), "session file"])
 def target(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Target:
-    everything = (*RECORDS, session_file(tmp_path_factory.mktemp("session")))
+    everything = (*RECORDS, left_session(tmp_path_factory.mktemp("session")))
     return next(target for target in everything if target.name == request.param)
 
 
@@ -108,7 +108,7 @@ def test_no_record_takes_long_or_much(target: Target, bomb: bytes) -> None:
 def test_no_set_of_buckets_takes_long_or_much(total_nodes: int, bomb: bytes) -> None:
     def read() -> None:
         with suppress(ValueError):
-            nodereport.unpack(total_nodes, bomb)
+            node_report.unpack(total_nodes, bomb)
 
     check_cost(read, seconds=2, megabytes=110 * total_nodes / MAX_ID + 1)
 

@@ -6,8 +6,8 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from maglev0.lab import addresses, namespace
-from maglev0.lab.cluster import Cluster
+from maglev0.lab.testbed import addresses, namespace
+from maglev0.lab.testbed.cluster import Cluster
 
 ANSWER_S = 5.0  # how long an answer may take on a machine whose cores are all busy
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from maglev0.lab.network import Network
-from tests.onehost import INTERFACE, one_host
+from maglev0.lab.testbed.network import Network
+from tests.support.one_host import INTERFACE, one_host
 
 
 @dataclass(frozen=True)

@@ -20,16 +20,16 @@ from typing import NamedTuple
 
 import pytest
 
-from maglev0.dataplane import Dataplane, Move, Phase
-from maglev0.dataplane.nftables import Nftables
-from maglev0.lab import namespace
-from maglev0.operator import explain
-from maglev0.operator.explain import Asked
-from maglev0.packethash import Flow
-from maglev0.service import HashFamily, HashMode, Xdp
-from maglev0.settings import Settings
-from maglev0.verdict import Kernel, Verdict
-from tests.onehost import ADDRESS, CABLE, INTERFACE, OneHost, one_host
+from maglev0.core.packet_hash import Flow
+from maglev0.core.service import HashFamily, HashMode, Xdp
+from maglev0.core.settings import Settings
+from maglev0.dataplane.nftables.dataplane import Nftables
+from maglev0.dataplane.verdict import Kernel, Verdict
+from maglev0.lab.testbed import namespace
+from maglev0.operator.explain import command as explain
+from maglev0.operator.explain.command import Asked
+from maglev0.protocol.ports.kernel import Dataplane, Move, Phase
+from tests.support.one_host import ADDRESS, CABLE, INTERFACE, OneHost, one_host
 from tests.vm.guest.wire import CLUSTER_MAC, PROTOCOLS, RECEIVE_BYTES, SO_RCVBUFFORCE, TCP, UDP, VIP, frame
 
 DEFAULTS = ("10000", "1")

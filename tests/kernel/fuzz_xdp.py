@@ -9,11 +9,11 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import NamedTuple
 
-from maglev0.dataplane import Move
-from maglev0.dataplane.nftables import Nftables
-from maglev0.service import HashMode, Service, Xdp
+from maglev0.core.service import HashMode, Service, Xdp
+from maglev0.dataplane.nftables.dataplane import Nftables
+from maglev0.protocol.ports.kernel import Move
 from tests.kernel.xdp import Program, Rules, alone, frame
-from tests.onehost import INTERFACE
+from tests.support.one_host import INTERFACE
 
 SIZES = (1, 2, 5, 64, 65_537, 1 << 20)
 DEFAULTS = ("1000000", "1")

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any
 
-from maglev0.dataplane import Move, Phase, ruleset
-from maglev0.dataplane.nftables import Nftables
-from maglev0.service import HashMode, Service
+from maglev0.core.service import HashMode, Service
+from maglev0.dataplane.nftables import ruleset
+from maglev0.dataplane.nftables.dataplane import Nftables
+from maglev0.protocol.ports.kernel import Move, Phase
 from tests.kernel.conftest import Host
-from tests.onehost import INTERFACE
+from tests.support.one_host import INTERFACE
 
 SERVICE = Service(IPv4Address("198.51.100.1"), INTERFACE, "03:bf:c6:33:64:01", 5, HashMode.SOURCE_IP, 7)
 TABLE = ruleset.table_name(SERVICE.vip)
@@ -51,7 +52,7 @@ async def renew(dataplane: Nftables) -> None:
 Step = tuple[str, tuple[Any, ...]]
 DOOMED = """
 import asyncio, os, pickle, signal, sys
-from maglev0.dataplane.nftables import Nftables
+from maglev0.dataplane.nftables.dataplane import Nftables
 
 async def main(service, lease_ms, guard, steps):
     dataplane = Nftables(service, lease_ms, guard=guard)

@@ -12,15 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from maglev0.dataplane import Flows, conntrack
-from maglev0.dataplane.ctmessage import Connection, Entry, State
-from maglev0.lab import namespace, network
-from maglev0.lab.network import TRAFFIC, Socket
-from maglev0.packethash import Flow, PacketHash
-from maglev0.service import HashFamily, HashMode
+from maglev0.core.packet_hash import Flow, PacketHash
+from maglev0.core.service import HashFamily, HashMode
+from maglev0.dataplane.conntrack import connections
+from maglev0.dataplane.conntrack.message import Connection, Entry, State
+from maglev0.lab.testbed import namespace, network
+from maglev0.lab.testbed.network import TRAFFIC, Socket
+from maglev0.protocol.ports.kernel import Flows
 from tests.bench.conntrack import ENTRIES, LOADS, OTHER, STEP_LIMIT_MS, VIP, Load, connection, enter, fill, hashing, measured
 from tests.kernel.conftest import Host
-from tests.onehost import INTERFACE
+from tests.support.one_host import INTERFACE
 
 pytestmark = pytest.mark.kernel
 
@@ -36,7 +37,7 @@ PASSES = 5
 
 
 def held(by: PacketHash = BY_SOURCE) -> Flows:
-    return asyncio.run(conntrack.held(VIP, by))
+    return asyncio.run(connections.held(VIP, by))
 
 
 def buckets(count: int, sources: int, by: PacketHash = BY_SOURCE) -> frozenset[int]:
@@ -146,12 +147,12 @@ def test_the_loop_turns_while_a_large_table_is_read(load: Load | None) -> None:
 UNPRIVILEGED = """
 import asyncio, sys
 from ipaddress import IPv4Address
-from maglev0.dataplane import conntrack
+from maglev0.dataplane.conntrack import connections
 from maglev0.errors import DataplaneError
 from tests.bench.conntrack import VIP, hashing
-from maglev0.service import HashMode
+from maglev0.core.service import HashMode
 try:
-    asyncio.run(conntrack.held(VIP, hashing(HashMode.SOURCE_IP)))
+    asyncio.run(connections.held(VIP, hashing(HashMode.SOURCE_IP)))
 except DataplaneError as error:
     print(error)
 """

@@ -17,14 +17,15 @@ from pathlib import Path
 
 import pytest
 
-from maglev0.dataplane import Flows, conntrack
-from maglev0.lab import namespace, network
-from maglev0.lab.network import TRAFFIC, Socket
-from maglev0.packethash import Flow
-from maglev0.service import HashMode
+from maglev0.core.packet_hash import Flow
+from maglev0.core.service import HashMode
+from maglev0.dataplane.conntrack import connections
+from maglev0.lab.testbed import namespace, network
+from maglev0.lab.testbed.network import TRAFFIC, Socket
+from maglev0.protocol.ports.kernel import Flows
 from tests.bench.conntrack import VIP, hashing
 from tests.kernel.conftest import Host
-from tests.onehost import ADDRESS, INTERFACE
+from tests.support.one_host import ADDRESS, INTERFACE
 
 pytestmark = pytest.mark.kernel
 
@@ -110,11 +111,11 @@ def pair(host: Host) -> Iterator[Pair]:
 
 
 def entered() -> frozenset[int]:
-    return asyncio.run(conntrack.enter_sockets(VIP, BY_SOURCE))
+    return asyncio.run(connections.enter_sockets(VIP, BY_SOURCE))
 
 
 def held() -> Flows:
-    return asyncio.run(conntrack.held(VIP, BY_SOURCE))
+    return asyncio.run(connections.held(VIP, BY_SOURCE))
 
 
 def listed() -> list[str]:

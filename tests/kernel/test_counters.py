@@ -11,14 +11,16 @@ from dataclasses import replace
 
 import pytest
 
-from maglev0.dataplane import Count, Counters, Dataplane, clusterip_guard, ruleset, xtables
-from maglev0.dataplane.dryrun import DryRun
-from maglev0.dataplane.nftables import Nftables
-from maglev0.service import HashFamily, HashMode, Service
+from maglev0.core.service import HashFamily, HashMode, Service
+from maglev0.dataplane.clusterip import guard, xtables
+from maglev0.dataplane.dry_run import DryRun
+from maglev0.dataplane.nftables import ruleset
+from maglev0.dataplane.nftables.dataplane import Nftables
+from maglev0.protocol.ports.kernel import Count, Counters, Dataplane
 from tests.kernel.conftest import Host
 from tests.kernel.nft import LEASE_MS, SERVICE, hand_over, killed_after, opened, owning, renew, rules
 from tests.kernel.wire import ACK, PSH, SYN, Wire, wired
-from tests.onehost import INTERFACE
+from tests.support.one_host import INTERFACE
 
 pytestmark = pytest.mark.kernel
 
@@ -163,16 +165,16 @@ def test_clusterip_counts_what_its_guard_passes_and_refuses(host: Host) -> None:
 
     def counted() -> tuple[Count, Count]:
         with xtables.reading() as table:
-            return clusterip_guard.counted(table, SERVICE.vip)
+            return guard.counted(table, SERVICE.vip)
 
     with wired(host, SERVICE) as wire:
         (link,) = json.loads(host.run("ip", "-json", "link", "show", "dev", INTERFACE))
         wire.reach(link["address"])  # nobody joins the cluster MAC here
         with xtables.changing() as table:
-            clusterip_guard.put_first(table, SERVICE, 60)
+            guard.put_first(table, SERVICE, 60)
         assert counted() == (Count(0, 0), Count(0, 0))
         assert not wire.client(1).datagram()
-        clusterip_guard.promote(SERVICE.vip, clusterip_guard.arm(SERVICE.vip))
+        guard.promote(SERVICE.vip, guard.arm(SERVICE.vip))
         for bucket in (1, 2):
             assert wire.client(bucket).datagram()
         assert counted() == (Count(2, 64), Count(1, 32))

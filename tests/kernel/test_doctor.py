@@ -17,17 +17,23 @@ from typing import NamedTuple
 
 import pytest
 
-from maglev0.dataplane import ctmessage, nfmessage
-from maglev0.dataplane.ctmessage import Connection, Entry, State
-from maglev0.lab import addresses, namespace
-from maglev0.lab.cluster import SETTLE_TIMEOUT_S, Cluster, Settings
-from maglev0.lab.node import INTERFACE
-from maglev0.lab.process import Process, python_module
-from maglev0.operator.doctor import arp, ensemble, examination, foreign, kernel, network
+from maglev0.core.settings import derived_mac
+from maglev0.dataplane.conntrack import message as ctmessage
+from maglev0.dataplane.conntrack.message import Connection, Entry, State
+from maglev0.dataplane.nftables import message as nfmessage
+from maglev0.lab.testbed import addresses, namespace
+from maglev0.lab.testbed.cluster import SETTLE_TIMEOUT_S, Cluster, Settings
+from maglev0.lab.testbed.node import INTERFACE
+from maglev0.lab.testbed.process import Process, python_module
 from maglev0.operator.doctor import cluster as clusters
+from maglev0.operator.doctor import examination
+from maglev0.operator.doctor.arp import judge as arp
+from maglev0.operator.doctor.ensemble import judge as ensemble
+from maglev0.operator.doctor.filters import foreign
 from maglev0.operator.doctor.finding import Severity
-from maglev0.settings import derived_mac
-from tests.onehost import one_host
+from maglev0.operator.doctor.machine import judge as kernel
+from maglev0.operator.doctor.network import judge as network
+from tests.support.one_host import one_host
 
 pytestmark = [pytest.mark.kernel, pytest.mark.zookeeper]
 
@@ -121,7 +127,7 @@ class Site:
     def onlooker(self, *arguments: str, ahead_s: float = 0.0) -> Iterator[None]:
         """A real daemon in a dry run on the spare machine, whose clock is ahead."""
         clock = f"import sys, time; real = time.time; time.time = lambda: real() + {ahead_s}"
-        program = f"{clock}; from maglev0.cli import main; sys.exit(main(sys.argv[1:]))"
+        program = f"{clock}; from maglev0.main import main; sys.exit(main(sys.argv[1:]))"
         machine = self.cluster.nodes[SPARE].machine
         told = [f"--zk={self.cluster.zookeeper.connect_string}", f"--interface={INTERFACE}", f"--my-id={SPARE}", "--dry-run", *arguments]
         command = [python_module("")[0], "-c", program, *told]

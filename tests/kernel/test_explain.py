@@ -10,23 +10,23 @@ from pathlib import Path
 
 import pytest
 
-from maglev0.dataplane import ctlookup
-from maglev0.dataplane.nftables import Nftables
+from maglev0.core.packet_hash import Flow
+from maglev0.core.service import HashFamily, HashMode, Xdp
+from maglev0.core.settings import Settings
+from maglev0.dataplane.conntrack import lookup
+from maglev0.dataplane.nftables.dataplane import Nftables
+from maglev0.dataplane.verdict import Kernel, Tracked, Verdict
 from maglev0.dataplane.xdp import pins
 from maglev0.dataplane.xdp.libbpf import Bpf
 from maglev0.errors import DataplaneError
-from maglev0.operator import explain
-from maglev0.packethash import Flow
-from maglev0.service import HashFamily, HashMode, Xdp
-from maglev0.settings import Settings
-from maglev0.verdict import Kernel, Tracked, Verdict
+from maglev0.operator.explain import command as explain
 from tests.kernel import explain_flows
 from tests.kernel.conftest import Host
 from tests.kernel.explain_flows import Cluster, Injector
 from tests.kernel.nft import LEASE_MS, SERVICE, TABLE, hand_over, opened, renew
 from tests.kernel.wire import ACK, PORT, PSH, SYN, Client, Wire, wired
 from tests.kernel.xdp import SOURCE, run
-from tests.onehost import INTERFACE
+from tests.support.one_host import INTERFACE
 
 pytestmark = pytest.mark.kernel
 
@@ -79,7 +79,7 @@ def connection(kernel: Kernel, client: Client) -> Verdict:
 
 
 def known(client: Client) -> Tracked | None:
-    return ctlookup.look_up(SERVICE.vip, Flow(client.address, 6, client.port, PORT))
+    return lookup.look_up(SERVICE.vip, Flow(client.address, 6, client.port, PORT))
 
 
 def test_connection_tracking_is_asked_for_exactly_the_flow(host: Host) -> None:

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from maglev0.lab import addresses, namespace
-from maglev0.lab.cluster import Cluster, Settings
-from maglev0.lab.node import INTERFACE
-from maglev0.lab.process import python_module, wait_for
-from maglev0.operator import explain
-from maglev0.service import HashMode
+from maglev0.core.service import HashMode
+from maglev0.lab.testbed import addresses, namespace
+from maglev0.lab.testbed.cluster import Cluster, Settings
+from maglev0.lab.testbed.node import INTERFACE
+from maglev0.lab.testbed.process import python_module, wait_for
+from maglev0.operator.explain import command as explain
 from tests.kernel.clients import ANSWER_S, client_socket
 
 pytestmark = [pytest.mark.kernel, pytest.mark.zookeeper]

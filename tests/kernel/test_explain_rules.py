@@ -12,14 +12,15 @@ from contextlib import contextmanager
 
 import pytest
 
-from maglev0.dataplane import Move, Phase, ruleset
-from maglev0.operator import explain
-from maglev0.packethash import Flow
-from maglev0.service import HashFamily, HashMode, Xdp
+from maglev0.core.packet_hash import Flow
+from maglev0.core.service import HashFamily, HashMode, Xdp
+from maglev0.dataplane.nftables import ruleset
+from maglev0.operator.explain import command as explain
+from maglev0.protocol.ports.kernel import Move, Phase
 from tests.kernel import explain_flows
 from tests.kernel.explain_flows import Cluster, Injector
 from tests.kernel.nft import hand_over, renew
-from tests.onehost import ADDRESS, INTERFACE
+from tests.support.one_host import ADDRESS, INTERFACE
 from tests.vm.guest.wire import PROTOCOLS, VIP
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(120)]

@@ -12,14 +12,16 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from maglev0.dataplane import Move, Phase, nfbuckets, ruleset
-from maglev0.dataplane.nfdump import Dump
-from maglev0.dataplane.nftables import Nftables, check, remove_leftovers
+from maglev0.core.service import HashMode, Service
+from maglev0.dataplane.nftables import buckets as nfbuckets
+from maglev0.dataplane.nftables import ruleset
+from maglev0.dataplane.nftables.dataplane import Nftables, check, remove_leftovers
+from maglev0.dataplane.nftables.dump import Dump
 from maglev0.errors import DataplaneError
-from maglev0.service import HashMode, Service
+from maglev0.protocol.ports.kernel import Move, Phase
 from tests.kernel.conftest import Host
 from tests.kernel.nft import LEASE_MS, NOTHING, SERVICE, TABLE, Listed, doomed, hand_over, killed_after, listed, opened, owning, renew, rules
-from tests.onehost import CABLE, INTERFACE
+from tests.support.one_host import CABLE, INTERFACE
 
 pytestmark = pytest.mark.kernel
 

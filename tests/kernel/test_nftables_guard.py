@@ -7,13 +7,14 @@ import subprocess
 
 import pytest
 
-from maglev0.dataplane import Move, Phase, nfdump
-from maglev0.dataplane.nftables import remove_leftovers
+from maglev0.dataplane.nftables import dump as nfdump
+from maglev0.dataplane.nftables.dataplane import remove_leftovers
 from maglev0.errors import DataplaneError
+from maglev0.protocol.ports.kernel import Move, Phase
 from tests.kernel.conftest import Host
 from tests.kernel.nft import NOTHING, SERVICE, TABLE, Listed, hand_over, killed_after, listed, opened, owning, renew
 from tests.kernel.test_nftables import NOTICE_S
-from tests.onehost import INTERFACE
+from tests.support.one_host import INTERFACE
 
 pytestmark = pytest.mark.kernel
 

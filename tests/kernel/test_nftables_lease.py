@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from maglev0.dataplane.nftables import Nftables
+from maglev0.dataplane.nftables.dataplane import Nftables
 from tests.kernel.conftest import Host
 from tests.kernel.nft import SERVICE, Step, doomed, hand_over, killed_after, listed, opened, owning, renew
 from tests.kernel.wire import Wire, wired

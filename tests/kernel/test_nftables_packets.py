@@ -11,14 +11,14 @@ from dataclasses import replace
 
 import pytest
 
-from maglev0.dataplane import Move, Phase
-from maglev0.dataplane.nftables import Nftables
-from maglev0.packethash import Flow, PacketHash
-from maglev0.service import HashFamily, HashMode
+from maglev0.core.packet_hash import Flow, PacketHash
+from maglev0.core.service import HashFamily, HashMode
+from maglev0.dataplane.nftables.dataplane import Nftables
+from maglev0.protocol.ports.kernel import Move, Phase
 from tests.kernel.conftest import Host
 from tests.kernel.nft import LEASE_MS, NOTHING, SERVICE, hand_over, opened, renew
 from tests.kernel.wire import ACK, CWR, ECE, FIN, PSH, RST, SYN, Client, Wire, checksum, wired
-from tests.onehost import INTERFACE
+from tests.support.one_host import INTERFACE
 
 pytestmark = pytest.mark.kernel
 

@@ -12,9 +12,10 @@ from hypothesis import HealthCheck, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from maglev0.dataplane import Move, Phase, nfbuckets
-from maglev0.dataplane.nftables import Nftables
+from maglev0.dataplane.nftables import buckets as nfbuckets
+from maglev0.dataplane.nftables.dataplane import Nftables
 from maglev0.errors import DataplaneError
+from maglev0.protocol.ports.kernel import Move, Phase
 from tests.kernel.conftest import Host
 from tests.kernel.nft import LEASE_MS, NOTHING, SERVICE, Listed, listed
 

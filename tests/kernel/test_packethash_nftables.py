@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 from pyroute2 import netns
 
-from maglev0.packethash import Flow, PacketHash
-from maglev0.service import HashFamily, HashMode
+from maglev0.core.packet_hash import Flow, PacketHash
+from maglev0.core.service import HashFamily, HashMode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -13,14 +13,14 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from maglev0.lab import addresses, namespace
-from maglev0.lab.cluster import SETTLE_TIMEOUT_S, Cluster, Settings
-from maglev0.lab.network import TRAFFIC, Socket
-from maglev0.lab.node import INTERFACE
-from maglev0.lab.probe import Plan
-from maglev0.lab.process import Process, python_module, wait_for
-from maglev0.lab.report import Report
-from maglev0.service import HashMode
+from maglev0.core.service import HashMode
+from maglev0.lab.testbed import addresses, namespace
+from maglev0.lab.testbed.cluster import SETTLE_TIMEOUT_S, Cluster, Settings
+from maglev0.lab.testbed.network import TRAFFIC, Socket
+from maglev0.lab.testbed.node import INTERFACE
+from maglev0.lab.testbed.process import Process, python_module, wait_for
+from maglev0.lab.traffic.probe import Plan
+from maglev0.lab.traffic.report import Report
 from tests.kernel.clients import ANSWER_S, client_socket
 
 pytestmark = [pytest.mark.kernel, pytest.mark.zookeeper]
@@ -220,7 +220,7 @@ def second_vip_report(cluster: Cluster) -> Report:
     plan = replace(EVERYTHING, vip=SECOND_VIP)
     probe = Process(
         "probe of the second VIP",
-        python_module("maglev0.lab.probe", *plan.arguments(), "--json"),
+        python_module("maglev0.lab.traffic.probe", *plan.arguments(), "--json"),
         cluster.claim.directory / "second.log",
         cluster.client,
     )

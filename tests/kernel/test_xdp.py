@@ -14,13 +14,14 @@ from pathlib import Path
 
 import pytest
 
-from maglev0.dataplane import Move
-from maglev0.dataplane.xdp import front, libbpf, maps, pins
+from maglev0.core.service import Service, Xdp
+from maglev0.dataplane.xdp import filter as front
+from maglev0.dataplane.xdp import libbpf, maps, pins
 from maglev0.dataplane.xdp.libbpf import Bpf
-from maglev0.service import Service, Xdp
+from maglev0.protocol.ports.kernel import Move
 from tests.kernel.nft import hand_over
 from tests.kernel.xdp import SECOND, SERVICE, SOURCE, Program, Rules, ifindex, opened, planted, run
-from tests.onehost import INTERFACE
+from tests.support.one_host import INTERFACE
 
 pytestmark = pytest.mark.kernel
 
@@ -159,8 +160,8 @@ def test_a_foreign_program_is_left_alone_and_said_so(bpf: Path, caplog: pytest.L
 DOOMED = """
 import asyncio, os, pickle, signal, sys
 from maglev0.dataplane import Move, Phase
-from maglev0.dataplane.nftables import Nftables
-from maglev0.service import Xdp
+from maglev0.dataplane.nftables.dataplane import Nftables
+from maglev0.core.service import Xdp
 
 async def main(service, owned):
     dataplane = Nftables(service, 60_000, xdp=Xdp.NATIVE)

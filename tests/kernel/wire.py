@@ -11,12 +11,12 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from maglev0.lab import addresses, claim, namespace, network
-from maglev0.lab.network import TRAFFIC, Socket
-from maglev0.packethash import Flow, PacketHash
-from maglev0.service import HashFamily, Service
+from maglev0.core.packet_hash import Flow, PacketHash
+from maglev0.core.service import HashFamily, Service
+from maglev0.lab.testbed import addresses, claim, namespace, network
+from maglev0.lab.testbed.network import TRAFFIC, Socket
 from tests.kernel.conftest import Host
-from tests.onehost import ADDRESS, INTERFACE
+from tests.support.one_host import ADDRESS, INTERFACE
 
 PORT = 8000
 MARKER_PORT = 8001

@@ -16,16 +16,16 @@ from typing import NamedTuple
 
 import pytest
 
-from maglev0.dataplane.nftables import Nftables
+from maglev0.core.packet_hash import Flow, PacketHash
+from maglev0.core.service import HashFamily, HashMode, Service, Xdp
+from maglev0.dataplane.nftables.dataplane import Nftables
 from maglev0.dataplane.xdp import pins
 from maglev0.dataplane.xdp.build import compile_bpf
 from maglev0.dataplane.xdp.libbpf import Bpf
-from maglev0.packethash import Flow, PacketHash
-from maglev0.service import HashFamily, HashMode, Service, Xdp
 from tests.bench import testrun
 from tests.bench.generator import checksum
 from tests.kernel.nft import hand_over
-from tests.onehost import INTERFACE, one_host
+from tests.support.one_host import INTERFACE, one_host
 
 SERVICE = Service(IPv4Address("198.51.100.1"), INTERFACE, "03:bf:c6:33:64:01", 251, HashMode.SOURCE_IP, 7)
 SECOND = replace(SERVICE, vip=IPv4Address("198.51.100.2"), cluster_mac="03:bf:c6:33:64:02")

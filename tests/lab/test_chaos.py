@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from maglev0 import table
+from maglev0.core import table
 from maglev0.lab import series
-from maglev0.lab.chaos import chosen
-from maglev0.lab.faults import FAULTS
-from maglev0.lab.process import python_module
+from maglev0.lab.chaos.faults import FAULTS
+from maglev0.lab.chaos.run import chosen
+from maglev0.lab.testbed.process import python_module
 
 if TYPE_CHECKING:
     from pathlib import Path

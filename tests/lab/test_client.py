@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from maglev0.lab import addresses
-from maglev0.lab.clients import Clients, Pace, Result
-from maglev0.lab.cluster import Cluster, Settings
-from maglev0.lab.raw import Kind
+from maglev0.lab.testbed import addresses
+from maglev0.lab.testbed.cluster import Cluster, Settings
+from maglev0.lab.traffic.clients import Clients, Pace, Result
+from maglev0.lab.traffic.raw import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from maglev0.lab import claim, namespace
-from maglev0.lab.cluster import Cluster, Settings
-from maglev0.lab.demo import Demo
-from maglev0.lab.narration import Narrator
-from maglev0.lab.process import Process, python_module
+from maglev0.lab.demo.narration import Narrator
+from maglev0.lab.demo.story import Demo
+from maglev0.lab.testbed import claim, namespace
+from maglev0.lab.testbed.cluster import Cluster, Settings
+from maglev0.lab.testbed.process import Process, python_module
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -165,7 +165,7 @@ def test_a_missing_program_is_one_line_with_what_mends_it(tmp_path: Path, progra
 
 
 def test_without_root_it_says_so() -> None:
-    script = "import os; from maglev0.lab import cli; os.seteuid(65534); raise SystemExit(cli.main([]))"
+    script = "import os; from maglev0.lab import command; os.seteuid(65534); raise SystemExit(command.main([]))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "maglev0: the lab makes network namespaces, which takes root: run it with sudo\n")
 

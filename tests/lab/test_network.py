@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from maglev0.lab import addresses, claim, namespace, network
-from maglev0.lab.network import TRAFFIC, Network, Socket
+from maglev0.lab.testbed import addresses, claim, namespace, network
+from maglev0.lab.testbed.network import TRAFFIC, Network, Socket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from maglev0.lab.claim import Claim
+    from maglev0.lab.testbed.claim import Claim
 
 pytestmark = pytest.mark.kernel
 

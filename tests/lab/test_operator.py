@@ -14,18 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from maglev0.lab import addresses, namespace, saboteur
-from maglev0.lab.clients import Clients, Pace
-from maglev0.lab.cluster import Cluster, Settings
+from maglev0.lab.chaos import saboteur
 from maglev0.lab.errors import LabError
-from maglev0.lab.probe import Plan
-from maglev0.lab.process import Process, python_module, wait_for
+from maglev0.lab.testbed import addresses, namespace
+from maglev0.lab.testbed.cluster import Cluster, Settings
+from maglev0.lab.testbed.process import Process, python_module, wait_for
+from maglev0.lab.traffic.clients import Clients, Pace
+from maglev0.lab.traffic.probe import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from maglev0.lab.node import Node
+    from maglev0.lab.testbed.node import Node
 
 pytestmark = [pytest.mark.kernel, pytest.mark.zookeeper]
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from maglev0.lab import addresses
-from maglev0.lab.cluster import Cluster, Settings
-from maglev0.lab.probe import Plan
+from maglev0.lab.testbed import addresses
+from maglev0.lab.testbed.cluster import Cluster, Settings
+from maglev0.lab.traffic.probe import Plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from maglev0.lab import network
-from maglev0.lab.addresses import VIP, managed_address
-from maglev0.lab.cluster import Cluster, Settings
-from maglev0.lab.network import MANAGEMENT, Socket
-from maglev0.lab.node import INTERFACE
-from maglev0.lab.probe import Plan
-from tests.prometheus import Prometheus
+from maglev0.lab.testbed import network
+from maglev0.lab.testbed.addresses import VIP, managed_address
+from maglev0.lab.testbed.cluster import Cluster, Settings
+from maglev0.lab.testbed.network import MANAGEMENT, Socket
+from maglev0.lab.testbed.node import INTERFACE
+from maglev0.lab.traffic.probe import Plan
+from tests.support.prometheus import Prometheus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

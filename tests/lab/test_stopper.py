@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from maglev0.lab.chaos.stopper import busy_threads, stopped_at, threads
 from maglev0.lab.errors import LabError
-from maglev0.lab.process import Process
-from maglev0.lab.stopper import busy_threads, stopped_at, threads
+from maglev0.lab.testbed.process import Process
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

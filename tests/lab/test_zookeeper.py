@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 from kazoo.client import KazooClient
 
-from maglev0.lab.zookeeper import Ensemble
+from maglev0.lab.testbed.zookeeper import Ensemble
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from maglev0.lab.zookeeper import Server
+    from maglev0.lab.testbed.zookeeper import Server
 
 pytestmark = pytest.mark.zookeeper
 

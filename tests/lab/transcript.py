@@ -29,11 +29,12 @@ import docopt
 from rich.console import Console
 from rich.text import Text
 
-from maglev0.lab import addresses, namespace, saboteur
-from maglev0.lab.clients import Clients, Pace
-from maglev0.lab.cluster import Cluster, Settings
+from maglev0.lab.chaos import saboteur
 from maglev0.lab.errors import LabError
-from maglev0.lab.process import python_module, wait_for
+from maglev0.lab.testbed import addresses, namespace
+from maglev0.lab.testbed.cluster import Cluster, Settings
+from maglev0.lab.testbed.process import python_module, wait_for
+from maglev0.lab.traffic.clients import Clients, Pace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Self
 
-from maglev0.lab.process import Process
+from maglev0.lab.testbed.process import Process
 
 BOOT_TIMEOUT_S = 20
 JOB_TIMEOUT_S = 30

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tests.project.conftest import run
-from tests.prometheus import SHIPPED, program
+from tests.support.prometheus import SHIPPED, program
 
 ALERTS = SHIPPED / "alerts.yml"
 WHERE = 'vip="198.51.100.1",instance="s1:9109",job="maglev0"'

@@ -9,38 +9,23 @@ import pytest
 
 ROOT = Path(__file__).parents[2] / "maglev0"
 
-# From the bottom to the top. A module belongs to the package that names it, or else to the one that it lies in.
-LAYERS: dict[str, set[str]] = {
-    "errors": {"errors"},
-    "core": {"table", "packethash", "service", "settings", "view", "ownership", "steps", "foresight", "text"},
-    "protocol": {
-        "znodes",
-        "lease",
-        "handover",
-        "participant",
-        "renewal",
-        "entry",
-        "membership",
-        "agreement",
-        "standing",
-        "paths",
-        "orders",
-        "progress",
-    },
-    "config": {"access", "flagvalues", "config", "configfile", "configtext", "healthchecks", "commandline"},
-    "runtime": {"program", "waiting", "clocks", "watchdog", "servicemanager", "logs"},
-    "coordination": {"zookeeper", "transport", "rights", "translation", "credentials", "sessionfile", "diagnosis"},
-    "dataplane": {"interface", "verdict"},
-    "health": {"health", "checking", "probing"},
-    "telemetry": {"nodereport", "audit", "observer", "measures", "metrics", "scraping", "notify", "reporting", "outlet"},
-    "daemon": {"daemon", "serving", "follower", "upkeep", "report"},
-    "operator": {"scenario", "custody"},
-    "lab": set(),
-    "main": {"cli"},
-    "__main__": {"__main__"},
-}
-# The kernel's view of `Gate` and its values stand beside the dataplanes, but belong to the protocol that calls them.
-PORTS = "maglev0.dataplane"
+# From the bottom to the top; `maglev0/manual` holds no module.
+LAYERS = (
+    "errors",
+    "core",
+    "protocol",
+    "config",
+    "runtime",
+    "coordination",
+    "dataplane",
+    "health",
+    "telemetry",
+    "daemon",
+    "operator",
+    "lab",
+    "main",
+    "__main__",
+)
 STRANGERS = {("dataplane", "coordination"), ("coordination", "dataplane")}
 
 RANK = {package: rank for rank, package in enumerate(LAYERS)}
@@ -56,10 +41,7 @@ NAMES = {dotted(path) for path in MODULES}
 
 def package(module: str) -> str | None:
     """The package that a module belongs to; `None` for `maglev0` itself, which is below all."""
-    if module == PORTS:
-        return "protocol"
-    top = module.split(".")[1] if "." in module else None
-    return None if top is None else next((name for name, modules in LAYERS.items() if top in modules), top)
+    return module.split(".")[1] if "." in module else None
 
 
 def imported(path: Path) -> set[str]:
@@ -88,6 +70,6 @@ def test_a_module_imports_only_what_stands_below_its_package(path: Path) -> None
 
 
 def test_an_import_that_points_up_is_found() -> None:
-    assert is_upward("maglev0.table", "maglev0.daemon")
-    assert is_upward("maglev0.dataplane.host", "maglev0.zookeeper")
-    assert not is_upward("maglev0.daemon", "maglev0.table")
+    assert is_upward("maglev0.core.table", "maglev0.daemon.supervisor")
+    assert is_upward("maglev0.dataplane.select", "maglev0.coordination.session")
+    assert not is_upward("maglev0.daemon.supervisor", "maglev0.core.table")

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from pyroute2 import IPRoute
 
-from maglev0.lab import namespace, network
-from maglev0.lab.process import wait_for
-from maglev0.lab.zookeeper import Ensemble, Place
+from maglev0.lab.testbed import namespace, network
+from maglev0.lab.testbed.process import wait_for
+from maglev0.lab.testbed.zookeeper import Ensemble, Place
 from tests.project.booted import Systemd
 from tests.project.conftest import Installation, run
 

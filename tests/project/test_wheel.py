@@ -8,7 +8,7 @@ from tests.project.conftest import ROOT, run
 
 IMPORT_ALL = """
 import importlib, pkgutil, maglev0
-left_out = ("__main__", ".xdp.build", ".plot")
+left_out = ("__main__", ".xdp.build", ".simulate.plot")
 names = [module.name for module in pkgutil.walk_packages(maglev0.__path__, "maglev0.") if not module.name.endswith(left_out)]
 for name in names:
     importlib.import_module(name)
@@ -26,12 +26,17 @@ def test_every_module_is_in_the_wheel_and_can_be_imported(elsewhere: Path) -> No
     assert Path(where).is_relative_to(elsewhere)
     sources = {path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".") for path in (ROOT / "maglev0").rglob("*.py")}
     # What builds the XDP program imports setuptools, which an installation need not have, and what plots matplotlib.
-    unneeded = {"maglev0.dataplane.xdp.build", "maglev0.operator.plot"}
-    wanted = {name.removesuffix(".__init__") for name in sources} - {"maglev0", "maglev0.__main__"} - unneeded
+    unneeded = {"maglev0.dataplane.xdp.build", "maglev0.operator.simulate.plot"}
+    wanted = {name.removesuffix(".__init__") for name in sources} - {"maglev0", "maglev0.__main__", "maglev0.lab.chaos.__main__"} - unneeded
     assert set(names) == wanted
 
 
 def test_the_wheel_brings_the_service_unit_and_types_and_no_tests(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
-    assert {"maglev0/py.typed", "maglev0/systemd/maglev0.service", "maglev0/systemd/example.toml", "maglev0/dataplane/xdp/early.bpf.o"} <= set(names)
+    assert {
+        "maglev0/py.typed",
+        "maglev0/runtime/systemd/maglev0.service",
+        "maglev0/runtime/systemd/example.toml",
+        "maglev0/dataplane/xdp/early.bpf.o",
+    } <= set(names)
     assert {name.partition("/")[0] for name in names} == {"maglev0", f"maglev0-{__version__}.dist-info"}

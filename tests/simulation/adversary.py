@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from maglev0.view import ViewId
+from maglev0.core.view import ViewId
 from tests.simulation import disturbances, orders, targeted
 from tests.simulation.kernel import ViolationError
 from tests.simulation.node import LEASE_MS, PATHS, SESSION_S, Node

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from maglev0.znodes import Committed, Disconnected, Node, Operation, Refused, Stat, Write
+from maglev0.protocol.ports.zookeeper import Committed, Disconnected, Node, Operation, Refused, Stat, Write
 from tests.simulation.ensemble import Connection, Ensemble, Read, Request, Server, Session, looked
 from tests.simulation.scheduler import Answer, Process
 

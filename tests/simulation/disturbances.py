@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from maglev0.znodes import Delete, Refused, Write
+from maglev0.protocol.ports.zookeeper import Delete, Refused, Write
 from tests.simulation.ensemble import Server
 from tests.simulation.node import PATHS, Node
 from tests.simulation.orders import MOST_HOSTS, some, span_s

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from maglev0.znodes import Delete, Node, Operation, Refused, Stat
+from maglev0.protocol.ports.zookeeper import Delete, Node, Operation, Refused, Stat
 from tests.simulation.scheduler import Answer, Scheduler
 from tests.simulation.tree import Transaction, Tree
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Protocol
 
-from maglev0.dataplane import Flows, Move, Phase
 from maglev0.errors import DataplaneError
+from maglev0.protocol.ports.kernel import Flows, Move, Phase
 from tests.simulation.scheduler import Answer, Process, Scheduler
 
 TIMER_TICK_S = 0.01  # HZ=100: a timer may run out so much later

@@ -7,17 +7,17 @@ from functools import lru_cache, partial
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
-from maglev0.agreement import Agreement, Founder, Unsettled
+from maglev0.core.assignment import decide
+from maglev0.core.service import HashFamily
+from maglev0.core.settings import Settings, Wishes
+from maglev0.core.view import ACTIVE, DRY_RUN, Member, View, name_of
 from maglev0.errors import DataplaneError, MaglevError
-from maglev0.lease import terms
-from maglev0.ownership import decide
-from maglev0.participant import Participant
-from maglev0.paths import Paths
-from maglev0.service import HashFamily
-from maglev0.settings import Settings, Wishes
-from maglev0.standing import Host
-from maglev0.view import ACTIVE, DRY_RUN, Member, View, name_of
-from maglev0.znodes import Disconnected, Refused
+from maglev0.protocol.agreement import Agreement, Founder, Unsettled
+from maglev0.protocol.lease import terms
+from maglev0.protocol.node_state import Host
+from maglev0.protocol.participant import Participant
+from maglev0.protocol.paths import Paths
+from maglev0.protocol.ports.zookeeper import Disconnected, Refused
 from tests.simulation.client import Client
 from tests.simulation.ensemble import Ensemble, Session
 from tests.simulation.kernel import Gate, Kernel, Temper

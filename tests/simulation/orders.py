@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from maglev0.view import ACTIVE, DRAINING, FAILING
+from maglev0.core.view import ACTIVE, DRAINING, FAILING
 from tests.simulation.node import SESSION_S, Flags, Left, Node
 from tests.simulation.world import World
 

@@ -6,14 +6,14 @@ import math
 from collections.abc import Callable, Collection
 from typing import Any
 
-from maglev0 import view as views
-from maglev0.entry import Entry
-from maglev0.handover import HandOver, Stage
-from maglev0.lease import Others
-from maglev0.membership import Lease, Membership, Seen, view_id
-from maglev0.participant import Participant
-from maglev0.renewal import Renewal
-from maglev0.view import Child, View, ViewId
+from maglev0.core import view as views
+from maglev0.core.view import Child, View, ViewId
+from maglev0.protocol.handover import HandOver, Stage
+from maglev0.protocol.joining import Entry
+from maglev0.protocol.lease import Others
+from maglev0.protocol.membership import Lease, Membership, Seen, view_id
+from maglev0.protocol.participant import Participant
+from maglev0.protocol.renewal import Renewal
 from tests.simulation.node import Make, share
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from maglev0.znodes import Delete
+from maglev0.protocol.ports.zookeeper import Delete
 from tests.simulation.disturbances import cut_off, meddle
 from tests.simulation.node import PATHS, Flags, Node
 from tests.simulation.orders import again, free_number, join, leave, restart, some, weigh

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from maglev0.znodes import Check, Create, Delete, Node, Operation, Reason, Refused, Stat, Write
+from maglev0.protocol.ports.zookeeper import Check, Create, Delete, Node, Operation, Reason, Refused, Stat, Write
 
 
 class Change(NamedTuple):

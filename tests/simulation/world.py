@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from functools import partial
 
-from maglev0.handover import Stage
+from maglev0.protocol.handover import Stage
 from tests.simulation.ensemble import Ensemble
 from tests.simulation.kernel import Connection, Kernel, Temper, ViolationError
 from tests.simulation.node import LEASE_MS, PATHS, Flags, Left, Make, Node, Site

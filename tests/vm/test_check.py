@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from maglev0.dataplane import clusterip
+from maglev0.dataplane.clusterip import dataplane as clusterip
 from maglev0.errors import UnavailableError
 
 RELEASE = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))

@@ -13,8 +13,8 @@ from array import array
 from collections.abc import Collection, Iterable, Mapping
 from typing import NamedTuple
 
+from maglev0.core.service import HashMode, Service
 from maglev0.errors import UnavailableError
-from maglev0.service import HashMode, Service
 
 MAX_VIPS = 32
 WORDS = 16384  # in a slot: 64 buckets each, as many as a cluster can have

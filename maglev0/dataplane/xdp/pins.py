@@ -19,10 +19,10 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import NamedTuple
 
+from maglev0.core.service import Service
 from maglev0.dataplane.xdp import maps
 from maglev0.dataplane.xdp.libbpf import Bpf, BpfError
 from maglev0.errors import DataplaneError, UnavailableError
-from maglev0.service import Service
 
 BPF_FILE_SYSTEM = Path("/sys/fs/bpf")
 PROGRAM = "maglev0_early"

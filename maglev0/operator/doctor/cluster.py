@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import TypeVar
 
-from maglev0 import settings as agreed
-from maglev0.lease import terms
-from maglev0.observer import Observation
-from maglev0.operator import statuspage
-from maglev0.operator.doctor.arp import Peer
+from maglev0.core import settings as agreed
+from maglev0.core.settings import Settings, Wishes
+from maglev0.core.text import printable
+from maglev0.core.view import ACTIVE, DRY_RUN, FAILING, Member, name_of
+from maglev0.operator.doctor.arp.judge import Peer
 from maglev0.operator.doctor.finding import Finding, fault, judged, note, warning
-from maglev0.settings import Settings, Wishes
-from maglev0.text import printable
-from maglev0.view import ACTIVE, DRY_RUN, FAILING, Member, name_of
+from maglev0.operator.status import page
+from maglev0.protocol.lease import terms
+from maglev0.telemetry.observer import Observation
 
 MEMBERS = "members"
 OWNERS = "one owner each"
@@ -121,8 +121,8 @@ def _members(seen: Observation) -> Iterator[Finding]:
 
 
 def _owners(first: Look, last: Look, vip: IPv4Address) -> Iterator[Finding]:
-    before = set(statuspage.status(vip, first.seen, first.at_s).alarms)
-    for alarm in statuspage.status(vip, last.seen, last.at_s).alarms:
+    before = set(page.status(vip, first.seen, first.at_s).alarms)
+    for alarm in page.status(vip, last.seen, last.at_s).alarms:
         if alarm in before and any(last.seen.owners):
             yield fault(
                 OWNERS, alarm, "clients are answered twice, or not at all", "maglev0 status names the nodes: restart their daemons, one by one"

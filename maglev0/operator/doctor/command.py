@@ -29,14 +29,15 @@ import asyncio
 import sys
 from typing import Any
 
-from maglev0 import commandline, configfile
-from maglev0.config import Config
+from maglev0.config import command_line
+from maglev0.config import file as configfile
+from maglev0.config.configuration import Config
+from maglev0.core.text import printable
 from maglev0.errors import ConfigError
 from maglev0.operator import command, connection
 from maglev0.operator.doctor import examination, finding, show
 from maglev0.operator.doctor.examination import Asked
 from maglev0.operator.doctor.finding import Severity
-from maglev0.text import printable
 
 _PROBE_FOR_S = (0.1, 3600.0)
 
@@ -58,7 +59,7 @@ def _run(arguments: dict[str, Any]) -> int:
 def _asked(arguments: dict[str, Any]) -> Asked:
     written = _configured(arguments)
     flags = [f"{flag}={arguments[flag]}" for flag in ("--my-id", "--interface", "--session-timeout") if arguments[flag] is not None]
-    given = commandline.read(flags)
+    given = command_line.read(flags)
     return Asked(
         connection=connection.read(arguments),
         interface=given.interface or (written.interface if written else None),
@@ -72,7 +73,7 @@ def _asked(arguments: dict[str, Any]) -> Asked:
 def _configured(arguments: dict[str, Any]) -> Config | None:
     """What the configuration file has the daemon of this machine do, if there is one."""
     path = configfile.default_path() if arguments["--config"] is None else arguments["--config"]
-    return None if path is None else commandline.read([f"--config={path}"])
+    return None if path is None else command_line.read([f"--config={path}"])
 
 
 def _probe_for_s(text: str) -> float:

@@ -8,28 +8,39 @@ from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from maglev0 import credentials, diagnosis, settings
-from maglev0 import interface as interfaces_
-from maglev0.config import Config
-from maglev0.dataplane import choose, clusterip
+from maglev0.config.configuration import Config
+from maglev0.coordination import credentials, diagnosis
+from maglev0.coordination.session import Session
+from maglev0.core import settings
+from maglev0.core.service import HashFamily
+from maglev0.core.settings import LEASE_SHARE, Settings, Wishes
+from maglev0.core.text import printable
+from maglev0.dataplane import select
+from maglev0.dataplane.clusterip import dataplane as clusterip
+from maglev0.dataplane.host import interface as interfaces_
+from maglev0.dataplane.host.interface import Interface
 from maglev0.errors import DataplaneError, UnavailableError, ZooKeeperError
-from maglev0.interface import Interface
-from maglev0.lease import terms
-from maglev0.observer import observe
 from maglev0.operator import connection
 from maglev0.operator.connection import Connection
-from maglev0.operator.doctor import arp, cluster, ensemble, foreign, interfaces, kernel, machine, netfilter, network, servers
+from maglev0.operator.doctor import cluster
+from maglev0.operator.doctor.arp import judge as arp
+from maglev0.operator.doctor.arp.read import Wire
 from maglev0.operator.doctor.cluster import Look, Own
+from maglev0.operator.doctor.ensemble import judge as ensemble
+from maglev0.operator.doctor.ensemble import read as servers
+from maglev0.operator.doctor.filters import foreign
+from maglev0.operator.doctor.filters import read as netfilter
 from maglev0.operator.doctor.finding import Finding, fault, judged, left_out, note
-from maglev0.operator.doctor.network import Wanted
-from maglev0.operator.doctor.wire import Wire
-from maglev0.paths import Paths
-from maglev0.service import HashFamily
-from maglev0.settings import LEASE_SHARE, Settings, Wishes
-from maglev0.text import printable
-from maglev0.waiting import in_thread
-from maglev0.znodes import Disconnected
-from maglev0.zookeeper import Session
+from maglev0.operator.doctor.machine import judge as kernel
+from maglev0.operator.doctor.machine import read as machine
+from maglev0.operator.doctor.network import judge as network
+from maglev0.operator.doctor.network import read as interfaces
+from maglev0.operator.doctor.network.judge import Wanted
+from maglev0.protocol.lease import terms
+from maglev0.protocol.paths import Paths
+from maglev0.protocol.ports.zookeeper import Disconnected
+from maglev0.runtime.waiting import in_thread
+from maglev0.telemetry.observer import observe
 
 ZOOKEEPER = "ZooKeeper"
 CLUSTER = "cluster"
@@ -137,7 +148,7 @@ def _wishes(asked: Asked, vip: IPv4Address) -> Wishes | None:
     if asked.config is None:
         return None
     try:
-        return asked.config.wishes(choose.runnable(vip, asked.config.dataplane))
+        return asked.config.wishes(select.runnable(vip, asked.config.dataplane))
     except UnavailableError:
         return None
 

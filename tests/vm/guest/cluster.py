@@ -7,13 +7,13 @@ from itertools import count
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from maglev0.lab import addresses, claim, namespace, network, ownership
-from maglev0.lab.network import TRAFFIC, Network, Socket
-from maglev0.lab.ownership import Picture
-from maglev0.lab.probe import Plan
-from maglev0.lab.process import Process, wait_for
-from maglev0.lab.report import Report
-from maglev0.lab.zookeeper import Ensemble, Place, Times
+from maglev0.lab.testbed import addresses, claim, namespace, network, node_log
+from maglev0.lab.testbed.network import TRAFFIC, Network, Socket
+from maglev0.lab.testbed.node_log import Picture
+from maglev0.lab.testbed.process import Process, wait_for
+from maglev0.lab.testbed.zookeeper import Ensemble, Place, Times
+from maglev0.lab.traffic.probe import Plan
+from maglev0.lab.traffic.report import Report
 from tests.vm.guest.forked import Forked
 from tests.vm.guest.space import PROC_FILE, flush
 
@@ -93,7 +93,7 @@ class Cluster:
         network.add_route(self.node(number), addresses.CLIENTS, "eth0", addresses.CLIENT_ROUTER)
         arguments = [f"--name={name}", f"--port={addresses.SERVICE_PORT}"]
         log = self.claim.directory / f"{name}-service.log"
-        self._services.append(Forked(f"service of {name}", "maglev0.lab.responder", arguments, log, self.node(number)))
+        self._services.append(Forked(f"service of {name}", "maglev0.lab.traffic.responder", arguments, log, self.node(number)))
 
     def start_daemon(self, number: int, *flags: str) -> Process:
         """Start a daemon with the flags behind --my-id; the first server's finds ZooKeeper where flags left out look for it."""
@@ -110,7 +110,7 @@ class Cluster:
         members = tuple(sorted(daemons))
 
         def agreed() -> Picture | None:
-            pictures = [ownership.latest(daemon.output()) for daemon in daemons.values()]
+            pictures = [node_log.latest(daemon.output()) for daemon in daemons.values()]
             return pictures[0] if all(picture is not None and picture.members == members for picture in pictures) else None
 
         return wait_for(agreed, list(daemons.values()), PATIENCE_S, f"members {members}")
@@ -127,7 +127,7 @@ class Cluster:
     def start_probe(self, plan: Plan) -> Process:
         """Begin to ask; `reported` tells what came of it."""
         log = Path(self.claim.directory, f"probe-{next(self._probes)}.log")
-        probing = Forked("probing client", "maglev0.lab.probe", [*plan.arguments(), "--json"], log, self.client)
+        probing = Forked("probing client", "maglev0.lab.traffic.probe", [*plan.arguments(), "--json"], log, self.client)
         probing.wait_line("^probing$", PATIENCE_S)
         return probing
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from maglev0.dataplane.clusterip import ClusterIP
-from maglev0.service import HashMode, Service
+from maglev0.core.service import HashMode, Service
+from maglev0.dataplane.clusterip.dataplane import ClusterIP
 from tests.vm.guest.moves import ENDLESS_MS
 from tests.vm.guest.space import Space
 from tests.vm.guest.wire import VIP, Wire

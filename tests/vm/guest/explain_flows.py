@@ -7,8 +7,8 @@ import random
 import sys
 import warnings
 
-from maglev0.dataplane.clusterip import ClusterIP
-from maglev0.service import HashFamily, HashMode
+from maglev0.core.service import HashFamily, HashMode
+from maglev0.dataplane.clusterip.dataplane import ClusterIP
 from tests.kernel import explain_flows
 from tests.kernel.explain_flows import DEFAULTS, Accepted, Cluster, Tally
 from tests.vm.guest.space import Space

@@ -17,9 +17,10 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from maglev0 import daemon  # noqa: F401  what a fork is to find loaded
-from maglev0.lab import libc, namespace, probe, responder  # noqa: F401
-from maglev0.lab.process import Process
+from maglev0.daemon import supervisor  # noqa: F401  what a fork is to find loaded
+from maglev0.lab.testbed import libc, namespace
+from maglev0.lab.testbed.process import Process
+from maglev0.lab.traffic import probe, responder  # noqa: F401
 
 
 class Forked(Process):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from maglev0.dataplane import Dataplane, Move, Phase
+from maglev0.protocol.ports.kernel import Dataplane, Move, Phase
 
 ENDLESS_MS = 3_600_000  # a lease that outlasts any test
 

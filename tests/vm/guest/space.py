@@ -13,7 +13,7 @@ from typing import Self
 
 from pyroute2 import IPRoute
 
-from maglev0.lab import namespace
+from maglev0.lab.testbed import namespace
 
 VIP = "198.51.100.1"
 PROC_FILE = Path("/proc/thread-self/net/ipt_CLUSTERIP") / VIP

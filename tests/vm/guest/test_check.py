@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 
 import pytest
 
-from maglev0.dataplane import clusterip
+from maglev0.dataplane.clusterip import dataplane as clusterip
 from maglev0.errors import UnavailableError
 
 ANSWER_TIMEOUT_S = 60.0

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from maglev0 import clocks
+from maglev0.runtime import clocks
 
 NOTICE_S = 2.0  # of an emulated machine whose processors may be busy; without a notice it would be ten seconds
 

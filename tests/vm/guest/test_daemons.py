@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from maglev0.lab import namespace
-from maglev0.lab.process import Process
-from maglev0.service import HashMode
+from maglev0.core.service import HashMode
+from maglev0.lab.testbed import namespace
+from maglev0.lab.testbed.process import Process
 from tests.vm.guest import space as host
 from tests.vm.guest.cluster import BRISK, PATIENCE_S, PLAN, STEADY, Cluster, reported
 from tests.vm.guest.space import BY_HAND

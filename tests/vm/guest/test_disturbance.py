@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from maglev0.dataplane.clusterip import POLL_INTERVAL_S, ClusterIP
+from maglev0.dataplane.clusterip.dataplane import POLL_INTERVAL_S, ClusterIP
 from maglev0.errors import DataplaneError
 from tests.vm.guest import space as host
 from tests.vm.guest.moves import own

@@ -10,13 +10,13 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from maglev0.dataplane.clusterip import ClusterIP
+from maglev0.core.packet_hash import Flow, PacketHash
+from maglev0.core.service import HashFamily, HashMode, Service
+from maglev0.core.settings import Settings
+from maglev0.dataplane.clusterip.dataplane import ClusterIP
+from maglev0.dataplane.verdict import Kernel
 from maglev0.errors import DataplaneError
-from maglev0.operator import explain
-from maglev0.packethash import Flow, PacketHash
-from maglev0.service import HashFamily, HashMode, Service
-from maglev0.settings import Settings
-from maglev0.verdict import Kernel
+from maglev0.operator.explain import command as explain
 from tests.kernel import explain_flows
 from tests.vm.guest import space as host
 from tests.vm.guest.explain_flows import run

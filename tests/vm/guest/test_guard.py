@@ -11,11 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from maglev0.dataplane import Phase, clusterip, clusterip_guard
-from maglev0.dataplane.clusterip import POLL_INTERVAL_S, ClusterIP
+from maglev0.core.packet_hash import Flow
+from maglev0.core.service import HashMode, Service
+from maglev0.dataplane.clusterip import dataplane as clusterip
+from maglev0.dataplane.clusterip import guard
+from maglev0.dataplane.clusterip.dataplane import POLL_INTERVAL_S, ClusterIP
 from maglev0.errors import DataplaneError, UnavailableError
-from maglev0.packethash import Flow
-from maglev0.service import HashMode, Service
+from maglev0.protocol.ports.kernel import Phase
 from tests.vm.guest import space as host
 from tests.vm.guest.moves import ENDLESS_MS, own, renew
 from tests.vm.guest.space import BY_HAND
@@ -239,8 +241,8 @@ def test_two_services_of_a_host_have_leases_of_their_own(service: Service) -> No
         await renew(both[0])
         for one in both:
             assert await one.repair() == ()
-        assert clusterip_guard.last_written(clusterip_guard.mark(VIP, 0), VIP) is not None
-        assert clusterip_guard.last_written(clusterip_guard.mark(other.vip, 0), other.vip) is None
+        assert guard.last_written(guard.mark(VIP, 0), VIP) is not None
+        assert guard.last_written(guard.mark(other.vip, 0), other.vip) is None
         await both[0].close()
         assert await both[1].repair() == ()
         await both[1].close()

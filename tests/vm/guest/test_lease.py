@@ -14,11 +14,12 @@ from typing import NamedTuple, Self
 
 import pytest
 
-from maglev0.dataplane import Move, Phase, clusterip_guard
-from maglev0.dataplane.clusterip import ClusterIP
+from maglev0.core.packet_hash import Flow
+from maglev0.core.service import HashMode, Service
+from maglev0.dataplane.clusterip import guard
+from maglev0.dataplane.clusterip.dataplane import ClusterIP
 from maglev0.errors import DataplaneError
-from maglev0.packethash import Flow
-from maglev0.service import HashMode, Service
+from maglev0.protocol.ports.kernel import Move, Phase
 from tests.vm.guest.moves import own, renew
 from tests.vm.guest.wire import CLUSTER_MAC, UDP, VIP, Wire
 
@@ -161,8 +162,8 @@ def test_dropped_it_ends_at_once_and_what_was_armed_is_worth_nothing(dataplane: 
         assert not look(wire).accepted
     with pytest.raises(DataplaneError, match="no timer runs that could be put in force"):
         at_once(dataplane.promote())
-    for slot in clusterip_guard.SLOTS:
-        clusterip_guard.promote(VIP, slot)
+    for slot in guard.SLOTS:
+        guard.promote(VIP, slot)
         assert not look(wire).accepted
     at_once(renew(dataplane))
     assert look(wire).accepted
@@ -174,8 +175,8 @@ def test_a_promotion_cut_short_counts_and_the_next_timer_replaces_the_earlier(da
         at_once(renew(dataplane))
         time.sleep(0.3 * LEASE_S)
     newer = at_once(dataplane.arm())
-    for slot in clusterip_guard.SLOTS:
-        clusterip_guard._write(clusterip_guard.mark(VIP, slot), f"+{VIP}")
+    for slot in guard.SLOTS:
+        guard._write(guard.mark(VIP, slot), f"+{VIP}")
     assert look(wire).accepted
     time.sleep(0.3 * LEASE_S)
     at_once(dataplane.arm())

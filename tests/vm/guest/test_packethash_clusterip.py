@@ -9,9 +9,9 @@ from ipaddress import IPv4Address
 import pytest
 from pyroute2 import IPRoute
 
-from maglev0.dataplane.clusterip import ClusterIP
-from maglev0.packethash import Flow, PacketHash
-from maglev0.service import HashFamily, HashMode, Service
+from maglev0.core.packet_hash import Flow, PacketHash
+from maglev0.core.service import HashFamily, HashMode, Service
+from maglev0.dataplane.clusterip.dataplane import ClusterIP
 from tests.vm.guest.moves import ENDLESS_MS, own, renew
 from tests.vm.guest.wire import CLUSTER_MAC, PROTOCOLS, VIP, Wire
 

@@ -7,10 +7,11 @@ import random
 
 import pytest
 
-from maglev0.dataplane import Flows, Move, Phase, clusterip
-from maglev0.dataplane.clusterip import ClusterIP
+from maglev0.core.service import Service
+from maglev0.dataplane.clusterip import dataplane as clusterip
+from maglev0.dataplane.clusterip.dataplane import ClusterIP
 from maglev0.errors import DataplaneError
-from maglev0.service import Service
+from maglev0.protocol.ports.kernel import Flows, Move, Phase
 from tests.vm.guest import space as host
 from tests.vm.guest.moves import own
 

@@ -13,8 +13,8 @@ from typing import Self
 
 from pyroute2 import IPRoute
 
-from maglev0.lab import namespace
-from maglev0.packethash import Flow
+from maglev0.core.packet_hash import Flow
+from maglev0.lab.testbed import namespace
 from tests.vm.guest.space import Space
 
 VIP = IPv4Address("198.51.100.1")

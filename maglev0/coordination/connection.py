@@ -1,0 +1,141 @@
+"""Kazoo's connection as it is needed here: TLS that trusts one CA, authentication that comes to an end, and a log that tells no secrets.
+
+What kazoo itself does: it trusts all CAs of the machine beside the one that it is told, leaves Nagle's delays on, sends for ever where a server
+knows no SASL, takes a connection that breaks for a wrong password, and logs whole requests, with passwords in them, when they fail.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+import struct
+from typing import Any
+
+from kazoo.client import KazooClient
+from kazoo.exceptions import AuthFailedError, SASLException
+from kazoo.handlers.threading import SequentialThreadingHandler
+from kazoo.protocol.connection import ConnectionDropped, ConnectionHandler
+from kazoo.protocol.serialization import SASL, Connect
+from kazoo.retry import KazooRetry
+
+from maglev0.config.zookeeper_access import DIGEST, ZooKeeperAccess
+from maglev0.coordination import credentials
+
+RECONNECT_DELAY_S = 0.05
+MAX_RECONNECT_DELAY_S = 2.0  # how much later than ZooKeeper itself a cluster may come back
+MAX_SASL_STEPS = 8  # DIGEST-MD5 takes three
+MAX_SASL_DROPS = 3  # in a row: servers before 3.6 say by hanging up that a password is wrong, others hang up when they stop
+_NONSENSE = (LookupError, RuntimeError, ValueError, struct.error)  # what kazoo raises on answers that it cannot make sense of
+
+_HARMLESS = (str, int, float, BaseException, type(None))
+
+log = logging.getLogger("maglev0.kazoo")
+
+
+class Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no types
+    """Kazoo's threads, with connections by our own TLS."""
+
+    def __init__(self, tls: ssl.SSLContext | None) -> None:
+        super().__init__()
+        self._tls = tls
+
+    def create_connection(self, *arguments: Any, **options: Any) -> socket.socket:
+        """Connect as kazoo asks for it: it names the address, and the name by which that was found."""
+        if self._tls is None:
+            connection: socket.socket = super().create_connection(*arguments, **options)
+            return connection
+        connection = socket.create_connection(options["address"], options["timeout"])
+        try:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return self._tls.wrap_socket(connection, server_hostname=options["hostname"])
+        except BaseException:
+            connection.close()
+            raise
+
+    def select(self, readers: list[Any], writers: list[Any], others: list[Any], timeout: float | None = None) -> tuple[list[Any], ...]:
+        """Wait as kazoo does; what TLS has decrypted already counts as readable, for the socket does not show it any more."""
+        pending = [reader for reader in readers if isinstance(reader, ssl.SSLSocket) and reader.pending()]
+        readable, writable, failed = super().select(readers, writers, others, 0 if pending else timeout)
+        return [*readable, *(reader for reader in pending if reader not in readable)], writable, failed
+
+
+class Connection(ConnectionHandler):  # type: ignore[misc]
+    """Kazoo's protocol. `granted_timeout_s` is what the server last granted; `refusal` says that it does not let this identity in, for good."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.granted_timeout_s: float | None = None
+        self.refusal = ""
+        self._sasl_steps = self._sasl_drops = 0
+
+    def _invoke(self, timeout: float, request: Any, xid: int | None = None) -> Any:
+        try:
+            answer = super()._invoke(timeout, request, xid)
+        except AuthFailedError:
+            self.refusal = "they take no digest identities"  # any user and password are an identity, if not the right one
+            raise
+        except _NONSENSE as error:
+            raise ConnectionDropped(f"nonsense from the server: {type(error).__name__}") from error
+        if isinstance(request, Connect) and answer[0].time_out > 0:
+            self.granted_timeout_s = answer[0].time_out / 1000
+        return answer
+
+    def _read_socket(self, timeout: float) -> Any:
+        try:
+            return super()._read_socket(timeout)
+        except _NONSENSE as error:
+            # An answer that cannot be read, or that nobody asked for, would end kazoo's thread, and the session with it, for good.
+            raise ConnectionDropped(f"nonsense from the server: {type(error).__name__}") from error
+
+    def _submit(self, request: Any, timeout: float, xid: int | None = None) -> None:
+        if isinstance(request, SASL):
+            self._sasl_steps += 1
+            if self._sasl_steps > MAX_SASL_STEPS:
+                raise SASLException("the server never came to an end")
+        super()._submit(request, timeout, xid)
+
+    def _authenticate_with_sasl(self, host: str, timeout: float) -> None:
+        self._sasl_steps = 0
+        try:
+            super()._authenticate_with_sasl(host, timeout)
+        except AuthFailedError as error:
+            self._sasl_drops += 1
+            if isinstance(error.__cause__, ConnectionDropped) and self._sasl_drops < MAX_SASL_DROPS:
+                raise ConnectionDropped("hung up while authenticating") from error
+            self.refusal = "wrong user or password"
+            raise
+        except SASLException as error:
+            self.refusal = "they have no DIGEST-MD5 login in their JAAS configuration"
+            raise AuthFailedError(str(error)) from error
+        except _NONSENSE as error:
+            raise ConnectionDropped(f"nonsense from the server: {type(error).__name__}") from error
+        self._sasl_drops = 0
+
+
+def client(hosts: str, timeout_s: float, access: ZooKeeperAccess, tls: ssl.SSLContext | None, former: tuple[int, bytes] | None) -> KazooClient:
+    """Kazoo's client, not started; it authenticates on every connection anew. `former` is the id and password of a session to take back."""
+    secret = credentials.password(access) if access.scheme else ""
+    if _hide_secrets not in log.filters:
+        log.addFilter(_hide_secrets)
+    digest = access.scheme == DIGEST
+    made = KazooClient(
+        hosts=hosts,
+        timeout=timeout_s,
+        client_id=former,
+        handler=Handler(tls),
+        connection_retry=KazooRetry(max_tries=-1, delay=RECONNECT_DELAY_S, max_delay=MAX_RECONNECT_DELAY_S),
+        auth_data=[(DIGEST, f"{access.user}:{secret}")] if digest else None,
+        logger=log,
+        use_ssl=tls is not None,
+    )
+    sasl = {"mechanism": "DIGEST-MD5", "username": access.user, "password": secret} if access.scheme and not digest else None
+    made._connection = Connection(made, made._connection.retry_sleeper, logger=log, sasl_options=sasl)  # noqa: SLF001
+    return made
+
+
+def _hide_secrets(record: logging.LogRecord) -> bool:
+    """For the log of kazoo: of requests and answers it names the kind alone, for passwords and the data of znodes are in them."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(each if isinstance(each, _HARMLESS) else type(each).__name__ for each in record.args)
+    return True

@@ -1,0 +1,1 @@
+"""The CLUSTERIP dataplane, for kernels before 6.3."""

@@ -1,0 +1,108 @@
+"""The CLUSTERIP rule in the legacy filter table.
+
+The target's layout is that of include/uapi/linux/netfilter_ipv4/ipt_CLUSTERIP.h of Linux 6.2. A rule that we inserted bears a comment, by which
+a daemon started after a `kill -9` knows it from what an operator set up.
+"""
+
+from __future__ import annotations
+
+import struct
+from ipaddress import IPv4Address
+from typing import Any, NamedTuple
+
+from maglev0.core.service import HashMode, Service
+from maglev0.dataplane.clusterip import xtables
+from maglev0.dataplane.clusterip.xtables import EXTENSION, MARK
+
+_HASH_MODES = tuple(HashMode)  # in the order of the kernel's enum clusterip_hashmode
+# struct ipt_clusterip_tgt_info: flags, MAC, total nodes, count of local nodes, local nodes, hash mode, initval; the pointer behind is the kernel's
+_TARGET_INFO = struct.Struct("=I6sHH32s2xII")
+_COUNT_OF_LOCAL_NODES = 12  # its offset therein
+_FLAG_NEW = 1
+_SETTINGS = {
+    "interface": "interface",
+    "cluster_mac": "--clustermac",
+    "total_nodes": "--total-nodes",
+    "hash_mode": "--hashmode",
+    "hash_seed": "--hash-init",
+}
+
+
+class ClusterIPRule(NamedTuple):
+    """One CLUSTERIP rule of a VIP; `service` counts only where it `is_new`."""
+
+    rule: xtables.Rule
+    is_ours: bool
+    is_new: bool
+    service: Service
+
+
+def insert(table: Any, service: Service) -> None:
+    """Put our rule first in INPUT, with no bucket in force."""
+    table.insert_entry("INPUT", _rule_entry(service), 0)
+
+
+def _rule_entry(service: Service) -> Any:
+    """The rule as struct ipt_entry, without a local node.
+
+    The iptables program insists on --local-node, and the kernel puts it in force at once. The kernel itself takes a rule with none, so there is
+    no instant in which a bucket is in force that is another node's. The number stays in its unused place, so that what iptables-save prints can
+    be restored. The library's own `insert_rule` would refuse it, and has the extension print to a redirected stdout, where it may swallow
+    another thread's log line.
+    """
+    iptc = xtables.load_iptc()
+    # The library opens, and so creates, all five legacy tables (nat with its connection tracking too) unless a rule names fewer.
+    rule = type("FilterRule", (iptc.Rule,), {"tables": ()})()
+    rule.dst = f"{service.vip}/32"
+    rule.in_interface = service.interface
+    rule.create_match("comment").set_parameter("comment", MARK)
+    target = rule.create_target("CLUSTERIP")
+    target.set_parameter("new")
+    target.set_parameter("hashmode", service.hash_mode.value)
+    target.set_parameter("clustermac", service.cluster_mac)
+    target.set_parameter("total-nodes", str(service.total_nodes))
+    target.set_parameter("local-node", "1")
+    target.set_parameter("hash-init", str(service.hash_seed))
+    entry = rule.rule
+    struct.pack_into("=H", entry, rule.entry.target_offset + EXTENSION.size + _COUNT_OF_LOCAL_NODES, 0)
+    return entry
+
+
+def rules_of(table: Any, vip: IPv4Address) -> list[ClusterIPRule]:
+    """The CLUSTERIP rules of the VIP, in all chains."""
+    found = [decode(rule, vip) for chain in table.chains for rule in xtables.rules(table, chain.name)]
+    return [rule for rule in found if rule is not None]
+
+
+def decode(rule: xtables.Rule, vip: IPv4Address) -> ClusterIPRule | None:
+    """What the rule says, if it is a CLUSTERIP rule of the VIP."""
+    if rule.target != "CLUSTERIP" or rule.raw[4:8] != vip.packed:
+        return None
+    flags, mac, total_nodes, _, _, hash_mode, hash_seed = _TARGET_INFO.unpack_from(rule.raw, rule.target_offset + EXTENSION.size)
+    service = Service(vip, xtables.text(rule.raw[16:32]), mac.hex(":"), total_nodes, _HASH_MODES[hash_mode], hash_seed)
+    return ClusterIPRule(rule, _bears_our_mark(rule), bool(flags & _FLAG_NEW), service)
+
+
+def _bears_our_mark(rule: xtables.Rule) -> bool:
+    return any(match.name == "comment" and xtables.text(match.data) == MARK for match in rule.matches[:1])
+
+
+def compare(service: Service) -> tuple[list[str], bool]:
+    """What in the rules of the VIP contradicts the service, in words, and whether they are all ours.
+
+    Only rules with --new carry settings; others share those of the first.
+    """
+    with xtables.reading() as table:
+        rules = rules_of(table, service.vip)
+    settled = [rule for rule in rules if rule.is_new]
+    if not settled:
+        return [f"no rule for {service.vip} with --new is in the legacy filter table, so its settings cannot be told"], False
+    compared = [(name, getattr(rule.service, field), getattr(service, field)) for rule in settled for field, name in _SETTINGS.items()]
+    return [f"its {name} is {has}, not {asked}" for name, has, asked in compared if has != asked], all(rule.is_ours for rule in rules)
+
+
+def delete_ours(table: Any, vip: IPv4Address) -> None:
+    """Delete the rules of the VIP that bear our mark."""
+    for found in rules_of(table, vip):
+        if found.is_ours:
+            xtables.delete(table, found.rule)

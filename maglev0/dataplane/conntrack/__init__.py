@@ -1,0 +1,1 @@
+"""Connections that this host holds, by connection tracking and by its sockets."""

@@ -1,0 +1,79 @@
+"""The dataplane of ``--dry-run``: remembers what would be in force and touches no kernel."""
+
+from __future__ import annotations
+
+import asyncio
+
+from maglev0.core.service import HashFamily
+from maglev0.protocol.ports.kernel import Counters, Flows, Move, Phase
+
+_NOTHING = Move(frozenset(), frozenset())
+
+
+class DryRun:
+    """A `Dataplane` that only remembers."""
+
+    def __init__(self, family: HashFamily) -> None:
+        self.family = family
+        self._owned: frozenset[int] = frozenset()
+        self._move = _NOTHING
+
+    async def open(self) -> None:
+        """Nothing is made ready."""
+
+    async def load(self, move: Move) -> None:
+        """Remember the move."""
+        self._move = move
+
+    async def flip(self, phase: Phase) -> None:
+        """Carry it out on the remembered set."""
+        self._owned -= self._move.losses
+        if phase is Phase.ACQUIRED:
+            self._owned |= self._move.gains
+
+    async def arm(self) -> None:
+        """No packet asks for a lease."""
+
+    async def promote(self) -> None:
+        """No packet asks for a lease."""
+
+    async def drop(self) -> None:
+        """No packet asks for a lease."""
+
+    async def owned(self) -> frozenset[int]:
+        """Return the remembered set."""
+        return self._owned
+
+    async def flows(self) -> Flows:
+        """Nothing is held."""
+        return Flows(frozenset(), 0)
+
+    async def counters(self) -> Counters | None:
+        """No packet is judged."""
+        return None
+
+    async def forget(self, buckets: frozenset[int]) -> None:
+        """Nothing is kept."""
+
+    async def kept(self) -> frozenset[int]:
+        """Nothing is kept."""
+        return frozenset()
+
+    @property
+    def early_drop(self) -> str:
+        """See `Dataplane.early_drop`."""
+        return "off"
+
+    def distrust(self) -> None:
+        """See `Dataplane.distrust`: there is nothing to distrust."""
+
+    async def disturbed(self) -> None:
+        """Nobody can disturb it: never return."""
+        await asyncio.Event().wait()
+
+    async def repair(self) -> tuple[str, ...]:
+        """Nothing can be missing."""
+        return ()
+
+    async def close(self) -> None:
+        """Nothing was added."""

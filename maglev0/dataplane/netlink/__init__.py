@@ -1,0 +1,1 @@
+"""Netlink as all dataplanes use it: events and dumps that do not hold the loop up."""

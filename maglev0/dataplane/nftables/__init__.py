@@ -1,0 +1,1 @@
+"""The nftables dataplane: rules, sets and lease timers of one VIP."""

@@ -1,0 +1,181 @@
+"""The buckets in the kernel: which are in force, which a loaded move makes so, and which packets the early stage lets through at all.
+
+Two slots are used in turn. One is in force; a move is loaded by making the other one what is to be, which nobody sees. The move's losses are
+released by asking for both slots at once, its gains acquired by asking for the other one alone: a map's one element is replaced each time,
+whatever the number of buckets. What the slots hold is a state that needs no notes beside it, so any process can take it up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
+
+from maglev0.core.service import Service
+from maglev0.dataplane.nftables import message as nfmessage
+from maglev0.dataplane.nftables import ruleset
+from maglev0.dataplane.nftables.batch import Tables
+from maglev0.dataplane.xdp.filter import Front
+from maglev0.errors import DataplaneError
+from maglev0.protocol.ports.kernel import Move, Phase
+
+PIECE = nfmessage.MAX_ELEMENTS  # elements in one transaction, some 4 ms: signals, the watchdog and renewals are served in between
+_SETS = (ruleset.ADMITTED, *ruleset.OWNED)
+
+
+class Buckets:
+    """The sets of buckets in the tables of one service. What they should hold is remembered, and changes when the kernel has changed.
+
+    `front`, which judges before the early stage, is told to admit before the early stage does, and to refuse after it.
+    """
+
+    def __init__(self, tables: Tables, service: Service, front: Front) -> None:
+        self._tables = tables
+        self._front = front
+        self._service = service
+        self._table = ruleset.table_name(service.vip)
+        self._held: dict[str, set[int]] = {name: set() for name in _SETS}
+        self._slot = ruleset.OWNED[0]  # or the other one, or both
+        self._coming: str | None = None  # the slot with a loaded move
+        self._let_in: frozenset[int] = frozenset()  # what was admitted for that move alone
+        self._apart: frozenset[int] | None = None  # where the two slots may differ; `None`: anywhere
+
+    async def adopt(self) -> None:
+        """Take up what the kernel holds; a move that another process loaded and did not flip is forgotten."""
+        self._held = {name: set(await self._read(name)) for name in _SETS}
+        self._coming, self._let_in, self._apart = None, frozenset(), None
+        slot = self._read_slot()
+        if slot is None:
+            self._point(ruleset.OWNED[0])
+        else:
+            self._slot = slot
+
+    @property
+    def admitted(self) -> frozenset[int]:
+        """What the early stage lets through, as the numbers that its set holds."""
+        return frozenset(self._held[ruleset.ADMITTED])
+
+    async def admit(self, buckets: Iterable[int]) -> None:
+        """Let the early stage pass these buckets too, for the connections that are kept in them."""
+        await self._readmit(frozenset(), ruleset.elements(self._service, buckets) - self._held[ruleset.ADMITTED])
+
+    async def load(self, move: Move) -> None:
+        """See `Gate.load`."""
+        gains, losses = (ruleset.elements(self._service, buckets) for buckets in move)
+        await self._settle(gains)
+        coming = _other(self._slot)
+        present, other = self._held[self._slot], self._held[coming]
+        # The sets are large, most moves are small: only what can differ is compared.
+        touched = gains | losses | (present ^ other if self._apart is None else self._apart)
+        wanted = gains | ((touched & present) - losses)
+        self._apart = touched
+        await self._change(coming, (touched & other) - wanted, wanted - other)
+        self._apart = gains | losses
+        let_in = gains - self._held[ruleset.ADMITTED]
+        self._let_in |= let_in
+        await self._readmit(frozenset(), let_in)
+        self._coming = coming
+
+    async def _settle(self, gains: frozenset[int]) -> None:
+        """Have one slot in force, and nothing admitted for a move that is given up, but what the next one `gains` too."""
+        self._coming = None
+        if self._slot == ruleset.OWNED_BOTH:
+            first, second = ruleset.OWNED
+            await self._change(first, self._held[first] - self._held[second], frozenset())
+            self._point(first)
+        given_up = (self._let_in - gains) & self._held[ruleset.ADMITTED]
+        await self._readmit(given_up, frozenset())
+        self._let_in -= given_up
+
+    def flip(self, phase: Phase) -> None:
+        """See `Gate.flip`."""
+        if self._coming is None:
+            raise DataplaneError("flipping nftables: no move is loaded")
+        if phase is Phase.ACQUIRED:
+            self._point(self._coming)
+            self._let_in = frozenset()
+        elif self._slot != self._coming:
+            self._point(ruleset.OWNED_BOTH)
+
+    async def owned(self) -> frozenset[int]:
+        """See `Gate.owned`."""
+        return ruleset.buckets(self._service, await self._read_in_force())
+
+    async def kept(self) -> frozenset[int]:
+        """See `Dataplane.kept`."""
+        needed = await self._read_in_force()
+        if self._coming:
+            needed |= await self._read(self._coming)
+        return ruleset.buckets(self._service, await self._read(ruleset.ADMITTED) - needed)
+
+    async def forget(self, buckets: frozenset[int]) -> None:
+        """See `Gate.forget`."""
+        needed = self._in_force() | (self._held[self._coming] if self._coming else set())
+        unneeded = ruleset.elements(self._service, buckets) - needed
+        await self._readmit(unneeded & self._held[ruleset.ADMITTED], frozenset())
+
+    async def restore(self) -> bool:
+        """Make the kernel hold what it should; return whether it did not."""
+        wrong = self._read_slot() != self._slot
+        if wrong:
+            self._point(self._slot)
+        self._apart = None
+        for name in _SETS:
+            wrong |= await self._replace(name, set(await self._read(name)), self._held[name])
+        return wrong
+
+    async def _readmit(self, removed: AbstractSet[int], added: AbstractSet[int]) -> None:
+        """Change what is admitted: in front first where more is, behind first where less is."""
+        self._front.admit(added)
+        await self._change(ruleset.ADMITTED, removed, added)
+        self._front.refuse(removed)
+
+    async def _replace(self, name: str, held: set[int], wanted: Iterable[int]) -> bool:
+        """Turn what a set holds into what is wanted, removals first; return whether that differed. `held` tells at any time what it holds."""
+        wanted = frozenset(wanted)
+        removed, added = held - wanted, wanted - held
+        await self._put(name, held, removed, added)
+        return bool(removed or added)
+
+    async def _change(self, name: str, removed: AbstractSet[int], added: AbstractSet[int]) -> None:
+        """Take some out of what a set holds, and put others in."""
+        await self._put(name, self._held[name], removed, added)
+
+    async def _put(self, name: str, held: set[int], removed: AbstractSet[int], added: AbstractSet[int]) -> None:
+        for change, numbers, note in ((nfmessage.delete_numbers, removed, held.difference_update), (nfmessage.add_numbers, added, held.update)):
+            listed = sorted(numbers)
+            for start in range(0, len(listed), PIECE):
+                piece = listed[start : start + PIECE]
+                self._tables.run(change(self._table, name, piece))
+                note(piece)
+                await asyncio.sleep(0)
+
+    def _in_force(self) -> frozenset[int]:
+        return frozenset.intersection(*(frozenset(self._held[name]) for name in _sets_of(self._slot)))
+
+    async def _read_in_force(self) -> frozenset[int]:
+        slot = self._read_slot()
+        sets = [await self._read(name) for name in _sets_of(slot)] if slot else [frozenset[int]()]
+        return frozenset.intersection(*sets)
+
+    def _point(self, slot: str) -> None:
+        """Put a slot in force, or both, in one small transaction."""
+        vip = self._service.vip
+        self._tables.run(nfmessage.empty(self._table, ruleset.OWNED_SLOT), nfmessage.add_goto(self._table, ruleset.OWNED_SLOT, vip, slot))
+        self._slot = slot
+
+    async def _read(self, name: str) -> frozenset[int]:
+        return await self._tables.dump.elements(name)
+
+    def _read_slot(self) -> str | None:
+        return self._tables.dump.goto(ruleset.OWNED_SLOT)
+
+
+def _other(slot: str) -> str:
+    first, second = ruleset.OWNED
+    return second if slot == first else first
+
+
+def _sets_of(slot: str) -> tuple[str, ...]:
+    """The sets that a bucket must be in to be in force."""
+    return ruleset.OWNED if slot == ruleset.OWNED_BOTH else (slot,)

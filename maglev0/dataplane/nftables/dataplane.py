@@ -1,0 +1,258 @@
+"""The dataplane of today's kernels: two tables of our own, the VIP's address and the cluster MAC on the traffic interface."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from ipaddress import IPv4Address
+
+from maglev0.core.packet_hash import PacketHash
+from maglev0.core.service import HashFamily, HashMode, Service, Xdp
+from maglev0.dataplane import rights
+from maglev0.dataplane.conntrack import connections
+from maglev0.dataplane.host import addresses as host
+from maglev0.dataplane.netlink.events import KernelEvents
+from maglev0.dataplane.nftables import ruleset
+from maglev0.dataplane.nftables.batch import Tables
+from maglev0.dataplane.nftables.buckets import Buckets
+from maglev0.dataplane.nftables.lease_timer import Lease
+from maglev0.dataplane.nftables.libnftables import Nft, NftError
+from maglev0.dataplane.nftables.rules import Rules
+from maglev0.dataplane.nftables.ruleset import Hook
+from maglev0.dataplane.xdp import filter as front
+from maglev0.dataplane.xdp.filter import Front
+from maglev0.errors import DataplaneError, UnavailableError
+from maglev0.protocol.ports.kernel import Count, Counters, Flows, Move, Phase
+
+log = logging.getLogger(__name__)
+
+_ATTEMPTS = 3  # at restoring rules before the node counts as unable to serve
+_PROBE = Service(IPv4Address("192.0.2.1"), "lo", "03:bf:c0:00:02:01", 65537, HashMode.SOURCE_IP_PORT_DEST_PORT, 1)
+
+
+def check() -> None:
+    """Raise `UnavailableError` saying what keeps nftables from serving on this machine, and what mends it. Changes nothing."""
+    rights.require("nftables")  # without it libnftables would write to stderr by itself
+    nft = Nft()
+    try:
+        nft.check(ruleset.probe(_PROBE, Hook.PREROUTING))
+    except NftError as error:
+        raise UnavailableError(
+            f"nftables: this kernel refuses the rules ({error}); modprobe nf_tables nft_hash nft_ct, or use a newer kernel"
+        ) from error
+
+
+async def remove_leftovers(vip: IPv4Address) -> None:
+    """Remove what a killed daemon left for the VIP: the address first, the rules last."""
+    with contextlib.suppress(DataplaneError):
+        front.remove_leftovers(vip)
+    tables = Tables(ruleset.table_name(vip))
+    try:
+        tables.open()
+        await host.remove_our_address(vip)
+        if tables.dump.structure("inet"):
+            tables.remove()
+    finally:
+        tables.close()
+
+
+class Nftables:
+    """The `Dataplane` of one service on nftables, with leases of `lease_ms`.
+
+    `xdp` says what refuses foreign packets in front of the rules. `guard` keeps other programs off our tables where the kernel can; where it cannot,
+    or shall not, what they change is restored behind them. `counted` has the early stage count, too, what it refuses.
+    """
+
+    family = HashFamily.NFTABLES
+
+    def __init__(self, service: Service, lease_ms: int, *, xdp: Xdp = Xdp.OFF, guard: bool = True, counted: bool = False) -> None:
+        self._service = service
+        self._hashing = PacketHash(HashFamily.NFTABLES, service.hash_mode, service.hash_seed, service.total_nodes)
+        self._tables = Tables(ruleset.table_name(service.vip), guard=guard)
+        self._rules = Rules(self._tables, service, counted=counted)
+        self._front = Front(service, xdp)
+        self._buckets = Buckets(self._tables, service, self._front)
+        self._lease = Lease(self._tables, service.vip, lease_ms)
+        self._events: KernelEvents | None = None
+        self._mac_added = False
+        self._is_trusted = True
+
+    async def open(self) -> None:
+        """See `Dataplane.open`. The rules stand before the address does, so that nothing is ever answered that they did not judge."""
+        service = self._service
+        self._tables.open()
+        self._events = self._events or KernelEvents(ruleset.table_name(service.vip), self._tables.port)
+        link = await host.find_link(service.interface)
+        self._rules.choose_hook(shared=link.sharer is not None)
+        # The note is written before the MAC is added: a daemon killed in between leaves a note too many, never one too few.
+        present = host.has_multicast(service.interface, service.cluster_mac)
+        self._mac_added = not present or self._rules.noted() or await host.has_our_address(service.vip)
+        self._rules.note(mac_added=self._mac_added)
+        await (self._adopt_rules() if self._rules.in_force() else self._install_rules())
+        self._watch()
+        if not self._tables.guarded:
+            log.info("this kernel lets others flush our nftables rules, which are restored behind them; Linux 6.9 and later can forbid it")
+        self._front.open(link.ifindex, link.sharer, self._buckets.admitted)
+        await host.warn_of_found_address(service.vip)
+        await self._restore_host(await host.find_link(service.interface))
+
+    async def load(self, move: Move) -> None:
+        """See `Gate.load`: in pieces, between which the loop turns."""
+        await self._buckets.load(move)
+
+    async def flip(self, phase: Phase) -> None:
+        """See `Gate.flip`: one element of a map is replaced."""
+        self._buckets.flip(phase)
+
+    async def arm(self) -> None:
+        """See `Gate.arm`."""
+        self._lease.arm()
+
+    async def promote(self) -> None:
+        """See `Gate.promote`."""
+        self._lease.promote()
+
+    async def drop(self) -> None:
+        """See `Gate.drop`."""
+        self._lease.drop()
+
+    async def owned(self) -> frozenset[int]:
+        """See `Gate.owned`."""
+        return await self._buckets.owned()
+
+    async def kept(self) -> frozenset[int]:
+        """See `Dataplane.kept`. Gains that a killed daemon had loaded count as kept until they are forgotten: nobody can tell them apart."""
+        return await self._buckets.kept()
+
+    async def flows(self) -> Flows:
+        """See `Gate.flows`: what connection tracking knows."""
+        return await connections.held(self._service.vip, self._hashing)
+
+    async def counters(self) -> Counters | None:
+        """See `Dataplane.counters`."""
+        xdp = self._front.counters()
+        passed, refused = (None, None) if xdp is None else (Count(*xdp.passed), Count(*xdp.dropped))
+        named = self._tables.dump.counters()
+        return Counters(passed, refused, self._rules.refused_early(), *(named.get(name) for name in (*ruleset.ACCEPTED, *ruleset.REFUSED)))
+
+    async def forget(self, buckets: frozenset[int]) -> None:
+        """See `Gate.forget`."""
+        await self._buckets.forget(buckets)
+
+    @property
+    def early_drop(self) -> str:
+        """See `Dataplane.early_drop`."""
+        return self._front.mode
+
+    def distrust(self) -> None:
+        """See `Dataplane.distrust`."""
+        self._is_trusted = False
+
+    async def disturbed(self) -> None:
+        """See `Dataplane.disturbed`: links, addresses, and transactions of other processes that name our tables."""
+        if self._events is None:
+            raise DataplaneError("waiting for changes of a dataplane that is not open")
+        await self._events.wait()
+
+    async def repair(self) -> tuple[str, ...]:
+        """See `Dataplane.repair`."""
+        try:
+            link = await host.find_link(self._service.interface)
+            self._rules.choose_hook(shared=link.sharer is not None)
+            restored = ["the nftables rules"] if await self._restore_rules_again() else []
+            return (*restored, *await self._restore_host(link))
+        except host.LinkDownError:
+            raise
+        except DataplaneError:
+            # Rules that are gone, or that name an interface which is, judge nothing: without the address the node answers for none.
+            with contextlib.suppress(DataplaneError):
+                await host.remove_our_address(self._service.vip)
+            raise
+
+    async def close(self) -> None:
+        """See `Dataplane.close`: the address first, the rules last."""
+        service = self._service
+        if self._events is None:
+            self._tables.close()
+            return
+        self._events.close()
+        self._events = None
+        # A link that is gone took address and MAC with it.
+        with contextlib.suppress(DataplaneError):
+            await host.remove_our_address(service.vip)
+        with contextlib.suppress(DataplaneError):
+            if self._mac_added:
+                host.remove_multicast(service.interface, service.cluster_mac)
+        self._front.close()
+        try:
+            self._tables.remove()
+        finally:
+            self._tables.close()
+
+    async def _adopt_rules(self) -> None:
+        self._rules.complete()
+        await self._buckets.adopt()
+        self._lease.adopt()
+
+    async def _install_rules(self) -> None:
+        """Put up rules where there are none, or those of another version or for other settings, and keep the connections that there are."""
+        self._front.forget()
+        if not self._rules.standing():
+            # Nothing judges yet and nothing shall be cut, so connections are entered before the gate closes, and once more for those since.
+            self._rules.prepare()
+            await self._buckets.adopt()
+            await self._keep_connections()
+            self._rules.complete()
+        else:
+            self._rules.install()
+            await self._buckets.adopt()
+        self._lease.adopt()
+        await self._keep_connections()
+
+    async def _keep_connections(self) -> None:
+        """Admit the buckets of connections older than our rules, whether or not connection tracking knew them."""
+        entered = await connections.enter_sockets(self._service.vip, self._hashing)
+        held = await connections.held(self._service.vip, self._hashing)
+        await self._buckets.admit(entered | held.buckets)
+
+    async def _restore_rules_again(self) -> bool:
+        """Restore the rules, also while another program is taking them away."""
+        for _attempt in range(_ATTEMPTS):
+            with contextlib.suppress(DataplaneError):
+                return await self._restore_rules()
+        return await self._restore_rules()
+
+    async def _restore_rules(self) -> bool:
+        """Make rules, buckets and lease what they should be; return whether anything had to be changed."""
+        wrong_rules = self._rules.changed()
+        if wrong_rules:
+            # The empty rules first, in a millisecond: without them this node answers for every bucket.
+            self._rules.install()
+            self._lease.adopt()
+            self._watch()
+        elif self._tables.guarded and self._is_trusted:
+            return False
+        wrong_lease = self._lease.restore()
+        wrong_buckets = await self._buckets.restore()
+        self._is_trusted = True
+        return wrong_buckets or wrong_lease or wrong_rules
+
+    def _watch(self) -> None:
+        """Hear of what others do to our tables, where they can do anything."""
+        if self._events is not None:
+            self._events.watch_tables(watch=not self._tables.guarded)
+
+    async def _restore_host(self, link: host.Link) -> list[str]:
+        """See to the link, the XDP program, the cluster MAC, then the address; return what was missing."""
+        link.require_up()
+        service = self._service
+        restored = []
+        if self._front.repair(link.ifindex, link.sharer, self._buckets.admitted):
+            restored.append(f"the XDP program on {service.interface}")
+        if not host.has_multicast(service.interface, service.cluster_mac):
+            host.add_multicast(service.interface, service.cluster_mac)
+            restored.append(f"the cluster MAC {service.cluster_mac} on {service.interface}")
+        if await host.place_address(service.interface, link.ifindex, service.vip):
+            host.announce(service.interface, service.vip, service.cluster_mac)
+            restored.append(f"the address {service.vip}")
+        return restored

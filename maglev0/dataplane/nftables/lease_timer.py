@@ -1,0 +1,63 @@
+"""The lease in the kernel: a timer that only this node's next renewal replaces.
+
+The kernel's timer starts before the renewal is sent, in the slot that is not in force, and what the answer is worth is that this slot comes
+in force: a process that is stopped in between, for however long, finds the timer run down.
+"""
+
+from __future__ import annotations
+
+from ipaddress import IPv4Address
+
+from maglev0.dataplane.nftables import message as nfmessage
+from maglev0.dataplane.nftables import ruleset
+from maglev0.dataplane.nftables.batch import Tables
+
+
+class Lease:
+    """The two lease slots in the tables of one VIP."""
+
+    def __init__(self, tables: Tables, vip: IPv4Address, length_ms: int) -> None:
+        self._tables = tables
+        self._vip = vip
+        self._table = ruleset.table_name(vip)
+        self._length_ms = length_ms
+        self._in_force: str | None = None  # the slot, as the kernel's map says
+        self._armed: str | None = None
+
+    def adopt(self) -> None:
+        """Learn from the kernel which slot is in force; one that was armed beside it is none of this process's."""
+        self._in_force = self._read_slot()
+        self._armed = None
+
+    def arm(self) -> None:
+        """Start the timer of the slot that is not in force."""
+        first, second = ruleset.LEASES
+        slot = second if self._in_force == first else first
+        # Before 6.12 the kernel leaves the timeout of an element that is there as it was.
+        self._tables.run(nfmessage.empty(self._table, slot), nfmessage.add_address(self._table, slot, self._vip, self._length_ms))
+        self._armed = slot
+
+    def promote(self) -> None:
+        """Put in force the slot that was armed; nothing where none was, or where the lease was dropped since."""
+        if self._armed is None:
+            return
+        self._tables.run(
+            nfmessage.empty(self._table, ruleset.LEASE_SLOT), nfmessage.add_goto(self._table, ruleset.LEASE_SLOT, self._vip, self._armed)
+        )
+        self._in_force, self._armed = self._armed, None
+
+    def drop(self) -> None:
+        """End both timers."""
+        self._armed = None
+        self._tables.run(*(nfmessage.empty(self._table, slot) for slot in ruleset.LEASES))
+
+    def restore(self) -> bool:
+        """End the lease where others changed which slot is in force; return whether they did."""
+        if self._read_slot() == self._in_force:
+            return False
+        self.drop()
+        self.adopt()
+        return True
+
+    def _read_slot(self) -> str | None:
+        return self._tables.dump.goto(ruleset.LEASE_SLOT)

@@ -1,0 +1,157 @@
+"""Runs the checks of one VIP, for ever, and tells when what they say has changed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import Any
+
+from maglev0.config.health_checks import Check, Timing
+from maglev0.core.text import duration
+from maglev0.health import probe
+from maglev0.health.checks import Health, Standing
+from maglev0.runtime.program import END_TIMEOUT_S
+from maglev0.runtime.waiting import together
+
+_SLICES = 4
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Result:
+    """A check's last run: how long it took, and what was wrong (empty: nothing). `up` is how the check stands, by its results in a row."""
+
+    check: Check
+    up: bool
+    duration_s: float
+    reason: str
+
+
+class Checks:
+    """The checks of one VIP on this node; `changed` is called, on the loop, when `healthy` or a check or its reason in `problems` changed.
+
+    Before the first results nothing is healthy, except where nothing is checked.
+    """
+
+    def __init__(self, vip: IPv4Address, checks: Sequence[Check], timing: Timing, changed: Callable[[], None]) -> None:
+        self._vip = vip
+        self._timing = timing
+        self._changed = changed
+        self._health = Health(checks, timing)
+        self._inspections = [_Inspection(check, vip, timing.timeout_s) for check in checks]
+        self._results: dict[int, Result] = {}
+        self._first_round = asyncio.Lock()
+
+    @property
+    def healthy(self) -> bool:
+        """Whether every check is up."""
+        return self._health.is_healthy
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """A line for each check that is down."""
+        return self._health.problems(_now_s())
+
+    @property
+    def results(self) -> tuple[Result, ...]:
+        """Of each check that has run."""
+        return tuple(result for _number, result in sorted(self._results.items()))
+
+    async def first(self) -> None:
+        """Return once each check has had a result: after the time-out at the latest, or twice that where this process is starved."""
+        async with self._first_round:
+            await asyncio.gather(*(self._look(number) for number, standing in enumerate(self._health.standings) if standing.up is None))
+
+    async def run(self) -> None:
+        """Check for ever. When this is cancelled, no process is left."""
+        try:
+            await self.first()
+            if not self._inspections:
+                await asyncio.Event().wait()
+            await together(*(self._repeat(number) for number in range(len(self._inspections))))
+        finally:
+            await _done([future for inspection in self._inspections for future in inspection.remains], END_TIMEOUT_S)
+
+    async def _repeat(self, number: int) -> None:
+        loop = asyncio.get_running_loop()
+        # Not all at once: programs that start together make a peak.
+        due_s = loop.time() + self._timing.interval_s * (number + 1) / len(self._inspections)
+        while True:
+            await asyncio.sleep(due_s - loop.time())
+            # Counted from now, so that what a process missed that was stopped is not made up for.
+            due_s = loop.time() + self._timing.interval_s
+            await self._look(number)
+
+    async def _look(self, number: int) -> None:
+        inspection, begin_s = self._inspections[number], _now_s()
+        reason = await inspection.look()
+        now_s = _now_s()
+        was, before = self._health.standings[number], self._said()
+        self._health.note(number, reason, now_s)
+        stands = self._health.standings[number]
+        self._results[number] = Result(inspection.check, bool(stands.up), now_s - begin_s, reason or "")
+        self._tell(inspection.check, was, stands, reason)
+        if self._said() != before:
+            self._changed()
+
+    def _said(self) -> tuple[bool, list[tuple[Check, str]]]:
+        return self.healthy, [(check, standing.reason) for check, standing in self._health.failing]
+
+    def _tell(self, check: Check, was: Standing, stands: Standing, reason: str | None) -> None:
+        if stands.up == was.up:
+            if reason is not None:
+                logger.debug("%s: check %s: %s", self._vip, check, reason)
+        elif stands.up:
+            after = "" if was.up is None else f" again after {duration(stands.since_s - was.since_s)}"
+            logger.info("%s: check %s is up%s", self._vip, check, after)
+        else:
+            found = "at the first look" if was.up is None else f"(bad results in a row: {self._timing.fall})"
+            logger.warning("%s: check %s is down %s: %s", self._vip, check, found, reason)
+
+
+class _Inspection:
+    """The looks of one check, of which never two go on at once; `remains` is what a look left behind that could not be ended."""
+
+    def __init__(self, check: Check, vip: IPv4Address, timeout_s: float) -> None:
+        self.check = check
+        self._vip = vip
+        self._timeout_s = timeout_s
+        self.remains: list[asyncio.Future[Any]] = []
+
+    async def look(self) -> str | None:
+        """`None` if the service is up, else the reason."""
+        if not await _done(self.remains, self._timeout_s):
+            return "an earlier look has still not come to its end"
+        self.remains.clear()
+        looking = asyncio.create_task(probe.look(self.check, self._vip, self.remains.append))
+        try:
+            if await _done([looking], self._timeout_s):
+                return looking.result()
+            return f"no result within {self._timeout_s:g} s"
+        finally:
+            looking.cancel()
+            await asyncio.wait([looking])
+
+
+async def _done(futures: Collection[asyncio.Future[Any]], timeout_s: float) -> bool:
+    """Whether they get done within a time in which this process runs.
+
+    A process that was stopped or starved finds its timer gone off together with all that happened meanwhile, or before a program that was stopped
+    with it could do anything. So the time is taken in slices, and one that took twice as long as it should does not count, within bounds.
+    """
+    loop, slice_s, left = asyncio.get_running_loop(), timeout_s / _SLICES, _SLICES
+    for _slice in range(2 * _SLICES):
+        if not left or all(future.done() for future in futures):
+            break
+        begin_s = loop.time()
+        await asyncio.wait(futures, timeout=slice_s)
+        left -= loop.time() - begin_s < 2 * slice_s
+    return all(future.done() for future in futures)
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,1 @@
+"""Faults on a lab under clients, and the verdict."""

@@ -1,0 +1,182 @@
+"""Faults for minutes, on a lab of real daemons, kernels and ZooKeeper servers under real clients; then the verdict.
+
+Usage:
+  chaos [options]
+
+Options:
+  --seconds=S          for how long faults go on; the last one is finished [default: 600]
+  --seed=N             chooses the faults (left out: drawn, and told)
+  --nodes=N            servers in the lab, 3 to 10 [default: 5]
+  --zookeepers=N       ZooKeeper servers, 1 or 3 [default: 3]
+  --total-nodes=N      node numbers that the servers share [default: 65537]
+  --session-timeout=S  ZooKeeper session timeout in seconds [default: 2]
+  --zk-loss=WHAT       what daemons do without ZooKeeper, release or hold; with hold double answers are counted, but are no fault [default: release]
+  --xdp=MODE           what refuses foreign packets before the stack: auto, native, generic or off [default: auto]
+  --faults=LIST        only these, e.g. join,leave,kill; all are named below
+  --rate=N             requests a second from fresh ports [default: 600]
+  --logs=DIR           where the logs of a run with faults are copied [default: .cache/chaos]
+  --json               one line of JSON instead of the table
+  -h, --help           show this text
+
+Faults: join leave kill crash restart restart-all weight pause-short pause-long stop-at-call cut-management cut-traffic mute-traffic
+cut-both lose-host kill-leader freeze-leader lose-zookeeper flush load
+
+Exit status: 0 all was as promised, 1 it was not, or the lab cannot run here, 2 a flag is wrong.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import docopt
+
+from maglev0.core.service import HashFamily, Xdp
+from maglev0.errors import ConfigError, MaglevError
+from maglev0.lab.chaos import report
+from maglev0.lab.chaos.faults import FAULTS
+from maglev0.lab.chaos.stage import Stage
+from maglev0.lab.chaos.verdict import judge
+from maglev0.lab.errors import LabError
+from maglev0.lab.testbed import prerequisites, supervisor
+from maglev0.lab.testbed.cluster import Cluster, Settings
+from maglev0.lab.traffic.clients import Clients, Pace, Result
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from maglev0.lab.chaos.episodes import Timeline
+
+ZK_LOSS = ("release", "hold")
+SEEDS = range(1, 1_000_000)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One run: which faults in which order, on what, for how long."""
+
+    settings: Settings
+    faults: tuple[str, ...]
+    seed: int
+    seconds: float
+    rate: float
+    hold: bool
+    logs: Path
+    as_json: bool
+
+
+def chosen(faults: tuple[str, ...], rng: random.Random) -> Iterator[str]:
+    """All of the faults in random order, again and again: each comes as often as the others."""
+    while True:
+        yield from rng.sample(faults, len(faults))
+
+
+def run(cluster: Cluster, plan: Plan) -> tuple[Result, Timeline, str | None]:
+    """Do it on a cluster that is built; what clients saw, what was done, and what ended it early, if anything did."""
+    cluster.start()
+    with Clients(cluster, Pace(rate=plan.rate)) as clients:
+        clients.wait_held()
+        stage = Stage(cluster, clients, random.Random(plan.seed))  # noqa: S311  no secret
+        stage.quiet()
+        broke_off = None
+        try:
+            _trouble(stage, plan)
+        except LabError as error:
+            broke_off = str(error)
+        return clients.stop(), stage.timeline(), broke_off
+
+
+def _trouble(stage: Stage, plan: Plan) -> None:
+    until_s = time.monotonic() + plan.seconds
+    for name in chosen(plan.faults, stage.rng):
+        if time.monotonic() > until_s:
+            return
+        _tell(f"{time.monotonic() - until_s + plan.seconds:6.1f} s  {name}")
+        if len(stage.serving) < FAULTS[name].least:
+            FAULTS["join"].act(stage)
+            stage.quiet()
+        FAULTS[name].act(stage)
+        stage.quiet()
+
+
+def _tell(text: str) -> None:
+    """Progress goes to stderr: the report alone is the result."""
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()
+
+
+def trial(cluster: Cluster, plan: Plan) -> int:
+    """Build, run, judge and tell; the exit status."""
+    cluster.build()
+    result, timeline, broke_off = run(cluster, plan)
+    verdict = judge(result.tally, result.turns, timeline, hold=plan.hold)
+    if broke_off is not None:
+        verdict.faults.append(f"ended early, in {timeline.episodes[-1].cause} ({timeline.episodes[-1].note}): {broke_off}")
+    if plan.as_json:
+        sys.stdout.write(report.to_json(verdict, result, plan.seed) + "\n")
+    else:
+        sys.stdout.write(f"seed {plan.seed}\n{report.text(verdict, result, timeline, hold=plan.hold)}\n")
+    if not verdict.good:
+        keep_logs(cluster, plan.logs / f"seed-{plan.seed}")
+    return 0 if verdict.good else 1
+
+
+def keep_logs(cluster: Cluster, directory: Path) -> None:
+    """Copy the logs, and what the client saw, before they go with the lab."""
+    no_use = shutil.ignore_patterns("version-2", "orders", "back", "lock", "*-run", "*-bpf")
+    shutil.copytree(cluster.claim.directory, directory, ignore=no_use, dirs_exist_ok=True)
+    _tell(f"logs and what the client saw: {directory}")
+
+
+def _plan(arguments: dict[str, Any]) -> Plan:
+    names = tuple(arguments["--faults"].split(",")) if arguments["--faults"] else tuple(FAULTS)
+    unknown = sorted(set(names) - set(FAULTS))
+    if unknown:
+        raise ConfigError(f"--faults={arguments['--faults']}: no such fault: {', '.join(unknown)}; chaos --help names all")
+    if arguments["--zk-loss"] not in ZK_LOSS:
+        raise ConfigError(f"--zk-loss={arguments['--zk-loss']}: must be release or hold")
+    if arguments["--xdp"] not in tuple(Xdp):
+        raise ConfigError(f"--xdp={arguments['--xdp']}: must be auto, native, generic or off")
+    hold = arguments["--zk-loss"] == "hold"
+    settings = Settings(
+        nodes=int(_number(arguments, "--nodes", 3, 10)),
+        total_nodes=int(_number(arguments, "--total-nodes", 10, 1 << 20)),
+        dataplane="nftables",
+        session_timeout_s=_number(arguments, "--session-timeout", 0.4, 4.0),
+        zookeepers=int(_number(arguments, "--zookeepers", 1, 3)),
+        more_flags=(f"--xdp={arguments['--xdp']}", f"--zk-loss={arguments['--zk-loss']}"),
+    )
+    seed = random.SystemRandom().choice(SEEDS) if arguments["--seed"] is None else int(_number(arguments, "--seed", 0, 1 << 63))
+    seconds, rate = _number(arguments, "--seconds", 0, 86_400), _number(arguments, "--rate", 1, 5_000)
+    return Plan(settings, names, seed, seconds, rate, hold, Path(arguments["--logs"]), arguments["--json"])
+
+
+def _number(arguments: dict[str, Any], flag: str, least: float, most: float) -> float:
+    text = arguments[flag]
+    try:
+        value = float(text)
+    except ValueError:
+        value = least - 1
+    if not least <= value <= most:
+        raise ConfigError(f"{flag}={text}: must be a number from {least:g} to {most:g}")
+    return value
+
+
+def main() -> int:
+    """Run the program; returns the exit status."""
+    try:
+        plan = _plan(docopt.docopt(__doc__))
+        prerequisites.check(HashFamily.NFTABLES)
+        return supervisor.run(lambda mine: trial(Cluster(plan.settings, mine), plan))
+    except MaglevError as error:
+        sys.stderr.write(f"chaos: {error}\n")
+        return error.exit_status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

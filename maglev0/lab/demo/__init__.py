@@ -1,0 +1,1 @@
+"""What a newcomer sees: the demo's story and how it looks."""

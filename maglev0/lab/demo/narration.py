@@ -1,0 +1,95 @@
+"""How the demo looks: drawing, bars and strips in a terminal, the same as plain text where there is none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from maglev0.lab.testbed.cluster import Settings
+    from maglev0.lab.testbed.node_log import Picture
+    from maglev0.lab.traffic.report import Report
+
+_COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
+_BAR_CELLS = 60  # for all answers by one node: with name and figures a line of 80 columns
+# Beyond that the nodes of the drawing would not fit a line of 80 columns.
+_DRAWN_NODES = 5
+
+
+class Narrator:
+    """Writes the story to stdout."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False, soft_wrap=True)
+
+    def say(self, text: str) -> None:
+        """One line of the story."""
+        self._console.print(Text(text))
+
+    def chapter(self, title: str) -> None:
+        """Begin the next part."""
+        self._console.print()
+        self._console.print(Text(title, style="bold"))
+
+    def good(self, text: str) -> None:
+        """Say that something is as it should be."""
+        self._console.print(Text(f"ok: {text}", style="green"))
+
+    def bad(self, text: str) -> None:
+        """Say that something is not as it should be."""
+        self._console.print(Text(f"NOT AS PROMISED: {text}", style="bold red"))
+
+    def drawing(self, settings: Settings) -> None:
+        """The lab as it is wired."""
+        names = [f"backend-{number}" for number in range(1, settings.nodes + 1)]
+        if len(names) > _DRAWN_NODES:
+            names = [*names[:3], "…", names[-1]]
+        boxes = "  ".join(f"[ {name} ]" for name in names)
+        ticks = "  ".join("|".center(len(name) + 4) for name in names)
+        line = "=" * max(len(boxes), 60)
+        vip = f"{settings.vip}, on every node at once"
+        for text in (
+            "    clients: one host with many addresses, all asking the VIP",
+            "        |",
+            f"  ==={line}===  traffic: floods every packet to every node",
+            f"     {ticks}",
+            f"     {boxes}   VIP {vip}",
+            f"     {ticks}",
+            f"  ==={line}===  management",
+            "        |",
+            f"    ZooKeeper: who is alive (tick {settings.tick_ms} ms, sessions of {settings.session_timeout_s:g} s)",
+        ):
+            self.say(text)
+
+    def owners(self, picture: Picture) -> None:
+        """Who owns which node number, a digit each, as a daemon's log has it; beyond 64 only the counts."""
+        if picture.owners:
+            strip = Text("  ")
+            for _, name in sorted(picture.owners.items()):
+                strip.append(name.removeprefix("backend-")[-1], style=_colour(name))
+            self._console.print(strip)
+        self.say("  " + ", ".join(f"{name}: {count}" for name, count in _in_order(picture.shares)))
+
+    def bars(self, report: Report) -> None:
+        """Each node's share of the answers."""
+        shares = report.shares()
+        total = max(1, sum(shares.values()))
+        grid = Table.grid(padding=(0, 2))
+        for name, answered in _in_order(shares):
+            bar = Text("█" * max(1, round(_BAR_CELLS * answered / total)), style=_colour(name))
+            grid.add_row(Text(f"  {name}"), Text(f"{answered:5}"), Text(f"{answered / total:6.1%}"), bar)
+        self._console.print(grid)
+
+
+def _in_order(counts: Mapping[str, int]) -> Iterable[tuple[str, int]]:
+    return sorted(counts.items(), key=lambda item: (len(item[0]), item[0]))
+
+
+def _colour(name: str) -> str:
+    digits = name.removeprefix("backend-")
+    return _COLOURS[int(digits) % len(_COLOURS)] if digits.isdigit() else "white"

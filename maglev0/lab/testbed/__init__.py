@@ -1,0 +1,1 @@
+"""The machines of the lab: namespaces, networks, ZooKeeper servers and daemons."""

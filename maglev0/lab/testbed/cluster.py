@@ -1,0 +1,217 @@
+"""The whole lab: networks, ZooKeeper, nodes and the client, made, watched, probed and removed together."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from ipaddress import IPv4Address, IPv4Network
+from typing import TYPE_CHECKING, Self
+
+from maglev0.lab.errors import LabError
+from maglev0.lab.testbed import addresses, claim, network
+from maglev0.lab.testbed.network import MANAGEMENT, TRAFFIC, Network, Socket
+from maglev0.lab.testbed.node import INTERFACE, Machine, Node
+from maglev0.lab.testbed.node_log import Picture
+from maglev0.lab.testbed.process import Process, python_module, wait_for
+from maglev0.lab.testbed.zookeeper import Ensemble, Place, Times
+from maglev0.lab.traffic.probe import Plan
+from maglev0.lab.traffic.report import Report
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator, Mapping
+
+    from maglev0.lab.testbed.claim import Claim
+
+# A join takes a daemon's start (0.3 s), a crash the session timeout and some ticks; the rest is for a machine with busy cores.
+SETTLE_TIMEOUT_S = 20.0
+# How much longer than its requests a probing may take: start of the program, the last deadline, counting.
+PROBE_MARGIN_S = 20.0
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How large the lab is and what its daemons are told; `more_flags` are further ones for every daemon.
+
+    `tick_ms`, `init_limit` and `sync_limit` are ZooKeeper's, see `Times`.
+    """
+
+    nodes: int = 4
+    total_nodes: int = 64
+    vip: IPv4Address = addresses.VIP
+    dataplane: str = "auto"
+    session_timeout_s: float = 1.0
+    tick_ms: int = 200
+    init_limit: int = 25
+    sync_limit: int = 5
+    zookeepers: int = 1
+    more_flags: tuple[str, ...] = ()
+
+
+class Probing:
+    """A probing under way; after `stop` its report is there."""
+
+    def __init__(self, process: Process, plan: Plan) -> None:
+        self._process = process
+        self._round_s = plan.clients / plan.rate_per_s
+        self._report: Report | None = None
+
+    @property
+    def report(self) -> Report:
+        """All that was asked; raises LabError while it is under way."""
+        if self._report is None:
+            raise LabError("probing has not been stopped yet")
+        return self._report
+
+    def let_all_ask(self, rounds: int = 1) -> None:
+        """Go on until every client has asked so often again; probing at a steady rate, its clock is the only event there is."""
+        time.sleep(rounds * self._round_s)
+
+    def stop(self) -> None:
+        """Ask no more, and read what was counted."""
+        self._process.stop(PROBE_MARGIN_S)
+        self.finish(PROBE_MARGIN_S)
+
+    def finish(self, timeout_s: float) -> None:
+        """Wait for the end of a probing with a number of requests of its own."""
+        status = self._process.wait(timeout_s)
+        lines = self._process.output().splitlines()
+        if status:
+            raise LabError(f"probing failed: {lines[-1] if lines else f'exit status {status}'}")
+        self._report = Report.from_json(lines[-1])
+
+    def kill(self) -> None:
+        """End it without a report."""
+        self._process.kill()
+
+
+class Cluster:
+    """As a context manager: built, with every node's power on and no daemon started; removed at the end, whatever happened."""
+
+    def __init__(self, settings: Settings, mine: Claim | None = None) -> None:
+        """`mine` is the name to build it under; without it the cluster takes one of its own."""
+        self.settings = settings
+        self.claim = mine or claim.claim()
+        self.network = Network(self.claim.namespace("switch"))
+        places = [self._place(number) for number in range(1, settings.zookeepers + 1)]
+        self.zookeeper = Ensemble(self.claim.directory, places, Times(settings.tick_ms, settings.init_limit, settings.sync_limit))
+        self.nodes = {number: self._node(number) for number in range(1, settings.nodes + 1)}
+        self.client = self.claim.namespace("client")
+
+    def _place(self, server: int) -> Place:
+        return Place(str(addresses.zookeeper_address(server)), namespace=self.claim.namespace(f"zookeeper{server}"))
+
+    def _node(self, number: int) -> Node:
+        settings = self.settings
+        arguments = [
+            f"--total-nodes={settings.total_nodes}",
+            f"--zk={self.zookeeper.connect_string}",
+            f"--cluster-ip={settings.vip}",
+            f"--interface={INTERFACE}",
+            f"--dataplane={settings.dataplane}",
+            f"--session-timeout={settings.session_timeout_s}",
+            *settings.more_flags,
+        ]
+        return Node(Machine(number, self.claim.namespace(f"node{number}"), self.claim.directory), self.network, arguments)
+
+    def build(self) -> None:
+        """Networks, ZooKeeper, the client, and every node's power on."""
+        self.network.create()
+        self._plug_client()
+        for server in self.zookeeper.servers:
+            self._plug_zookeeper(server.number, server.place)
+        self.zookeeper.start()
+        for node in self.nodes.values():
+            node.power_on()
+
+    def _plug_client(self) -> None:
+        network.make_namespace(self.client)
+        self.network.plug("client", TRAFFIC, Socket(self.client, INTERFACE, addresses.CLIENT_ROUTER))
+        network.own_range(self.client, addresses.CLIENTS)
+        network.discard_range(self.client, addresses.PROBERS)
+        # The client's router knows the VIP's network as one of its own links, as a real one would.
+        network.add_route(self.client, IPv4Network(f"{self.settings.vip}/24", strict=False), INTERFACE)
+
+    def _plug_zookeeper(self, number: int, place: Place) -> None:
+        in_namespace = self.claim.namespace(f"zookeeper{number}")
+        network.make_namespace(in_namespace)
+        self.network.plug(f"zookeeper{number}", MANAGEMENT, Socket(in_namespace, INTERFACE, IPv4Address(place.host)))
+
+    def close(self) -> None:
+        """Remove everything; harmless when done twice."""
+        claim.remove(self.claim.name)
+        for node in self.nodes.values():
+            node.reap()
+        self.zookeeper.close()
+
+    def __enter__(self) -> Self:
+        try:
+            self.build()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        try:
+            self.close()
+        finally:
+            self.claim.release()
+
+    def start(self) -> None:
+        """Start the daemon on every node and wait until all see all."""
+        for node in self.nodes.values():
+            node.start_daemon()
+        self.settle()
+
+    def live(self) -> tuple[int, ...]:
+        """The numbers of the nodes whose daemon runs."""
+        return tuple(number for number, node in self.nodes.items() if node.runs_daemon)
+
+    def settle(self, members: Collection[int] | None = None, timeout_s: float = SETTLE_TIMEOUT_S, shares: Mapping[str, int] | None = None) -> Picture:
+        """Wait until the log of every member's daemon shows exactly these members with the same shares, and what its kernel then held.
+
+        Without `members` they are the nodes whose daemon runs; `shares` are those to wait for, where members alone do not tell. From there on
+        things are quiet. Returns one daemon's picture.
+        """
+        expected = self.live() if members is None else tuple(sorted(members))
+        if not expected:
+            raise LabError("no daemon runs that could settle")
+        daemons = [self.nodes[number].daemon for number in expected]
+        return wait_for(lambda: self._agreed(expected, shares), daemons, timeout_s, f"all daemons to see members {list(expected)}")
+
+    def _agreed(self, members: tuple[int, ...], shares: Mapping[str, int] | None) -> Picture | None:
+        pictures = [self.nodes[number].picture() for number in members]
+        first = pictures[0]
+        if first is None or first.members != members or (shares is not None and first.shares != shares):
+            return None
+        agreed = all(picture is not None and picture._replace(held=first.held) == first for picture in pictures)
+        return first if agreed else None
+
+    def probe(self, plan: Plan | None = None) -> Report:
+        """Carry out a plan that has a number of requests, from its start to its end."""
+        chosen = self._plan(plan or Plan())
+        if chosen.requests is None:
+            raise LabError("a plan without a number of requests has no end of its own: use probing()")
+        probing = self._start(chosen)
+        probing.finish(chosen.requests / chosen.rate_per_s + PROBE_MARGIN_S)
+        return probing.report
+
+    @contextmanager
+    def probing(self, plan: Plan | None = None) -> Iterator[Probing]:
+        """Probe at a steady rate while the block runs; its report is there afterwards, times in CLOCK_MONOTONIC."""
+        probing = self._start(replace(self._plan(plan or Plan()), requests=None))
+        try:
+            yield probing
+            probing.stop()
+        finally:
+            probing.kill()
+
+    def _plan(self, plan: Plan) -> Plan:
+        return replace(plan, vip=self.settings.vip)
+
+    def _start(self, plan: Plan) -> Probing:
+        command = python_module("maglev0.lab.traffic.probe", *plan.arguments(), "--json")
+        process = Process("probing client", command, self.claim.directory / "probe.log", self.client)
+        process.wait_line("^probing$")
+        return Probing(process, plan)

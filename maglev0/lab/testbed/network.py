@@ -1,0 +1,165 @@
+"""The lab's two networks: a switch that floods multicast MACs for the traffic, another for management, and cables to pull.
+
+Switches and cables live in a namespace of their own; the machine's own namespace never holds a device of the lab.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pyroute2 import IPRoute
+
+from maglev0.lab.errors import LabError
+from maglev0.lab.testbed import addresses, namespace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+TRAFFIC = "traffic"
+MANAGEMENT = "management"
+# States of a bridge's port, include/uapi/linux/if_bridge.h
+PORT_DISABLED, PORT_FORWARDING = 0, 3
+_AF_BRIDGE = 7  # linux/socket.h
+CARRIER_TIMEOUT_S, CARRIER_ASK_S = 5.0, 0.005
+
+
+@dataclass(frozen=True)
+class Socket:
+    """One end of a cable: an interface to be made in a namespace, with its address on the network that the cable leads to."""
+
+    namespace: str
+    interface: str
+    address: IPv4Address
+    mac: str | None = None
+
+
+class Network:
+    """Both switches; `create` builds them, `plug` adds a machine by a cable known by its name on the switch."""
+
+    def __init__(self, switch: str) -> None:
+        """`switch` is the name of the namespace that will hold them."""
+        self._switch = switch
+
+    def create(self) -> None:
+        """Make the switches, without a machine on them."""
+        make_namespace(self._switch)
+        with _netlink(self._switch) as netlink:
+            for name in (TRAFFIC, MANAGEMENT):
+                # Without snooping a bridge sends what goes to a multicast MAC out of every port, which is what the VIP lives on.
+                netlink.link("add", ifname=name, kind="bridge", br_mcast_snooping=0)
+                netlink.link("set", ifname=name, state="up")
+
+    def plug(self, cable: str, switch: str, end: Socket) -> None:
+        """Lead a cable from one of the two switches to a machine and configure its interface there."""
+        with _netlink(self._switch) as netlink:
+            peer = {"ifname": end.interface, "net_ns_fd": end.namespace} | ({} if end.mac is None else {"address": end.mac})
+            netlink.link("add", ifname=cable, kind="veth", peer=peer)
+            netlink.link("set", ifname=cable, master=netlink.link_lookup(ifname=switch)[0], state="up")
+        with _netlink(end.namespace) as netlink:
+            index = netlink.link_lookup(ifname=end.interface)[0]
+            netlink.addr("add", index=index, address=str(end.address), prefixlen=addresses.PREFIX_LENGTH)
+            netlink.link("set", index=index, state="up")
+        self._await_forwarding(cable)
+
+    def remove(self, cable: str) -> None:
+        """Take the cable away with the interface at its far end."""
+        with _netlink(self._switch) as netlink:
+            netlink.link("del", index=netlink.link_lookup(ifname=cable)[0])
+
+    def pull(self, cable: str) -> None:
+        """Pull the plug at the switch: nothing passes any more; the machine's interface stays and soon finds its carrier lost."""
+        self._set_state(cable, "down")
+
+    def push(self, cable: str) -> None:
+        """Put a pulled plug back; frames pass once this returns."""
+        self._set_state(cable, "up")
+        self._await_forwarding(cable)
+
+    def mute(self, cable: str) -> None:
+        """Let nothing pass any more while both ends keep their carrier, as a switch does that has lost its mind."""
+        self._set_port(cable, PORT_DISABLED)
+
+    def unmute(self, cable: str) -> None:
+        """Undo `mute`."""
+        self._set_port(cable, PORT_FORWARDING)
+
+    def _set_port(self, cable: str, state: int) -> None:
+        with _netlink(self._switch) as netlink:
+            index = netlink.link_lookup(ifname=cable)[0]
+        with namespace.inside(self._switch):
+            plain = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+        with plain:
+            plain.send(_port_state(index, state))
+            error = -struct.unpack_from("i", plain.recv(4096), 16)[0]  # behind the header, linux/netlink.h
+        if error:
+            raise LabError(f"setting the switch's port {cable} to state {state}: {os.strerror(error)}")
+
+    def _set_state(self, cable: str, state: str) -> None:
+        with _netlink(self._switch) as netlink:
+            netlink.link("set", index=netlink.link_lookup(ifname=cable)[0], state=state)
+
+    def _await_forwarding(self, cable: str) -> None:
+        """A bridge forwards to a port once the kernel's link watch has told it of the carrier (net/core/link_watch.c), up to 1 s late."""
+        deadline_s = time.monotonic() + CARRIER_TIMEOUT_S
+        with _netlink(self._switch) as netlink:
+            while netlink.get_links(ifname=cable)[0].get("operstate") != "UP":
+                if time.monotonic() > deadline_s:
+                    raise LabError(f"plugging {cable} in: no carrier after {CARRIER_TIMEOUT_S} s")
+                time.sleep(CARRIER_ASK_S)
+
+
+def _port_state(index: int, state: int) -> bytes:
+    """RTM_SETLINK for a bridge's port (rtnetlink(7)); pyroute2 0.9 takes the attribute for the link's own up or down."""
+    attributes = struct.pack("HHHHB3x", 12, 12 | 0x8000, 5, 1, state)  # IFLA_PROTINFO, nested: IFLA_BRPORT_STATE
+    body = struct.pack("BxHiII", _AF_BRIDGE, 0, index, 0, 0) + attributes
+    return struct.pack("IHHII", 16 + len(body), 19, 0x5, 1, 0) + body
+
+
+def make_namespace(name: str) -> None:
+    """A namespace with its loopback up and without IPv6, whose own chatter would only cost time here."""
+    namespace.create(name)
+    with namespace.inside(name):
+        for scope in ("all", "default"):
+            switch = Path(f"/proc/sys/net/ipv6/conf/{scope}/disable_ipv6")
+            if switch.exists():
+                switch.write_text("1")
+    with _netlink(name) as netlink:
+        netlink.link("set", ifname="lo", state="up")
+
+
+def add_route(in_namespace: str, destination: IPv4Network, interface: str, gateway: IPv4Address | None = None) -> None:
+    """Send `destination` out of the interface, to `gateway` or to whoever answers for the address there."""
+    with _netlink(in_namespace) as netlink:
+        index = netlink.link_lookup(ifname=interface)[0]
+        via = {} if gateway is None else {"gateway": str(gateway)}
+        netlink.route("add", dst=str(destination), oif=index, scope="link" if gateway is None else "universe", **via)
+
+
+def own_range(in_namespace: str, addresses_owned: IPv4Network) -> None:
+    """Make every address of the range the namespace's own by one route of type local: a thousand addresses at the price of one."""
+    with _netlink(in_namespace) as netlink:
+        index = netlink.link_lookup(ifname="lo")[0]
+        netlink.route("add", dst=str(addresses_owned), oif=index, type="local", table=255, scope="host")
+
+
+def discard_range(in_namespace: str, addresses_discarded: IPv4Network) -> None:
+    """Have the namespace's kernel throw away, without a word, what comes for these addresses; packet sockets still see it."""
+    with _netlink(in_namespace) as netlink:
+        netlink.route("add", dst=str(addresses_discarded), type="blackhole")
+
+
+@contextmanager
+def _netlink(in_namespace: str) -> Iterator[Any]:
+    # Opened inside rather than by pyroute2's netns argument, which forks a child for each socket.
+    with namespace.inside(in_namespace):
+        netlink = IPRoute()
+    with netlink:
+        yield netlink

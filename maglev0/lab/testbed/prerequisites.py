@@ -1,0 +1,26 @@
+"""What a machine needs for a lab, looked at before anything is built."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from typing import TYPE_CHECKING
+
+from maglev0.dataplane import select
+from maglev0.lab.errors import LabError
+from maglev0.lab.testbed import addresses, zookeeper
+
+if TYPE_CHECKING:
+    from maglev0.core.service import HashFamily
+
+
+def check(dataplane: HashFamily | None) -> None:
+    """Return if a lab can run here; else raise LabError or UnavailableError with the first thing missing and what mends it."""
+    if os.geteuid() != 0:
+        raise LabError("the lab makes network namespaces, which takes root: run it with sudo")
+    if shutil.which("nsenter") is None:
+        raise LabError("nsenter is missing: apt install util-linux")
+    lacking = zookeeper.missing()
+    if lacking is not None:
+        raise LabError(lacking)
+    select.runnable(addresses.VIP, dataplane)

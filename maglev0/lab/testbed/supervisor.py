@@ -1,0 +1,125 @@
+"""Runs a lab in a process of its own, so that the lab is removed in the same way however its work ends.
+
+The worker may be killed at any instruction: all that it makes carries the lab's name. Signals are therefore not handled, they are
+waited for, by a parent that does nothing else and then removes whatever there is.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from maglev0.errors import MaglevError
+from maglev0.lab.testbed import claim, libc
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from maglev0.lab.testbed.claim import Claim
+
+_ENDING = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+_WAITED_FOR = _ENDING | {signal.SIGCHLD}
+
+
+def run(work: Callable[[Claim], int], *, keep: bool = False) -> int:
+    """Do the work under a new lab's name, then remove the lab; the exit status is the work's, or 128 + the signal that ended it.
+
+    With `keep` a lab whose work ended with 0 stays. The work runs in a forked child, so it changes nothing in this process, which must have
+    no other children: all are killed.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED_FOR)
+    mine = claim.claim()
+    kept = False
+    try:
+        status, by_itself = _watch(_fork(work, mine, before))
+        kept = keep and by_itself and status == 0
+    finally:
+        if not kept:
+            _kill_orphans()
+            claim.remove(mine.name)
+        mine.release()
+        while signal.sigtimedwait(_WAITED_FOR, 0):
+            pass  # a second Ctrl-C has been served by now
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return status
+
+
+def _fork(work: Callable[[Claim], int], mine: Claim, signals: Collection[int]) -> int:
+    # Programs whose starter was killed become our children, not init's, which in a container may never collect them.
+    libc.adopt_orphans()
+    sys.stdout.flush()
+    parent = os.getpid()
+    child = os.fork()
+    if child == 0:
+        libc.die_with_parent(signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+        os.setsid()  # the terminal's Ctrl-C is the parent's to act on
+        signal.pthread_sigmask(signal.SIG_SETMASK, signals)
+        _work(work, mine)
+    return child
+
+
+def _work(work: Callable[[Claim], int], mine: Claim) -> NoReturn:
+    """Be the child: work, say what went wrong, and end without what the parent will do."""
+    status = 1
+    try:
+        status = work(mine)
+    except MaglevError as error:
+        sys.stdout.flush()
+        sys.stderr.write(f"maglev0: {error}\n")
+        status = error.exit_status
+    except (BrokenPipeError, SystemExit):  # whoever read the story has gone; rich turns that into an exit
+        status = 1
+    except BaseException:
+        traceback.print_exc()
+        raise
+    finally:
+        try:
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:  # a reader that went away must not let the child go on as a second parent
+            os._exit(status)
+
+
+def _watch(child: int) -> tuple[int, bool]:
+    """Wait for the worker's end or a signal that ends it; the exit status, and whether it was the worker's own."""
+    while True:
+        received = signal.sigwait(_WAITED_FOR)
+        if received in _ENDING:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            sys.stderr.write(f"maglev0: {signal.Signals(received).name}: removing the lab\n")
+            return 128 + received, False
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            code = os.waitstatus_to_exitcode(status)
+            return (code, True) if code >= 0 else (128 - code, False)
+
+
+def _kill_orphans() -> None:
+    """Kill and collect what the worker had started: also a program that has not yet entered its namespace, where nobody would find it."""
+    while True:
+        for pid in _children():
+            os.kill(pid, signal.SIGKILL)  # ours, so the number is theirs until we collect them
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
+
+
+def _children() -> list[int]:
+    return [pid for pid in (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()) if _parent_of(pid) == os.getpid()]
+
+
+def _parent_of(pid: int) -> int | None:
+    """From /proc/<pid>/stat (proc_pid_stat(5)), behind the name in parentheses; None where it is gone."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:
+        return None
+    return int(status.rpartition(")")[2].split()[1])

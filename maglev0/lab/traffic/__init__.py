@@ -1,0 +1,1 @@
+"""Clients and services of the lab, and the account of every answer."""

@@ -1,0 +1,1 @@
+"""ARP on the traffic network: reader and judge."""

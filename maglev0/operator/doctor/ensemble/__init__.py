@@ -1,0 +1,1 @@
+"""ZooKeeper's servers: reader and judge."""

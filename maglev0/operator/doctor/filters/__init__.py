@@ -1,0 +1,1 @@
+"""Packet filters of other programs: reader and judge."""

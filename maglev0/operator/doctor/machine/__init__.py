@@ -1,0 +1,1 @@
+"""Kernel, rights, connection tracking and clocks of this machine: reader and judge."""

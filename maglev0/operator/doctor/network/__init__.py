@@ -1,0 +1,1 @@
+"""The interface, addresses and routes of this machine: reader and judge."""

@@ -1,0 +1,1 @@
+"""`maglev0 explain`: which member answers a client, and why."""

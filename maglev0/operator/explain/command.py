@@ -1,0 +1,288 @@
+"""maglev0 explain: who answers this client, and why.
+
+Usage:
+  maglev0 explain [options] SRC [DST-PORT]
+  maglev0 explain (-h | --help)
+
+SRC is the client's address, or ADDRESS:PORT. A port may be left out where the cluster's hash mode does not look at it. Told are the bucket
+that the flow falls in, who owns it, who owned it under the view before, and how far it has come where it moves. On a machine that serves
+the VIP its kernel is asked, too, whether it would accept the flow now, and by which rule: as a new flow (of TCP a first SYN, of other
+protocols any packet), and as the established connection that connection tracking has, if it has one with these ports.
+
+Options:
+  --protocol=<P>          tcp, udp, icmp (an echo request) or a number [default: tcp]
+{options}  -h, --help              show this text
+
+With --json: flow (source, source_port, vip, dest_port, protocol), bucket, total_nodes, view, owner and before (name, host, state; null:
+nobody), before_known, moving and in_force (words; "" at rest and as it should be), owner_lease_left_s (as its last report says), and
+kernel: null with why_not_asked beside it, or dataplane, interface, new_flow, connection. These two have accepts (true, false, null:
+unknown), stage, rule, why and steps (a list of stage, passes, rule, why); connection has state, too; it is null where none was looked
+for, and connection_note says why.
+
+Exit status: 0 answered, 1 ZooKeeper did not answer or there is no such cluster, 2 a flag is wrong or a port is missing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import AddressValueError, IPv4Address
+from typing import Any
+
+from maglev0.core.packet_hash import Flow, PacketHash
+from maglev0.core.service import HashFamily
+from maglev0.core.settings import Settings
+from maglev0.core.text import printable
+from maglev0.dataplane import verdict
+from maglev0.dataplane.verdict import Kernel, Tracked, Verdict
+from maglev0.errors import ConfigError, DataplaneError
+from maglev0.operator import command, connection
+from maglev0.operator.explain import bucket_owner
+from maglev0.operator.explain.bucket_owner import Custody, Party
+from maglev0.telemetry import observer
+from maglev0.telemetry.observer import Observation
+
+_PROTOCOLS = {"tcp": 6, "udp": 17, "icmp": 1}
+_NAMES = {number: name for name, number in _PROTOCOLS.items()}
+_TCP = _PROTOCOLS["tcp"]
+_WORDS = {True: "accepted by", False: "refused by", None: "unknown, for"}
+_STEP_WORDS = {True: "passes", False: "drops", None: "unknown"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The flow that a command line is about; a port is `None` where it was left out."""
+
+    source: IPv4Address
+    source_port: int | None
+    dest_port: int | None
+    protocol: int
+
+    @property
+    def flow(self) -> Flow:
+        """The flow, with 0 for what was left out."""
+        return Flow(self.source, self.protocol, self.source_port or 0, self.dest_port or 0)
+
+
+@dataclass(frozen=True)
+class Local:
+    """What this machine's own kernel says; `why_not` tells why it was not asked, `note` why no connection was looked for."""
+
+    kernel: Kernel | None
+    new_flow: Verdict | None
+    connection: Verdict | None
+    tracked: Tracked | None
+    note: str
+    why_not: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The whole answer."""
+
+    asked: Asked
+    vip: IPv4Address
+    total_nodes: int
+    view: int
+    custody: Custody
+    local: Local
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command with what stands behind its name; returns the exit status."""
+    return command.run(__doc__.format(options=connection.OPTIONS), "explain", arguments, _work)
+
+
+def _work(arguments: dict[str, Any]) -> int:
+    asked, conn = parse(arguments), connection.read(arguments)
+    explanation = asyncio.run(_explain(asked, conn))
+    sys.stdout.write(json.dumps(as_json(explanation), indent=2) + "\n" if arguments["--json"] else as_text(explanation))
+    return 0
+
+
+def parse(arguments: Mapping[str, Any]) -> Asked:
+    """What the command line says of the flow; ConfigError where it is wrong."""
+    address, colon, port = arguments["SRC"].partition(":")
+    try:
+        source = IPv4Address(address)
+    except AddressValueError as error:
+        raise ConfigError(f"{printable(arguments['SRC'])}: allowed is an IPv4 address, as 203.0.113.9 or 203.0.113.9:40000") from error
+    dest_port = arguments["DST-PORT"]
+    return Asked(source, _port(port) if colon else None, None if dest_port is None else _port(dest_port), _protocol(arguments["--protocol"]))
+
+
+def _port(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,5}", text) or not 0 <= int(text) < 1 << 16:
+        raise ConfigError(f"port {printable(text)}: allowed are the whole numbers from 0 to 65535")
+    return int(text)
+
+
+def _protocol(text: str) -> int:
+    if text in _PROTOCOLS:
+        return _PROTOCOLS[text]
+    if not re.fullmatch("[0-9]{1,3}", text) or int(text) > 255:
+        raise ConfigError(f"--protocol={printable(text)}: allowed are tcp, udp, icmp and the whole numbers from 0 to 255")
+    return int(text)
+
+
+async def _explain(asked: Asked, conn: connection.Connection) -> Explanation:
+    vip = connection.vip(conn)
+    async with connection.session(conn) as session:
+        seen = await observer.observe(session, await connection.cluster(session, conn, vip))
+    bucket = bucket_of(asked, seen.settings)
+    return Explanation(
+        asked, vip, seen.settings.total_nodes, seen.view_number, bucket_owner.of(seen, bucket), await ask_kernel(asked, seen, vip, bucket)
+    )
+
+
+def bucket_of(asked: Asked, settings: Settings) -> int:
+    """The flow's bucket; ConfigError names the port without which it cannot be told."""
+    hashing = PacketHash(settings.hash_family, settings.hash_mode, settings.hash_seed, settings.total_nodes)
+    missing = verdict.missing_ports(hashing, asked.protocol, asked.source_port, asked.dest_port)
+    if missing:
+        raise ConfigError(f"the cluster's hash mode, {settings.hash_mode}, looks at ports: give {' and '.join(missing)}")
+    return hashing.node_number(asked.flow)
+
+
+async def ask_kernel(asked: Asked, seen: Observation, vip: IPv4Address, bucket: int) -> Local:
+    """Read what this machine's kernel has in force, and judge the flow by it."""
+    try:
+        kernel = await read_kernel(seen.settings, vip)
+    except DataplaneError as error:
+        return Local(None, None, None, None, "", str(error))
+    tracked, note = _look_up(asked, kernel, vip)
+    judged = None if note else kernel.established(bucket, tracked)
+    return Local(kernel, kernel.new_flow(bucket), judged, tracked, note, "")
+
+
+async def read_kernel(settings: Settings, vip: IPv4Address) -> Kernel:
+    """What the kernel of the cluster's hash family holds here; DataplaneError says why nothing is known of it."""
+    # Imported where they are used: each brings large libraries, and a machine needs one of them.
+    if settings.hash_family is HashFamily.CLUSTERIP:
+        from maglev0.dataplane.clusterip import state as clusterip_state  # noqa: PLC0415
+
+        return await clusterip_state.read(settings, vip)
+    from maglev0.dataplane.nftables import state as nfstate  # noqa: PLC0415
+
+    return await nfstate.read(settings, vip)
+
+
+def _look_up(asked: Asked, kernel: Kernel, vip: IPv4Address) -> tuple[Tracked | None, str]:
+    """The connection of the flow, and why it was not looked for."""
+    if asked.protocol != _TCP:
+        return None, "of this protocol every packet is judged as a new flow"
+    if kernel.family is HashFamily.CLUSTERIP:
+        return None, "CLUSTERIP judges every packet as it does a new flow"
+    if asked.source_port is None or asked.dest_port is None:
+        return None, "not looked for: give SRC:PORT and DST-PORT"
+    from maglev0.dataplane.conntrack import lookup  # noqa: PLC0415
+
+    try:
+        return lookup.look_up(vip, asked.flow), ""
+    except DataplaneError as error:
+        return None, str(error)
+
+
+def as_json(explanation: Explanation) -> dict[str, Any]:
+    """The answer as the help text tells it."""
+    asked, held, local = explanation.asked, explanation.custody, explanation.local
+    kernel: dict[str, Any] = {"kernel": None, "why_not_asked": local.why_not}
+    if local.kernel is not None:
+        kernel["kernel"] = {
+            "dataplane": local.kernel.family,
+            "interface": local.kernel.service.interface,
+            "new_flow": _verdict_json(local.new_flow),
+            "connection": local.connection and {"state": local.tracked and local.tracked.state} | (_verdict_json(local.connection) or {}),
+            "connection_note": local.note,
+        }
+    return {
+        "flow": {
+            "source": str(asked.source),
+            "source_port": asked.source_port,
+            "vip": str(explanation.vip),
+            "dest_port": asked.dest_port,
+            "protocol": asked.protocol,
+        },
+        "bucket": held.bucket,
+        "total_nodes": explanation.total_nodes,
+        "view": explanation.view,
+        "owner": held.owner and held.owner._asdict(),
+        "before": held.before and held.before._asdict(),
+        "before_known": held.knows_before,
+        "moving": held.move,
+        "in_force": held.in_force,
+        "owner_lease_left_s": held.report and held.report.lease_left_s,
+        **kernel,
+    }
+
+
+def _verdict_json(judged: Verdict | None) -> dict[str, Any] | None:
+    if judged is None:
+        return None
+    decisive = judged.decisive
+    steps = [step._asdict() for step in judged.steps]
+    return {"accepts": judged.accepts, "stage": decisive.stage, "rule": decisive.rule, "why": decisive.why, "steps": steps}
+
+
+def as_text(explanation: Explanation) -> str:
+    """The answer for people."""
+    held = explanation.custody
+    lines = [
+        ("flow", _flow_text(explanation)),
+        ("bucket", f"{held.bucket} of {explanation.total_nodes}"),
+        ("owner", f"{_party_text(held.owner)}, by view {explanation.view}"),
+        ("before", _before_text(held)),
+        ("moving", held.move),
+        ("in force", held.in_force and f"{held.in_force}, by what the members last read back from their kernels"),
+        ("lease", _lease_text(held)),
+    ]
+    named = "".join(f"{name:<12}{text}\n" for name, text in lines if text)
+    return named + _local_text(explanation.local)
+
+
+def _flow_text(explanation: Explanation) -> str:
+    asked = explanation.asked
+    name = _NAMES.get(asked.protocol, f"protocol {asked.protocol}")
+    source = asked.source if asked.source_port is None else f"{asked.source}:{asked.source_port}"
+    return f"{name} from {source} to {explanation.vip}{'' if asked.dest_port is None else f':{asked.dest_port}'}"
+
+
+def _party_text(party: Party | None) -> str:
+    return "nobody" if party is None else f"{party.name} ({', '.join(filter(None, (party.host, party.state)))})"
+
+
+def _before_text(held: Custody) -> str:
+    if not held.knows_before:
+        return "unknown: no member has told yet, or remembers, what it was under the view before"
+    return "the same" if held.before == held.owner else _party_text(held.before)
+
+
+def _lease_text(held: Custody) -> str:
+    if held.owner is None or held.report is None:
+        return ""
+    left_s = held.report.lease_left_s
+    state = f"ran for another {left_s:.2f} s" if left_s > 0 else "did not run"
+    return f"{held.owner.name}'s {state} when it last read its kernel back"
+
+
+def _local_text(local: Local) -> str:
+    if local.kernel is None or local.new_flow is None:
+        return f"{'this host':<12}its kernel was not asked: {local.why_not}\n"
+    head = f"{'this host':<12}{local.kernel.family} on {local.kernel.service.interface}\n"
+    steps = "".join(f"    {step.stage:<8}{_STEP_WORDS[step.passes]:<8}{step.rule}\n{'':<20}{step.why}\n" for step in local.new_flow.steps)
+    return head + _verdict_text("new flow", local.new_flow) + steps + _connection_text(local)
+
+
+def _connection_text(local: Local) -> str:
+    if local.connection is None:
+        return f"  connection: {local.note}\n"
+    known = "none here" if local.tracked is None else local.tracked.state
+    return _verdict_text(f"connection ({known})", local.connection) + f"{'':<20}{local.connection.decisive.why}\n"
+
+
+def _verdict_text(what: str, judged: Verdict) -> str:
+    return f"  {what}: {_WORDS[judged.accepts]} {judged.decisive.rule}\n"

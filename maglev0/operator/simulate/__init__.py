@@ -1,0 +1,1 @@
+"""`maglev0 simulate`: what sizes, weights, joins and leaves would move."""

@@ -1,0 +1,254 @@
+"""What `maglev0 status` has to say of a cluster: one value, from one look at it.
+
+Pure: imports no I/O; the time is handed in, as seconds since the epoch. Texts in these values were written by others, but are printable and bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from itertools import islice
+from typing import Any
+
+from maglev0.core.settings import Settings
+from maglev0.core.text import printable
+from maglev0.core.view import ACTIVE, DRY_RUN, FAILING, Ignored, Member, name_of
+from maglev0.protocol.handover import Stage
+from maglev0.protocol.lease import terms
+from maglev0.protocol.orders import Order
+from maglev0.telemetry.audit import Findings
+from maglev0.telemetry.node_report import NodeReport
+from maglev0.telemetry.observer import Observation
+
+REPORT_INTERVAL_S = 5.0  # a daemon tells at least so often what its kernel holds
+STALE_S = 15.0  # a report that is older tells nothing of now
+CLOCK_TOLERANCE_S = 2.0
+EXAMPLES = 8
+IDLE = "idle"  # active, and owns nothing
+SOUND = "sound"
+MOVING = "moving"
+ALARM = "alarm"
+_MAX_NAME = 64
+
+
+@dataclass(frozen=True)
+class Row:
+    """One member; `buckets` is what it owns by the table. The fields that are its report's are in `report`, as old as `report_age_s` says."""
+
+    member: Member
+    state: str
+    order: Order | None
+    buckets: int
+    share: float
+    uptime_s: float
+    report: NodeReport | None
+    report_age_s: float
+    is_current: bool  # its kernel obeys the view, as far as is known
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether its daemon has not told anything for long."""
+        return self.report is not None and self.report_age_s > STALE_S
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether there is nothing to say of it."""
+        silent = self.report is None or self.is_stale or bool(self.report.problems) or not self.report.able
+        return self.state in (ACTIVE, IDLE) and self.order is None and not silent
+
+
+@dataclass(frozen=True)
+class Status:
+    """A cluster at one moment. `view_age_s` is `None` while no member is known to obey the view; `waits_for` are the members it waits for.
+
+    `owners` is the table, by name ("" = nobody); `alarms` and `notes` are sentences; `standing` are the orders for those who are not there.
+    """
+
+    vip: IPv4Address
+    settings: Settings
+    view_number: int
+    view_age_s: float | None
+    waits_for: tuple[int, ...]
+    verdict: str
+    alarms: tuple[str, ...]
+    notes: tuple[str, ...]
+    rows: tuple[Row, ...]
+    owners: tuple[str, ...]
+    findings: Findings
+    ignored: tuple[Ignored, ...]
+    standing: dict[int, Order]
+
+
+def status(vip: IPv4Address, seen: Observation, now_s: float) -> Status:
+    """Judge what was seen at `now_s`."""
+    rows = tuple(_rows(seen, now_s))
+    view_age_s = _view_age_s(seen, now_s)
+    may_move = _may_move(rows, view_age_s, seen.settings)
+    absent = seen.orders.keys() - {row.member.id for row in rows}
+    serves = any(seen.owners)
+    faults = () if serves and (may_move or seen.findings.is_sound) else tuple(_alarms(rows, seen.findings, serves=serves))
+    return Status(
+        vip=vip,
+        settings=seen.settings,
+        view_number=seen.view_number,
+        view_age_s=view_age_s,
+        waits_for=tuple(row.member.id for row in rows if not row.is_current and row.state != DRY_RUN),
+        verdict=ALARM if faults else SOUND if seen.findings.is_sound else MOVING,
+        alarms=faults,
+        notes=tuple(_notes(rows, seen.findings)),
+        rows=rows,
+        owners=seen.owners,
+        findings=seen.findings,
+        ignored=tuple(child._replace(name=printable(child.name[:_MAX_NAME])) for child in seen.ignored),
+        standing={member: seen.orders[member] for member in sorted(absent)},
+    )
+
+
+def _rows(seen: Observation, now_s: float) -> Iterator[Row]:
+    shares = seen.shares
+    for member in seen.view.members:
+        report, ack = seen.reports.get(member.id), seen.acks.get(member.id)
+        has_let_go = ack is not None and ack.view == seen.view.id and ack.stage >= Stage.RELEASED
+        buckets = len(shares[member.id])
+        yield Row(
+            member=member,
+            state=IDLE if member.state == ACTIVE and not buckets else member.state,
+            order=seen.orders.get(member.id),
+            buckets=buckets,
+            share=buckets / seen.settings.total_nodes,
+            uptime_s=max(0.0, now_s - member.start_time),
+            report=report,
+            report_age_s=now_s - report.read_at if report is not None else 0.0,
+            is_current=has_let_go and (report is None or report.view == seen.view.id),
+        )
+
+
+def _view_age_s(seen: Observation, now_s: float) -> float | None:
+    """How long the view has stood by most of those who obey it: a clock that is wrong neither hides a fault nor makes one of a hand-over."""
+    ages = sorted(max(0.0, now_s - report.view_at) for report in seen.reports.values() if report.view == seen.view.id)
+    return ages[len(ages) // 2] if ages else None
+
+
+def _may_move(rows: tuple[Row, ...], view_age_s: float | None, settings: Settings) -> bool:
+    """Whether a fault may belong to a hand-over: that ends a lease after the view came, and then all have to tell of it."""
+    if view_age_s is not None:
+        return view_age_s <= terms(settings.lease_ms).over_s + REPORT_INTERVAL_S
+    return any(not row.is_stale for row in rows)
+
+
+def _alarms(rows: tuple[Row, ...], findings: Findings, *, serves: bool) -> Iterator[str]:
+    if not rows:
+        yield "no members: nobody answers"
+    elif not serves:
+        yield "no member serves: each one is drained, in a dry run or of weight 0"
+    else:
+        if findings.overlaps:
+            yield f"overlap: {counted(len(findings.overlaps))} with more than one owner, such as {overlapping(findings.overlaps)}"
+        if findings.holes:
+            yield f"hole: {counted(len(findings.holes))} without an owner, such as {_some(map(str, sorted(findings.holes)), len(findings.holes))}"
+
+
+def _notes(rows: tuple[Row, ...], findings: Findings) -> Iterator[str]:
+    weighty = [row for row in rows if row.member.weight and row.state in (ACTIVE, IDLE, FAILING)]
+    if weighty and all(row.state == FAILING for row in weighty):
+        yield "every member's checks fail, so all keep their buckets: better a bad answer than none"
+    if findings.unknown:
+        yield f"not known, so taken at the word of the table: what the kernels hold of {names(findings.unknown)}"
+    if stale := [row.member.id for row in rows if row.is_stale]:
+        yield f"no news for more than {STALE_S:g} s of {names(stale)}: hung, or its clock differs from the one here"
+    if ahead := [row.member.id for row in rows if row.report_age_s < -CLOCK_TOLERANCE_S]:
+        yield f"reports from the future: the clock here is behind that of {names(ahead)}"
+
+
+def counted(buckets: int) -> str:
+    """So many buckets, in words."""
+    return "1 bucket" if buckets == 1 else f"{buckets} buckets"
+
+
+def names(members: Collection[int]) -> str:
+    """Some of these members, and how many more they are."""
+    return _some(map(name_of, members), len(members))
+
+
+def overlapping(overlaps: Mapping[int, tuple[int, ...]]) -> str:
+    """Some of the buckets that several members hold, each with those."""
+    return _some((f"{bucket} on {' and '.join(map(name_of, members[:EXAMPLES]))}" for bucket, members in overlaps.items()), len(overlaps))
+
+
+def _some(things: Iterable[str], count: int) -> str:
+    shown = list(islice(things, EXAMPLES))
+    return ", ".join(shown) + (f" and {count - len(shown)} more" if count > len(shown) else "")
+
+
+def as_json(of: Status) -> dict[str, Any]:
+    """What `--json` writes of a cluster; a key, once there, keeps its meaning. Times are seconds, `None` is not known."""
+    findings, settings = of.findings, of.settings
+    return {
+        "vip": str(of.vip),
+        "verdict": of.verdict,
+        "alarms": of.alarms,
+        "notes": of.notes,
+        "view": {"number": of.view_number, "age_s": _rounded(of.view_age_s), "waits_for": of.waits_for},
+        "settings": {
+            "total_nodes": settings.total_nodes,
+            "hash_mode": settings.hash_mode,
+            "hash_family": settings.hash_family,
+            "cluster_mac": settings.cluster_mac,
+            "lease_s": settings.lease_ms / 1000,
+        },
+        "members": [_row_as_json(row) for row in of.rows],
+        "overlaps": {"count": len(findings.overlaps), "examples": {str(bucket): who for bucket, who in islice(findings.overlaps.items(), EXAMPLES)}},
+        "holes": {"count": len(findings.holes), "examples": sorted(findings.holes)[:EXAMPLES]},
+        "unknown": findings.unknown,
+        "ignored": [{"name": child.name, "reason": child.reason} for child in of.ignored],
+        "standing_orders": {str(member): order._asdict() for member, order in of.standing.items()},
+    }
+
+
+def _row_as_json(row: Row) -> dict[str, Any]:
+    member, report = row.member, row.report
+    return {
+        "id": member.id,
+        "name": member.name,
+        "host": member.host,
+        "address": member.address,
+        "state": row.state,
+        "weight": member.weight,
+        "order": None if row.order is None else row.order._asdict(),
+        "buckets": row.buckets,
+        "share": round(row.share, 6),
+        "uptime_s": _rounded(row.uptime_s),
+        "dataplane": member.dataplane,
+        "is_current": row.is_current,
+        "report": None if report is None else _report_as_json(report, row.report_age_s),
+    }
+
+
+def _report_as_json(report: NodeReport, age_s: float) -> dict[str, Any]:
+    return {
+        "age_s": _rounded(age_s),
+        "held": report.held,
+        "lease_left_s": _rounded(report.lease_left_s),
+        "late": report.late,
+        "flows": report.flows,
+        "able": report.able,
+        "problems": report.problems,
+        "xdp": report.xdp,
+        "version": report.version,
+    }
+
+
+def essence(of: Status) -> Any:
+    """What is equal as long as nothing happens, while clocks go on and connections come and go."""
+    return of.view_number, of.waits_for, of.verdict, of.alarms, of.notes, of.settings, of.ignored, of.standing, [_essence(row) for row in of.rows]
+
+
+def _essence(row: Row) -> Any:
+    report = row.report
+    told = None if report is None else (report.held, report.able, report.problems, report.xdp, report.version)
+    return row.member, row.order, row.buckets, row.is_current, told
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 3)

@@ -1,0 +1,110 @@
+"""How `maglev0 status` looks in a terminal. Nothing here is markup: names and reasons were written by others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from maglev0.operator.status import text
+from maglev0.operator.status.page import SOUND, Row, Status
+from maglev0.operator.status.text import Cell
+
+COLOURS = (
+    "cyan",
+    "magenta",
+    "yellow",
+    "green",
+    "blue",
+    "bright_red",
+    "bright_cyan",
+    "bright_magenta",
+    "bright_yellow",
+    "bright_green",
+    "bright_blue",
+)
+_BAD = "bold red"
+_FAULT = "bold white on red"
+_DIM = "dim"
+
+
+class Screen:
+    """A terminal that shows clusters; with `watch` in one place, drawn anew, until it is left."""
+
+    def __init__(self, *, everyone: bool, watch: bool) -> None:
+        self._console = Console(highlight=False)
+        self._everyone = everyone
+        self._live = Live(console=self._console, auto_refresh=False) if watch else None
+
+    def __enter__(self) -> Callable[[Sequence[Status], str], None]:
+        if self._live is not None:
+            self._live.start()
+        return self._show
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def _show(self, clusters: Sequence[Status], trouble: str) -> None:
+        shown = page(clusters, self._console.width, everyone=self._everyone)
+        if trouble:
+            shown = Group(Text(f"{trouble}; what follows was seen before", style=_FAULT), shown)
+        if self._live is None:
+            self._console.print(shown)
+        else:
+            self._live.update(shown, refresh=True)
+
+
+def page(clusters: Sequence[Status], width: int, *, everyone: bool = False) -> RenderableType:
+    """The clusters one below the other, in that many columns; rows of members that are as usual are bounded unless `everyone` is wanted."""
+    return Group(*(part for of in clusters for part in (*_cluster(of, width, everyone=everyone), Text())))
+
+
+def _cluster(of: Status, width: int, *, everyone: bool) -> Iterator[RenderableType]:
+    shown = text.shown_rows(of, everyone=everyone)
+    yield Text(text.title(of), style="bold")
+    yield from _lines([text.settings_line(of), text.alike_line(of)], _DIM)
+    for cell in text.verdict_lines(of):
+        yield Text(cell.text, style=_BAD if cell.is_bad else "green" if of.verdict == SOUND else "yellow")
+    styles = _styles(of)
+    yield _strip(of, styles, width)
+    yield _table(of, shown, styles, width)
+    yield from _lines([text.summary_line(of, shown)], _DIM)
+    yield from _lines(text.problem_lines(shown), _BAD)
+    yield from _lines(text.other_lines(of), "yellow")
+
+
+def _lines(lines: Sequence[str], style: str) -> Iterator[Text]:
+    return (Text(line, style=style) for line in lines if line)
+
+
+def _styles(of: Status) -> dict[str, str]:
+    """Each member's colours, by its name: dark signs on a ground, for those who see no colours or have none."""
+    return {row.member.name: f"black on {COLOURS[place % len(COLOURS)]}" for place, row in enumerate(of.rows)}
+
+
+def _strip(of: Status, styles: dict[str, str], width: int) -> Text:
+    signs, strip = text.symbols(of), Text(no_wrap=True)
+    for part in text.strip(of, width):
+        sign, style = ("!", _FAULT) if part.is_bad else (signs.get(part.owner, text.NOBODY), styles.get(part.owner, _DIM))
+        strip.append(sign, style=style)
+    return strip
+
+
+def _table(of: Status, shown: Sequence[Row], styles: dict[str, str], width: int) -> Table:
+    wanted, signs = text.columns(of, shown, width), text.symbols(of)
+    table = Table(box=None, padding=(0, len(text.GAP), 0, 0), pad_edge=False, header_style=_DIM)
+    table.add_column("", no_wrap=True)
+    for column in wanted:
+        table.add_column(Text(column.heading), no_wrap=True, overflow="ellipsis", justify="right" if column.is_number else "left")
+    for row in shown:
+        sign = Text(signs[row.member.name], style=styles[row.member.name])
+        table.add_row(sign, *(_cell(column.cell(row)) for column in wanted))
+    return table
+
+
+def _cell(cell: Cell) -> Text:
+    return Text(cell.text, style=_BAD if cell.is_bad else "")

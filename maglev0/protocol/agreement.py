@@ -1,0 +1,187 @@
+"""The cluster's settings in ZooKeeper: found there or founded, and restored by running members if somebody deletes them.
+
+Pure: imports no I/O; what it reads and writes goes through `znodes.ZooKeeper`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from contextlib import suppress
+from ipaddress import IPv4Address
+from typing import NamedTuple
+
+from maglev0.core import settings as agreed
+from maglev0.core import view as views
+from maglev0.core.settings import Settings, Wishes
+from maglev0.errors import ConfigError, ZooKeeperError
+from maglev0.protocol.paths import Paths
+from maglev0.protocol.ports.zookeeper import Check, Create, Delete, Node, Operation, Refused, Write, ZooKeeper
+
+log = logging.getLogger(__name__)
+
+RESTORE_LOOKS = 5  # at settings that a running member may be about to restore: it needs a round trip, a starved machine more
+
+
+class Unsettled(Exception):  # noqa: N818  no error: the caller tries again at the next wake, or after a moment
+    """Others are changing what was being read or written; nothing was decided."""
+
+
+class Found(NamedTuple):
+    """The settings znode as read: its value, or `problem` says why there is none; the version to check in transactions; its last change.
+
+    What is not `ours` (see `znodes.Node`) has no value.
+    """
+
+    settings: Settings | None
+    problem: str
+    version: int
+    mzxid: int
+    ours: bool = True
+
+
+class Founder(NamedTuple):
+    """What a node brings along that may have to write the settings; `seed` serves where no flag has one.
+
+    `former` are the settings that a daemon of this very member, whose session lives on, ran with: it may be the last to know them.
+    """
+
+    vip: IPv4Address
+    session_timeout_s: float
+    seed: int
+    former: Settings | None = None
+
+
+class Agreement:
+    """One node's word on the settings of one cluster. `agree` first, until it returns; then `confirm` as often as they may have changed."""
+
+    def __init__(self, zookeeper: ZooKeeper, paths: Paths) -> None:
+        self._zookeeper = zookeeper
+        self._paths = paths
+        self._settings: Settings | None = None
+        self._looks = 0
+
+    async def agree(self, my_id: int, wishes: Wishes, founder: Founder) -> Settings:
+        """Find the cluster's settings or found the cluster, before this node runs.
+
+        Raises ConfigError when a flag contradicts the cluster or its settings cannot be read while members live by them; `Disconnected`
+        or `Unsettled` when it has to be tried again, a moment later.
+        """
+        await self.ensure_paths()
+        parent_version, living = await self._living()
+        found = await self._read()
+        if found is not None and not found.ours:
+            raise self._foreign(self._paths.settings)
+        self._looks += 1
+        if self._looks <= RESTORE_LOOKS and _restorable(found, living):
+            raise Unsettled
+        if found is not None and found.settings is not None and not agreed.contradictions(wishes, found.settings):
+            agreed.check_id(my_id, found.settings)
+            self._settings = found.settings
+            return found.settings
+        if living and (found is not None or founder.former is None):
+            raise self._conflict(found, wishes, sorted(living, key=int))
+        wanted = founder.former if living and founder.former else agreed.first_settings(wishes, founder.vip, founder.session_timeout_s, founder.seed)
+        agreed.check_id(my_id, wanted)
+        if await self._write(wanted, parent_version, found):
+            log.info("%s the cluster's settings under %s", "wrote" if found is None else "replaced", self._paths.base)
+        raise Unsettled
+
+    def _conflict(self, found: Found | None, wishes: Wishes, living: Sequence[str]) -> Exception:
+        """Why this node cannot start beside those members, or just not yet."""
+        names = ", ".join(living)
+        if found is None:
+            return Unsettled()
+        if found.settings is None:
+            return ZooKeeperError(f"{found.problem}, and members live by others ({names}): they restore them, or run another version of maglev0")
+        conflict = ", ".join(agreed.contradictions(wishes, found.settings))
+        return ConfigError(f"{conflict}: stop the members of {self._paths.base} first ({names}), or give the cluster's values")
+
+    async def confirm(self, *, registered: bool) -> int:
+        """See that the settings in ZooKeeper are those that this node runs with, and return their version; a watch on them is left.
+
+        A member restores them, another node stops: ZooKeeperError. Raises `Unsettled` when they had to be restored.
+        """
+        if self._settings is None:
+            raise ZooKeeperError("joining a cluster whose settings were never read")
+        found = await self._read()
+        if found is not None and found.settings == self._settings:
+            return found.version
+        if found is not None and found.settings is not None and not registered:
+            changes = ", ".join(agreed.differences(self._settings, found.settings))
+            raise ZooKeeperError(f"the cluster's settings changed while this node was away ({changes}): start it again to adopt them")
+        await self.ensure_paths()
+        parent_version, living = await self._living()
+        if found is not None and found.problem and living and not registered:
+            raise ZooKeeperError(f"{found.problem}, and others live by them: they run another version of maglev0")
+        if await self._write(self._settings, parent_version, found):
+            log.warning("somebody deleted or changed %s: restored", self._paths.settings)
+        raise Unsettled
+
+    async def ensure_paths(self) -> None:
+        """Make what lies above the members' znodes where it is missing.
+
+        Raises ZooKeeperError where this cluster's own part of it belongs to others, too: they could delete what lies below.
+        """
+        parts = self._paths.base.split("/")[1:]
+        above = ["/" + "/".join(parts[:count]) for count in range(1, len(parts))]
+        for path in above:
+            await self._ensured(path)
+        for path in (self._paths.base, *self._paths.parents):
+            if not (await self._ensured(path)).ours:
+                raise self._foreign(path)
+
+    async def _ensured(self, path: str) -> Node:
+        node = await self._zookeeper.get(path)
+        if node is None:
+            # Refused where it exists by now, or somebody deletes while we create.
+            with suppress(Refused):
+                await self._zookeeper.commit([Create(path, b"", ephemeral=False)])
+            node = await self._zookeeper.get(path)
+        if node is None:
+            raise Unsettled
+        return node
+
+    def _foreign(self, path: str) -> ZooKeeperError:
+        mend = f"correct --zk-auth, or stop all daemons of this cluster and delete it (zkCli.sh: deleteall {self._paths.base})"
+        return ZooKeeperError(f"{path} is not this cluster's alone, by its ACL, or was not always: {mend}")
+
+    async def _read(self) -> Found | None:
+        path = self._paths.settings
+        node = await self._zookeeper.get(path, watch=True)
+        if node is None:
+            return None
+        version, mzxid = node.stat.version, node.stat.mzxid
+        if not node.ours:
+            return Found(None, f"the settings in {path} are not this cluster's alone, by their ACL", version, mzxid, ours=False)
+        try:
+            return Found(agreed.decode(node.data), "", version, mzxid)
+        except ValueError as error:
+            return Found(None, f"the settings in {path} cannot be read ({error})", version, mzxid)
+
+    async def _write(self, settings: Settings, parent_version: int, found: Found | None) -> bool:
+        """Write the settings unless somebody joined since `parent_version`, or wrote since `found`, was read; return whether they were written."""
+        data, path = settings.encode(), self._paths.settings
+        writes: list[Operation] = [Create(path, data, ephemeral=False)]
+        if found is not None:
+            # An ACL cannot be mended by who may lack the right to; the parent is ours, so what lies there can be replaced.
+            writes = [Write(path, data, found.version)] if found.ours else [Delete(path, found.version), *writes]
+        with suppress(Refused):
+            await self._zookeeper.commit([Check(self._paths.members, parent_version), *writes])
+            return True
+        return False
+
+    async def _living(self) -> tuple[int, dict[str, Node]]:
+        """Read the parent's version and the ids' znodes that live sessions hold, whatever their data."""
+        listed = await self._zookeeper.children(self._paths.members)
+        if listed is None:
+            raise Unsettled
+        names, stat = listed
+        ids, _foreign = views.candidate_ids(names, views.MAX_ID)
+        nodes = await self._zookeeper.get_all([f"{self._paths.members}/{name}" for name in ids])
+        return stat.version, {name: node for name, node in zip(ids, nodes, strict=True) if node is not None and node.stat.owner}
+
+
+def _restorable(found: Found | None, living: dict[str, Node]) -> bool:
+    """Whether a member may be about to write the settings that it runs with: they are gone, or younger than a member that joined under others."""
+    return any(found is None or node.stat.mzxid < found.mzxid for node in living.values())

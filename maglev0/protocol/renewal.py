@@ -1,0 +1,146 @@
+"""The renewal of one node's lease: the strand that runs beside `Participant.round`. What there is to acknowledge is told with it.
+
+Pure: imports no I/O. A pause may only ever shorten a lease: the kernel's timer is started before the renewal is sent, in the slot that is not in
+force, and on success that slot is promoted, with whatever time is left in it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Protocol
+
+from maglev0.core.view import ViewId
+from maglev0.errors import ZooKeeperError
+from maglev0.protocol.agreement import Agreement, Unsettled
+from maglev0.protocol.membership import Membership
+from maglev0.protocol.node_state import Host, Standing
+from maglev0.protocol.ports.zookeeper import Disconnected, Refused
+
+log = logging.getLogger(__name__)
+
+RETRY_SHARE = 1 / 2  # of the interval: a renewal that failed is tried again sooner
+
+
+class News(Protocol):
+    """What a renewal tells the strand that follows the view."""
+
+    def __call__(self, *, view: bool) -> None:
+        """Look at the hand-over again; `view`: at the members, too."""
+
+
+class Renewal:
+    """Call `renew` again and again, after as many seconds as it returned or as soon as `due` is set; `wake` is called then."""
+
+    def __init__(self, standing: Standing, membership: Membership, agreement: Agreement, host: Host, news: News) -> None:
+        self.due = False
+        self.wake: Callable[[], None] = _nobody
+        self._standing = standing
+        self._membership = membership
+        self._agreement = agreement
+        self._host = host
+        self._was_refused = False
+        self._news = news
+
+    def soon(self) -> None:
+        """Have the lease renewed without waiting for its time."""
+        self.due = True
+        self.wake()
+
+    async def distrust(self) -> None:
+        """End the lease: its timer may have stood still while others waited for its end."""
+        self._standing.handover.lease_until = -math.inf
+        await self._host.gate.drop()
+        self.soon()
+
+    async def renew(self) -> float:
+        """Renew once. Raises DataplaneError, and ZooKeeperError when another process renews the lease of this node's id."""
+        self.due = False
+        interval_s = self._standing.handover.terms.interval_s
+        if not self._standing.is_member:
+            return interval_s
+        started_at = self._host.clock()
+        await self._host.gate.arm()
+        try:
+            shown = await self._written(started_at)
+            await self._worth(shown, started_at)
+        except Refused as refused:
+            await self._mend(refused)
+        except Disconnected:
+            self._standing.lease_known = False
+            await self._alone()
+        else:
+            return interval_s
+        return interval_s * RETRY_SHARE
+
+    async def _written(self, started_at: float) -> ViewId | None:
+        """Write the lease, and return the view that was current right behind the writing."""
+        standing = self._standing
+        if not standing.lease_known:
+            await self._learn_version()
+        version, record_version = standing.lease_version, standing.record_version
+        if record_version is None:
+            raise Disconnected  # it left meanwhile
+        ack = standing.owed_ack()
+        zxid, shown = await self._membership.renew(standing.lease_record(), record_version, version, ack)
+        standing.acked = ack or standing.acked
+        standing.lease_version = 0 if version is None else version + 1
+        if zxid:
+            standing.handover.dates.reached(zxid, self._host.clock())
+        standing.handover.confirmed(shown, started_at)
+        return shown
+
+    async def _learn_version(self) -> None:
+        """Read which version of the lease znode to write over; one that another kernel wrote is another process with this node's id."""
+        standing = self._standing
+        found = await self._membership.lease(standing.me.id)
+        if found is not None and found.record is not None and found.record.kernel not in ("", standing.kernel):
+            await self._host.gate.drop()
+            who = f"pid {found.record.pid} of another host"
+            raise ZooKeeperError(f"the lease of id {standing.me.id} is renewed by another daemon ({who}): stop one, or give it another --my-id")
+        standing.lease_version = None if found is None else found.stat.version
+        standing.lease_known = True
+
+    async def _worth(self, shown: ViewId | None, started_at: float) -> None:
+        """Put the lease in force if the renewal is worth it."""
+        self._was_refused = False
+        handover = self._standing.handover
+        if shown is not None and handover.may_promote(shown, self._host.clock()):
+            news = handover.secure != shown or handover.lease_until <= started_at
+            await self._host.gate.promote()
+            handover.renewed(shown, started_at)
+            if news:
+                self._news(view=False)
+        elif shown == handover.obeys:
+            self._news(view=False)  # the lease lapsed meanwhile
+        if shown != handover.view_id:
+            self._news(view=True)
+
+    async def _mend(self, refused: Refused) -> None:
+        """Find out why a renewal was refused, and do what is needed for the next; who disturbs again and again gets no more than its share."""
+        self._standing.lease_known = False
+        if refused.index == 0:
+            self._news(view=True)  # the record is gone, or another hand wrote to it
+            return
+        with suppress(Disconnected, Unsettled):
+            if refused.reason.missing:
+                await self._agreement.ensure_paths()
+            if refused.index > 1:
+                await self._membership.restore_ack()
+            await self._learn_version()
+        if not self._was_refused:
+            self.soon()
+        self._was_refused = True
+
+    async def _alone(self) -> None:
+        """Nobody answers. Told to hold, go on under the last view that was secure, against promise 1."""
+        handover = self._standing.handover
+        if self._host.hold and handover.secure is not None and handover.secure == handover.obeys:
+            await self._host.gate.arm()
+            await self._host.gate.promote()
+
+
+def _nobody() -> None:
+    """Nobody listens yet."""

@@ -1,0 +1,5 @@
+"""What a node reports, and how an onlooker reads a cluster: reports, audit, metrics, notices.
+
+In: the progress of a node, the kernel read back, check results. Out: report znodes, metrics, calls of the operator's program. Nothing that
+decides who owns what may depend on it.
+"""

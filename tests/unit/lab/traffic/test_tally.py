@@ -1,0 +1,43 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from maglev0.lab.traffic.raw import Kind
+from maglev0.lab.traffic.tally import Tally
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_who_answered_what_how_often() -> None:
+    tally = Tally()
+    for kind in (Kind.SYN, Kind.UDP, Kind.PING, Kind.UDP, Kind.SYN):
+        tally.ask(kind, 9, 100)
+    tally.answer(0, 2, 150, refusal=False)
+    tally.answer(0, 2, 160, refusal=False)  # a SYN-ACK sent again
+    tally.answer(1, 2, 150, refusal=False)
+    tally.answer(1, 2, 160, refusal=False)
+    tally.answer(2, 2, 150, refusal=False)
+    tally.answer(2, 3, 150, refusal=True)
+    tally.answer(4, 5, 150, refusal=True)
+    tally.answer(99, 1, 150, refusal=False)
+    assert [tally.owner(number) for number in range(5)] == [2, 2, 2, None, None]
+    assert [tally.is_double(number) for number in range(5)] == [False, True, True, False, False]
+    assert list(tally.answered_ns) == [150, 150, 150, 0, 0]
+
+
+def test_strangers_and_nodes_beyond_the_bits_are_told_from_nobody() -> None:
+    tally = Tally()
+    for node in (0, 63, 500):
+        tally.ask(Kind.UDP, 0, 1)
+        tally.answer(len(tally) - 1, node, 2, refusal=False)
+    assert [tally.owner(number) for number in range(3)] == [0, 63, 63]
+
+
+def test_a_file_keeps_it(tmp_path: Path) -> None:
+    tally = Tally()
+    for number in range(1000):
+        tally.ask(Kind(number % 5), number, number * 1_000_000_007)
+        tally.answer(number, number % 64, 5, refusal=number % 7 == 0)
+    tally.write(tmp_path / "tally")
+    assert Tally.read(tmp_path / "tally") == tally

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from maglev0.core.view import ViewId
+from maglev0.protocol.handover import Ack, Stage
+from maglev0.protocol.membership import MAX_SMALL_BYTES, LeaseRecord, decode_ack, decode_lease
+
+view_ids = st.builds(ViewId, st.integers(0, (1 << 63) - 1), st.integers(0, (1 << 31) - 1), st.integers(-(1 << 31), (1 << 31) - 1))
+records = st.builds(LeaseRecord, st.text("0123456789abcdef-/", max_size=60), st.integers(1, 1 << 22), st.none() | view_ids, st.booleans())
+
+
+@given(records)
+def test_what_a_lease_says_is_read_back(record: LeaseRecord) -> None:
+    assert decode_lease(record.encode()) == record
+    assert len(record.encode()) <= MAX_SMALL_BYTES
+
+
+@given(view_ids, st.sampled_from(Stage))
+def test_what_was_acknowledged_is_read_back(seen: ViewId, stage: Stage) -> None:
+    ack = Ack(seen, stage)
+    assert decode_ack(ack.encode()) == ack
+
+
+BAD = [
+    b"",
+    b"{",
+    b"[]",
+    b"7",
+    b"[" * 1000,
+    b"[" * MAX_SMALL_BYTES + b"]",
+    b"[1, 2, 3]",
+    b"[1, 2, 3, 7]",
+    b"[1, 2, 3, true]",
+    b"[1, 2, 3.0, 2]",
+    b'[1, 2, "3", 2]',
+    b"[1, 2, 99999999999, 2]",
+    b'{"kernel": "k", "pid": 0, "secure": null, "released": false}',
+    b'{"kernel": "k", "pid": 7, "secure": [1, 2], "released": false}',
+    b'{"kernel": "k", "pid": 7, "secure": "all", "released": false}',
+    b'{"kernel": 7, "pid": 7, "secure": null, "released": false}',
+    b'{"pid": 7, "secure": null, "released": false}',
+    json.dumps({"kernel": "k" * MAX_SMALL_BYTES, "pid": 7, "secure": None, "released": False}).encode(),
+    b"\xff" * 100,
+]
+
+
+@pytest.mark.parametrize("data", BAD, ids=range(len(BAD)))
+def test_what_makes_no_sense_says_nothing(data: bytes) -> None:
+    assert decode_ack(data) is None
+    assert decode_lease(data) is None
+
+
+@given(st.binary(max_size=200))
+def test_no_data_makes_reading_fail(data: bytes) -> None:
+    assert decode_ack(data) is None or isinstance(decode_ack(data), Ack)
+    assert decode_lease(data) is None or isinstance(decode_lease(data), LeaseRecord)
+
+
+@pytest.mark.parametrize("word", ["yes", 1, None])
+def test_only_a_plain_true_releases(word: object) -> None:
+    data = json.dumps({"kernel": "k", "pid": 7, "secure": None, "released": word}).encode()
+    assert decode_lease(data) == LeaseRecord("k", 7, None, released=False)
