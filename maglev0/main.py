@@ -6,7 +6,7 @@ import importlib
 import sys
 
 from maglev0.config import command_line
-from maglev0.config.command_line import Reading
+from maglev0.config.command_line import CommandLine
 from maglev0.core.text import printable
 from maglev0.errors import ConfigError, MaglevError
 from maglev0.operator import command
@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> int:
         return error.exit_status
 
 
-def _examined(arguments: list[str]) -> Reading:
+def _examined(arguments: list[str]) -> CommandLine:
     """Examine the command line, for --help and --version too, whose reader may be gone."""
     try:
         try:
@@ -45,7 +45,7 @@ def _examined(arguments: list[str]) -> Reading:
         raise SystemExit(command.reader_gone()) from None
 
 
-def _report(reading: Reading) -> int:
+def _report(reading: CommandLine) -> int:
     sys.stderr.writelines(f"{error}\n" for error in reading.errors)
     if reading.errors:
         return ConfigError.exit_status

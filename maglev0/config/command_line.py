@@ -76,7 +76,7 @@ import docopt
 
 from maglev0 import __version__
 from maglev0.config import file as configfile
-from maglev0.config.configuration import Config, Fault, FlagsError, parse
+from maglev0.config.configuration import Config, FlagFault, FlagsError, parse
 from maglev0.config.file import Document
 from maglev0.core.text import printable
 from maglev0.errors import ConfigError
@@ -88,7 +88,7 @@ _DEFAULT = re.compile(r" \[default: [^\]]*\]")
 _SECRET = re.compile(r"(--(?:hash-s|zk-a)[a-z]*[= ])\S+")
 
 
-class Reading(NamedTuple):
+class CommandLine(NamedTuple):
     """What a command line and the file that it names say: a configuration, or everything that is wrong with them."""
 
     config: Config | None
@@ -105,27 +105,29 @@ def read(argv: list[str]) -> Config:
     return config_of(examine(argv))
 
 
-def examine(argv: list[str]) -> Reading:
+def examine(argv: list[str]) -> CommandLine:
     """Parse and check the daemon's command line, and the file that it names; ConfigError where there is nothing to parse."""
     _arguments(HELP, argv)  # before the others, for this is the text that --help shows
     arguments = _arguments(_DEFAULT.sub("", HELP), argv)
     file = arguments["--config"]
     document = Document() if file is None else configfile.read(file)
     config: Config | None = None
-    faults: tuple[Fault, ...] = ()
+    faults: tuple[FlagFault, ...] = ()
     try:
         config = parse(document.beneath(arguments), _arguments(HELP, []))
     except FlagsError as error:
         faults = error.faults
     errors = document.errors(faults, arguments)
-    return Reading(None if errors else config, errors, file, arguments["--check-config"])
+    return CommandLine(None if errors else config, errors, file, arguments["--check-config"])
 
 
-def config_of(reading: Reading) -> Config:
+def config_of(reading: CommandLine) -> Config:
     """The configuration that was read; ConfigError names the first error where there is none."""
     if reading.config is None:
         more = len(reading.errors) - 1
-        raise ConfigError(reading.errors[0] + (f" (and {more} more, which --check-config tells)" if more else ""))
+        raise ConfigError(
+            reading.errors[0] + (f" (and {more} more, which --check-config tells)" if more else "")
+        )
     return reading.config
 
 
@@ -139,4 +141,6 @@ def _arguments(text: str, argv: list[str]) -> dict[str, Any]:
         near = difflib.get_close_matches(argv[0], COMMANDS, 1)
         meant = f"did you mean maglev0 {near[0]}? " if near else ""
         line = printable(_SECRET.sub(r"\1…", " ".join(argv)))
-        raise ConfigError(f"{known}cannot read the command line: {line}; {meant}maglev0 --help shows what is allowed") from error
+        raise ConfigError(
+            f"{known}cannot read the command line: {line}; {meant}maglev0 --help shows what is allowed"
+        ) from error

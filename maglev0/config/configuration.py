@@ -12,8 +12,23 @@ from dataclasses import dataclass, field, fields, replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, NamedTuple, TypeVar
 
-from maglev0.config.flag_values import number_within, one_of, parse_interface, parse_listener, parse_program, parse_seed, parse_vips, seconds_within
-from maglev0.config.health_checks import MAX_CHECKS, Check, Timing, parse_check, parse_timing
+from maglev0.config.flag_values import (
+    number_within,
+    one_of,
+    parse_interface,
+    parse_listener,
+    parse_program,
+    parse_seed,
+    parse_vips,
+    seconds_within,
+)
+from maglev0.config.health_checks import (
+    MAX_CHECKS,
+    CheckTiming,
+    HealthCheck,
+    parse_check,
+    parse_timing,
+)
 from maglev0.config.zookeeper_access import ZooKeeperAccess, parse_auth, parse_file
 from maglev0.core.service import HashFamily, HashMode, Service, Xdp
 from maglev0.core.settings import MAX_TOTAL_NODES, Wishes, parse_cluster_mac
@@ -29,9 +44,13 @@ AUTO = "auto"
 SECRETS = frozenset({"--hash-seed", "--zk-auth"})
 
 _Value = TypeVar("_Value")
-_HOST = re.compile(r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*\.?")
+_HOST = re.compile(
+    r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*\.?"
+)
 _BRACKETED_IPV6 = re.compile(r"\[([0-9A-Fa-f:.]+)\]")
-_CHROOT = re.compile(r"(/[^/\ufff0-\U0010ffff]+)*")  # of what is printable, PathUtils.validatePath of ZooKeeper refuses these too
+_CHROOT = re.compile(
+    r"(/[^/\ufff0-\U0010ffff]+)*"
+)  # of what is printable, PathUtils.validatePath of ZooKeeper refuses these too
 
 
 class ZooKeeperLoss(enum.StrEnum):
@@ -71,8 +90,8 @@ class Config:
     drain_timeout_s: float
     xdp: Xdp
     zk_loss: ZooKeeperLoss
-    checks: tuple[Check, ...]
-    check_timing: Timing
+    checks: tuple[HealthCheck, ...]
+    check_timing: CheckTiming
     notify: str | None
     metrics: tuple[str, int] | None
     dry_run: bool
@@ -96,7 +115,12 @@ class Config:
 
 
 # Fields whose flags are not called as they are.
-_RENAMED = {"vips": "--cluster-ip", "checks": "--check", "session_timeout_s": "--session-timeout", "drain_timeout_s": "--drain-timeout"}
+_RENAMED = {
+    "vips": "--cluster-ip",
+    "checks": "--check",
+    "session_timeout_s": "--session-timeout",
+    "drain_timeout_s": "--drain-timeout",
+}
 
 
 def _flag(name: str) -> str:
@@ -108,14 +132,27 @@ FLAGS = frozenset({_flag(each.name) for each in fields(Config)} - {"--access"}) 
 SWITCHES = frozenset({"--dry-run", "--verbose"})
 REPEATABLE = frozenset({"--check"})
 # What a running daemon takes over when its file has changed.
-RELOADABLE = frozenset({"--cluster-ip", "--weight", "--drain-timeout", "--check", "--check-timing", "--notify", "--metrics", "--verbose"})
+RELOADABLE = frozenset(
+    {
+        "--cluster-ip",
+        "--weight",
+        "--drain-timeout",
+        "--check",
+        "--check-timing",
+        "--notify",
+        "--metrics",
+        "--verbose",
+    }
+)
 
 
 def changes(running: Config, wanted: Config) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The flags in which two configurations differ: those that a running daemon can take over, and those that need a restart."""
     before, after = _by_flag(running), _by_flag(wanted)
     differ = [flag for flag in before if before[flag] != after[flag]]
-    return tuple(flag for flag in differ if flag in RELOADABLE), tuple(flag for flag in differ if flag not in RELOADABLE)
+    return tuple(flag for flag in differ if flag in RELOADABLE), tuple(
+        flag for flag in differ if flag not in RELOADABLE
+    )
 
 
 def taken_over(running: Config, wanted: Config) -> Config:
@@ -127,11 +164,15 @@ def taken_over(running: Config, wanted: Config) -> Config:
 def _by_flag(config: Config) -> dict[str, object]:
     values = {_flag(each.name): getattr(config, each.name) for each in fields(config)}
     access = values.pop("--access")
-    values |= zip(_OF_ACCESS, ((access.scheme, access.user, access.password_file), access.ca, access.cert, access.key), strict=True)
+    values |= zip(
+        _OF_ACCESS,
+        ((access.scheme, access.user, access.password_file), access.ca, access.cert, access.key),
+        strict=True,
+    )
     return values | {"--cluster-ip": frozenset(config.vips)}  # their order means nothing
 
 
-class Fault(NamedTuple):
+class FlagFault(NamedTuple):
     """A value that is refused: the flag's, by its number where the flag may be given several times, and why."""
 
     flag: str
@@ -154,7 +195,7 @@ class Fault(NamedTuple):
 class FlagsError(ConfigError):
     """Flags are wrong; `faults` holds all that are, the text is the first one's."""
 
-    def __init__(self, faults: list[Fault]) -> None:
+    def __init__(self, faults: list[FlagFault]) -> None:
         super().__init__(str(faults[0]))
         self.faults = tuple(faults)
 
@@ -165,14 +206,16 @@ class _Flags:
     def __init__(self, arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         self._arguments = arguments
         self._defaults = defaults
-        self.faults: list[Fault] = []
+        self.faults: list[FlagFault] = []
 
-    def given(self, flag: str, check: Callable[[str], _Value], number: int = 0, text: str | None = None) -> _Value | None:
+    def given(
+        self, flag: str, check: Callable[[str], _Value], number: int = 0, text: str | None = None
+    ) -> _Value | None:
         value = self._arguments[flag] if text is None else text
         try:
             return None if value is None else check(value)
         except ValueError as error:
-            self.faults.append(Fault(flag, number, value, str(error)))
+            self.faults.append(FlagFault(flag, number, value, str(error)))
             return None
 
     def value(self, flag: str, check: Callable[[str], _Value]) -> _Value:
@@ -180,7 +223,10 @@ class _Flags:
         return check(self._defaults[flag]) if found is None else found
 
     def every(self, flag: str, check: Callable[[str], _Value]) -> tuple[_Value, ...]:
-        found = [self.given(flag, check, number, text) for number, text in enumerate(self._arguments[flag])]
+        found = [
+            self.given(flag, check, number, text)
+            for number, text in enumerate(self._arguments[flag])
+        ]
         return tuple(value for value in found if value is not None)
 
 
@@ -203,9 +249,16 @@ def _config(flags: _Flags, arguments: Mapping[str, Any]) -> Config:
     # What --my-id may be depends on --total-nodes, and that on --dataplane.
     dataplane = value("--dataplane", _dataplane)
     most = max(MAX_TOTAL_NODES.values()) if dataplane is None else MAX_TOTAL_NODES[dataplane]
-    total_nodes = given("--total-nodes", number_within(1, most, "" if dataplane is None else f" for {dataplane}"))
+    total_nodes = given(
+        "--total-nodes", number_within(1, most, "" if dataplane is None else f" for {dataplane}")
+    )
     return Config(
-        my_id=value("--my-id", number_within(1, total_nodes or most, "" if total_nodes is None else " (--total-nodes)")),
+        my_id=value(
+            "--my-id",
+            number_within(
+                1, total_nodes or most, "" if total_nodes is None else " (--total-nodes)"
+            ),
+        ),
         vips=value("--cluster-ip", parse_vips),
         zk=value("--zk", parse_zk),
         access=_access(flags, arguments),
@@ -215,9 +268,14 @@ def _config(flags: _Flags, arguments: Mapping[str, Any]) -> Config:
         hash_mode=given("--hash-mode", one_of(HashMode)),
         hash_seed=given("--hash-seed", parse_seed),
         cluster_mac=given("--cluster-mac", parse_cluster_mac),
-        session_timeout_s=value("--session-timeout", seconds_within(MIN_SESSION_TIMEOUT_S, MAX_SESSION_TIMEOUT_S, "4 or 1.5")),
+        session_timeout_s=value(
+            "--session-timeout",
+            seconds_within(MIN_SESSION_TIMEOUT_S, MAX_SESSION_TIMEOUT_S, "4 or 1.5"),
+        ),
         weight=value("--weight", number_within(0, MAX_WEIGHT)),
-        drain_timeout_s=value("--drain-timeout", seconds_within(0, MAX_DRAIN_TIMEOUT_S, "30 or 0.5")),
+        drain_timeout_s=value(
+            "--drain-timeout", seconds_within(0, MAX_DRAIN_TIMEOUT_S, "30 or 0.5")
+        ),
         xdp=value("--xdp", one_of(Xdp)),
         zk_loss=value("--zk-loss", one_of(ZooKeeperLoss)),
         checks=_checks(flags, arguments),
@@ -239,17 +297,26 @@ def _access(flags: _Flags, arguments: Mapping[str, Any]) -> ZooKeeperAccess:
         return ZooKeeperAccess.checked(auth, ca, cert, key)
     except ValueError as error:
         flag = str(error).partition(" ")[0]  # it begins with the one that lacks another
-        flags.faults.append(Fault(flag, 0, arguments[flag], str(error)))
+        flags.faults.append(FlagFault(flag, 0, arguments[flag], str(error)))
         return ZooKeeperAccess()
 
 
-def _checks(flags: _Flags, arguments: Mapping[str, Any]) -> tuple[Check, ...]:
+def _checks(flags: _Flags, arguments: Mapping[str, Any]) -> tuple[HealthCheck, ...]:
     texts = arguments["--check"]
     for number, text in enumerate(texts):
         if text in texts[:number]:
-            flags.faults.append(Fault("--check", number, text, "given twice; allowed are different checks"))
+            flags.faults.append(
+                FlagFault("--check", number, text, "given twice; allowed are different checks")
+            )
     if len(texts) > MAX_CHECKS:
-        flags.faults.append(Fault("--check", MAX_CHECKS, texts[MAX_CHECKS], f"allowed are at most {MAX_CHECKS} checks, and this is one more"))
+        flags.faults.append(
+            FlagFault(
+                "--check",
+                MAX_CHECKS,
+                texts[MAX_CHECKS],
+                f"allowed are at most {MAX_CHECKS} checks, and this is one more",
+            )
+        )
     return flags.every("--check", parse_check)
 
 
@@ -261,17 +328,27 @@ def parse_zk(text: str) -> ZooKeeperAddress:
     """Read a ZooKeeper connection string: host[:port],…[/chroot]; ports left out are 2181. ValueError says what is allowed."""
     hosts, slash, path = text.partition("/")
     chroot = (slash + path).rstrip("/")
-    if not _CHROOT.fullmatch(chroot) or not chroot.isprintable() or {".", ".."} & set(chroot.split("/")):
-        raise ValueError("the chroot behind the hosts must be a printable path as /production/web, without empty parts, '.' or '..'")
+    if (
+        not _CHROOT.fullmatch(chroot)
+        or not chroot.isprintable()
+        or {".", ".."} & set(chroot.split("/"))
+    ):
+        raise ValueError(
+            "the chroot behind the hosts must be a printable path as /production/web, without empty parts, '.' or '..'"
+        )
     if chroot == "/zookeeper" or chroot.startswith("/zookeeper/"):
         raise ValueError("the chroot /zookeeper is ZooKeeper's own")
-    return ZooKeeperAddress(",".join(_host_and_port(part.strip()) for part in hosts.split(",")), chroot)
+    return ZooKeeperAddress(
+        ",".join(_host_and_port(part.strip()) for part in hosts.split(",")), chroot
+    )
 
 
 def _host_and_port(text: str) -> str:
     host, colon, port = text.rpartition(":") if re.search(r":[^\]]*\Z", text) else (text, "", "")
     if not _is_host(host):
-        raise ValueError(f"{text!r} is no host[:port]; allowed is a list as zk1:2181,zk2:2181,[2001:db8::1]:2181/chroot")
+        raise ValueError(
+            f"{text!r} is no host[:port]; allowed is a list as zk1:2181,zk2:2181,[2001:db8::1]:2181/chroot"
+        )
     if not colon:
         return f"{host}:{DEFAULT_ZK_PORT}"
     try:

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from maglev0.config import statements
-from maglev0.config.configuration import FLAGS, REPEATABLE, SWITCHES, Fault
+from maglev0.config.configuration import FLAGS, REPEATABLE, SWITCHES, FlagFault
 from maglev0.config.statements import Mistake, Statement
 from maglev0.core.text import printable
 from maglev0.errors import ConfigError
 
 DEFAULT_PATH = "/etc/maglev0/maglev0.toml"
-MAX_BYTES = 65_536  # 64 VIPs and 16 of the longest checks are under a tenth of it; the rest is for comments
+MAX_BYTES = (
+    65_536  # 64 VIPs and 16 of the longest checks are under a tenth of it; the rest is for comments
+)
 
 # Flags that are csv on the command line, and may be lists here.
 _CSV = frozenset({"--zk", "--cluster-ip", "--check-timing"})
@@ -37,17 +39,30 @@ class Document:
 
     def beneath(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """Return the command line's arguments and, where it leaves a flag out, the file's."""
-        return {**arguments, **{flag: value for flag, value in self.values.items() if _left_out(arguments[flag])}}
+        return {
+            **arguments,
+            **{flag: value for flag, value in self.values.items() if _left_out(arguments[flag])},
+        }
 
-    def errors(self, faults: Sequence[Fault], arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    def errors(self, faults: Sequence[FlagFault], arguments: Mapping[str, Any]) -> tuple[str, ...]:
         """One line for each mistake and fault: the file's in its own order, then the command line's."""
-        mine = [fault for fault in faults if fault.flag in self.values and _left_out(arguments[fault.flag])]
+        mine = [
+            fault
+            for fault in faults
+            if fault.flag in self.values and _left_out(arguments[fault.flag])
+        ]
         mistakes = sorted([*self.mistakes, *(self._mistake(fault) for fault in mine)])
-        return (*(f"{printable(self.path)}:{line}: {what}" for line, what in mistakes), *(str(fault) for fault in faults if fault not in mine))
+        return (
+            *(f"{printable(self.path)}:{line}: {what}" for line, what in mistakes),
+            *(str(fault) for fault in faults if fault not in mine),
+        )
 
-    def _mistake(self, fault: Fault) -> Mistake:
+    def _mistake(self, fault: FlagFault) -> Mistake:
         lines = self.lines[fault.flag]
-        return Mistake(lines[min(fault.number, len(lines) - 1)], f'{fault.flag.removeprefix("--")}: "{fault.shown}" is refused; {fault.why}')
+        return Mistake(
+            lines[min(fault.number, len(lines) - 1)],
+            f'{fault.flag.removeprefix("--")}: "{fault.shown}" is refused; {fault.why}',
+        )
 
 
 def read(path: str) -> Document:
@@ -89,18 +104,24 @@ def _text(path: str) -> tuple[str, bool]:
         with open(path, "rb", opener=_opened) as file:
             mode = os.fstat(file.fileno()).st_mode
             if not stat.S_ISREG(mode):
-                raise ConfigError(f"--config={printable(path)}: cannot be read: not a file; allowed is a TOML file")
+                raise ConfigError(
+                    f"--config={printable(path)}: cannot be read: not a file; allowed is a TOML file"
+                )
             content = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise ConfigError(f"--config={printable(path)}: cannot be read: {reason}") from error
     if len(content) > MAX_BYTES:
-        raise ConfigError(f"--config={printable(path)}: too large; allowed are at most {MAX_BYTES} bytes")
+        raise ConfigError(
+            f"--config={printable(path)}: too large; allowed are at most {MAX_BYTES} bytes"
+        )
     return _decoded(path, content), bool(mode & (stat.S_IRGRP | stat.S_IROTH))
 
 
 def _opened(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # a named pipe would keep us waiting for somebody who writes
+    return os.open(
+        path, flags | os.O_NONBLOCK
+    )  # a named pipe would keep us waiting for somebody who writes
 
 
 def _decoded(path: str, content: bytes) -> str:
@@ -121,7 +142,9 @@ def _value(flag: str, statement: Statement, *, open_to_others: bool) -> Value:
             raise ValueError("neither on nor off; allowed are true and false")
         return value
     if flag == "--hash-seed" and open_to_others:
-        raise ValueError("the seed is a secret and others may read this file; allowed in a file of mode 600")
+        raise ValueError(
+            "the seed is a secret and others may read this file; allowed in a file of mode 600"
+        )
     if not isinstance(value, list):
         return [_scalar(value)] if flag in REPEATABLE else _scalar(value)
     if flag in REPEATABLE:
@@ -142,6 +165,4 @@ def _scalar(value: object) -> str:
 def _unknown(key: str) -> str:
     names = [flag.removeprefix("--") for flag in sorted(FLAGS)]
     near = difflib.get_close_matches(key.lower().replace("_", "-"), names, 1)
-    return (
-        f"no such key; {f'did you mean {near[0]}?' if near else 'allowed are the names of the flags that maglev0 --help shows, without the dashes'}"
-    )
+    return f"no such key; {f'did you mean {near[0]}?' if near else 'allowed are the names of the flags that maglev0 --help shows, without the dashes'}"

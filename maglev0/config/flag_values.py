@@ -60,7 +60,9 @@ def one_of(kind: type[_Choice], *others: str) -> Callable[[str], _Choice]:
 
 def parse_seed(text: str) -> int:
     """Read a 32-bit seed."""
-    allowed = f"allowed are the whole numbers from 0 to {SEED_LIMIT - 1}, also in hexadecimal as 0x1234"
+    allowed = (
+        f"allowed are the whole numbers from 0 to {SEED_LIMIT - 1}, also in hexadecimal as 0x1234"
+    )
     if not re.fullmatch(r"[0-9]{1,10}|0[xX][0-9a-fA-F]{1,8}", text):
         raise ValueError(allowed)
     seed = int(text, 16 if text[:2] in ("0x", "0X") else 10)
@@ -87,16 +89,31 @@ def _vip(text: str, which: str) -> IPv4Address:
     try:
         address = IPv4Address(text)
     except ValueError as error:
-        raise ValueError(f"{which}allowed are IPv4 addresses, as 198.51.100.1 or 198.51.100.1,198.51.100.2") from error
-    if address.is_multicast or address.is_loopback or address.is_unspecified or address.is_link_local or int(address) == (1 << 32) - 1:
-        raise ValueError(f"{which}allowed are unicast IPv4 addresses that are neither loopback nor link-local")
+        raise ValueError(
+            f"{which}allowed are IPv4 addresses, as 198.51.100.1 or 198.51.100.1,198.51.100.2"
+        ) from error
+    if (
+        address.is_multicast
+        or address.is_loopback
+        or address.is_unspecified
+        or address.is_link_local
+        or int(address) == (1 << 32) - 1
+    ):
+        raise ValueError(
+            f"{which}allowed are unicast IPv4 addresses that are neither loopback nor link-local"
+        )
     return address
 
 
 def parse_interface(text: str) -> str:
     """Read the name of a network interface."""
     # dev_valid_name(), net/core/dev.c; quote, star and backslash have a meaning in nft rules.
-    if not _INTERFACE.fullmatch(text) or text in (".", "..") or not text.isprintable() or len(text.encode()) > _INTERFACE_BYTES:
+    if (
+        not _INTERFACE.fullmatch(text)
+        or text in (".", "..")
+        or not text.isprintable()
+        or len(text.encode()) > _INTERFACE_BYTES
+    ):
         raise ValueError(
             f"allowed is the name of a network interface: 1 to {_INTERFACE_BYTES} bytes without slash, colon, quote, star, backslash or space"
         )
@@ -107,8 +124,15 @@ def parse_interface(text: str) -> str:
 
 def parse_program(text: str) -> str:
     """Read the path of a program, which nobody looks for along $PATH."""
-    if not text.startswith("/") or text.endswith("/") or not text.isprintable() or len(text.encode()) > _PATH_BYTES:
-        raise ValueError("allowed is a program by its whole path and without arguments, as /usr/local/bin/notify-us")
+    if (
+        not text.startswith("/")
+        or text.endswith("/")
+        or not text.isprintable()
+        or len(text.encode()) > _PATH_BYTES
+    ):
+        raise ValueError(
+            "allowed is a program by its whole path and without arguments, as /usr/local/bin/notify-us"
+        )
     return text
 
 
@@ -120,4 +144,6 @@ def parse_listener(text: str) -> tuple[str, int]:
         address = str(IPv6Address(bracketed[1]) if bracketed else IPv4Address(host))
         return address, number_within(1, 65535)(port)
     except ValueError as error:
-        raise ValueError("allowed is an IP address of this machine and a port, as 127.0.0.1:9105, 0.0.0.0:9105 or [::]:9105") from error
+        raise ValueError(
+            "allowed is an IP address of this machine and a port, as 127.0.0.1:9105, 0.0.0.0:9105 or [::]:9105"
+        ) from error

@@ -29,7 +29,7 @@ _NAME = re.compile(rf"({_LABEL}\.)*{_LABEL}\.?")
 _HTTP_PORTS = {"http": 80, "https": 443}
 
 
-class Kind(StrEnum):
+class CheckKind(StrEnum):
     """What a check looks at."""
 
     TCP = "tcp"
@@ -39,7 +39,7 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True)
-class Check:
+class HealthCheck:
     """One check; `str()` of it is the operator's own text, and what it is called wherever it is told of.
 
     An `address` of `None` is the VIP. `host` is whom an HTTP request asks for (empty: the address and port). No name is ever looked up: a name
@@ -47,7 +47,7 @@ class Check:
     """
 
     text: str
-    kind: Kind
+    kind: CheckKind
     address: IPv4Address | IPv6Address | None = None
     port: int = 0
     host: str = ""
@@ -60,7 +60,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Timing:
+class CheckTiming:
     """When checks run, and how many results in a row count: `rise` good ones as up, `fall` bad ones as down."""
 
     interval_s: float
@@ -72,7 +72,7 @@ class Timing:
         return f"{self.interval_s:g},{self.timeout_s:g},{self.rise},{self.fall}"
 
 
-def parse_check(text: str) -> Check:
+def parse_check(text: str) -> HealthCheck:
     """Read a check; ValueError says what is allowed, and repeats no password."""
     if len(text) > MAX_CHECK_CHARACTERS or not text.isprintable():
         raise ValueError(f"allowed are at most {MAX_CHECK_CHARACTERS} printable characters")
@@ -83,7 +83,7 @@ def parse_check(text: str) -> Check:
     return parse(text, rest)
 
 
-def parse_timing(text: str) -> Timing:
+def parse_timing(text: str) -> CheckTiming:
     """Read `INTERVAL,TIMEOUT,RISE,FALL`; ValueError says what is allowed."""
     parts = [part.strip() for part in text.split(",")]
     if len(parts) != 4:
@@ -94,11 +94,14 @@ def parse_timing(text: str) -> Timing:
         raise ValueError(
             f"allowed is a time-out of at most the interval: one run ends before the next is due, and {timeout_s:g} s > {interval_s:g} s"
         )
-    return Timing(interval_s, timeout_s, _count("rise", parts[2]), _count("fall", parts[3]))
+    return CheckTiming(interval_s, timeout_s, _count("rise", parts[2]), _count("fall", parts[3]))
 
 
 def _seconds(what: str, text: str, least: float, most: float) -> float:
-    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text, re.ASCII) or not least <= float(text) <= most:
+    if (
+        not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text, re.ASCII)
+        or not least <= float(text) <= most
+    ):
         raise ValueError(f"allowed for {what} are {least:g} to {most:g} seconds")
     return float(text)
 
@@ -109,9 +112,11 @@ def _count(what: str, text: str) -> int:
     return int(text)
 
 
-def _tcp(text: str, rest: str) -> Check:
+def _tcp(text: str, rest: str) -> HealthCheck:
     address, colon, port = rest.rpartition(":")
-    return Check(text, Kind.TCP, address=_address(address) if colon else None, port=_port(port))
+    return HealthCheck(
+        text, CheckKind.TCP, address=_address(address) if colon else None, port=_port(port)
+    )
 
 
 def _port(text: str) -> int:
@@ -124,24 +129,30 @@ def _address(text: str) -> IPv4Address | IPv6Address:
     try:
         address = ip_address(text.removeprefix("[").removesuffix("]"))
     except ValueError as error:
-        raise ValueError("allowed is an address of this host, as tcp:127.0.0.1:80 or tcp:[::1]:80") from error
+        raise ValueError(
+            "allowed is an address of this host, as tcp:127.0.0.1:80 or tcp:[::1]:80"
+        ) from error
     if (address.version == 6) != (text[:1] == "[" and text[-1:] == "]") or "%" in text:
-        raise ValueError("allowed are IPv4 addresses, and IPv6 addresses in brackets without a zone, as [::1]")
+        raise ValueError(
+            "allowed are IPv4 addresses, and IPv6 addresses in brackets without a zone, as [::1]"
+        )
     return address
 
 
-def _http(text: str, _rest: str) -> Check:
+def _http(text: str, _rest: str) -> HealthCheck:
     if not re.fullmatch(r"https?://[!-~]*", text):
         raise ValueError("allowed is a URL in ASCII without spaces, as http://:8080/health")
     scheme, netloc, path, query, fragment = _split(text)
     if "@" in netloc:
-        raise ValueError("allowed is a URL without user and password: checks are told of in logs, status and metrics")
+        raise ValueError(
+            "allowed is a URL without user and password: checks are told of in logs, status and metrics"
+        )
     if fragment:
         raise ValueError("allowed is a URL without #fragment, which no server gets to see")
     host, port = _host_and_port(netloc)
-    return Check(
+    return HealthCheck(
         text,
-        Kind.HTTP,
+        CheckKind.HTTP,
         address=_address_of(host),
         port=_port(port) if port else _HTTP_PORTS[scheme],
         host=netloc.removesuffix(":") if host else "",
@@ -160,7 +171,9 @@ def _split(text: str) -> SplitResult:
 def _host_and_port(netloc: str) -> tuple[str, str]:
     parts = re.fullmatch(r"(\[[^\[\]]*\]|[^:\[\]]*)(?::(.*))?", netloc)
     if parts is None:
-        raise ValueError("allowed is a URL with a host, an IPv6 address in brackets, and a port behind a colon, as http://[::1]:8080/health")
+        raise ValueError(
+            "allowed is a URL with a host, an IPv6 address in brackets, and a port behind a colon, as http://[::1]:8080/health"
+        )
     return parts[1], parts[2] or ""
 
 
@@ -172,21 +185,27 @@ def _address_of(host: str) -> IPv4Address | IPv6Address | None:
     if host.startswith("[") or host.rpartition(".")[2].isdecimal():
         return _address(host)
     if host and not _NAME.fullmatch(host):
-        raise ValueError("allowed for a URL's host are the name that the service goes by, an address of this host, or nothing: the VIP")
+        raise ValueError(
+            "allowed for a URL's host are the name that the service goes by, an address of this host, or nothing: the VIP"
+        )
     return None
 
 
-def _exec(text: str, rest: str) -> Check:
+def _exec(text: str, rest: str) -> HealthCheck:
     try:
         arguments = tuple(shlex.split(rest))
     except ValueError as error:
-        raise ValueError(f"allowed is a program and its arguments, quoted as for a shell: {str(error).lower()}") from error
+        raise ValueError(
+            f"allowed is a program and its arguments, quoted as for a shell: {str(error).lower()}"
+        ) from error
     if not arguments or not arguments[0].startswith("/"):
-        raise ValueError("allowed is a program by its whole path, as exec:/usr/local/bin/check-web --quick; no shell reads it")
-    return Check(text, Kind.EXEC, arguments=arguments)
+        raise ValueError(
+            "allowed is a program by its whole path, as exec:/usr/local/bin/check-web --quick; no shell reads it"
+        )
+    return HealthCheck(text, CheckKind.EXEC, arguments=arguments)
 
 
-def _file(text: str, rest: str) -> Check:
+def _file(text: str, rest: str) -> HealthCheck:
     if not rest.startswith("/"):
         raise ValueError("allowed is a file's whole path, as file:/run/web.up")
-    return Check(text, Kind.FILE, path=rest)
+    return HealthCheck(text, CheckKind.FILE, path=rest)

@@ -49,7 +49,10 @@ def read(text: str) -> tuple[list[Statement], list[Mistake]]:
             mistakes.append(found)
         elif found is not None and found.key in statements:
             mistakes.append(
-                Mistake(found.line, f"{found.key!r} is there a second time; allowed is once, and line {statements[found.key].line} has it")
+                Mistake(
+                    found.line,
+                    f"{found.key!r} is there a second time; allowed is once, and line {statements[found.key].line} has it",
+                )
             )
         elif found is not None:
             statements[found.key] = found
@@ -65,10 +68,15 @@ def _next(lines: list[str], first: int) -> tuple[int, Statement | Mistake | None
             if str(error).endswith(_OPEN):
                 continue
             return _wrong(lines, first, str(error))
-        except (ValueError, RecursionError):  # a number of thousands of digits; brackets within brackets within …
+        except (
+            ValueError,
+            RecursionError,
+        ):  # a number of thousands of digits; brackets within brackets within …
             return end, Mistake(first + 1, f"too large or nested too deeply; {_ALLOWED}")
         return end, _statement(lines, first, end, content)
-    return len(lines), Mistake(first + 1, f"a list or text that begins here is never closed; {_ALLOWED}")
+    return len(lines), Mistake(
+        first + 1, f"a list or text that begins here is never closed; {_ALLOWED}"
+    )
 
 
 def _parsed(lines: list[str]) -> dict[str, Any]:
@@ -81,14 +89,23 @@ def _wrong(lines: list[str], first: int, told: str) -> tuple[int, Mistake]:
     index = first + (int(place[1]) if place else 1) - 1
     key = _KEY.match(lines[index])
     column = f" at column {place[2]}" if place else ""
-    return index + 1, Mistake(index + 1, f"{key[1] + ': ' if key else ''}not TOML, {reason[0].lower()}{reason[1:]}{column}; {_ALLOWED}")
+    return index + 1, Mistake(
+        index + 1,
+        f"{key[1] + ': ' if key else ''}not TOML, {reason[0].lower()}{reason[1:]}{column}; {_ALLOWED}",
+    )
 
 
-def _statement(lines: list[str], first: int, end: int, content: dict[str, Any]) -> Statement | Mistake | None:
+def _statement(
+    lines: list[str], first: int, end: int, content: dict[str, Any]
+) -> Statement | Mistake | None:
     for key, value in content.items():
-        if isinstance(value, dict) or (isinstance(value, list) and any(isinstance(item, dict) for item in value)):
+        if isinstance(value, dict) or (
+            isinstance(value, list) and any(isinstance(item, dict) for item in value)
+        ):
             return Mistake(first + 1, f"{key!r} is a table; {_ALLOWED}, and no [tables]")
-        places = _item_lines(lines, first, end, len(value)) if isinstance(value, list) else (first + 1,)
+        places = (
+            _item_lines(lines, first, end, len(value)) if isinstance(value, list) else (first + 1,)
+        )
         return Statement(key, value, first + 1, places)
     return None
 

@@ -24,7 +24,9 @@ from dataclasses import dataclass, field
 DIGEST = "digest"
 SASL = "sasl"
 X509 = "x509"  # ZooKeeper's name for the identity in a client certificate
-_AUTH = re.compile(rf"({DIGEST}|{SASL}):([A-Za-z0-9._-]{{1,64}}):(.+)", re.DOTALL)  # a user with @ or / would be a Kerberos name to SASL
+_AUTH = re.compile(
+    rf"({DIGEST}|{SASL}):([A-Za-z0-9._-]{{1,64}}):(.+)", re.DOTALL
+)  # a user with @ or / would be a Kerberos name to SASL
 
 
 @dataclass(frozen=True)
@@ -33,20 +35,30 @@ class ZooKeeperAccess:
 
     scheme: str | None = None
     user: str = ""
-    password_file: str = field(default="", repr=False)  # where somebody may have put the password itself
+    password_file: str = field(
+        default="", repr=False
+    )  # where somebody may have put the password itself
     ca: str | None = None
     cert: str | None = None
     key: str | None = None
 
     @classmethod
-    def checked(cls, auth: tuple[str, str, str] | None, ca: str | None, cert: str | None, key: str | None) -> ZooKeeperAccess:
+    def checked(
+        cls, auth: tuple[str, str, str] | None, ca: str | None, cert: str | None, key: str | None
+    ) -> ZooKeeperAccess:
         """Put together what the flags said, `auth` as `parse_auth` returns it; ValueError names flags that do not go together."""
         if cert is None and key is not None:
-            raise ValueError("--zk-key needs --zk-cert: name the certificate that the key belongs to")
+            raise ValueError(
+                "--zk-key needs --zk-cert: name the certificate that the key belongs to"
+            )
         if cert is not None and key is None:
-            raise ValueError("--zk-cert needs --zk-key: name the file of its private key, which may be the same file")
+            raise ValueError(
+                "--zk-cert needs --zk-key: name the file of its private key, which may be the same file"
+            )
         if cert is not None and ca is None:
-            raise ValueError("--zk-cert needs --zk-ca: name the certificates by which ZooKeeper's servers are known")
+            raise ValueError(
+                "--zk-cert needs --zk-ca: name the certificates by which ZooKeeper's servers are known"
+            )
         scheme, user, password_file = auth or (None, "", "")
         return cls(scheme, user, password_file, ca, cert, key)
 
@@ -57,7 +69,9 @@ class ZooKeeperAccess:
 
     def __str__(self) -> str:
         how = "in the clear" if self.ca is None else "by TLS"
-        who = {None: "nobody", X509: "its certificate's subject"}.get(self.identity_scheme, f"{self.scheme} user {self.user}")
+        who = {None: "nobody", X509: "its certificate's subject"}.get(
+            self.identity_scheme, f"{self.scheme} user {self.user}"
+        )
         return f"{how} as {who}"
 
 

@@ -26,14 +26,19 @@ RECONNECT_DELAY_S = 0.05
 MAX_RECONNECT_DELAY_S = 2.0  # how much later than ZooKeeper itself a cluster may come back
 MAX_SASL_STEPS = 8  # DIGEST-MD5 takes three
 MAX_SASL_DROPS = 3  # in a row: servers before 3.6 say by hanging up that a password is wrong, others hang up when they stop
-_NONSENSE = (LookupError, RuntimeError, ValueError, struct.error)  # what kazoo raises on answers that it cannot make sense of
+_NONSENSE = (
+    LookupError,
+    RuntimeError,
+    ValueError,
+    struct.error,
+)  # what kazoo raises on answers that it cannot make sense of
 
 _HARMLESS = (str, int, float, BaseException, type(None))
 
 log = logging.getLogger("maglev0.kazoo")
 
 
-class Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no types
+class KazooHandler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no types
     """Kazoo's threads, with connections by our own TLS."""
 
     def __init__(self, tls: ssl.SSLContext | None) -> None:
@@ -53,14 +58,28 @@ class Handler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no
             connection.close()
             raise
 
-    def select(self, readers: list[Any], writers: list[Any], others: list[Any], timeout: float | None = None) -> tuple[list[Any], ...]:
+    def select(
+        self,
+        readers: list[Any],
+        writers: list[Any],
+        others: list[Any],
+        timeout: float | None = None,
+    ) -> tuple[list[Any], ...]:
         """Wait as kazoo does; what TLS has decrypted already counts as readable, for the socket does not show it any more."""
-        pending = [reader for reader in readers if isinstance(reader, ssl.SSLSocket) and reader.pending()]
-        readable, writable, failed = super().select(readers, writers, others, 0 if pending else timeout)
-        return [*readable, *(reader for reader in pending if reader not in readable)], writable, failed
+        pending = [
+            reader for reader in readers if isinstance(reader, ssl.SSLSocket) and reader.pending()
+        ]
+        readable, writable, failed = super().select(
+            readers, writers, others, 0 if pending else timeout
+        )
+        return (
+            [*readable, *(reader for reader in pending if reader not in readable)],
+            writable,
+            failed,
+        )
 
 
-class Connection(ConnectionHandler):  # type: ignore[misc]
+class KazooConnection(ConnectionHandler):  # type: ignore[misc]
     """Kazoo's protocol. `granted_timeout_s` is what the server last granted; `refusal` says that it does not let this identity in, for good."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -113,7 +132,13 @@ class Connection(ConnectionHandler):  # type: ignore[misc]
         self._sasl_drops = 0
 
 
-def client(hosts: str, timeout_s: float, access: ZooKeeperAccess, tls: ssl.SSLContext | None, former: tuple[int, bytes] | None) -> KazooClient:
+def client(
+    hosts: str,
+    timeout_s: float,
+    access: ZooKeeperAccess,
+    tls: ssl.SSLContext | None,
+    former: tuple[int, bytes] | None,
+) -> KazooClient:
     """Kazoo's client, not started; it authenticates on every connection anew. `former` is the id and password of a session to take back."""
     secret = credentials.password(access) if access.scheme else ""
     if _hide_secrets not in log.filters:
@@ -123,19 +148,32 @@ def client(hosts: str, timeout_s: float, access: ZooKeeperAccess, tls: ssl.SSLCo
         hosts=hosts,
         timeout=timeout_s,
         client_id=former,
-        handler=Handler(tls),
-        connection_retry=KazooRetry(max_tries=-1, delay=RECONNECT_DELAY_S, max_delay=MAX_RECONNECT_DELAY_S),
+        handler=KazooHandler(tls),
+        connection_retry=KazooRetry(
+            max_tries=-1, delay=RECONNECT_DELAY_S, max_delay=MAX_RECONNECT_DELAY_S
+        ),
         auth_data=[(DIGEST, f"{access.user}:{secret}")] if digest else None,
         logger=log,
         use_ssl=tls is not None,
     )
-    sasl = {"mechanism": "DIGEST-MD5", "username": access.user, "password": secret} if access.scheme and not digest else None
-    made._connection = Connection(made, made._connection.retry_sleeper, logger=log, sasl_options=sasl)  # noqa: SLF001
+    sasl = (
+        {"mechanism": "DIGEST-MD5", "username": access.user, "password": secret}
+        if access.scheme and not digest
+        else None
+    )
+    made._connection = KazooConnection(  # noqa: SLF001
+        made,
+        made._connection.retry_sleeper,  # noqa: SLF001
+        logger=log,
+        sasl_options=sasl,
+    )
     return made
 
 
 def _hide_secrets(record: logging.LogRecord) -> bool:
     """For the log of kazoo: of requests and answers it names the kind alone, for passwords and the data of znodes are in them."""
     if isinstance(record.args, tuple):
-        record.args = tuple(each if isinstance(each, _HARMLESS) else type(each).__name__ for each in record.args)
+        record.args = tuple(
+            each if isinstance(each, _HARMLESS) else type(each).__name__ for each in record.args
+        )
     return True

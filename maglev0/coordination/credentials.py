@@ -21,13 +21,17 @@ def password(access: ZooKeeperAccess) -> str:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         # The path is not repeated: what cannot be opened may be the password itself.
-        raise ConfigError(f"{what}: the password's file, named behind the user, cannot be read: {_cause(error)}") from error
+        raise ConfigError(
+            f"{what}: the password's file, named behind the user, cannot be read: {_cause(error)}"
+        ) from error
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise ConfigError(f"{what}: {path} is no regular file")
         if status.st_mode & _OTHERS:
-            raise ConfigError(f"{what}: others than its owner may use the password in {path}: chmod 600 {path}")
+            raise ConfigError(
+                f"{what}: others than its owner may use the password in {path}: chmod 600 {path}"
+            )
         content = file.read(MAX_PASSWORD_BYTES + 1)
     return _password(content, f"{what}: {path}")
 
@@ -72,7 +76,9 @@ def _show(context: ssl.SSLContext, cert: str, key: str) -> None:
     except ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise ConfigError(f"--zk-key={key}: it is not the key of --zk-cert={cert}") from error
-        raise ConfigError(f"--zk-cert={cert}, --zk-key={key}: not a certificate and its key in PEM form, without a passphrase") from error
+        raise ConfigError(
+            f"--zk-cert={cert}, --zk-key={key}: not a certificate and its key in PEM form, without a passphrase"
+        ) from error
     except OSError as error:
         raise ConfigError(f"--zk-cert={cert}, --zk-key={key}: {_cause(error)}") from error
 

@@ -9,7 +9,7 @@ import socket
 import ssl
 
 from maglev0.config.configuration import ZooKeeperAddress
-from maglev0.coordination.session import Session, State
+from maglev0.coordination.session import Session, SessionState
 from maglev0.runtime.waiting import in_thread
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,10 @@ _FAILURES = (
     (TimeoutError, SILENT),
     (socket.gaierror, ": the name does not resolve"),
     (ConnectionRefusedError, "refuses connections"),
-    (ConnectionError, CLOSES),  # whether a hang-up shows as an end or as a reset depends on how fast it was
+    (
+        ConnectionError,
+        CLOSES,
+    ),  # whether a hang-up shows as an end or as a reset depends on how fast it was
 )
 SPEAKS_TLS = "expects TLS: give --zk-ca, or its port without TLS in --zk"
 SPEAKS_NO_TLS = "does not speak TLS there: give its secureClientPort in --zk, or leave --zk-ca out"
@@ -42,7 +45,7 @@ async def narrate(session: Session, address: ZooKeeperAddress) -> None:
     while True:
         await _tell_until_connected(session, address)
         log.info("connected to ZooKeeper, session %#x", session.session)
-        await session.until(State.SUSPENDED, State.LOST)
+        await session.until(SessionState.SUSPENDED, SessionState.LOST)
         log.warning("lost the connection to ZooKeeper")
 
 
@@ -51,7 +54,7 @@ async def _tell_until_connected(session: Session, address: ZooKeeperAddress) -> 
     while True:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause_s):
-                await session.until(State.CONNECTED)
+                await session.until(SessionState.CONNECTED)
                 return
         reason = await why_no_session(address, session.tls)
         if reason != said:
@@ -72,7 +75,11 @@ async def _finding(server: str, tls: ssl.SSLContext | None) -> str:
     # Whether one that was spoken to in the wrong way is silent, hangs up or complains depends on its version and on the length of what was sent.
     if tls is None and found in (SILENT, CLOSES) and await _speaks_tls(name, port):
         found = SPEAKS_TLS
-    if tls is not None and found != SERVES and await _asked(name, port, None) in (SERVES, NO_QUORUM):
+    if (
+        tls is not None
+        and found != SERVES
+        and await _asked(name, port, None) in (SERVES, NO_QUORUM)
+    ):
         found = found if found.startswith(CERTIFICATE) else SPEAKS_NO_TLS
     return f"{server}{found}" if found.startswith(":") else f"{server} {found}"
 
@@ -91,7 +98,9 @@ async def _asked(host: str, port: int, tls: ssl.SSLContext | None) -> str:
 
 def _tls_failure(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"{CERTIFICATE} {error.verify_message.rstrip('.').lower()} (--zk-ca says what to trust)"
+        return (
+            f"{CERTIFICATE} {error.verify_message.rstrip('.').lower()} (--zk-ca says what to trust)"
+        )
     reason = (error.reason or "no reason given").replace("_", " ").lower()
     if "alert" in reason:
         return f"refuses this node's certificate, or that it has none: {reason}; see --zk-cert"
@@ -116,7 +125,9 @@ async def _server_status(host: str, port: int, tls: ssl.SSLContext | None) -> by
         writer.close()
 
 
-async def _connection(host: str, port: int, tls: ssl.SSLContext | None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _connection(
+    host: str, port: int, tls: ssl.SSLContext | None
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     found = await in_thread(lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
     *others, last = [str(address[0]) for *_, address in found]
     name = None if tls is None else host

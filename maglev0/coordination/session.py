@@ -37,15 +37,24 @@ from kazoo.security import ACL, CREATOR_ALL_ACL, OPEN_ACL_UNSAFE
 from maglev0.config.configuration import ZooKeeperAddress
 from maglev0.config.zookeeper_access import NOBODY, X509, ZooKeeperAccess
 from maglev0.coordination import connection, credentials, translation
-from maglev0.coordination.acl import Entry, Rights
+from maglev0.coordination.acl import AclEntry, AclJudge
 from maglev0.errors import ZooKeeperError
-from maglev0.protocol.ports.zookeeper import Committed, Disconnected, Node, Operation, Refused, Stat
+from maglev0.protocol.ports.zookeeper import (
+    Committed,
+    Disconnected,
+    Operation,
+    Refused,
+    Stat,
+    Znode,
+)
 
-READ_ATTEMPTS = 5  # at a znode that is deleted and created anew, or given another ACL, between two readings
+READ_ATTEMPTS = (
+    5  # at a znode that is deleted and created anew, or given another ACL, between two readings
+)
 CLOSE_TIMEOUT_S = 1.0  # a daemon that was told to stop is gone within 2 s, whatever ZooKeeper does
 
 
-class State(enum.Enum):
+class SessionState(enum.Enum):
     """Where the session stands. A lost session's ephemeral znodes are gone, or will be."""
 
     CONNECTING = "connecting"
@@ -63,8 +72,17 @@ _AWAY = (
     KazooTimeoutError,
     TimeoutError,
 )
-_NONSENSE = (LookupError, RuntimeError, ValueError, struct.error)  # what kazoo raises on answers that it cannot make sense of
-_STATES = {KazooState.CONNECTED: State.CONNECTED, KazooState.SUSPENDED: State.SUSPENDED, KazooState.LOST: State.LOST}
+_NONSENSE = (
+    LookupError,
+    RuntimeError,
+    ValueError,
+    struct.error,
+)  # what kazoo raises on answers that it cannot make sense of
+_STATES = {
+    KazooState.CONNECTED: SessionState.CONNECTED,
+    KazooState.SUSPENDED: SessionState.SUSPENDED,
+    KazooState.LOST: SessionState.LOST,
+}
 
 
 class Identity(NamedTuple):
@@ -92,7 +110,7 @@ class Session:
         access: ZooKeeperAccess = NOBODY,
     ) -> None:
         """`former` is a session to take back; when it is over there will be a new one. Raises ConfigError where files of `access` are no good."""
-        self.state = State.CONNECTING
+        self.state = SessionState.CONNECTING
         self.session = 0
         self.on_answer: Callable[[float], None] = _nobody  # is told how long each took, in seconds
         self._changed = asyncio.Event()
@@ -100,7 +118,7 @@ class Session:
         self._notice = notice
         self._loop = asyncio.get_running_loop()
         self._address, self._access = address, access
-        self._rights = None if access.identity_scheme is None else Rights(access.identity_scheme)
+        self._rights = None if access.identity_scheme is None else AclJudge(access.identity_scheme)
         self._learning = asyncio.Lock()
         self.tls = credentials.tls(access)
         # The chroot stands in our paths: kazoo creates no chroot of more than one part.
@@ -112,7 +130,7 @@ class Session:
         self._client.add_listener(self._on_state)
         self._client.start_async()
 
-    async def until(self, *states: State) -> None:
+    async def until(self, *states: SessionState) -> None:
         """Return once the session is in one of these states."""
         while self.state not in states:
             self._require_admitted()
@@ -128,22 +146,28 @@ class Session:
     def identity(self) -> Identity | None:
         """What takes this session back, once there is one."""
         known = self._client.client_id
-        return Identity(int(known[0]), bytes(known[1]), self._requested_timeout_s) if self.session and known else None
+        return (
+            Identity(int(known[0]), bytes(known[1]), self._requested_timeout_s)
+            if self.session and known
+            else None
+        )
 
-    async def get(self, path: str, *, watch: bool = False) -> Node | None:
+    async def get(self, path: str, *, watch: bool = False) -> Znode | None:
         """See `znodes.ZooKeeper.get`."""
         return (await self.get_all([path], watch=watch))[0]
 
-    async def get_all(self, paths: Sequence[str], *, watch: bool = False) -> list[Node | None]:
+    async def get_all(self, paths: Sequence[str], *, watch: bool = False) -> list[Znode | None]:
         """See `znodes.ZooKeeper.get_all`."""
         self._require_connected()
         if self._rights is None:
             found = await self._read(paths, watch=watch)
             return [None if one is None else translation.node(one) for one in found]
         await self._learn_rights(self._rights)
-        nodes: dict[str, Node | None] = {}
+        nodes: dict[str, Znode | None] = {}
         for _attempt in range(READ_ATTEMPTS):
-            nodes |= await self._judged(self._rights, [path for path in paths if path not in nodes], watch=watch)
+            nodes |= await self._judged(
+                self._rights, [path for path in paths if path not in nodes], watch=watch
+            )
             if len(nodes) == len(paths):
                 return [nodes[path] for path in paths]
         raise Disconnected
@@ -151,10 +175,19 @@ class Session:
     async def _read(self, paths: Sequence[str], *, watch: bool) -> list[Any]:
         watcher = self._on_watch if watch else None
         asked = [self._client.get_async(path, watch=watcher) for path in paths]
-        found = [await self._data(result, path, watcher) for result, path in zip(asked, paths, strict=True)]
+        found = [
+            await self._data(result, path, watcher)
+            for result, path in zip(asked, paths, strict=True)
+        ]
         for place, path in enumerate(paths):
-            while watch and found[place] is None and await self._found(self._client.exists_async(path, watch=watcher), path):
-                found[place] = await self._data(self._client.get_async(path, watch=watcher), path, watcher)  # it came meanwhile
+            while (
+                watch
+                and found[place] is None
+                and await self._found(self._client.exists_async(path, watch=watcher), path)
+            ):
+                found[place] = await self._data(
+                    self._client.get_async(path, watch=watcher), path, watcher
+                )  # it came meanwhile
         return found
 
     async def _data(self, result: Any, path: str, watcher: Any) -> Any:
@@ -169,15 +202,19 @@ class Session:
             stat = await self._found(self._client.exists_async(path, watch=watcher), path)
             return None if stat is None else (None, stat)
 
-    async def _judged(self, rights: Rights, paths: Sequence[str], *, watch: bool) -> dict[str, Node | None]:
+    async def _judged(
+        self, rights: AclJudge, paths: Sequence[str], *, watch: bool
+    ) -> dict[str, Znode | None]:
         """Read these, and their ACLs as far as they are not known; left out are those that changed between the two readings."""
-        acls = [(path, self._client.get_acls_async(path)) for path in paths if not rights.known(path)]
+        acls = [
+            (path, self._client.get_acls_async(path)) for path in paths if not rights.known(path)
+        ]
         found = await self._read(paths, watch=watch)
         for path, result in acls:
             with contextlib.suppress(NoNodeError, NoAuthError):
                 acl, stat = await self._answer(result)
                 rights.judge(path, stat.czxid, stat.aversion, translation.entries(acl))
-        nodes: dict[str, Node | None] = {}
+        nodes: dict[str, Znode | None] = {}
         for path, one in zip(paths, found, strict=True):
             if one is None:
                 nodes[path] = None
@@ -189,7 +226,7 @@ class Session:
             rights.forget(path)
         return nodes
 
-    async def _learn_rights(self, rights: Rights) -> None:
+    async def _learn_rights(self, rights: AclJudge) -> None:
         """Find out as whom the servers know this node, by the ACL of a znode that it creates for an instant."""
         async with self._learning:
             for parent in self._ancestors():
@@ -199,7 +236,9 @@ class Session:
                     if not rights.learn(await self._probed(parent)):
                         raise ZooKeeperError(f"using ZooKeeper: {self._unknown()}")
         if not rights.own:
-            raise ZooKeeperError(f"using ZooKeeper: NoAuthError: ACLs keep this node out of {self._address.chroot or '/'}: {self._remedy}")
+            raise ZooKeeperError(
+                f"using ZooKeeper: NoAuthError: ACLs keep this node out of {self._address.chroot or '/'}: {self._remedy}"
+            )
 
     def _ancestors(self) -> Iterator[str]:
         """The znodes above all of ours, the lowest first: one of them exists, and we may create something there."""
@@ -209,7 +248,7 @@ class Session:
             path = path.rpartition("/")[0]
         yield ""
 
-    async def _probed(self, parent: str) -> list[Entry]:
+    async def _probed(self, parent: str) -> list[AclEntry]:
         probe = f"{parent}/maglev0-{secrets.token_hex(8)}"
         created = self._client.create_async(probe, acl=CREATOR_ALL_ACL, ephemeral=True)
         asked, deleted = self._client.get_acls_async(probe), self._client.delete_async(probe)
@@ -224,7 +263,12 @@ class Session:
     async def children(self, path: str, *, watch: bool = False) -> tuple[list[str], Stat] | None:
         """See `znodes.ZooKeeper.children`."""
         self._require_connected()
-        listed = await self._found(self._client.get_children_async(path, watch=self._on_watch if watch else None, include_data=True), path)
+        listed = await self._found(
+            self._client.get_children_async(
+                path, watch=self._on_watch if watch else None, include_data=True
+            ),
+            path,
+        )
         return None if listed is None else (list(listed[0]), translation.stat(listed[1]))
 
     async def commit(self, operations: Sequence[Operation], look: str | None = None) -> Committed:
@@ -237,7 +281,10 @@ class Session:
         for operation in operations:
             translation.add(transaction, operation, self._acl)
         # Both are in the queue before the first is sent; a connection that breaks fails all that was asked on it.
-        answers, looking = transaction.commit_async(), None if look is None else self._client.exists_async(look)
+        answers, looking = (
+            transaction.commit_async(),
+            None if look is None else self._client.exists_async(look),
+        )
         try:
             answered = await self._answer(answers)
             if (forbidden := translation.no_rights(answered)) is not None:
@@ -276,14 +323,16 @@ class Session:
     def _on_state(self, state: str) -> None:
         # Taken here, in the thread that changes it: by the time the loop looks, the connection may be another.
         identity = self._client.client_id
-        self._hand_over(self._record, _STATES[state], int(identity[0]) if identity else self.session)
+        self._hand_over(
+            self._record, _STATES[state], int(identity[0]) if identity else self.session
+        )
 
     def _hand_over(self, callback: Callable[..., None], *arguments: Any) -> None:
         # A watch may still fire in kazoo's thread while the daemon ends and the loop is closed.
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(callback, *arguments)
 
-    def _record(self, state: State, session: int) -> None:
+    def _record(self, state: SessionState, session: int) -> None:
         self.state = state
         self.session = session
         self._changed.set()
@@ -292,14 +341,16 @@ class Session:
     def _require_connected(self) -> None:
         self._require_admitted()
         # Without a connection kazoo would keep the request, and send it long after its reason is gone.
-        if self.state is not State.CONNECTED:
+        if self.state is not SessionState.CONNECTED:
             raise Disconnected
 
     def _require_admitted(self) -> None:
         refusal = self._client._connection.refusal  # noqa: SLF001
         if refusal:
             who = f"user {self._access.user}"
-            raise ZooKeeperError(f"ZooKeeper's servers refuse {who} of --zk-auth ({refusal}): correct the flag, its password's file or the servers")
+            raise ZooKeeperError(
+                f"ZooKeeper's servers refuse {who} of --zk-auth ({refusal}): correct the flag, its password's file or the servers"
+            )
 
     @property
     def _acl(self) -> list[ACL]:
@@ -321,7 +372,9 @@ class Session:
         return f"give the identity of {flag} the rights, correct {flag} (is it the cluster's user and password?), or give another /chroot in --zk"
 
     def _refused(self, error: Exception, path: str) -> ZooKeeperError:
-        return ZooKeeperError(f"using ZooKeeper: {type(error).__name__}: an ACL there keeps this node out of {path}: {self._remedy}")
+        return ZooKeeperError(
+            f"using ZooKeeper: {type(error).__name__}: an ACL there keeps this node out of {path}: {self._remedy}"
+        )
 
     async def _found(self, result: Any, path: str) -> Any:
         """The answer to a reading, `None` where there is no such znode."""

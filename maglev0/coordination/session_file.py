@@ -32,7 +32,7 @@ def kernel_identity() -> str:
     return f"{_BOOT_ID.read_text('ascii').strip()}/{_NAMESPACE.stat().st_ino}"
 
 
-class Left(NamedTuple):
+class SavedSession(NamedTuple):
     """What an earlier daemon left: its session, and the cluster's settings that it ran with."""
 
     session: Identity
@@ -46,9 +46,9 @@ class SessionFile:
         self.path = _directory() / f"{vip}.session"
         self._zk = str(zk)
         self._kernel = kernel
-        self._written: Left | None = None
+        self._written: SavedSession | None = None
 
-    def read(self, requested_timeout_s: float) -> Left | None:
+    def read(self, requested_timeout_s: float) -> SavedSession | None:
         """What an earlier daemon left, if its session is one to take back here and now."""
         try:
             record = read_object(self.path.read_bytes())
@@ -57,18 +57,24 @@ class SessionFile:
                 bytes.fromhex(read_text(record, "password")),
                 read_int(record, "timeout_ms", 0, 1 << 32) / 1000,
             )
-            found = Left(session, agreed.decode(read_text(record, "settings", 4096).encode()))
-            same = (read_text(record, "kernel"), read_text(record, "zk", 4096)) == (self._kernel, self._zk)
+            found = SavedSession(
+                session, agreed.decode(read_text(record, "settings", 4096).encode())
+            )
+            same = (read_text(record, "kernel"), read_text(record, "zk", 4096)) == (
+                self._kernel,
+                self._zk,
+            )
         except (OSError, ValueError):
             return None
         return found if same and session.requested_timeout_s == requested_timeout_s else None
 
-    def write(self, left: Left) -> None:
+    def write(self, left: SavedSession) -> None:
         """Leave this to whoever comes after this process; a restart without it is seen by the others, no more."""
         if left == self._written:
             return
         record = {
-            "session": left.session.id + (_SESSION_LIMIT >> 1),  # the file holds no negative numbers
+            "session": left.session.id
+            + (_SESSION_LIMIT >> 1),  # the file holds no negative numbers
             "password": left.session.password.hex(),
             "timeout_ms": round(left.session.requested_timeout_s * 1000),
             "settings": left.settings.encode().decode(),
@@ -78,7 +84,11 @@ class SessionFile:
         try:
             self._replace(json.dumps(record))
         except OSError as error:
-            log.warning("writing %s: %s; a restart of this daemon will be a change to the cluster", self.path, error.strerror)
+            log.warning(
+                "writing %s: %s; a restart of this daemon will be a change to the cluster",
+                self.path,
+                error.strerror,
+            )
         self._written = left
 
     def _replace(self, text: str) -> None:
@@ -86,7 +96,9 @@ class SessionFile:
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         fresh = self.path.with_name(f"{self.path.name}.{secrets.token_hex(4)}")
         try:
-            with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w") as file:
+            with os.fdopen(
+                os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w"
+            ) as file:
                 file.write(text)
             fresh.replace(self.path)
         except OSError:

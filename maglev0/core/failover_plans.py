@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping
 from itertools import chain
 from typing import NamedTuple
 
-from maglev0.core.assignment import Ownership, deciding, numbers_of
+from maglev0.core.assignment import Assignment, deciding, numbers_of
 from maglev0.core.steps import Steps
 from maglev0.core.table import building
 from maglev0.core.view import View, id_of
@@ -30,21 +30,24 @@ class _Absence(NamedTuple):
     losses: array[int]
 
 
-class Foresight:
+class FailoverPlans:
     """What `me` owns under the view at hand, which is the one that `share` or `decided` was called with last.
 
     `ownership` is who owns what under it; `None` where this node's share was known without a table, until `step` has built that.
     """
 
     def __init__(self, me: str, total_nodes: int, *, dry_run: bool) -> None:
-        self.ownership: Ownership | None = None
+        self.ownership: Assignment | None = None
         self._me = me
         self._total_nodes = total_nodes
         self._dry_run = dry_run
         self._weights: Mapping[str, int] | None = None
         self._mine: frozenset[int] = frozenset()
         self._absences: dict[str, _Absence] = {}  # by who is gone
-        self._before: tuple[Mapping[str, int] | None, Collection[int]] = None, ()  # weights and share under the view before
+        self._before: tuple[Mapping[str, int] | None, Collection[int]] = (
+            None,
+            (),
+        )  # weights and share under the view before
         self._work: Iterator[None] = iter(())
 
     @property
@@ -69,15 +72,27 @@ class Foresight:
             return frozenset(self._before[1])
         known = self._weights or {}
         gone = known.keys() - weights.keys()
-        absence = self._absences.get(min(gone)) if len(gone) == 1 and weights.items() <= known.items() else None
-        return None if absence is None else self._mine.difference(absence.losses).union(absence.gains)
+        absence = (
+            self._absences.get(min(gone))
+            if len(gone) == 1 and weights.items() <= known.items()
+            else None
+        )
+        return (
+            None if absence is None else self._mine.difference(absence.losses).union(absence.gains)
+        )
 
-    def decided(self, view: View, ownership: Ownership) -> frozenset[int]:
+    def decided(self, view: View, ownership: Assignment) -> frozenset[int]:
         """The same under a view for which a table was built."""
         self._take(view, view.weights(dry_run=self._dry_run), ownership.of(self._me), ownership)
         return self._mine
 
-    def _take(self, view: View, weights: Mapping[str, int], share: frozenset[int], ownership: Ownership | None) -> None:
+    def _take(
+        self,
+        view: View,
+        weights: Mapping[str, int],
+        share: frozenset[int],
+        ownership: Assignment | None,
+    ) -> None:
         self._before = self._weights, self._mine
         self._weights, self._mine, self.ownership, self._absences = weights, share, ownership, {}
         self._work = chain(self._catch_up(view), self._look_ahead(weights))
@@ -87,7 +102,10 @@ class Foresight:
         return next(self._work, _DONE) is not _DONE
 
     def _catch_up(self, view: View) -> Steps[None]:
-        self._before = self._before[0], array("I", self._before[1])  # a set takes twenty times the memory
+        self._before = (
+            self._before[0],
+            array("I", self._before[1]),
+        )  # a set takes twenty times the memory
         if self.ownership is None:
             self.ownership = yield from deciding(view, self._total_nodes, dry_run=self._dry_run)
 
@@ -101,6 +119,8 @@ class Foresight:
             self._absences[gone] = absence
 
     def _without(self, gone: str, weights: Mapping[str, int]) -> Steps[_Absence]:
-        table = yield from building(self._total_nodes, {name: weight for name, weight in weights.items() if name != gone})
+        table = yield from building(
+            self._total_nodes, {name: weight for name, weight in weights.items() if name != gone}
+        )
         mine = yield from numbers_of(self._me, table)
         return _Absence(array("I", mine - self._mine), array("I", self._mine - mine))

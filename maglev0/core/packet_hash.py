@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address
 
 
-class Flow(NamedTuple):
+class PacketFields(NamedTuple):
     """What the hash may see of a packet.
 
     `protocol` is the IP header's number. The ports count where the protocol has them; for ESP and AH, CLUSTERIP takes the upper and the lower
@@ -39,13 +39,15 @@ class PacketHash(NamedTuple):
     seed: int
     total_nodes: int
 
-    def node_number(self, flow: Flow) -> int:
+    def node_number(self, flow: PacketFields) -> int:
         """Return the bucket of the flow's packets, 1..total_nodes, as this machine's kernel computes it.
 
         For nftables that is what `jhash … mod total_nodes seed SEED offset 1` gives over `ip saddr`, then `th sport`, then `th dport`, as many
         of them as the mode names; and over `ip saddr` alone where the protocol is neither TCP nor UDP.
         """
-        words = _clusterip_words(flow) if self.family is HashFamily.CLUSTERIP else _nftables_words(flow)
+        words = (
+            _clusterip_words(flow) if self.family is HashFamily.CLUSTERIP else _nftables_words(flow)
+        )
         hashed = jhash(words[: _FIELDS[self.mode]], self.seed)
         return (hashed * self.total_nodes >> 32) + 1
 
@@ -54,17 +56,21 @@ _FIELDS = {HashMode.SOURCE_IP: 1, HashMode.SOURCE_IP_PORT: 2, HashMode.SOURCE_IP
 
 _TCP, _UDP, _DCCP, _ESP, _AH, _SCTP, _UDPLITE = 6, 17, 33, 50, 51, 132, 136
 _NFTABLES_PORTS = frozenset({_TCP, _UDP})
-_CLUSTERIP_PORTS = frozenset({_TCP, _UDP, _DCCP, _ESP, _AH, _SCTP, _UDPLITE})  # include/linux/in.h, proto_ports_offset
+_CLUSTERIP_PORTS = frozenset(
+    {_TCP, _UDP, _DCCP, _ESP, _AH, _SCTP, _UDPLITE}
+)  # include/linux/in.h, proto_ports_offset
 
 
-def _clusterip_words(flow: Flow) -> tuple[int, ...]:
+def _clusterip_words(flow: PacketFields) -> tuple[int, ...]:
     if flow.protocol not in _CLUSTERIP_PORTS:
         return int(flow.source), 0, 0
     # The target turns the address into a number but takes the ports as they lie in the packet, byte-swapped on little-endian machines.
-    return int(flow.source), *struct.unpack("=HH", struct.pack(">HH", flow.source_port, flow.dest_port))
+    return int(flow.source), *struct.unpack(
+        "=HH", struct.pack(">HH", flow.source_port, flow.dest_port)
+    )
 
 
-def _nftables_words(flow: Flow) -> tuple[int, ...]:
+def _nftables_words(flow: PacketFields) -> tuple[int, ...]:
     # Each field lies at the start of a zeroed 32-bit register in the packet's byte order; jhash reads the registers in the machine's.
     registers = struct.pack(">4sHxxHxx", flow.source.packed, flow.source_port, flow.dest_port)
     words = struct.unpack("=III", registers)

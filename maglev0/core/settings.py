@@ -16,7 +16,7 @@ from maglev0.core import table
 from maglev0.core.service import HashFamily, HashMode, Service
 from maglev0.errors import ConfigError
 
-FORMAT = 2
+FORMAT = 3
 """Version of the layout and the data under ``/maglev0/<vip>``; nodes of two formats never share a VIP."""
 
 MAX_TOTAL_NODES = {
@@ -81,7 +81,9 @@ def derived_mac(vip: IPv4Address) -> str:
     return ":".join(f"{byte:02x}" for byte in (0x03, 0xBF, *vip.packed))
 
 
-def first_settings(wishes: Wishes, vip: IPv4Address, session_timeout_s: float, seed: int) -> Settings:
+def first_settings(
+    wishes: Wishes, vip: IPv4Address, session_timeout_s: float, seed: int
+) -> Settings:
     """The settings that the first node of a cluster writes, which has that session timeout; `seed` serves where no flag gave one.
 
     Raises ConfigError when no dataplane that this node can run serves that many node numbers.
@@ -90,7 +92,9 @@ def first_settings(wishes: Wishes, vip: IPv4Address, session_timeout_s: float, s
     able = [family for family in wishes.families if total_nodes <= MAX_TOTAL_NODES[family]]
     if not able:
         most = max(MAX_TOTAL_NODES[family] for family in wishes.families)
-        raise ConfigError(f"--total-nodes={total_nodes}: allowed are 1 to {most} with {wishes.families[0]}, the only dataplane that can run here")
+        raise ConfigError(
+            f"--total-nodes={total_nodes}: allowed are 1 to {most} with {wishes.families[0]}, the only dataplane that can run here"
+        )
     return Settings(
         total_nodes=total_nodes,
         hash_mode=wishes.hash_mode or HashMode.SOURCE_IP,
@@ -112,7 +116,9 @@ def lease_length_ms(family: HashFamily, session_timeout_s: float) -> int:
 def check_id(my_id: int, settings: Settings) -> None:
     """Raise ConfigError when a node of that id has no place in a cluster with these settings."""
     if my_id > settings.total_nodes:
-        raise ConfigError(f"--my-id={my_id}: allowed are the whole numbers from 1 to {settings.total_nodes}, the cluster's total-nodes")
+        raise ConfigError(
+            f"--my-id={my_id}: allowed are the whole numbers from 1 to {settings.total_nodes}, the cluster's total-nodes"
+        )
 
 
 def contradictions(wishes: Wishes, settings: Settings) -> tuple[str, ...]:
@@ -123,20 +129,36 @@ def contradictions(wishes: Wishes, settings: Settings) -> tuple[str, ...]:
         "--hash-seed": (wishes.hash_seed, settings.hash_seed),
         "--cluster-mac": (wishes.cluster_mac, settings.cluster_mac),
     }
-    found = [f"{flag}={_told(flag, given, agreed)}" for flag, (given, agreed) in asked.items() if given is not None and given != agreed]
+    found = [
+        f"{flag}={_told(flag, given, agreed)}"
+        for flag, (given, agreed) in asked.items()
+        if given is not None and given != agreed
+    ]
     if settings.hash_family not in wishes.families:
-        found.append(f"--dataplane={wishes.families[0]} (the cluster has {settings.hash_family}, which hashes packets differently)")
+        found.append(
+            f"--dataplane={wishes.families[0]} (the cluster has {settings.hash_family}, which hashes packets differently)"
+        )
     return tuple(found)
 
 
 def _told(flag: str, given: object, agreed: object) -> str:
-    return "… (the cluster has another one)" if flag == "--hash-seed" else f"{given} (the cluster has {agreed})"
+    return (
+        "… (the cluster has another one)"
+        if flag == "--hash-seed"
+        else f"{given} (the cluster has {agreed})"
+    )
 
 
 def differences(running: Settings, found: Settings) -> tuple[str, ...]:
     """The names of the settings in which two values differ, each as "name was a, is b", but for the seed, which is told to nobody."""
-    pairs = ((of.name, getattr(running, of.name), getattr(found, of.name)) for of in fields(Settings))
-    return tuple(f"{name} is another one" if name == "hash_seed" else f"{name} was {was}, is {now}" for name, was, now in pairs if was != now)
+    pairs = (
+        (of.name, getattr(running, of.name), getattr(found, of.name)) for of in fields(Settings)
+    )
+    return tuple(
+        f"{name} is another one" if name == "hash_seed" else f"{name} was {was}, is {now}"
+        for name, was, now in pairs
+        if was != now
+    )
 
 
 def decode(data: bytes) -> Settings:
@@ -162,10 +184,14 @@ def decode(data: bytes) -> Settings:
 def parse_cluster_mac(text: str) -> str:
     """A multicast MAC in its canonical form; ValueError says what is allowed."""
     parts = text.replace("-", ":").lower().split(":")
-    if len(parts) != 6 or not all(len(part) == 2 and set(part) <= set("0123456789abcdef") for part in parts):
+    if len(parts) != 6 or not all(
+        len(part) == 2 and set(part) <= set("0123456789abcdef") for part in parts
+    ):
         raise ValueError("a MAC address is six bytes in hexadecimal, as 03:bf:c6:33:64:01")
     if not int(parts[0], 16) & 1:
-        raise ValueError("the cluster MAC must be multicast: its first byte must be odd, as in 03:bf:c6:33:64:01")
+        raise ValueError(
+            "the cluster MAC must be multicast: its first byte must be odd, as in 03:bf:c6:33:64:01"
+        )
     if parts[:5] == ["01", "80", "c2", "00", "00"] and parts[5][0] == "0":
         raise ValueError("switches keep 01:80:c2:00:00:00 to 0f to themselves (IEEE 802.1D)")
     if set(parts) == {"ff"}:

@@ -10,7 +10,9 @@ from typing import TypeAlias, TypeVar
 
 _Result = TypeVar("_Result")
 
-Steps: TypeAlias = Generator[None, None, _Result]  # yields between two steps, and returns the result
+Steps: TypeAlias = Generator[
+    None, None, _Result
+]  # yields between two steps, and returns the result
 
 
 def finished(steps: Steps[_Result]) -> _Result:

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
     from maglev0.core.steps import Steps
 
-MAX_SIZE = 1 << 20  # the largest --total-nodes: the kernel still loads so many buckets in a second or two
+MAX_SIZE = (
+    1 << 20
+)  # the largest --total-nodes: the kernel still loads so many buckets in a second or two
 
 
 def build(size: int, weights: Mapping[str, int]) -> tuple[str, ...]:
@@ -74,7 +76,11 @@ class _Permutation(NamedTuple):
     skip: int  # coprime to size, so that the walk meets every slot once
 
     def slots(self) -> Iterator[int]:
-        return map(mod, range(self.offset, self.offset + self.size * self.skip, self.skip), repeat(self.size))
+        return map(
+            mod,
+            range(self.offset, self.offset + self.size * self.skip, self.skip),
+            repeat(self.size),
+        )
 
     def first(self, slots: Iterable[int]) -> int:
         """Which of these slots comes first in the order."""
@@ -83,10 +89,14 @@ class _Permutation(NamedTuple):
 
 
 def _permutation(name: str, size: int) -> _Permutation:
-    digest = blake2b(name.encode(), digest_size=16).digest()  # two hashes of 64 bits, each independent of the other
+    digest = blake2b(
+        name.encode(), digest_size=16
+    ).digest()  # two hashes of 64 bits, each independent of the other
     offset = int.from_bytes(digest[:8], "big") % size
     skip = int.from_bytes(digest[8:], "big") % max(size - 1, 1) + 1
-    while gcd(skip, size) != 1:  # the paper wants a prime size; here any size will do, and 1 ends the search at the latest
+    while (
+        gcd(skip, size) != 1
+    ):  # the paper wants a prime size; here any size will do, and 1 ends the search at the latest
         skip = skip % size + 1
     return _Permutation(size, offset, skip)
 
@@ -108,10 +118,15 @@ def _turns(size: int, weights: Mapping[str, int]) -> Steps[Iterator[str]]:
     return cycle(chain.from_iterable(calendar))
 
 
-def _claim_walking(table: list[str], permutations: Mapping[str, _Permutation], turns: Iterator[str], few: int) -> Steps[None]:
+def _claim_walking(
+    table: list[str], permutations: Mapping[str, _Permutation], turns: Iterator[str], few: int
+) -> Steps[None]:
     """In each turn, walk on in the member's order to the next free slot, until few are free."""
     # No Python code runs per probe: filterfalse asks the live table whether the slot has an owner.
-    free_slots = {name: filterfalse(table.__getitem__, permutation.slots()) for name, permutation in permutations.items()}
+    free_slots = {
+        name: filterfalse(table.__getitem__, permutation.slots())
+        for name, permutation in permutations.items()
+    }
     free = size = len(table)
     while free > few:
         claims = min(free - few, free * _STEP // size + 1)  # a claim takes about size / free probes
@@ -121,7 +136,9 @@ def _claim_walking(table: list[str], permutations: Mapping[str, _Permutation], t
         yield
 
 
-def _claim_looking(table: list[str], permutations: Mapping[str, _Permutation], turns: Iterable[str]) -> Steps[None]:
+def _claim_looking(
+    table: list[str], permutations: Mapping[str, _Permutation], turns: Iterable[str]
+) -> Steps[None]:
     """In each turn, find among all free slots the one that the member's walk would meet first."""
     # What the member passed on its walk is taken, so the first of the free ones in its whole order is the next one too.
     free: set[int] = set()

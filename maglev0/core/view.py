@@ -11,14 +11,24 @@ from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from maglev0.core.service import HashFamily
-from maglev0.core.settings import FORMAT, MAX_TOTAL_NODES, read_choice, read_format, read_int, read_object, read_text
+from maglev0.core.settings import (
+    FORMAT,
+    MAX_TOTAL_NODES,
+    read_choice,
+    read_format,
+    read_int,
+    read_object,
+    read_text,
+)
 
 MAX_MEMBER_BYTES = 4096  # a record is some 300 bytes
 MAX_MEMBERS = 1024  # the largest cluster that the table is measured for
 MAX_CANDIDATES = 4 * MAX_MEMBERS  # children that are read to find them
 MAX_WEIGHT = 1000
 MAX_SESSION_TIMEOUT_S = 3600.0
-MAX_START_TIME_S = 1e12  # far beyond any clock, yet finite, so that no number in JSON overflows a float
+MAX_START_TIME_S = (
+    1e12  # far beyond any clock, yet finite, so that no number in JSON overflows a float
+)
 MAX_ID = max(MAX_TOTAL_NODES.values())
 _NAME = "backend-"
 ACTIVE = "active"
@@ -50,7 +60,9 @@ class Member:
 
     def encode(self) -> bytes:
         """The znode's data, JSON."""
-        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False).encode()  # escapes would take a name beyond the bound
+        return json.dumps(
+            asdict(self), sort_keys=True, ensure_ascii=False
+        ).encode()  # escapes would take a name beyond the bound
 
 
 class ViewId(NamedTuple):
@@ -74,13 +86,17 @@ class View:
 
     def gone(self, later: View) -> tuple[Member, ...]:
         """The members that are none any more in a later view, or by a record of a later life."""
-        living = {name for name, _czxid in self.children & later.children} & {str(member.id) for member in later.members}
+        living = {name for name, _czxid in self.children & later.children} & {
+            str(member.id) for member in later.members
+        }
         return tuple(member for member in self.members if str(member.id) not in living)
 
     def follows(self, earlier: View) -> bool:
         """Whether the changes between the two are all that happened to the children: nobody came and went in between."""
         same_parent = self.id.czxid == earlier.id.czxid
-        return same_parent and self.id.cversion - earlier.id.cversion == len(self.children ^ earlier.children)
+        return same_parent and self.id.cversion - earlier.id.cversion == len(
+            self.children ^ earlier.children
+        )
 
     def weights(self, *, dry_run: bool) -> dict[str, int]:
         """What the table is built from: the weight of each member that serves.
@@ -88,7 +104,9 @@ class View:
         A node in a dry run counts for other dry runs only: the cluster must not give buckets to a node that answers nothing.
         Where every member that would serve is failing, they all do: a bad answer is better than none.
         """
-        return self._weights((ACTIVE, DRY_RUN) if dry_run else (ACTIVE,)) or self._weights((FAILING,))
+        return self._weights((ACTIVE, DRY_RUN) if dry_run else (ACTIVE,)) or self._weights(
+            (FAILING,)
+        )
 
     @property
     def fails_altogether(self) -> bool:
@@ -96,7 +114,11 @@ class View:
         return not self._weights((ACTIVE,)) and bool(self._weights((FAILING,)))
 
     def _weights(self, states: tuple[str, ...]) -> dict[str, int]:
-        return {member.name: member.weight for member in self.members if member.state in states and member.weight > 0}
+        return {
+            member.name: member.weight
+            for member in self.members
+            if member.state in states and member.weight > 0
+        }
 
 
 class Child(NamedTuple):
@@ -135,7 +157,13 @@ def candidate_ids(names: Iterable[str], total_nodes: int) -> tuple[list[str], li
     plain: list[str] = []
     foreign: list[str] = []
     for name in names:
-        is_id = name.isascii() and name.isdecimal() and not name.startswith("0") and len(name) <= 7 and int(name) <= total_nodes
+        is_id = (
+            name.isascii()
+            and name.isdecimal()
+            and not name.startswith("0")
+            and len(name) <= 7
+            and int(name) <= total_nodes
+        )
         (plain if is_id else foreign).append(name)
     plain.sort(key=int)
     return plain[:MAX_CANDIDATES], sorted(foreign) + plain[MAX_CANDIDATES:]
@@ -151,7 +179,10 @@ def read_members(children: Iterable[Child]) -> tuple[tuple[Member, ...], tuple[I
         except ValueError as error:
             ignored.append(Ignored(child.name, child.mzxid, str(error)))
     members.sort(key=lambda member: member.id)
-    ignored += [Ignored(str(member.id), 0, f"{MAX_MEMBERS} members of lower ids are there") for member in members[MAX_MEMBERS:]]
+    ignored += [
+        Ignored(str(member.id), 0, f"{MAX_MEMBERS} members of lower ids are there")
+        for member in members[MAX_MEMBERS:]
+    ]
     return tuple(members[:MAX_MEMBERS]), tuple(ignored)
 
 

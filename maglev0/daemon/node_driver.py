@@ -11,21 +11,21 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from maglev0.coordination.session import Session, State
-from maglev0.core.assignment import Ownership, decide
-from maglev0.core.failover_plans import Foresight
+from maglev0.coordination.session import Session, SessionState
+from maglev0.core.assignment import Assignment, decide
+from maglev0.core.failover_plans import FailoverPlans
 from maglev0.core.view import DRY_RUN, Member, View
 from maglev0.daemon import ownership_log
-from maglev0.daemon.reconciler import Upkeep
+from maglev0.daemon.reconciler import Reconciler
 from maglev0.errors import DataplaneError, MaglevError
 from maglev0.protocol.agreement import Agreement, Unsettled
-from maglev0.protocol.handover import NOTHING, Stage
+from maglev0.protocol.handover import NOTHING, Phase
 from maglev0.protocol.lease import terms
-from maglev0.protocol.node_state import Host
+from maglev0.protocol.node_state import Environment
 from maglev0.protocol.orders import Wish
 from maglev0.protocol.participant import Participant
 from maglev0.protocol.ports.zookeeper import Disconnected, Refused
-from maglev0.protocol.progress import Cluster, Progress
+from maglev0.protocol.progress import ClusterContext, Progress
 from maglev0.runtime import clocks
 from maglev0.runtime.waiting import Backoff, first_of, in_thread, together, woken
 
@@ -41,67 +41,99 @@ STUCK_LEASES = 2  # a renewal waits for its turn, for the kernel and for ZooKeep
 QUIET_S = 0.03
 SLICE_S = 0.0005  # of foresight at a time: a change that comes meanwhile waits for the rest of a step, which takes no longer either
 CATCH_UP_PART = 1 / 2  # of a core, for some 50 ms at 65,537 node numbers: the log waits for it
-LOOK_AHEAD_PART = 1 / 10  # of a core, for some 0.2 s for each member: next to nothing beside what the node serves, and no change comes sooner
+LOOK_AHEAD_PART = (
+    1 / 10
+)  # of a core, for some 0.2 s for each member: next to nothing beside what the node serves, and no change comes sooner
 
 
-class Follower:
+class NodeDriver:
     """One node's part. `follow` runs for ever; `drain` beside it gives everything up; `leave` is called when `follow` has ended."""
 
-    def __init__(self, session: Session, upkeep: Upkeep, agreement: Agreement, cluster: Cluster, me: Member) -> None:
+    def __init__(
+        self,
+        session: Session,
+        reconciler: Reconciler,
+        agreement: Agreement,
+        cluster: ClusterContext,
+        me: Member,
+    ) -> None:
         paths, settings = cluster.paths, cluster.settings
         self._session = session
-        self._upkeep = upkeep
+        self._reconciler = reconciler
         self._total_nodes = settings.total_nodes
         self._awake = asyncio.Event()
         self._due = asyncio.Event()
         self._backoff = Backoff(MAX_RETRY_S)
-        self._foresight = Foresight(me.name, settings.total_nodes, dry_run=me.state == DRY_RUN)
-        self._said: tuple[Ownership | None, frozenset[int]] = (None, frozenset())
+        self._plans = FailoverPlans(me.name, settings.total_nodes, dry_run=me.state == DRY_RUN)
+        self._said: tuple[Assignment | None, frozenset[int]] = (None, frozenset())
         self._tidied: frozenset[int] | None = None  # what was held when the kernel was tidied last
         self._progressed = asyncio.Event()
-        self.alive: int | None = None  # connections, counted while some are kept in buckets that moved
+        self.alive: int | None = (
+            None  # connections, counted while some are kept in buckets that moved
+        )
         self.has_withdrawn = False  # ZooKeeper has confirmed that this node is no member
-        self.on_progress: Callable[[], None] = _nobody  # is called whenever `progress` may be another
+        self.on_progress: Callable[[], None] = (
+            _nobody  # is called whenever `progress` may be another
+        )
         self._turned_at = time.monotonic()  # when the strand of the renewals came round last
-        host = Host(session, upkeep, time.monotonic, self._share, self._awake.set, cluster.kernel, os.getpid(), cluster.hold)
-        self._part = Participant(host, agreement, paths, me=me, total_nodes=settings.total_nodes, terms=terms(settings.lease_ms))
+        host = Environment(
+            session,
+            reconciler,
+            time.monotonic,
+            self._share,
+            self._awake.set,
+            cluster.kernel,
+            os.getpid(),
+            cluster.hold,
+        )
+        self._part = Participant(
+            host,
+            agreement,
+            paths,
+            me=me,
+            total_nodes=settings.total_nodes,
+            terms=terms(settings.lease_ms),
+        )
         self._part.renewal.wake = self._due.set
 
     @property
     def _me(self) -> Member:
-        return self._part.standing.me
+        return self._part.node_state.me
 
     @property
     def progress(self) -> Progress:
         """How far this node has come."""
-        handover, standing = self._part.handover, self._part.standing
+        handover, node_state = self._part.handover, self._part.node_state
         return Progress(
-            me=standing.me,
-            is_member=standing.is_member,
+            me=node_state.me,
+            is_member=node_state.is_member,
             view=handover.view,
             view_at=handover.seen_at,
             obeys=handover.obeys,
             stage=handover.stage,
             held=handover.held,
             lease_left_s=handover.lease_until - time.monotonic(),
-            late=len(standing.kept),
-            ownership=self._foresight.ownership,
+            kept=len(node_state.kept),
+            ownership=self._plans.ownership,
         )
 
     @property
     def before(self) -> dict[int, int]:
         """What the table before the one at hand was built from: weights, by member id."""
-        return self._foresight.before
+        return self._plans.before
 
     @property
     def leaving(self) -> bool:
         """Whether it was told to give everything up."""
-        return self._part.standing.leaving
+        return self._part.node_state.leaving
 
     @property
     def is_stuck(self) -> bool:
         """Whether the renewals do not come round any more, though the loop turns."""
-        return time.monotonic() - self._turned_at > STUCK_LEASES * self._part.handover.terms.length_s + self._session.timeout_s
+        return (
+            time.monotonic() - self._turned_at
+            > STUCK_LEASES * self._part.handover.terms.length_s + self._session.timeout_s
+        )
 
     def wish(self, wish: Wish) -> None:
         """Have this node's record say so; the hand-over that this takes follows."""
@@ -118,8 +150,14 @@ class Follower:
 
     async def follow(self) -> None:
         """Take part, for ever. Raises MaglevError for what only the operator can mend."""
-        self._part.standing.kept = await self._upkeep.kept()
-        await together(self._rounds(), self._renewals(), self._leases(), self._sweeps(), clocks.watch(self._jumped))
+        self._part.node_state.kept = await self._reconciler.kept()
+        await together(
+            self._rounds(),
+            self._renewals(),
+            self._leases(),
+            self._sweeps(),
+            clocks.watch(self._jumped),
+        )
 
     async def _rounds(self) -> None:
         while True:
@@ -143,8 +181,12 @@ class Follower:
 
     async def _use_quiet(self, until_s: float) -> None:
         """Tell what happened and be ready for what may, a little at a time; then wait."""
-        acquired = self._part.standing.handover.stage is Stage.ACQUIRED
-        while acquired and self._foresight.ownership is None and await self._stepped(CATCH_UP_PART, until_s):
+        acquired = self._part.node_state.handover.stage is Phase.ACQUIRED
+        while (
+            acquired
+            and self._plans.ownership is None
+            and await self._stepped(CATCH_UP_PART, until_s)
+        ):
             pass
         if self._awake.is_set():
             return
@@ -163,7 +205,7 @@ class Follower:
         held = self._part.handover.held
 
         async def settle() -> None:
-            await self._upkeep.load(NOTHING)
+            await self._reconciler.stage(NOTHING)
             self._tidied = held
 
         if self._tidied is not held and self._part.handover.peers:
@@ -172,13 +214,13 @@ class Follower:
     async def _stepped(self, part: float, until_s: float) -> bool:
         """Take some steps of foresight, then leave the processor alone, so that they cost that part of it; return whether to go on."""
         start_s = time.monotonic()
-        while (more := self._foresight.step()) and time.monotonic() - start_s < SLICE_S:
+        while (more := self._plans.step()) and time.monotonic() - start_s < SLICE_S:
             pass
         await self._wait(until_s, (time.monotonic() - start_s) * (1 / part - 1))
         return more and not self._awake.is_set() and time.monotonic() < until_s
 
     async def _round(self) -> float | None:
-        if self._session.state is not State.CONNECTED:
+        if self._session.state is not SessionState.CONNECTED:
             return None
         try:
             pause_s = await self._next_step()
@@ -187,34 +229,39 @@ class Follower:
             return self._backoff.failed()
         except DataplaneError as error:
             log.debug("this round ends: %s", error)
-            self._part.standing.held_known = False
+            self._part.node_state.held_known = False
             return self._backoff.failed()
         self._backoff.succeeded()
         return pause_s
 
     async def _next_step(self) -> float | None:
-        standing = self._part.standing
-        if not self._upkeep.able:
-            if standing.is_member:
+        node_state = self._part.node_state
+        if not self._reconciler.able:
+            if node_state.is_member:
                 log.warning("%s leaves the cluster: this node cannot serve", self._me.name)
-                standing.held_known = False
-                await self._part.entry.withdraw()
+                node_state.held_known = False
+                await self._part.joining.withdraw()
                 self._part.notice(None)
             self._said = (None, frozenset())
             return None
-        if not standing.is_member:
+        if not node_state.is_member:
             self._part.tell_session_timeout(self._session.timeout_s)
         return await self._part.round()
 
     async def _tell(self) -> None:
         """Print what is news of ownership, if the kernel can be asked."""
-        standing = self._part.standing
+        node_state = self._part.node_state
         with contextlib.suppress(DataplaneError):
-            if standing.handover.stage is Stage.ACQUIRED:
+            if node_state.handover.stage is Phase.ACQUIRED:
                 await self._say()
-            elif not standing.is_member and self._said[0] is not None:
+            elif not node_state.is_member and self._said[0] is not None:
                 self._said = (None, frozenset())
-                log.info("%s", ownership_log.kernel_line(self._label, await self._upkeep.owned(), self._total_nodes))
+                log.info(
+                    "%s",
+                    ownership_log.kernel_line(
+                        self._label, await self._reconciler.owned(), self._total_nodes
+                    ),
+                )
 
     async def _renewals(self) -> None:
         while True:
@@ -231,11 +278,16 @@ class Follower:
         """Tell when the kernel has stopped accepting new flows because no renewal came, and when it accepts them again."""
         handover = self._part.handover
         while True:
-            await asyncio.sleep(max(handover.lease_until - time.monotonic(), handover.terms.interval_s))
+            await asyncio.sleep(
+                max(handover.lease_until - time.monotonic(), handover.terms.interval_s)
+            )
             over_s = time.monotonic() - handover.lease_until
             if over_s <= 0 or not handover.held:
                 continue
-            log.warning("no new flow is accepted any more in %d node numbers: no renewal from ZooKeeper in time", len(handover.held))
+            log.warning(
+                "no new flow is accepted any more in %d node numbers: no renewal from ZooKeeper in time",
+                len(handover.held),
+            )
             self.on_progress()
             await self._served_again()
             self.on_progress()
@@ -248,7 +300,9 @@ class Follower:
             await self._progressed.wait()
 
     async def _jumped(self, jump_s: float) -> None:
-        log.warning("this machine's clocks jumped by %.1f s: the lease is given up and taken anew", jump_s)
+        log.warning(
+            "this machine's clocks jumped by %.1f s: the lease is given up and taken anew", jump_s
+        )
         try:
             await self._part.renewal.distrust()
         except DataplaneError as error:
@@ -258,7 +312,7 @@ class Follower:
         pause_s = SWEEP_S
         while True:
             await asyncio.sleep(pause_s)
-            if not self._part.standing.kept:
+            if not self._part.node_state.kept:
                 self.alive = None
             else:
                 pause_s = SWEEP_COST * (await self._swept())[1]
@@ -283,7 +337,11 @@ class Follower:
         said_s, said = 0.0, -1
         while (alive := (await self._swept())[0]) and time.monotonic() < deadline_s:
             if alive != said and time.monotonic() > said_s + PROGRESS_S:
-                log.info("draining: %d connections left, for at most another %.0f s", alive, deadline_s - time.monotonic())
+                log.info(
+                    "draining: %d connections left, for at most another %.0f s",
+                    alive,
+                    deadline_s - time.monotonic(),
+                )
                 said_s, said = time.monotonic(), alive
             await asyncio.sleep(min(SWEEP_S, max(0.0, deadline_s - time.monotonic())))
         if alive:
@@ -292,7 +350,7 @@ class Follower:
     async def _handed_over(self) -> None:
         """Wait until the others have taken over; without ZooKeeper, until nothing is accepted here any more."""
         give_up_s = time.monotonic() + 2 * self._part.handover.terms.over_s
-        while not self._part.standing.is_drained and time.monotonic() < give_up_s:
+        while not self._part.node_state.is_drained and time.monotonic() < give_up_s:
             self._progressed.clear()
             await woken(self._progressed, give_up_s - time.monotonic())
 
@@ -300,7 +358,7 @@ class Follower:
         """Be no member any more; a ZooKeeper that does not answer is not waited for."""
         try:
             async with asyncio.timeout(LEAVE_TIMEOUT_S):
-                self.has_withdrawn = await self._part.entry.withdraw()
+                self.has_withdrawn = await self._part.joining.withdraw()
         except (Disconnected, Unsettled, TimeoutError, DataplaneError) as error:
             log.debug("left without a word: %r", error)
 
@@ -312,21 +370,26 @@ class Follower:
 
     async def _share(self, view: View) -> frozenset[int]:
         """What this node owns under a view."""
-        share = self._foresight.share(view)
+        share = self._plans.share(view)
         if share is None:
             # In a thread: a table of a million slots takes seconds, and signals must not wait for it.
-            ownership = await in_thread(partial(decide, view, self._total_nodes, dry_run=self._me.state == DRY_RUN))
-            share = self._foresight.decided(view, ownership)
+            ownership = await in_thread(
+                partial(decide, view, self._total_nodes, dry_run=self._me.state == DRY_RUN)
+            )
+            share = self._plans.decided(view, ownership)
         return share
 
     async def _say(self) -> None:
         """Print who owns what, and what the kernel really has, if that is news."""
-        ownership = self._foresight.ownership
+        ownership = self._plans.ownership
         news = (ownership, self._part.handover.held)
         if ownership is None or (news[0] is self._said[0] and news[1] == self._said[1]):
             return
-        held = await self._upkeep.owned()
-        lines = (*ownership_log.ownership_lines(ownership, self._me.name), ownership_log.kernel_line(self._label, held, self._total_nodes))
+        held = await self._reconciler.owned()
+        lines = (
+            *ownership_log.ownership_lines(ownership, self._me.name),
+            ownership_log.kernel_line(self._label, held, self._total_nodes),
+        )
         for line in lines:
             log.info("%s", line)
         self._said = news

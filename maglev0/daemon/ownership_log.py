@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection
 
-from maglev0.core.assignment import Ownership
+from maglev0.core.assignment import Assignment
 from maglev0.core.view import name_of
 
 LISTED_NODES = 64  # up to here each node number has its line, beyond it each backend
@@ -16,11 +16,14 @@ LISTED_NODES = 64  # up to here each node number has its line, beyond it each ba
 _Lines = tuple[str, ...]
 
 
-def ownership_lines(ownership: Ownership, my_name: str) -> _Lines:
+def ownership_lines(ownership: Assignment, my_name: str) -> _Lines:
     """The live members, then who is responsible for what."""
     live = f"[{' '.join(map(str, ownership.ids))}]"
     if len(ownership.table) <= LISTED_NODES:
-        return live, *(f"{_called(owner, my_name)} is responsible for node {number}" for number, owner in enumerate(ownership.table, 1))
+        return live, *(
+            f"{_called(owner, my_name)} is responsible for node {number}"
+            for number, owner in enumerate(ownership.table, 1)
+        )
     return live, *_shares(ownership, my_name)
 
 
@@ -31,11 +34,16 @@ def kernel_line(dataplane: str, held: Collection[int], total_nodes: int) -> str:
     return f"{dataplane} Nodes:  {len(held)} of {total_nodes}"
 
 
-def _shares(ownership: Ownership, my_name: str) -> _Lines:
+def _shares(ownership: Assignment, my_name: str) -> _Lines:
     counts = Counter(ownership.table)
     total = len(ownership.table)
-    names = map(name_of, ownership.ids)  # not those of the table: a member of little weight may own nothing
-    return tuple(f"{_called(name, my_name)} is responsible for {counts[name]} nodes ({counts[name] / total:.2%})" for name in names)
+    names = map(
+        name_of, ownership.ids
+    )  # not those of the table: a member of little weight may own nothing
+    return tuple(
+        f"{_called(name, my_name)} is responsible for {counts[name]} nodes ({counts[name] / total:.2%})"
+        for name in names
+    )
 
 
 def _called(name: str, my_name: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from maglev0.errors import DataplaneError, UnavailableError
-from maglev0.protocol.ports.kernel import Counters, Dataplane, Flows, Move, Phase
+from maglev0.protocol.ports.kernel import Commit, Connections, Counters, Dataplane, Move
 from maglev0.runtime.waiting import Backoff, first_of
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ LOOK_S = 15.0  # between looks without an event: of some losses, as that of a MA
 MAX_FIGHT_S = 1.0
 
 
-class Upkeep:
+class Reconciler:
     """One dataplane and its health. `open` until it succeeds, then the calls of `Gate` while `mend` runs beside.
 
     `able` says whether the node can serve; `changed` is called whenever that changes, and when something had to be restored.
@@ -36,7 +36,9 @@ class Upkeep:
         self._changed = changed
         self._lock = asyncio.Lock()  # the loop and the mending both change the kernel
         self._broken = asyncio.Event()
-        self._backoff = Backoff()  # until the gate was opened: what is mended may break again at the first try
+        self._backoff = (
+            Backoff()
+        )  # until the gate was opened: what is mended may break again at the first try
         self._reason = ""
 
     async def open(self) -> None:
@@ -57,25 +59,25 @@ class Upkeep:
                 self._recover()
                 return
 
-    async def load(self, move: Move) -> None:
-        """See `Gate.load`."""
-        await self._carry_out(lambda: self._dataplane.load(move))
+    async def stage(self, move: Move) -> None:
+        """See `Gate.stage`."""
+        await self._carry_out(lambda: self._dataplane.stage(move))
 
-    async def flip(self, phase: Phase) -> None:
-        """See `Gate.flip`."""
-        await self._carry_out(lambda: self._dataplane.flip(phase))
+    async def commit(self, to: Commit) -> None:
+        """See `Gate.commit`."""
+        await self._carry_out(lambda: self._dataplane.commit(to))
         if self.able:
             self._backoff.succeeded()
 
-    async def forget(self, buckets: frozenset[int]) -> None:
-        """See `Gate.forget`."""
-        await self._carry_out(lambda: self._dataplane.forget(buckets))
+    async def unpin(self, buckets: frozenset[int]) -> None:
+        """See `Gate.unpin`."""
+        await self._carry_out(lambda: self._dataplane.unpin(buckets))
 
     async def owned(self) -> frozenset[int]:
         """See `Gate.owned`."""
         return await self._carry_out(self._dataplane.owned)
 
-    async def flows(self) -> Flows:
+    async def flows(self) -> Connections:
         """See `Gate.flows`. It only looks, and may take long."""
         return await self._dataplane.flows()
 
@@ -122,7 +124,11 @@ class Upkeep:
         """Restore what others take away, for ever; while that fails, the node is unable to serve and it is tried again."""
         fights = Backoff(MAX_FIGHT_S)
         while True:
-            await first_of(self._dataplane.disturbed(), self._broken.wait(), timeout_s=LOOK_S if self.able else self._backoff.failed())
+            await first_of(
+                self._dataplane.disturbed(),
+                self._broken.wait(),
+                timeout_s=LOOK_S if self.able else self._backoff.failed(),
+            )
             if self._broken.is_set():
                 self._broken.clear()
                 await asyncio.sleep(self._backoff.failed())

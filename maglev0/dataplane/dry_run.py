@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from maglev0.core.service import HashFamily
-from maglev0.protocol.ports.kernel import Counters, Flows, Move, Phase
+from maglev0.protocol.ports.kernel import Commit, Connections, Counters, Move
 
 _NOTHING = Move(frozenset(), frozenset())
 
@@ -21,14 +21,14 @@ class DryRun:
     async def open(self) -> None:
         """Nothing is made ready."""
 
-    async def load(self, move: Move) -> None:
+    async def stage(self, move: Move) -> None:
         """Remember the move."""
         self._move = move
 
-    async def flip(self, phase: Phase) -> None:
+    async def commit(self, to: Commit) -> None:
         """Carry it out on the remembered set."""
         self._owned -= self._move.losses
-        if phase is Phase.ACQUIRED:
+        if to is Commit.ACQUIRE:
             self._owned |= self._move.gains
 
     async def arm(self) -> None:
@@ -44,15 +44,15 @@ class DryRun:
         """Return the remembered set."""
         return self._owned
 
-    async def flows(self) -> Flows:
+    async def flows(self) -> Connections:
         """Nothing is held."""
-        return Flows(frozenset(), 0)
+        return Connections(frozenset(), 0)
 
     async def counters(self) -> Counters | None:
         """No packet is judged."""
         return None
 
-    async def forget(self, buckets: frozenset[int]) -> None:
+    async def unpin(self, buckets: frozenset[int]) -> None:
         """Nothing is kept."""
 
     async def kept(self) -> frozenset[int]:

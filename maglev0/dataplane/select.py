@@ -40,7 +40,15 @@ def runnable(vip: IPv4Address, asked: HashFamily | None) -> tuple[HashFamily, ..
     return tuple(found)
 
 
-def make(family: HashFamily, service: Service, lease_ms: int, xdp: Xdp, *, dry_run: bool, counted: bool = False) -> Dataplane:
+def make(
+    family: HashFamily,
+    service: Service,
+    lease_ms: int,
+    xdp: Xdp,
+    *,
+    dry_run: bool,
+    counted: bool = False,
+) -> Dataplane:
     """Make the dataplane of one service, without touching the kernel; `counted` is what it costs 2 % more to refuse for metrics' sake."""
     if dry_run:
         return DryRun(family)
@@ -87,8 +95,14 @@ def _preference(vip: IPv4Address) -> tuple[tuple[HashFamily, HashFamily], str]:
     from maglev0.dataplane.clusterip import dataplane as clusterip  # noqa: PLC0415
 
     if clusterip.is_set_up(vip):
-        return (HashFamily.CLUSTERIP, HashFamily.NFTABLES), f"a CLUSTERIP rule for {vip} is set up here"
-    return (HashFamily.NFTABLES, HashFamily.CLUSTERIP), "the kernel and libnftables can, and no CLUSTERIP rule is set up"
+        return (
+            HashFamily.CLUSTERIP,
+            HashFamily.NFTABLES,
+        ), f"a CLUSTERIP rule for {vip} is set up here"
+    return (
+        HashFamily.NFTABLES,
+        HashFamily.CLUSTERIP,
+    ), "the kernel and libnftables can, and no CLUSTERIP rule is set up"
 
 
 def _check_nftables() -> None:
@@ -103,4 +117,7 @@ def _check_clusterip() -> None:
     clusterip.check()
 
 
-_CHECKS: dict[HashFamily, Callable[[], None]] = {HashFamily.CLUSTERIP: _check_clusterip, HashFamily.NFTABLES: _check_nftables}
+_CHECKS: dict[HashFamily, Callable[[], None]] = {
+    HashFamily.CLUSTERIP: _check_clusterip,
+    HashFamily.NFTABLES: _check_nftables,
+}

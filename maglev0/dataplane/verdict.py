@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import NamedTuple, Protocol
 
-from maglev0.core.packet_hash import Flow, PacketHash
+from maglev0.core.packet_hash import PacketFields, PacketHash
 from maglev0.core.service import HashFamily, Service
 from maglev0.dataplane.nftables import ruleset
 
@@ -21,7 +21,7 @@ _ANYBODY = IPv4Address("192.0.2.1")
 _FOREIGN = "neither in force here, nor loaded to be, nor kept for connections"
 
 
-class Step(NamedTuple):
+class JudgedStage(NamedTuple):
     """One stage that a packet comes to: by which rule it passes, or (False) does not, or (None) nobody knows; and why."""
 
     stage: str
@@ -30,10 +30,10 @@ class Step(NamedTuple):
     why: str
 
 
-class Verdict(NamedTuple):
+class PacketVerdict(NamedTuple):
     """The stages that a packet comes to, up to the one that drops it."""
 
-    steps: tuple[Step, ...]
+    steps: tuple[JudgedStage, ...]
 
     @property
     def accepts(self) -> bool | None:
@@ -42,9 +42,13 @@ class Verdict(NamedTuple):
         return False if False in answers else None if None in answers else True
 
     @property
-    def decisive(self) -> Step:
+    def decisive(self) -> JudgedStage:
         """The stage that drops it, or of which nothing is known; the last one where all let it pass."""
-        return self.steps[-1] if self.accepts is not None else next(step for step in self.steps if step.passes is None)
+        return (
+            self.steps[-1]
+            if self.accepts is not None
+            else next(step for step in self.steps if step.passes is None)
+        )
 
 
 class Tracked(NamedTuple):
@@ -54,21 +58,21 @@ class Tracked(NamedTuple):
     established: bool
 
 
-class Host(NamedTuple):
+class InterfaceFacts(NamedTuple):
     """What the rules rely on: whether the interface is up with a carrier, and whether any interface holds the VIP."""
 
     link_up: bool
     address: bool
 
 
-class Program(NamedTuple):
+class XdpFacts(NamedTuple):
     """The XDP program on the interface: the buckets whose bits are set, `None` where it is not ours and may drop anything."""
 
     mode: str
     admitted: frozenset[int] | None
 
 
-class Kernel(Protocol):
+class ServingKernel(Protocol):
     """What was read of a kernel that serves a VIP."""
 
     @property
@@ -79,10 +83,10 @@ class Kernel(Protocol):
     def service(self) -> Service:
         """What it carries out, and where."""
 
-    def new_flow(self, bucket: int) -> Verdict:
+    def new_flow(self, bucket: int) -> PacketVerdict:
         """What becomes of a pure SYN, or of any packet that is not TCP's, but for ICMP errors."""
 
-    def established(self, bucket: int, tracked: Tracked | None) -> Verdict:
+    def established(self, bucket: int, tracked: Tracked | None) -> PacketVerdict:
         """What becomes of TCP's other segments, where connection tracking knows the connection as that, or (`None`) not at all."""
 
 
@@ -96,8 +100,8 @@ class NftablesKernel:
 
     service: Service
     hook: ruleset.Hook
-    host: Host
-    program: Program | None
+    host: InterfaceFacts
+    program: XdpFacts | None
     admitted: frozenset[int]
     owned: Mapping[str, frozenset[int]]
     owned_slot: str | None
@@ -105,51 +109,91 @@ class NftablesKernel:
     lease_slot: str | None
     family: HashFamily = HashFamily.NFTABLES
 
-    def new_flow(self, bucket: int) -> Verdict:
-        """See `Kernel.new_flow`."""
+    def new_flow(self, bucket: int) -> PacketVerdict:
+        """See `ServingKernel.new_flow`."""
 
-        def steps() -> Iterator[Step]:
+        def steps() -> Iterator[JudgedStage]:
             yield from self._before_tracking(bucket)
             yield self._lease()
             yield from self._in_force(bucket)
 
         return _judged(steps())
 
-    def established(self, bucket: int, tracked: Tracked | None) -> Verdict:
-        """See `Kernel.established`."""
+    def established(self, bucket: int, tracked: Tracked | None) -> PacketVerdict:
+        """See `ServingKernel.established`."""
         return _judged([*self._before_tracking(bucket), self._connection(tracked)])
 
     def _rule(self, chain: str, verdict: str) -> str:
         return f"inet {ruleset.table_name(self.service.vip)} {chain}: {verdict}"
 
-    def _before_tracking(self, bucket: int) -> Iterator[Step]:
+    def _before_tracking(self, bucket: int) -> Iterator[JudgedStage]:
         yield _host(self.service, self.host)
         yield self._xdp(bucket)
         passes = bucket in self.admitted
-        why = f"bucket {bucket} is in set {ruleset.ADMITTED}" if passes else f"bucket {bucket} is not in set {ruleset.ADMITTED}: {_FOREIGN}"
-        yield Step("early", passes, self._rule("early", "policy accept" if passes else f"{self.hook.value}, drop"), why)
+        why = (
+            f"bucket {bucket} is in set {ruleset.ADMITTED}"
+            if passes
+            else f"bucket {bucket} is not in set {ruleset.ADMITTED}: {_FOREIGN}"
+        )
+        yield JudgedStage(
+            "early",
+            passes,
+            self._rule("early", "policy accept" if passes else f"{self.hook.value}, drop"),
+            why,
+        )
 
-    def _xdp(self, bucket: int) -> Step:
+    def _xdp(self, bucket: int) -> JudgedStage:
         interface = self.service.interface
         if self.program is None:
-            return Step("xdp", True, f"no XDP program on {interface}", "nothing is dropped before the stack")
+            return JudgedStage(
+                "xdp", True, f"no XDP program on {interface}", "nothing is dropped before the stack"
+            )
         rule = f"XDP program on {interface}, {self.program.mode}"
         if self.program.admitted is None:
-            return Step("xdp", None, rule, "it is not ours, or of another version or for other settings: it may drop anything")
+            return JudgedStage(
+                "xdp",
+                None,
+                rule,
+                "it is not ours, or of another version or for other settings: it may drop anything",
+            )
         passes = bucket in self.program.admitted
-        return Step("xdp", passes, rule, f"bucket {bucket}'s bit is set" if passes else f"bucket {bucket}'s bit is not set: {_FOREIGN}")
+        return JudgedStage(
+            "xdp",
+            passes,
+            rule,
+            f"bucket {bucket}'s bit is set"
+            if passes
+            else f"bucket {bucket}'s bit is not set: {_FOREIGN}",
+        )
 
-    def _lease(self) -> Step:
+    def _lease(self) -> JudgedStage:
         slot = self.lease_slot
         if slot is None:
-            return Step("second", False, self._rule("new_flow", "drop"), f"no lease: map {ruleset.LEASE_SLOT} leads nowhere, none was ever in force")
+            return JudgedStage(
+                "second",
+                False,
+                self._rule("new_flow", "drop"),
+                f"no lease: map {ruleset.LEASE_SLOT} leads nowhere, none was ever in force",
+            )
         if slot not in self.lease_left_s:
-            return Step("second", False, self._rule(slot, "drop"), f"no lease: set {slot} is empty, its timer ran out or was ended")
-        return Step("second", True, self._rule(slot, "goto leased"), _runs(self.lease_left_s[slot]))
+            return JudgedStage(
+                "second",
+                False,
+                self._rule(slot, "drop"),
+                f"no lease: set {slot} is empty, its timer ran out or was ended",
+            )
+        return JudgedStage(
+            "second", True, self._rule(slot, "goto leased"), _runs(self.lease_left_s[slot])
+        )
 
-    def _in_force(self, bucket: int) -> Iterator[Step]:
+    def _in_force(self, bucket: int) -> Iterator[JudgedStage]:
         if self.owned_slot is None:
-            yield Step("second", False, self._rule("leased", "drop"), f"map {ruleset.OWNED_SLOT} leads nowhere: no bucket is in force")
+            yield JudgedStage(
+                "second",
+                False,
+                self._rule("leased", "drop"),
+                f"map {ruleset.OWNED_SLOT} leads nowhere: no bucket is in force",
+            )
         elif self.owned_slot == ruleset.OWNED_BOTH:
             first, second = ruleset.OWNED
             yield self._in_slot(bucket, first, ruleset.OWNED_BOTH, f"goto {second}")
@@ -157,20 +201,31 @@ class NftablesKernel:
         else:
             yield self._in_slot(bucket, self.owned_slot, self.owned_slot, "accept")
 
-    def _in_slot(self, bucket: int, slot: str, chain: str, verdict: str) -> Step:
+    def _in_slot(self, bucket: int, slot: str, chain: str, verdict: str) -> JudgedStage:
         passes = bucket in self.owned[slot]
         moving = " while a hand-over is under way" if self.owned_slot == ruleset.OWNED_BOTH else ""
-        why = f"bucket {bucket} is in set {slot}" if passes else f"bucket {bucket} is not in set {slot}: not in force here{moving}"
-        return Step("second", passes, self._rule(chain, verdict if passes else "drop"), why)
+        why = (
+            f"bucket {bucket} is in set {slot}"
+            if passes
+            else f"bucket {bucket} is not in set {slot}: not in force here{moving}"
+        )
+        return JudgedStage("second", passes, self._rule(chain, verdict if passes else "drop"), why)
 
-    def _connection(self, tracked: Tracked | None) -> Step:
+    def _connection(self, tracked: Tracked | None) -> JudgedStage:
         if tracked is None:
             why = "connection tracking knows no such connection: it is another node's, or its packets are untracked (NOTRACK)"
-            return Step("second", False, self._rule("judge_tcp", "drop"), why)
+            return JudgedStage("second", False, self._rule("judge_tcp", "drop"), why)
         known = f"connection tracking has it as {tracked.state}"
         if not tracked.established:
-            return Step("second", False, self._rule("judge_tcp", "drop"), f"{known}: nobody has answered it yet")
-        return Step("second", True, self._rule("judge_tcp", "ct state established,related accept"), known)
+            return JudgedStage(
+                "second",
+                False,
+                self._rule("judge_tcp", "drop"),
+                f"{known}: nobody has answered it yet",
+            )
+        return JudgedStage(
+            "second", True, self._rule("judge_tcp", "ct state established,related accept"), known
+        )
 
 
 @dataclass(frozen=True)
@@ -181,69 +236,105 @@ class ClusterIPKernel:
     """
 
     service: Service
-    host: Host
+    host: InterfaceFacts
     in_force: frozenset[int]
     guarded: bool
     lease_left_s: float
     family: HashFamily = HashFamily.CLUSTERIP
 
-    def new_flow(self, bucket: int) -> Verdict:
-        """See `Kernel.new_flow`."""
+    def new_flow(self, bucket: int) -> PacketVerdict:
+        """See `ServingKernel.new_flow`."""
         return _judged([_host(self.service, self.host), self._guard(), self._target(bucket)])
 
-    def established(self, bucket: int, tracked: Tracked | None) -> Verdict:  # noqa: ARG002  the target asks for the bucket alone
-        """See `Kernel.established`: the same as of a new flow."""
+    def established(self, bucket: int, tracked: Tracked | None) -> PacketVerdict:  # noqa: ARG002  the target asks for the bucket alone
+        """See `ServingKernel.established`: the same as of a new flow."""
         return self.new_flow(bucket)
 
-    def _guard(self) -> Step:
+    def _guard(self) -> JudgedStage:
         chain = f"filter maglev0-{self.service.vip}"
         if not self.guarded:
-            return Step(
-                "guard", True, "no guard before the CLUSTERIP rule", "no daemon has put the rule under a lease, as where it was set up by hand"
+            return JudgedStage(
+                "guard",
+                True,
+                "no guard before the CLUSTERIP rule",
+                "no daemon has put the rule under a lease, as where it was set up by hand",
             )
         if self.lease_left_s == -math.inf:
-            return Step("guard", False, f"{chain}: DROP", "no lease: none is in force")
+            return JudgedStage("guard", False, f"{chain}: DROP", "no lease: none is in force")
         if self.lease_left_s < 0:
-            return Step("guard", False, f"{chain}: DROP", f"no lease: its timer ran out {-self.lease_left_s:.2f} s ago")
-        return Step("guard", True, f"{chain}: RETURN", _runs(self.lease_left_s))
+            return JudgedStage(
+                "guard",
+                False,
+                f"{chain}: DROP",
+                f"no lease: its timer ran out {-self.lease_left_s:.2f} s ago",
+            )
+        return JudgedStage("guard", True, f"{chain}: RETURN", _runs(self.lease_left_s))
 
-    def _target(self, bucket: int) -> Step:
+    def _target(self, bucket: int) -> JudgedStage:
         passes = bucket in self.in_force
         where = f"/proc/net/ipt_CLUSTERIP/{self.service.vip}"
-        why = f"bucket {bucket} is in {where}" if passes else f"bucket {bucket} is not in {where}: not in force here"
-        return Step("target", passes, "filter INPUT: CLUSTERIP", why)
+        why = (
+            f"bucket {bucket} is in {where}"
+            if passes
+            else f"bucket {bucket} is not in {where}: not in force here"
+        )
+        return JudgedStage("target", passes, "filter INPUT: CLUSTERIP", why)
 
 
 def hashed_ports(hashing: PacketHash, protocol: int) -> tuple[bool, bool]:
     """Whether the source port and the destination port decide on the bucket of that protocol's packets."""
     # A hash that is not scaled down loses nothing, and what it does not see cannot change it.
     whole = hashing._replace(seed=0, total_nodes=1 << 32)
-    plain, source, dest = (whole.node_number(Flow(_ANYBODY, protocol, *ports)) for ports in ((1, 1), (2, 1), (1, 2)))
+    plain, source, dest = (
+        whole.node_number(PacketFields(_ANYBODY, protocol, *ports))
+        for ports in ((1, 1), (2, 1), (1, 2))
+    )
     return plain != source, plain != dest
 
 
-def missing_ports(hashing: PacketHash, protocol: int, source_port: int | None, dest_port: int | None) -> tuple[str, ...]:
+def missing_ports(
+    hashing: PacketHash, protocol: int, source_port: int | None, dest_port: int | None
+) -> tuple[str, ...]:
     """What must be said of a flow, beside its source address, before its bucket can be told."""
-    given = (("the source port, as SRC:PORT", source_port), ("the destination port, as DST-PORT", dest_port))
-    return tuple(name for (name, port), counts in zip(given, hashed_ports(hashing, protocol), strict=True) if counts and port is None)
+    given = (
+        ("the source port, as SRC:PORT", source_port),
+        ("the destination port, as DST-PORT", dest_port),
+    )
+    return tuple(
+        name
+        for (name, port), counts in zip(given, hashed_ports(hashing, protocol), strict=True)
+        if counts and port is None
+    )
 
 
-def _judged(steps: Iterable[Step]) -> Verdict:
-    taken: list[Step] = []
+def _judged(steps: Iterable[JudgedStage]) -> PacketVerdict:
+    taken: list[JudgedStage] = []
     for step in steps:
         taken.append(step)
         if step.passes is False:
             break
-    return Verdict(tuple(taken))
+    return PacketVerdict(tuple(taken))
 
 
-def _host(service: Service, host: Host) -> Step:
+def _host(service: Service, host: InterfaceFacts) -> JudgedStage:
     link, address = f"link {service.interface}", f"address {service.vip}"
     if not host.link_up:
-        return Step("host", False, link, f"{service.interface} is down or without a carrier: nothing arrives")
+        return JudgedStage(
+            "host",
+            False,
+            link,
+            f"{service.interface} is down or without a carrier: nothing arrives",
+        )
     if not host.address:
-        return Step("host", False, address, f"no interface holds {service.vip}: packets to it are not for this host")
-    return Step("host", True, f"{link}, {address}", "the interface is up, and the address is this host's")
+        return JudgedStage(
+            "host",
+            False,
+            address,
+            f"no interface holds {service.vip}: packets to it are not for this host",
+        )
+    return JudgedStage(
+        "host", True, f"{link}, {address}", "the interface is up, and the address is this host's"
+    )
 
 
 def _runs(left_s: float) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from maglev0.config.health_checks import Check, Timing
+from maglev0.config.health_checks import CheckTiming, HealthCheck
 from maglev0.core.text import blanked, duration, shortened
 
 MAX_PROBLEM_CHARACTERS = 255
@@ -16,7 +16,7 @@ _CALLED_CHARACTERS = 80  # of a check's text in a problem, so that there is room
 
 
 @dataclass(frozen=True)
-class Standing:
+class CheckState:
     """How one check stands.
 
     `up` is what its results in a row say, `None` before the first; `since_s` is when the results began that said so, `reason` what the last bad one
@@ -29,7 +29,7 @@ class Standing:
     against: int = 0
     against_since_s: float = 0.0
 
-    def after(self, reason: str | None, timing: Timing, now_s: float) -> Standing:
+    def after(self, reason: str | None, timing: CheckTiming, now_s: float) -> CheckState:
         """How it stands after one more result: `None` for a good one, else the reason. The first one counts at once."""
         good = reason is None
         told = replace(self, reason=self.reason if reason is None else reason)
@@ -46,10 +46,10 @@ class Standing:
 class Health:
     """Whether this node may answer: it may while every check is up."""
 
-    def __init__(self, checks: Sequence[Check], timing: Timing) -> None:
+    def __init__(self, checks: Sequence[HealthCheck], timing: CheckTiming) -> None:
         self._checks = tuple(checks)
         self._timing = timing
-        self.standings = tuple(Standing() for _check in checks)
+        self.standings = tuple(CheckState() for _check in checks)
 
     def note(self, number: int, reason: str | None, now_s: float) -> None:
         """Take a result of check `number`, from 0: `None` for a good one, else what was wrong."""
@@ -67,16 +67,20 @@ class Health:
         return all(standing.up for standing in self.standings)
 
     @property
-    def failing(self) -> tuple[tuple[Check, Standing], ...]:
+    def failing(self) -> tuple[tuple[HealthCheck, CheckState], ...]:
         """The checks that are down."""
-        return tuple((check, standing) for check, standing in zip(self._checks, self.standings, strict=True) if standing.up is False)
+        return tuple(
+            (check, standing)
+            for check, standing in zip(self._checks, self.standings, strict=True)
+            if standing.up is False
+        )
 
     def problems(self, now_s: float) -> tuple[str, ...]:
         """One printable line of at most `MAX_PROBLEM_CHARACTERS` for each check that is down."""
         return tuple(_problem(check, standing, now_s) for check, standing in self.failing)
 
 
-def _problem(check: Check, standing: Standing, now_s: float) -> str:
+def _problem(check: HealthCheck, standing: CheckState, now_s: float) -> str:
     tail = f", for {duration(now_s - standing.since_s)}"
     head = f"{shortened(str(check), _CALLED_CHARACTERS)}: {standing.reason}"
     return shortened(blanked(head), MAX_PROBLEM_CHARACTERS - len(tail)) + tail

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from ipaddress import IPv4Address, ip_address
 from typing import Any
 
-from maglev0.config.health_checks import Check, Kind
+from maglev0.config.health_checks import CheckKind, HealthCheck
 from maglev0.runtime import program
 from maglev0.runtime.waiting import in_thread
 
@@ -36,17 +36,17 @@ class DownError(Exception):
     """The service is not up; the text says why."""
 
 
-async def look(check: Check, vip: IPv4Address, keep: Keep) -> str | None:
+async def look(check: HealthCheck, vip: IPv4Address, keep: Keep) -> str | None:
     """Look once: `None` if the service is up, else the reason.
 
     It may be cancelled at any time. What goes on nevertheless, a thread or a process that does not die at once, has been handed to `keep`.
     """
     try:
-        if check.kind is Kind.TCP:
+        if check.kind is CheckKind.TCP:
             (await _connected(check, vip)).close()
-        elif check.kind is Kind.HTTP:
+        elif check.kind is CheckKind.HTTP:
             await _http(check, vip)
-        elif check.kind is Kind.EXEC:
+        elif check.kind is CheckKind.EXEC:
             await _exec(check, vip, keep)
         else:
             await _file(check, keep)
@@ -62,12 +62,16 @@ async def look(check: Check, vip: IPv4Address, keep: Keep) -> str | None:
 
 
 def _words(error: OSError) -> str:
-    return "connection lost" if error.errno is None else os.strerror(error.errno).lower()  # asyncio's own text names the address, too
+    return (
+        "connection lost" if error.errno is None else os.strerror(error.errno).lower()
+    )  # asyncio's own text names the address, too
 
 
-async def _connected(check: Check, vip: IPv4Address) -> socket.socket:
+async def _connected(check: HealthCheck, vip: IPv4Address) -> socket.socket:
     address = check.address or vip
-    connection = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_STREAM)
+    connection = socket.socket(
+        socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_STREAM
+    )
     try:
         connection.setblocking(False)
         connection.setsockopt(socket.IPPROTO_IP, _IP_BIND_ADDRESS_NO_PORT, 1)
@@ -95,11 +99,14 @@ def _refuse_itself(connection: socket.socket) -> None:
         raise DownError("connection refused")
 
 
-async def _http(check: Check, vip: IPv4Address) -> None:
+async def _http(check: HealthCheck, vip: IPv4Address) -> None:
     connection = await _connected(check, vip)
     try:
         reader, writer = await asyncio.open_connection(
-            sock=connection, limit=MAX_HEAD_BYTES, ssl=_tls() if check.tls else None, server_hostname=_server_name(check) if check.tls else None
+            sock=connection,
+            limit=MAX_HEAD_BYTES,
+            ssl=_tls() if check.tls else None,
+            server_hostname=_server_name(check) if check.tls else None,
         )
     except BaseException:
         connection.close()
@@ -122,7 +129,7 @@ def _tls() -> ssl.SSLContext:
     return context
 
 
-def _server_name(check: Check) -> str:
+def _server_name(check: HealthCheck) -> str:
     """The name to send in TLS, empty where there is none: an address is no name (RFC 6066, 3)."""
     name = re.sub(r":[0-9]*\Z", "", check.host)
     try:
@@ -132,9 +139,17 @@ def _server_name(check: Check) -> str:
     return ""
 
 
-def _request(check: Check, vip: IPv4Address) -> bytes:
+def _request(check: HealthCheck, vip: IPv4Address) -> bytes:
     own = str(vip) if check.port == _DEFAULT_PORTS[check.tls] else f"{vip}:{check.port}"
-    lines = (f"GET {check.path} HTTP/1.1", f"Host: {check.host or own}", "User-Agent: maglev0", "Accept: */*", "Connection: close", "", "")
+    lines = (
+        f"GET {check.path} HTTP/1.1",
+        f"Host: {check.host or own}",
+        "User-Agent: maglev0",
+        "Accept: */*",
+        "Connection: close",
+        "",
+        "",
+    )
     return "\r\n".join(lines).encode("ascii")
 
 
@@ -162,11 +177,13 @@ async def _head(reader: asyncio.StreamReader) -> bytes:
     except asyncio.IncompleteReadError as error:
         raise DownError("connection closed before an answer") from error
     except asyncio.LimitOverrunError as error:
-        raise DownError(f"a line of more than {MAX_HEAD_BYTES} bytes in the answer's header") from error
+        raise DownError(
+            f"a line of more than {MAX_HEAD_BYTES} bytes in the answer's header"
+        ) from error
     raise DownError(f"more than {MAX_HEAD_BYTES} bytes or {_MAX_HEAD_LINES} lines of header")
 
 
-async def _exec(check: Check, vip: IPv4Address, keep: Keep) -> None:
+async def _exec(check: HealthCheck, vip: IPv4Address, keep: Keep) -> None:
     running = program.start(check.arguments, {"MAGLEV0_VIP": str(vip)})
     keep(running.ended)
     try:
@@ -180,7 +197,7 @@ async def _exec(check: Check, vip: IPv4Address, keep: Keep) -> None:
         raise DownError(program.fate(status) + (f": {said}" if said else ""))
 
 
-async def _file(check: Check, keep: Keep) -> None:
+async def _file(check: HealthCheck, keep: Keep) -> None:
     looking = asyncio.ensure_future(in_thread(functools.partial(_missing, check.path)))
     keep(looking)
     if (reason := await asyncio.shield(looking)) is not None:

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Any
 
-from maglev0.config.health_checks import Check, Timing
+from maglev0.config.health_checks import CheckTiming, HealthCheck
 from maglev0.core.text import duration
 from maglev0.health import probe
-from maglev0.health.checks import Health, Standing
+from maglev0.health.checks import CheckState, Health
 from maglev0.runtime.program import END_TIMEOUT_S
 from maglev0.runtime.waiting import together
 
@@ -22,28 +22,34 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Result:
+class CheckOutcome:
     """A check's last run: how long it took, and what was wrong (empty: nothing). `up` is how the check stands, by its results in a row."""
 
-    check: Check
+    check: HealthCheck
     up: bool
     duration_s: float
     reason: str
 
 
-class Checks:
+class CheckRunner:
     """The checks of one VIP on this node; `changed` is called, on the loop, when `healthy` or a check or its reason in `problems` changed.
 
     Before the first results nothing is healthy, except where nothing is checked.
     """
 
-    def __init__(self, vip: IPv4Address, checks: Sequence[Check], timing: Timing, changed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        vip: IPv4Address,
+        checks: Sequence[HealthCheck],
+        timing: CheckTiming,
+        changed: Callable[[], None],
+    ) -> None:
         self._vip = vip
         self._timing = timing
         self._changed = changed
         self._health = Health(checks, timing)
         self._inspections = [_Inspection(check, vip, timing.timeout_s) for check in checks]
-        self._results: dict[int, Result] = {}
+        self._results: dict[int, CheckOutcome] = {}
         self._first_round = asyncio.Lock()
 
     @property
@@ -57,14 +63,20 @@ class Checks:
         return self._health.problems(_now_s())
 
     @property
-    def results(self) -> tuple[Result, ...]:
+    def results(self) -> tuple[CheckOutcome, ...]:
         """Of each check that has run."""
         return tuple(result for _number, result in sorted(self._results.items()))
 
     async def first(self) -> None:
         """Return once each check has had a result: after the time-out at the latest, or twice that where this process is starved."""
         async with self._first_round:
-            await asyncio.gather(*(self._look(number) for number, standing in enumerate(self._health.standings) if standing.up is None))
+            await asyncio.gather(
+                *(
+                    self._look(number)
+                    for number, standing in enumerate(self._health.standings)
+                    if standing.up is None
+                )
+            )
 
     async def run(self) -> None:
         """Check for ever. When this is cancelled, no process is left."""
@@ -74,7 +86,10 @@ class Checks:
                 await asyncio.Event().wait()
             await together(*(self._repeat(number) for number in range(len(self._inspections))))
         finally:
-            await _done([future for inspection in self._inspections for future in inspection.remains], END_TIMEOUT_S)
+            await _done(
+                [future for inspection in self._inspections for future in inspection.remains],
+                END_TIMEOUT_S,
+            )
 
     async def _repeat(self, number: int) -> None:
         loop = asyncio.get_running_loop()
@@ -93,30 +108,40 @@ class Checks:
         was, before = self._health.standings[number], self._said()
         self._health.note(number, reason, now_s)
         stands = self._health.standings[number]
-        self._results[number] = Result(inspection.check, bool(stands.up), now_s - begin_s, reason or "")
+        self._results[number] = CheckOutcome(
+            inspection.check, bool(stands.up), now_s - begin_s, reason or ""
+        )
         self._tell(inspection.check, was, stands, reason)
         if self._said() != before:
             self._changed()
 
-    def _said(self) -> tuple[bool, list[tuple[Check, str]]]:
+    def _said(self) -> tuple[bool, list[tuple[HealthCheck, str]]]:
         return self.healthy, [(check, standing.reason) for check, standing in self._health.failing]
 
-    def _tell(self, check: Check, was: Standing, stands: Standing, reason: str | None) -> None:
+    def _tell(
+        self, check: HealthCheck, was: CheckState, stands: CheckState, reason: str | None
+    ) -> None:
         if stands.up == was.up:
             if reason is not None:
                 logger.debug("%s: check %s: %s", self._vip, check, reason)
         elif stands.up:
-            after = "" if was.up is None else f" again after {duration(stands.since_s - was.since_s)}"
+            after = (
+                "" if was.up is None else f" again after {duration(stands.since_s - was.since_s)}"
+            )
             logger.info("%s: check %s is up%s", self._vip, check, after)
         else:
-            found = "at the first look" if was.up is None else f"(bad results in a row: {self._timing.fall})"
+            found = (
+                "at the first look"
+                if was.up is None
+                else f"(bad results in a row: {self._timing.fall})"
+            )
             logger.warning("%s: check %s is down %s: %s", self._vip, check, found, reason)
 
 
 class _Inspection:
     """The looks of one check, of which never two go on at once; `remains` is what a look left behind that could not be ended."""
 
-    def __init__(self, check: Check, vip: IPv4Address, timeout_s: float) -> None:
+    def __init__(self, check: HealthCheck, vip: IPv4Address, timeout_s: float) -> None:
         self.check = check
         self._vip = vip
         self._timeout_s = timeout_s

@@ -33,7 +33,7 @@ from maglev0.lab.demo.narration import Narrator
 from maglev0.lab.demo.story import Demo
 from maglev0.lab.errors import LabError
 from maglev0.lab.testbed import claim, prerequisites, supervisor
-from maglev0.lab.testbed.cluster import Cluster, Settings
+from maglev0.lab.testbed.cluster import Lab, LabSettings
 
 # Memory and patience, not a limit of the thing itself: each daemon takes some 40 MB.
 MOST_NODES = 50
@@ -61,23 +61,25 @@ def _parse(argv: list[str]) -> dict[str, Any]:
     try:
         return dict(docopt.docopt(__doc__, ["lab", *argv]))
     except docopt.DocoptExit as error:
-        raise ConfigError(f"cannot read the command line: lab {' '.join(argv)}; maglev0 lab --help shows what is allowed") from error
+        raise ConfigError(
+            f"cannot read the command line: lab {' '.join(argv)}; maglev0 lab --help shows what is allowed"
+        ) from error
 
 
 def _run(arguments: dict[str, Any]) -> int:
     settings = settings_of(arguments)
     prerequisites.check(None if settings.dataplane == "auto" else HashFamily(settings.dataplane))
     work = _keep if arguments["--keep"] else _demonstrate
-    return supervisor.run(lambda mine: work(Cluster(settings, mine)), keep=arguments["--keep"])
+    return supervisor.run(lambda mine: work(Lab(settings, mine)), keep=arguments["--keep"])
 
 
-def settings_of(arguments: dict[str, Any]) -> Settings:
+def settings_of(arguments: dict[str, Any]) -> LabSettings:
     """The lab asked for; raises ConfigError naming flag, value and what is allowed."""
     nodes = _whole(arguments, "--nodes", 2, MOST_NODES)
     dataplane = arguments["--dataplane"]
     if dataplane not in {"auto", *HashFamily}:
         raise ConfigError(f"--dataplane={dataplane}: must be auto, clusterip or nftables")
-    return Settings(
+    return LabSettings(
         nodes=nodes,
         total_nodes=_whole(arguments, "--total-nodes", nodes, MOST_TOTAL_NODES),
         dataplane=dataplane,
@@ -105,15 +107,17 @@ def _seconds(arguments: dict[str, Any], flag: str) -> float:
     return value
 
 
-def _demonstrate(cluster: Cluster) -> int:
+def _demonstrate(cluster: Lab) -> int:
     narrator = Narrator()
-    narrator.chapter("maglev0: a cluster in a box, of real kernels, real packets, a real ZooKeeper and real daemons")
+    narrator.chapter(
+        "maglev0: a cluster in a box, of real kernels, real packets, a real ZooKeeper and real daemons"
+    )
     narrator.drawing(cluster.settings)
     cluster.build()
     return Demo(cluster, narrator).tell()
 
 
-def _keep(cluster: Cluster) -> int:
+def _keep(cluster: Lab) -> int:
     cluster.build()
     cluster.start()
     sys.stdout.write(guide.text(cluster))

@@ -25,6 +25,7 @@ import random
 import socket
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,27 +33,34 @@ from typing import TYPE_CHECKING
 import docopt
 
 from maglev0.core import table
-from maglev0.core.packet_hash import Flow, PacketHash
+from maglev0.core.packet_hash import PacketFields, PacketHash
 from maglev0.core.service import HashFamily, HashMode
 from maglev0.errors import ConfigError, MaglevError
 from maglev0.lab.chaos import aftermath, report
 from maglev0.lab.chaos.faults import FAULTS
 from maglev0.lab.chaos.run import keep_logs
-from maglev0.lab.chaos.stage import Choices, Stage
+from maglev0.lab.chaos.stage import Choices, Trial
 from maglev0.lab.chaos.verdict import judge
 from maglev0.lab.errors import LabError
 from maglev0.lab.testbed import addresses, prerequisites, supervisor
-from maglev0.lab.testbed.cluster import Cluster, Settings
+from maglev0.lab.testbed.cluster import Lab, LabSettings
 from maglev0.lab.traffic.clients import Clients, Pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from maglev0.lab.testbed.claim import Claim
+
 NODES, TOTAL_NODES, SEED = 4, 65_537, 1
 TARGET = NODES  # the node to which everything happens
 SOURCES = 256
-SETTINGS = Settings(
-    nodes=NODES, total_nodes=TOTAL_NODES, dataplane="nftables", session_timeout_s=1.0, zookeepers=3, more_flags=(f"--hash-seed={SEED}",)
+SETTINGS = LabSettings(
+    nodes=NODES,
+    total_nodes=TOTAL_NODES,
+    dataplane="nftables",
+    session_timeout_s=1.0,
+    zookeepers=3,
+    more_flags=(f"--hash-seed={SEED}",),
 )
 # The README's, with sessions of four ticks, and the sample that ZooKeeper comes with, where no session is shorter than two ticks.
 RECOMMENDED = replace(SETTINGS, session_timeout_s=2.0, tick_ms=500, init_limit=20, sync_limit=2)
@@ -71,7 +79,7 @@ class Series:
     """
 
     title: str
-    settings: Settings
+    settings: LabSettings
     faults: tuple[str, ...]
     sources: tuple[int, ...]
     times: int
@@ -83,13 +91,24 @@ class Series:
 def sources_where(wanted: Callable[[int], bool], count: int = SOURCES) -> tuple[int, ...]:
     """The first probers whose bucket is wanted."""
     hashing = PacketHash(HashFamily.NFTABLES, HashMode.SOURCE_IP, SEED, TOTAL_NODES)
-    flows = (Flow(addresses.prober_address(number), socket.IPPROTO_TCP) for number in range(addresses.PROBERS.num_addresses - 2))
-    return tuple(islice((number for number, flow in enumerate(flows) if wanted(hashing.node_number(flow))), count))
+    flows = (
+        PacketFields(addresses.prober_address(number), socket.IPPROTO_TCP)
+        for number in range(addresses.PROBERS.num_addresses - 2)
+    )
+    return tuple(
+        islice(
+            (number for number, flow in enumerate(flows) if wanted(hashing.node_number(flow))),
+            count,
+        )
+    )
 
 
 def moving(before: dict[int, int], after: dict[int, int]) -> Callable[[int], bool]:
     """Whether a bucket changes its owner between two sets of members, each with its weight."""
-    owners = [table.build(TOTAL_NODES, {f"backend-{node}": weight for node, weight in members.items()}) for members in (before, after)]
+    owners = [
+        table.build(TOTAL_NODES, {f"backend-{node}": weight for node, weight in members.items()})
+        for members in (before, after)
+    ]
     return lambda bucket: owners[0][bucket - 1] != owners[1][bucket - 1]
 
 
@@ -102,17 +121,36 @@ def planned(times: int) -> list[Series]:
     shared = sources_where(moving(EVEN, without))
     heavier = sources_where(moving(EVEN, EVEN | {TARGET: 2}))
     return [
-        Series("leave and join", settings, ("leave", "join"), shared, times, Choices(TARGET, drain_use_s=5.0), idle=True),
+        Series(
+            "leave and join",
+            settings,
+            ("leave", "join"),
+            shared,
+            times,
+            Choices(TARGET, drain_use_s=5.0),
+            idle=True,
+        ),
         Series("crash and restart", settings, ("crash",), shared, times, idle=True),
         Series("restart", settings, ("restart",), shared, times, idle=True),
-        Series("weight 1 to 2 and back", settings, ("weight",), heavier, times, Choices(TARGET, weights=(1, 2)), idle=True),
+        Series(
+            "weight 1 to 2 and back",
+            settings,
+            ("weight",),
+            heavier,
+            times,
+            Choices(TARGET, weights=(1, 2)),
+            idle=True,
+        ),
     ]
 
 
 def losses(times: int) -> list[Series]:
     """What a node's loss costs; all buckets are asked in, so that those of the others show, too."""
     everywhere = sources_where(lambda _bucket: True)
-    return [Series(fault, SETTINGS, (fault,), everywhere, times) for fault in ("kill", "lose-host", "cut-traffic")]
+    return [
+        Series(fault, SETTINGS, (fault,), everywhere, times)
+        for fault in ("kill", "lose-host", "cut-traffic")
+    ]
 
 
 def pauses(times: int) -> list[Series]:
@@ -120,7 +158,14 @@ def pauses(times: int) -> list[Series]:
     everywhere = sources_where(lambda _bucket: True)
     return [
         Series("SIGSTOP for three sessions", SETTINGS, ("pause-long",), everywhere, times),
-        Series("stopped at system calls", SETTINGS, ("stop-at-call",), everywhere, 10 * times, Choices()),
+        Series(
+            "stopped at system calls",
+            SETTINGS,
+            ("stop-at-call",),
+            everywhere,
+            10 * times,
+            Choices(),
+        ),
     ]
 
 
@@ -133,27 +178,44 @@ def zookeeper(times: int) -> list[Series]:
             flags = replace(settings, more_flags=(*settings.more_flags, f"--zk-loss={loss}"))
             for fault in ("kill-leader", "freeze-leader", "lose-zookeeper"):
                 title = f"{name}, {loss}: {fault}"
-                found.append(Series(title, flags, (fault,), everywhere, times, Choices(away_s=AWAY_S), hold=loss == "hold"))
+                found.append(
+                    Series(
+                        title,
+                        flags,
+                        (fault,),
+                        everywhere,
+                        times,
+                        Choices(away_s=AWAY_S),
+                        hold=loss == "hold",
+                    )
+                )
     return found
 
 
 SHOWS = {"planned": planned, "losses": losses, "pauses": pauses, "zookeeper": zookeeper}
 
 
-def perform(cluster: Cluster, series: Series, seed: int, rate: float, logs: Path) -> int:
+def _performed(series: Series, seed: int, rate: float, logs: Path, mine: Claim) -> int:
+    return perform(Lab(series.settings, mine), series, seed, rate, logs)
+
+
+def perform(cluster: Lab, series: Series, seed: int, rate: float, logs: Path) -> int:
     """Do one series on a cluster that is not built yet, and print what came of it; the exit status."""
     cluster.build()
     cluster.start()
     with Clients(cluster, Pace(series.sources, rate, held_rate=0.0)) as clients:
         clients.wait_held()
-        stage = Stage(cluster, clients, random.Random(seed), series.choices)  # noqa: S311  no secret
+        stage = Trial(cluster, clients, random.Random(seed), series.choices)  # noqa: S311  no secret
         stage.quiet()
         broke_off = _repeat(stage, series)
         result, timeline = clients.stop(), stage.timeline()
     verdict = judge(result.tally, result.turns, timeline, hold=series.hold, idle=series.idle)
     if broke_off is not None:
         verdict.faults.append(broke_off)
-    lines = [f"== {series.title}, {series.times} times", report.text(verdict, result, timeline, hold=series.hold)]
+    lines = [
+        f"== {series.title}, {series.times} times",
+        report.text(verdict, result, timeline, hold=series.hold),
+    ]
     lines += aftermath.lines(result.tally, timeline)
     sys.stdout.write("\n".join(lines) + "\n\n")
     if not verdict.good:
@@ -161,7 +223,7 @@ def perform(cluster: Cluster, series: Series, seed: int, rate: float, logs: Path
     return 0 if verdict.good else 1
 
 
-def _repeat(stage: Stage, series: Series) -> str | None:
+def _repeat(stage: Trial, series: Series) -> str | None:
     """All times; what ended it early, if anything did."""
     try:
         for _ in range(series.times):
@@ -180,10 +242,14 @@ def main() -> int:
         if arguments["SHOW"] not in SHOWS:
             raise ConfigError(f"{arguments['SHOW']}: no such show; series --help names all")
         prerequisites.check(HashFamily.NFTABLES)
-        seed, rate, logs = int(arguments["--seed"]), float(arguments["--rate"]), Path(arguments["--logs"])
+        seed, rate, logs = (
+            int(arguments["--seed"]),
+            float(arguments["--rate"]),
+            Path(arguments["--logs"]),
+        )
         status = 0
         for series in SHOWS[arguments["SHOW"]](int(arguments["--runs"])):
-            ended = supervisor.run(lambda mine, series=series: perform(Cluster(series.settings, mine), series, seed, rate, logs))  # type: ignore[misc]
+            ended = supervisor.run(partial(_performed, series, seed, rate, logs))
             if ended > 1:
                 return ended
             status = max(status, ended)

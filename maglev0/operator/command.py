@@ -58,4 +58,6 @@ def parse(text: str, name: str, arguments: list[str]) -> dict[str, Any]:
         fault = str(error).partition("\n")[0]
         known = "" if fault.lower().startswith("usage") else f"{fault}; "
         line = _SECRET.sub(r"\1…", printable(" ".join([name, *arguments])))
-        raise ConfigError(f"{known}cannot read the command line: {line}; maglev0 {name} --help shows what is allowed") from error
+        raise ConfigError(
+            f"{known}cannot read the command line: {line}; maglev0 {name} --help shows what is allowed"
+        ) from error

@@ -16,7 +16,16 @@ from maglev0.core import view as views
 from maglev0.core.settings import Settings, Wishes
 from maglev0.errors import ConfigError, ZooKeeperError
 from maglev0.protocol.paths import Paths
-from maglev0.protocol.ports.zookeeper import Check, Create, Delete, Node, Operation, Refused, Write, ZooKeeper
+from maglev0.protocol.ports.zookeeper import (
+    Create,
+    Delete,
+    Operation,
+    Refused,
+    VersionGuard,
+    Write,
+    Znode,
+    ZooKeeper,
+)
 
 log = logging.getLogger(__name__)
 
@@ -75,16 +84,28 @@ class Agreement:
         self._looks += 1
         if self._looks <= RESTORE_LOOKS and _restorable(found, living):
             raise Unsettled
-        if found is not None and found.settings is not None and not agreed.contradictions(wishes, found.settings):
+        if (
+            found is not None
+            and found.settings is not None
+            and not agreed.contradictions(wishes, found.settings)
+        ):
             agreed.check_id(my_id, found.settings)
             self._settings = found.settings
             return found.settings
         if living and (found is not None or founder.former is None):
             raise self._conflict(found, wishes, sorted(living, key=int))
-        wanted = founder.former if living and founder.former else agreed.first_settings(wishes, founder.vip, founder.session_timeout_s, founder.seed)
+        wanted = (
+            founder.former
+            if living and founder.former
+            else agreed.first_settings(wishes, founder.vip, founder.session_timeout_s, founder.seed)
+        )
         agreed.check_id(my_id, wanted)
         if await self._write(wanted, parent_version, found):
-            log.info("%s the cluster's settings under %s", "wrote" if found is None else "replaced", self._paths.base)
+            log.info(
+                "%s the cluster's settings under %s",
+                "wrote" if found is None else "replaced",
+                self._paths.base,
+            )
         raise Unsettled
 
     def _conflict(self, found: Found | None, wishes: Wishes, living: Sequence[str]) -> Exception:
@@ -93,9 +114,13 @@ class Agreement:
         if found is None:
             return Unsettled()
         if found.settings is None:
-            return ZooKeeperError(f"{found.problem}, and members live by others ({names}): they restore them, or run another version of maglev0")
+            return ZooKeeperError(
+                f"{found.problem}, and members live by others ({names}): they restore them, or run another version of maglev0"
+            )
         conflict = ", ".join(agreed.contradictions(wishes, found.settings))
-        return ConfigError(f"{conflict}: stop the members of {self._paths.base} first ({names}), or give the cluster's values")
+        return ConfigError(
+            f"{conflict}: stop the members of {self._paths.base} first ({names}), or give the cluster's values"
+        )
 
     async def confirm(self, *, registered: bool) -> int:
         """See that the settings in ZooKeeper are those that this node runs with, and return their version; a watch on them is left.
@@ -109,11 +134,15 @@ class Agreement:
             return found.version
         if found is not None and found.settings is not None and not registered:
             changes = ", ".join(agreed.differences(self._settings, found.settings))
-            raise ZooKeeperError(f"the cluster's settings changed while this node was away ({changes}): start it again to adopt them")
+            raise ZooKeeperError(
+                f"the cluster's settings changed while this node was away ({changes}): start it again to adopt them"
+            )
         await self.ensure_paths()
         parent_version, living = await self._living()
         if found is not None and found.problem and living and not registered:
-            raise ZooKeeperError(f"{found.problem}, and others live by them: they run another version of maglev0")
+            raise ZooKeeperError(
+                f"{found.problem}, and others live by them: they run another version of maglev0"
+            )
         if await self._write(self._settings, parent_version, found):
             log.warning("somebody deleted or changed %s: restored", self._paths.settings)
         raise Unsettled
@@ -131,7 +160,7 @@ class Agreement:
             if not (await self._ensured(path)).ours:
                 raise self._foreign(path)
 
-    async def _ensured(self, path: str) -> Node:
+    async def _ensured(self, path: str) -> Znode:
         node = await self._zookeeper.get(path)
         if node is None:
             # Refused where it exists by now, or somebody deletes while we create.
@@ -144,7 +173,9 @@ class Agreement:
 
     def _foreign(self, path: str) -> ZooKeeperError:
         mend = f"correct --zk-auth, or stop all daemons of this cluster and delete it (zkCli.sh: deleteall {self._paths.base})"
-        return ZooKeeperError(f"{path} is not this cluster's alone, by its ACL, or was not always: {mend}")
+        return ZooKeeperError(
+            f"{path} is not this cluster's alone, by its ACL, or was not always: {mend}"
+        )
 
     async def _read(self) -> Found | None:
         path = self._paths.settings
@@ -153,7 +184,13 @@ class Agreement:
             return None
         version, mzxid = node.stat.version, node.stat.mzxid
         if not node.ours:
-            return Found(None, f"the settings in {path} are not this cluster's alone, by their ACL", version, mzxid, ours=False)
+            return Found(
+                None,
+                f"the settings in {path} are not this cluster's alone, by their ACL",
+                version,
+                mzxid,
+                ours=False,
+            )
         try:
             return Found(agreed.decode(node.data), "", version, mzxid)
         except ValueError as error:
@@ -165,13 +202,19 @@ class Agreement:
         writes: list[Operation] = [Create(path, data, ephemeral=False)]
         if found is not None:
             # An ACL cannot be mended by who may lack the right to; the parent is ours, so what lies there can be replaced.
-            writes = [Write(path, data, found.version)] if found.ours else [Delete(path, found.version), *writes]
+            writes = (
+                [Write(path, data, found.version)]
+                if found.ours
+                else [Delete(path, found.version), *writes]
+            )
         with suppress(Refused):
-            await self._zookeeper.commit([Check(self._paths.members, parent_version), *writes])
+            await self._zookeeper.commit(
+                [VersionGuard(self._paths.members, parent_version), *writes]
+            )
             return True
         return False
 
-    async def _living(self) -> tuple[int, dict[str, Node]]:
+    async def _living(self) -> tuple[int, dict[str, Znode]]:
         """Read the parent's version and the ids' znodes that live sessions hold, whatever their data."""
         listed = await self._zookeeper.children(self._paths.members)
         if listed is None:
@@ -179,9 +222,13 @@ class Agreement:
         names, stat = listed
         ids, _foreign = views.candidate_ids(names, views.MAX_ID)
         nodes = await self._zookeeper.get_all([f"{self._paths.members}/{name}" for name in ids])
-        return stat.version, {name: node for name, node in zip(ids, nodes, strict=True) if node is not None and node.stat.owner}
+        return stat.version, {
+            name: node
+            for name, node in zip(ids, nodes, strict=True)
+            if node is not None and node.stat.owner
+        }
 
 
-def _restorable(found: Found | None, living: dict[str, Node]) -> bool:
+def _restorable(found: Found | None, living: dict[str, Znode]) -> bool:
     """Whether a member may be about to write the settings that it runs with: they are gone, or younger than a member that joined under others."""
     return any(found is None or node.stat.mzxid < found.mzxid for node in living.values())

@@ -32,10 +32,12 @@ from maglev0.protocol.ports.kernel import Move
 UNSEEN = 0  # in the place of an id: whoever came and went between two views
 NOTHING = Move(frozenset(), frozenset())
 _GIVING_UP = (DRAINING, FAILING)
-BARRIER_SHARE = 1 / 2  # of a lease: a quarter may have passed since the last renewal, and the next one, under the new view, needs its time, too
+BARRIER_SHARE = (
+    1 / 2
+)  # of a lease: a quarter may have passed since the last renewal, and the next one, under the new view, needs its time, too
 
 
-class Stage(enum.IntEnum):
+class Phase(enum.IntEnum):
     """How far this node has come with the view that it saw last."""
 
     SEEN = 0
@@ -49,7 +51,7 @@ class Ack:
     """What a member acknowledged last: how far it has come with which view."""
 
     view: ViewId
-    stage: Stage
+    stage: Phase
 
     def encode(self) -> bytes:
         """The znode's data, JSON."""
@@ -66,10 +68,12 @@ class HandOver:
     seen_at: float = -math.inf  # when `view` was seen first
     mine: frozenset[int] = frozenset()  # this node's share under `view`
     move: Move = NOTHING  # what the kernel has to change to obey it
-    stage: Stage = Stage.SEEN
+    stage: Phase = Phase.SEEN
     held: frozenset[int] = frozenset()  # in force in this kernel
     obeys: ViewId | None = None  # under this view all that is held is mine
-    secure: ViewId | None = None  # and under this one nobody else can have taken it while no lease ran
+    secure: ViewId | None = (
+        None  # and under this one nobody else can have taken it while no lease ran
+    )
     lease_until: float = -math.inf
     confirmed_at: float = -math.inf  # the latest renewal that showed `view` was sent after this
     unserved: bool = False  # buckets of who is gone wait for their new owners
@@ -86,7 +90,7 @@ class HandOver:
         gone = () if self.view is None else self.note_gone(self.view, view, now_s)
         self.others.forget(frozenset(member.id for member in view.members))
         served = any(member.state in (ACTIVE, FAILING) and member.weight for member in gone)
-        self.unserved = served or (self.unserved and self.stage < Stage.ACQUIRED)
+        self.unserved = served or (self.unserved and self.stage < Phase.ACQUIRED)
         self.view, self.mine, self.seen_at = view, mine, now_s
         self._begin_with(self.held)
         self.confirmed_at = -math.inf
@@ -118,7 +122,11 @@ class HandOver:
 
     @property
     def _record(self) -> Member | None:
-        return None if self.view is None else next((member for member in self.view.members if member.id == self.me), None)
+        return (
+            None
+            if self.view is None
+            else next((member for member in self.view.members if member.id == self.me), None)
+        )
 
     def must_empty(self, now_s: float) -> bool:
         """Whether what is held may be another's by now: the lease lapsed before all of it was secure under the view."""
@@ -128,7 +136,7 @@ class HandOver:
 
     def _begin_with(self, held: frozenset[int]) -> None:
         """Work out beforehand, while nobody waits for it, what is to change: the sets are large."""
-        self.held, self.stage = held, Stage.SEEN
+        self.held, self.stage = held, Phase.SEEN
         self.move = Move(gains=self.mine - held, losses=held - self.mine)
         self._staying = held & self.mine
 
@@ -146,23 +154,25 @@ class HandOver:
 
         Who drains or fails gives up the most, and does so last: the others then have nothing left to do but to take it.
         """
-        if self.stage >= Stage.RELEASED:
-            return self.lacking(Stage.RELEASED)
+        if self.stage >= Phase.RELEASED:
+            return self.lacking(Phase.RELEASED)
         if self.view is None or self._record is None or self._record.state not in _GIVING_UP:
-            return self.lacking(Stage.PREPARED)
-        staying = frozenset(member.id for member in self.view.members if member.state not in _GIVING_UP)
-        return self.lacking(Stage.PREPARED) | (self.lacking(Stage.RELEASED) & staying)
+            return self.lacking(Phase.PREPARED)
+        staying = frozenset(
+            member.id for member in self.view.members if member.state not in _GIVING_UP
+        )
+        return self.lacking(Phase.PREPARED) | (self.lacking(Phase.RELEASED) & staying)
 
     @property
     def barrier_at(self) -> float:
         """When waiting for the others' preparation ends."""
         return self.seen_at + BARRIER_SHARE * self.terms.length_s
 
-    def _has_come(self, peer: int, stage: Stage) -> bool:
+    def _has_come(self, peer: int, stage: Phase) -> bool:
         ack = self.acks.get(peer)
         return ack is not None and ack.view == self.view_id and ack.stage >= stage
 
-    def lacking(self, stage: Stage) -> frozenset[int]:
+    def lacking(self, stage: Phase) -> frozenset[int]:
         """The peers that have not acknowledged that stage of the view."""
         return frozenset(peer for peer in self.peers if not self._has_come(peer, stage))
 
@@ -170,7 +180,7 @@ class HandOver:
         """The kernel has let go of everything that is not this node's under the view."""
         self.held = self._staying
         self.obeys = self.view_id
-        self.stage = Stage.RELEASED
+        self.stage = Phase.RELEASED
 
     def emptied(self) -> None:
         """The kernel holds nothing any more; everything of the view has to be taken anew."""
@@ -180,7 +190,7 @@ class HandOver:
         """From when on the gains may come into force: minus infinity for now, infinity where an acknowledgement or a renewal has to come first."""
         if self.secure is None or self.secure != self.view_id:
             return math.inf
-        if self.lacking(Stage.RELEASED) and self.confirmed_at < self.straggling_until:
+        if self.lacking(Phase.RELEASED) and self.confirmed_at < self.straggling_until:
             return math.inf
         return self.others.over_at()
 
@@ -192,12 +202,12 @@ class HandOver:
     @property
     def is_settled(self) -> bool:
         """Whether this node has its share under the view, and every other member has let go of what is not its own."""
-        return self.stage is Stage.ACQUIRED and not self.lacking(Stage.RELEASED)
+        return self.stage is Phase.ACQUIRED and not self.lacking(Phase.RELEASED)
 
     def acquired(self) -> None:
         """The kernel has this node's whole share in force."""
         self.held = self.mine
-        self.stage = Stage.ACQUIRED
+        self.stage = Phase.ACQUIRED
 
     def may_promote(self, shown: ViewId | None, now_s: float) -> bool:
         """Whether a renewal whose answer is here is worth a lease: it showed the view that is obeyed, and what is held is this node's alone."""
@@ -224,11 +234,11 @@ class HandOver:
         self._begin_with(held)
         if secure is not None and secure == self.view_id and held <= self.mine:
             self.obeys = self.secure = secure
-            self.stage = Stage.ACQUIRED if held == self.mine else Stage.SEEN
+            self.stage = Phase.ACQUIRED if held == self.mine else Phase.SEEN
 
     def left(self) -> None:
         """No more a member; what is held stays to be emptied."""
         self.obeys = self.secure = None
-        self.view, self.stage = None, Stage.SEEN
+        self.view, self.stage = None, Phase.SEEN
         self.lease_until = -math.inf
         self.acks = {}

@@ -13,10 +13,10 @@ from dataclasses import replace
 from maglev0.core.view import DRY_RUN, MAX_MEMBERS, Member, View
 from maglev0.errors import DataplaneError, ZooKeeperError
 from maglev0.protocol.agreement import Agreement
-from maglev0.protocol.membership import Lease, Membership
-from maglev0.protocol.node_state import Host, Standing
-from maglev0.protocol.ports.kernel import Move, Phase
-from maglev0.protocol.ports.zookeeper import Node, Refused
+from maglev0.protocol.membership import LeaseZnode, Membership
+from maglev0.protocol.node_state import Environment, NodeState
+from maglev0.protocol.ports.kernel import Commit, Move
+from maglev0.protocol.ports.zookeeper import Refused, Znode
 
 log = logging.getLogger(__name__)
 
@@ -25,23 +25,33 @@ DYING_SESSION = 2  # session timeouts, see `wait_for_holder`
 LEAVE_ATTEMPTS = 5
 
 
-class Entry:
+class Joining:
     """The ways in and out of one node."""
 
-    def __init__(self, standing: Standing, membership: Membership, agreement: Agreement, host: Host) -> None:
-        self._standing = standing
+    def __init__(
+        self,
+        node_state: NodeState,
+        membership: Membership,
+        agreement: Agreement,
+        environment: Environment,
+    ) -> None:
+        self._state = node_state
         self._membership = membership
         self._agreement = agreement
-        self._host = host
-        self._deadline: float | None = None  # until when who holds this node's id may be a dying session of its own
+        self._environment = environment
+        self._deadline: float | None = (
+            None  # until when who holds this node's id may be a dying session of its own
+        )
         self._said = ""
 
     async def join(self, view: View, settings_version: int) -> float:
         """Create this node's record, once nothing is in force here and no lease of anybody gone runs; returns in how many seconds to go on."""
-        standing = self._standing
-        me = standing.me
+        node_state = self._state
+        me = node_state.me
         if len(view.members) >= MAX_MEMBERS and me.id > view.members[-1].id:
-            raise ZooKeeperError(f"joining as {me.name}: the cluster is full, {MAX_MEMBERS} members of lower ids are there")
+            raise ZooKeeperError(
+                f"joining as {me.name}: the cluster is full, {MAX_MEMBERS} members of lower ids are there"
+            )
         await self.outside()
         await self._agreement.ensure_paths()
         wait_s, version = await self._leases_s(view)
@@ -49,14 +59,19 @@ class Entry:
             self._say(f"leases of who is gone may run for another {wait_s:.1f} s: joining then")
             return wait_s
         try:
-            await self._membership.join(me, standing.lease_record(), version, settings_version)
+            await self._membership.join(me, node_state.lease_record(), version, settings_version)
         except Refused:
             return FIRST_DELAY_S  # the next round sees who or what was faster
         self._deadline, self._said = None, ""
-        standing.lease_version = 0 if version is None else version + 1
-        standing.lease_known = True
-        standing.session, standing.record_version = self._host.zookeeper.session, 0
-        log.info("joined as %s, session %#x, timeout %.1f s", me.name, self._host.zookeeper.session, me.session_timeout_s)
+        node_state.lease_version = 0 if version is None else version + 1
+        node_state.lease_known = True
+        node_state.session, node_state.record_version = self._environment.zookeeper.session, 0
+        log.info(
+            "joined as %s, session %#x, timeout %.1f s",
+            me.name,
+            self._environment.zookeeper.session,
+            me.session_timeout_s,
+        )
         return 0.0
 
     async def _leases_s(self, view: View) -> tuple[float, int | None]:
@@ -66,17 +81,27 @@ class Entry:
         buckets that their owners have let go for it already.
         """
         found = await self.leases({member.id for member in view.members})
-        mine = found.get(self._standing.me.id)
-        return self._standing.handover.others.over_at() - self._host.clock(), None if mine is None else mine.stat.version
+        mine = found.get(self._state.me.id)
+        return (
+            self._state.handover.others.over_at() - self._environment.clock(),
+            None if mine is None else mine.stat.version,
+        )
 
-    async def leases(self, beside: Collection[int]) -> dict[int, Lease]:
+    async def leases(self, beside: Collection[int]) -> dict[int, LeaseZnode]:
         """Read the lease znodes of all ids beside those, and note when each is over; one of this very kernel is: nothing is in force there."""
-        standing, handover = self._standing, self._standing.handover
+        node_state, handover = self._state, self._state.handover
         found = await self._membership.leases(beside)
-        now_s = self._host.clock()
+        now_s = self._environment.clock()
         for member, lease in found.items():
-            emptied = standing.me.state != DRY_RUN  # a dry run asks nothing of the kernel that a killed daemon left accepting
-            ours = emptied and member == standing.me.id and lease.record is not None and lease.record.kernel == standing.kernel
+            emptied = (
+                node_state.me.state != DRY_RUN
+            )  # a dry run asks nothing of the kernel that a killed daemon left accepting
+            ours = (
+                emptied
+                and member == node_state.me.id
+                and lease.record is not None
+                and lease.record.kernel == node_state.kernel
+            )
             if ours or lease.is_released:
                 handover.others.forget(frozenset({member}))
             else:
@@ -92,72 +117,93 @@ class Entry:
 
     async def outside(self) -> None:
         """Be no member: nothing is in force, whatever was left there by this or an earlier daemon."""
-        if self._standing.is_member:
-            log.warning("%s is no member any more", self._standing.me.name)
-        self._standing.lost()
+        if self._state.is_member:
+            log.warning("%s is no member any more", self._state.me.name)
+        self._state.lost()
         await self._let_go()
 
     async def _let_go(self) -> None:
         """Accept nothing any more: the lease at once, the buckets after it."""
-        await self._host.gate.drop()
+        await self._environment.gate.drop()
         await self.know_held()
-        if self._standing.handover.held:
+        if self._state.handover.held:
             await self.empty()
 
     async def know_held(self) -> None:
         """Read what is in force in the kernel, where this process does not know it by itself."""
-        if not self._standing.held_known:
-            self._standing.handover.held = await self._host.gate.owned()
-            self._standing.held_known = True
+        if not self._state.held_known:
+            self._state.handover.held = await self._environment.gate.owned()
+            self._state.held_known = True
 
     async def empty(self) -> None:
         """Put nothing in force."""
-        held = self._standing.handover.held
-        await self._host.gate.load(Move(frozenset(), held))
-        await self._host.gate.flip(Phase.RELEASED)
-        self._standing.kept |= held
-        self._standing.handover.emptied()
+        held = self._state.handover.held
+        await self._environment.gate.stage(Move(frozenset(), held))
+        await self._environment.gate.commit(Commit.RELEASE)
+        self._state.kept |= held
+        self._state.handover.emptied()
 
-    async def wait_for_holder(self, node: Node, member: Member | None) -> float:
+    async def wait_for_holder(self, node: Znode, member: Member | None) -> float:
         """Give the id's holder the time in which a session of our own, left by a daemon that was killed, would end.
 
         That is its session timeout and two ticks; a server grants no timeout below two ticks unless told to, so twice the timeout
         covers both.
         """
-        me = self._standing.me
+        me = self._state.me
         if not node.stat.owner:
-            raise ZooKeeperError(f"{self._membership.path(me.id)} is a persistent znode, which no daemon holds: delete it")
+            raise ZooKeeperError(
+                f"{self._membership.path(me.id)} is a persistent znode, which no daemon holds: delete it"
+            )
         await self.outside()
         who = f"{member.host}, pid {member.pid}" if member else "an unreadable record"
-        now_s = self._host.clock()
+        now_s = self._environment.clock()
         if self._deadline is None:
             wait_s = DYING_SESSION * (member.session_timeout_s if member else me.session_timeout_s)
             self._deadline = now_s + wait_s
-            log.info("id %d is held by session %#x (%s): waiting up to %.1f s in case that is dying", me.id, node.stat.owner, who, wait_s)
+            log.info(
+                "id %d is held by session %#x (%s): waiting up to %.1f s in case that is dying",
+                me.id,
+                node.stat.owner,
+                who,
+                wait_s,
+            )
         if now_s >= self._deadline:
-            raise ZooKeeperError(f"id {me.id} is held by another live daemon ({who}): stop that one, or give this one another --my-id")
+            raise ZooKeeperError(
+                f"id {me.id} is held by another live daemon ({who}): stop that one, or give this one another --my-id"
+            )
         return self._deadline - now_s
 
-    async def come_back(self, node: Node, before: Member | None, mine: frozenset[int], view: View) -> None:
+    async def come_back(
+        self, node: Znode, before: Member | None, mine: frozenset[int], view: View
+    ) -> None:
         """Go on in a record of this session that an earlier daemon of this host made, or this one before its last answer was lost."""
-        standing, handover = self._standing, self._standing.handover
-        found = await self._membership.lease(standing.me.id)
+        node_state, handover = self._state, self._state.handover
+        found = await self._membership.lease(node_state.me.id)
         await self.know_held()
         record = None if found is None else found.record
-        secure = record.secure if record is not None and record.kernel == standing.kernel else None
+        secure = (
+            record.secure if record is not None and record.kernel == node_state.kernel else None
+        )
         handover.left()
-        handover.see(view, mine, self._host.clock())
+        handover.see(view, mine, self._environment.clock())
         handover.adopt(handover.held, secure)
-        standing.session, standing.record_version = node.stat.owner, node.stat.version
-        standing.lease_known = False
+        node_state.session, node_state.record_version = node.stat.owner, node.stat.version
+        node_state.lease_known = False
         if before is not None:
-            standing.me = replace(standing.me, pid=before.pid, start_time=before.start_time)
-        session, held = self._host.zookeeper.session, len(handover.held)
-        log.info("took back the place of %s, session %#x: %d node numbers in force", standing.me.name, session, held)
+            node_state.me = replace(node_state.me, pid=before.pid, start_time=before.start_time)
+        session, held = self._environment.zookeeper.session, len(handover.held)
+        log.info(
+            "took back the place of %s, session %#x: %d node numbers in force",
+            node_state.me.name,
+            session,
+            held,
+        )
 
     async def join_anew(self) -> float:
         """Somebody else wrote to this node's record: what the others see of it is not what it said."""
-        log.warning("the record of %s was changed by another hand: joining anew", self._standing.me.name)
+        log.warning(
+            "the record of %s was changed by another hand: joining anew", self._state.me.name
+        )
         await self.withdraw()
         return FIRST_DELAY_S
 
@@ -165,10 +211,10 @@ class Entry:
         """Be no member any more; nobody need wait where the kernel could be told to accept nothing. Returns whether ZooKeeper has confirmed it."""
         try:
             await self._let_go()
-            released = self._standing.lease_record(released=True)
+            released = self._state.lease_record(released=True)
         except DataplaneError:
             released = None
-        self._standing.lost()
+        self._state.lost()
         for _attempt in range(LEAVE_ATTEMPTS):
             with suppress(Refused):
                 await self._membership.withdraw(released)

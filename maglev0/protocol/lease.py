@@ -66,7 +66,9 @@ class Others:
 
     def __init__(self, agreed: Terms) -> None:
         self._terms = agreed
-        self._ends: dict[int, tuple[int, float]] = {}  # by member: zxid of its last change (0: unknown), and from when on it is over
+        self._ends: dict[
+            int, tuple[int, float]
+        ] = {}  # by member: zxid of its last change (0: unknown), and from when on it is over
 
     def last_changed(self, member: int, zxid: int, date_s: float) -> None:
         """The lease znode of who is gone last changed at `zxid`, before `date_s`; the earliest date known for a change counts."""

@@ -16,9 +16,19 @@ from maglev0.core.settings import read_int, read_object, read_text
 from maglev0.core.text import printable
 from maglev0.core.view import Child, Ignored, Member, View, ViewId
 from maglev0.protocol.agreement import Unsettled
-from maglev0.protocol.handover import Ack, Stage
+from maglev0.protocol.handover import Ack, Phase
 from maglev0.protocol.paths import Paths
-from maglev0.protocol.ports.zookeeper import Check, Create, Delete, Node, Operation, Refused, Stat, Write, ZooKeeper
+from maglev0.protocol.ports.zookeeper import (
+    Create,
+    Delete,
+    Operation,
+    Refused,
+    Stat,
+    VersionGuard,
+    Write,
+    Znode,
+    ZooKeeper,
+)
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +45,7 @@ class Seen(NamedTuple):
     """A view as read, and the znodes that it was made of, by member id."""
 
     view: View
-    nodes: dict[int, Node]
+    nodes: dict[int, Znode]
 
 
 class LeaseRecord(NamedTuple):
@@ -55,7 +65,7 @@ class LeaseRecord(NamedTuple):
         return json.dumps(self._asdict()).encode()
 
 
-class Lease(NamedTuple):
+class LeaseZnode(NamedTuple):
     """A lease znode as read; `record` is `None` where it cannot be understood: then nothing is known of it but its stat."""
 
     record: LeaseRecord | None
@@ -75,7 +85,9 @@ class Membership:
         self._paths = paths
         self._me = me
         self._reported: set[Ignored] = set()
-        self._foreign: dict[tuple[str, int], ViewId] = {}  # not ours: name, creation, and the view it was first seen in
+        self._foreign: dict[
+            tuple[str, int], ViewId
+        ] = {}  # not ours: name, creation, and the view it was first seen in
 
     def path(self, member: int) -> str:
         """Where a member's record lies."""
@@ -100,14 +112,37 @@ class Membership:
         if parent is None or view_id(before) != view_id(parent.stat):
             return None
         present = {name: node for name, node in zip(ids, nodes, strict=True) if node is not None}
-        if len(present) < len(ids) or await self._touched(parent.stat, present.values()) or await self._estranged(parent.stat, present):
+        if (
+            len(present) < len(ids)
+            or await self._touched(parent.stat, present.values())
+            or await self._estranged(parent.stat, present)
+        ):
             return None
-        members, ignored = views.read_members(Child(name, node.data, node.stat.owner, node.stat.mzxid, node.ours) for name, node in present.items())
-        self._report([*ignored, *(Ignored(name, 0, "it is no member id, or beyond the first 1,024") for name in foreign)])
-        children = frozenset([*((name, node.stat.czxid) for name, node in present.items()), *((name, 0) for name in foreign)])
-        return Seen(View(view_id(parent.stat), members, children), {int(name): node for name, node in present.items()})
+        members, ignored = views.read_members(
+            Child(name, node.data, node.stat.owner, node.stat.mzxid, node.ours)
+            for name, node in present.items()
+        )
+        self._report(
+            [
+                *ignored,
+                *(
+                    Ignored(name, 0, "it is no member id, or beyond the first 1,024")
+                    for name in foreign
+                ),
+            ]
+        )
+        children = frozenset(
+            [
+                *((name, node.stat.czxid) for name, node in present.items()),
+                *((name, 0) for name in foreign),
+            ]
+        )
+        return Seen(
+            View(view_id(parent.stat), members, children),
+            {int(name): node for name, node in present.items()},
+        )
 
-    async def _touched(self, parent: Stat, nodes: Collection[Node]) -> bool:
+    async def _touched(self, parent: Stat, nodes: Collection[Znode]) -> bool:
         """Whether somebody changed a record behind the parent's back: two nodes could then read different members under one identity.
 
         Writing the parent gives the change its place in the order, and every node another view.
@@ -118,14 +153,18 @@ class Membership:
             await self._zookeeper.commit([Write(self._paths.members, b"", parent.version)])
         return True
 
-    async def _estranged(self, parent: Stat, nodes: Mapping[str, Node]) -> bool:
+    async def _estranged(self, parent: Stat, nodes: Mapping[str, Znode]) -> bool:
         """Whether a record is not ours that was so, for all this node knows, when this view began.
 
         A change of an ACL has no place in ZooKeeper's order: under one identity of the view a node could still count that member, and another
         not. Writing the parent makes a view under which nobody counts it, for what is not ours never is again.
         """
         seen = view_id(parent)
-        self._foreign = {(name, node.stat.czxid): self._foreign.get((name, node.stat.czxid), seen) for name, node in nodes.items() if not node.ours}
+        self._foreign = {
+            (name, node.stat.czxid): self._foreign.get((name, node.stat.czxid), seen)
+            for name, node in nodes.items()
+            if not node.ours
+        }
         if seen not in self._foreign.values():
             return False
         with suppress(Refused):
@@ -135,19 +174,32 @@ class Membership:
     def _report(self, ignored: list[Ignored]) -> None:
         news = [child for child in ignored if child not in self._reported]
         for child in news[:MAX_WARNINGS]:
-            log.warning("ignored %s/%s: %s", self._paths.members, printable(child.name[:MAX_NAME]), child.reason)
+            log.warning(
+                "ignored %s/%s: %s",
+                self._paths.members,
+                printable(child.name[:MAX_NAME]),
+                child.reason,
+            )
         if len(news) > MAX_WARNINGS:
-            log.warning("ignored %d more children of %s that are no members", len(news) - MAX_WARNINGS, self._paths.members)
+            log.warning(
+                "ignored %d more children of %s that are no members",
+                len(news) - MAX_WARNINGS,
+                self._paths.members,
+            )
         self._reported = set(ignored)
 
-    async def join(self, member: Member, lease: LeaseRecord, lease_version: int | None, settings_version: int) -> None:
+    async def join(
+        self, member: Member, lease: LeaseRecord, lease_version: int | None, settings_version: int
+    ) -> None:
         """Create the record and the acknowledgement, and write the lease over that version of it, under the settings of that version.
 
         Raises `Refused` when the id has a record already or anything else changed meanwhile.
         """
-        operations: list[Operation] = [Check(self._paths.settings, settings_version)]
+        operations: list[Operation] = [VersionGuard(self._paths.settings, settings_version)]
         if (ack := await self._zookeeper.get(self._paths.ack(self._me))) is not None:
-            operations.append(Delete(self._paths.ack(self._me), ack.stat.version))  # of another session, whose record is gone
+            operations.append(
+                Delete(self._paths.ack(self._me), ack.stat.version)
+            )  # of another session, whose record is gone
         operations += [
             Create(self._paths.member(self._me), member.encode(), ephemeral=True),
             Create(self._paths.ack(self._me), b"", ephemeral=True),
@@ -159,11 +211,20 @@ class Membership:
 
     def _write_lease(self, lease: LeaseRecord, version: int | None) -> Operation:
         path = self._paths.lease(self._me)
-        return Create(path, lease.encode(), ephemeral=False) if version is None else Write(path, lease.encode(), version)
+        return (
+            Create(path, lease.encode(), ephemeral=False)
+            if version is None
+            else Write(path, lease.encode(), version)
+        )
 
     async def rewrite(self, member: Member, version: int) -> None:
         """Replace this node's record of that version, as a change that makes a new view; `Refused` when it is not there or another."""
-        await self._zookeeper.commit([Write(self._paths.member(self._me), member.encode(), version), Write(self._paths.members, b"", -1)])
+        await self._zookeeper.commit(
+            [
+                Write(self._paths.member(self._me), member.encode(), version),
+                Write(self._paths.members, b"", -1),
+            ]
+        )
 
     async def withdraw(self, released: LeaseRecord | None) -> None:
         """Delete this node's record if it is of this session, and its acknowledgement; `released` says that its kernel accepts nothing any more.
@@ -179,23 +240,36 @@ class Membership:
             operations.append(Delete(self._paths.ack(self._me), ack.stat.version))
         if released is not None:
             found = await self._zookeeper.get(self._paths.lease(self._me))
-            operations.append(self._write_lease(released, None if found is None else found.stat.version))
+            operations.append(
+                self._write_lease(released, None if found is None else found.stat.version)
+            )
         await self._zookeeper.commit([*operations, Write(self._paths.members, b"", -1)])
 
     async def acks(self, members: Sequence[int]) -> dict[int, Ack]:
         """Read what these members acknowledged, as far as they did; watches on all of them are left."""
-        nodes = await self._zookeeper.get_all([self._paths.ack(member) for member in members], watch=True)
-        found = {member: decode_ack(node.data) for member, node in zip(members, nodes, strict=True) if node is not None and node.ours}
+        nodes = await self._zookeeper.get_all(
+            [self._paths.ack(member) for member in members], watch=True
+        )
+        found = {
+            member: decode_ack(node.data)
+            for member, node in zip(members, nodes, strict=True)
+            if node is not None and node.ours
+        }
         return {member: ack for member, ack in found.items() if ack is not None}
 
-    async def renew(self, lease: LeaseRecord, record_version: int, lease_version: int | None, ack: Ack | None) -> tuple[int, ViewId | None]:
+    async def renew(
+        self, lease: LeaseRecord, record_version: int, lease_version: int | None, ack: Ack | None
+    ) -> tuple[int, ViewId | None]:
         """Write the lease, and with it the acknowledgement if there is one to tell.
 
         The node's record must be of that version, and its lease znode of that one (`None`: there is none).
         Returns the write's zxid (0 where it created the znode) and the view's identity that was read right behind it, `None` where the parent
         is gone. Raises `Refused`: index 0 is the record, 1 the lease, 2 the acknowledgement.
         """
-        operations = [Check(self._paths.member(self._me), record_version), self._write_lease(lease, lease_version)]
+        operations = [
+            VersionGuard(self._paths.member(self._me), record_version),
+            self._write_lease(lease, lease_version),
+        ]
         if ack is not None:
             operations.append(Write(self._paths.ack(self._me), ack.encode(), -1))
         done = await self._zookeeper.commit(operations, look=self._paths.members)
@@ -206,26 +280,36 @@ class Membership:
         with suppress(Refused):
             await self._zookeeper.commit([Create(self._paths.ack(self._me), b"", ephemeral=True)])
 
-    async def lease(self, member: int) -> Lease | None:
+    async def lease(self, member: int) -> LeaseZnode | None:
         """Read a lease znode."""
         return _lease(await self._zookeeper.get(self._paths.lease(member)))
 
-    async def leases(self, beside: Collection[int]) -> dict[int, Lease]:
+    async def leases(self, beside: Collection[int]) -> dict[int, LeaseZnode]:
         """Read the lease znodes of all ids beside those."""
         listed = await self._zookeeper.children(self._paths.leases)
         if listed is None:
             return {}
-        ids = [int(name) for name in views.candidate_ids(listed[0], views.MAX_ID)[0] if int(name) not in beside]
+        ids = [
+            int(name)
+            for name in views.candidate_ids(listed[0], views.MAX_ID)[0]
+            if int(name) not in beside
+        ]
         nodes = await self._zookeeper.get_all([self._paths.lease(member) for member in ids])
         found = {member: _lease(node) for member, node in zip(ids, nodes, strict=True)}
         return {member: lease for member, lease in found.items() if lease is not None}
 
-    async def clear(self, member: int, lease: Lease) -> None:
+    async def clear(self, member: int, lease: LeaseZnode) -> None:
         """Say of a lease of who is gone that it is over, or delete it if that was said; nothing, if it changed since it was read."""
         path, version = self._paths.lease(member), lease.stat.version
         over = (lease.record or LeaseRecord("", 1, None))._replace(released=True)
         with suppress(Refused):
-            await self._zookeeper.commit([Delete(path, version) if lease.is_released else Write(path, over.encode(), version)])
+            await self._zookeeper.commit(
+                [
+                    Delete(path, version)
+                    if lease.is_released
+                    else Write(path, over.encode(), version)
+                ]
+            )
 
 
 def view_id(stat: Stat) -> ViewId:
@@ -233,8 +317,12 @@ def view_id(stat: Stat) -> ViewId:
     return ViewId(stat.czxid, stat.cversion, stat.version)
 
 
-def _lease(node: Node | None) -> Lease | None:
-    return None if node is None else Lease(decode_lease(node.data) if node.ours else None, node.stat)
+def _lease(node: Znode | None) -> LeaseZnode | None:
+    return (
+        None
+        if node is None
+        else LeaseZnode(decode_lease(node.data) if node.ours else None, node.stat)
+    )
 
 
 def decode_lease(data: bytes) -> LeaseRecord | None:
@@ -258,7 +346,7 @@ def decode_ack(data: bytes) -> Ack | None:
         record = json.loads(data) if len(data) <= MAX_SMALL_BYTES else None
         if not isinstance(record, list) or len(record) != 4 or type(record[3]) is not int:
             return None
-        return Ack(_read_view_id(record[:3]), Stage(record[3]))
+        return Ack(_read_view_id(record[:3]), Phase(record[3]))
     except (ValueError, RecursionError):
         return None
 
@@ -272,6 +360,10 @@ def _read_small(data: bytes) -> dict[str, object]:
 def _read_view_id(value: object) -> ViewId:
     """A view's identity from JSON; ValueError where it is none."""
     limits = (_ZXID_LIMIT, _VERSION_LIMIT, _VERSION_LIMIT)
-    if not isinstance(value, list) or len(value) != 3 or not all(type(n) is int and -m <= n < m for n, m in zip(value, limits, strict=True)):
+    if (
+        not isinstance(value, list)
+        or len(value) != 3
+        or not all(type(n) is int and -m <= n < m for n, m in zip(value, limits, strict=True))
+    ):
         raise ValueError("no identity of a view")
     return ViewId(*value)

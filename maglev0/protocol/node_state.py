@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from maglev0.core.view import DRAINING, DRY_RUN, Member, View
-from maglev0.protocol.handover import Ack, HandOver, Stage
+from maglev0.protocol.handover import Ack, HandOver, Phase
 from maglev0.protocol.membership import LeaseRecord
 from maglev0.protocol.ports.kernel import Gate
 from maglev0.protocol.ports.zookeeper import ZooKeeper
 
 
-class Host(NamedTuple):
+class Environment(NamedTuple):
     """What a node's part stands on: `clock` tells seconds of CLOCK_MONOTONIC, `share` computes this node's share of a view.
 
     `wake` is called whenever `round` should be; `kernel` names this kernel and network namespace, `pid` this process. `hold` keeps the kernel open
@@ -34,7 +34,7 @@ class Host(NamedTuple):
 
 
 @dataclass
-class Standing:
+class NodeState:
     """What the strands of one node share. `kernel` names its kernel and network namespace, `pid` is this process."""
 
     me: Member
@@ -48,7 +48,9 @@ class Standing:
     acked: Ack | None = None  # what the others know of how far it has come
     held_known: bool = False  # whether `handover.held` is what the kernel has in force
     kept: frozenset[int] = frozenset()  # buckets out of force in which connections are kept
-    swept: frozenset[int] = frozenset()  # of those, what was kept ever since the connections are being looked at
+    swept: frozenset[int] = (
+        frozenset()
+    )  # of those, what was kept ever since the connections are being looked at
     idle: frozenset[int] = frozenset()  # in which the look before found no connection
     leaving: bool = False
 
@@ -72,12 +74,14 @@ class Standing:
 
     def lease_record(self, *, released: bool = False) -> LeaseRecord:
         """What this node writes into its lease; a kernel that nothing is asked of accepts nothing."""
-        return LeaseRecord(self.kernel, self.pid, self.handover.secure, released or self.me.state == DRY_RUN)
+        return LeaseRecord(
+            self.kernel, self.pid, self.handover.secure, released or self.me.state == DRY_RUN
+        )
 
     def owed_ack(self) -> Ack | None:
         """What this node has yet to tell the others of how far it has come; that it has taken its share is nobody's concern."""
-        view, stage = self.handover.view_id, min(self.handover.stage, Stage.RELEASED)
-        if view is None or stage is Stage.SEEN:
+        view, stage = self.handover.view_id, min(self.handover.stage, Phase.RELEASED)
+        if view is None or stage is Phase.SEEN:
             return None
         told = self.acked is not None and self.acked.view == view and self.acked.stage >= stage
         return None if told else Ack(view, stage)

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from maglev0.core.assignment import Ownership
+from maglev0.core.assignment import Assignment
 from maglev0.core.settings import Settings
 from maglev0.core.view import Member, View, ViewId
-from maglev0.protocol.handover import Stage
+from maglev0.protocol.handover import Phase
 from maglev0.protocol.paths import Paths
 
 
-class Cluster(NamedTuple):
+class ClusterContext(NamedTuple):
     """What a node takes part in, and how: `kernel` names its kernel and network namespace, `hold` is --zk-loss=hold."""
 
     paths: Paths
@@ -26,7 +26,7 @@ class Cluster(NamedTuple):
 class Progress(NamedTuple):
     """How far one node has come, at one instant; times are seconds of CLOCK_MONOTONIC.
 
-    `held` is in force in its kernel as far as it knows, `late` counts the buckets out of force in which it keeps connections.
+    `held` is in force in its kernel as far as it knows, `kept` counts the buckets out of force in which it keeps connections.
     """
 
     me: Member
@@ -34,16 +34,16 @@ class Progress(NamedTuple):
     view: View | None
     view_at: float
     obeys: ViewId | None
-    stage: Stage
+    stage: Phase
     held: frozenset[int]
     lease_left_s: float
-    late: int
-    ownership: Ownership | None
+    kept: int
+    ownership: Assignment | None
 
     @property
     def is_at_rest(self) -> bool:
         """Whether it is a member in its place, and nothing is left to do for the view."""
-        return self.is_member and self.stage is Stage.ACQUIRED
+        return self.is_member and self.stage is Phase.ACQUIRED
 
     @property
     def is_settled(self) -> bool:

@@ -16,7 +16,7 @@ from maglev0.core.view import ViewId
 from maglev0.errors import ZooKeeperError
 from maglev0.protocol.agreement import Agreement, Unsettled
 from maglev0.protocol.membership import Membership
-from maglev0.protocol.node_state import Host, Standing
+from maglev0.protocol.node_state import Environment, NodeState
 from maglev0.protocol.ports.zookeeper import Disconnected, Refused
 
 log = logging.getLogger(__name__)
@@ -34,13 +34,20 @@ class News(Protocol):
 class Renewal:
     """Call `renew` again and again, after as many seconds as it returned or as soon as `due` is set; `wake` is called then."""
 
-    def __init__(self, standing: Standing, membership: Membership, agreement: Agreement, host: Host, news: News) -> None:
+    def __init__(
+        self,
+        node_state: NodeState,
+        membership: Membership,
+        agreement: Agreement,
+        environment: Environment,
+        news: News,
+    ) -> None:
         self.due = False
         self.wake: Callable[[], None] = _nobody
-        self._standing = standing
+        self._state = node_state
         self._membership = membership
         self._agreement = agreement
-        self._host = host
+        self._environment = environment
         self._was_refused = False
         self._news = news
 
@@ -51,25 +58,25 @@ class Renewal:
 
     async def distrust(self) -> None:
         """End the lease: its timer may have stood still while others waited for its end."""
-        self._standing.handover.lease_until = -math.inf
-        await self._host.gate.drop()
+        self._state.handover.lease_until = -math.inf
+        await self._environment.gate.drop()
         self.soon()
 
     async def renew(self) -> float:
         """Renew once. Raises DataplaneError, and ZooKeeperError when another process renews the lease of this node's id."""
         self.due = False
-        interval_s = self._standing.handover.terms.interval_s
-        if not self._standing.is_member:
+        interval_s = self._state.handover.terms.interval_s
+        if not self._state.is_member:
             return interval_s
-        started_at = self._host.clock()
-        await self._host.gate.arm()
+        started_at = self._environment.clock()
+        await self._environment.gate.arm()
         try:
             shown = await self._written(started_at)
             await self._worth(shown, started_at)
         except Refused as refused:
             await self._mend(refused)
         except Disconnected:
-            self._standing.lease_known = False
+            self._state.lease_known = False
             await self._alone()
         else:
             return interval_s
@@ -77,39 +84,47 @@ class Renewal:
 
     async def _written(self, started_at: float) -> ViewId | None:
         """Write the lease, and return the view that was current right behind the writing."""
-        standing = self._standing
-        if not standing.lease_known:
+        node_state = self._state
+        if not node_state.lease_known:
             await self._learn_version()
-        version, record_version = standing.lease_version, standing.record_version
+        version, record_version = node_state.lease_version, node_state.record_version
         if record_version is None:
             raise Disconnected  # it left meanwhile
-        ack = standing.owed_ack()
-        zxid, shown = await self._membership.renew(standing.lease_record(), record_version, version, ack)
-        standing.acked = ack or standing.acked
-        standing.lease_version = 0 if version is None else version + 1
+        ack = node_state.owed_ack()
+        zxid, shown = await self._membership.renew(
+            node_state.lease_record(), record_version, version, ack
+        )
+        node_state.acked = ack or node_state.acked
+        node_state.lease_version = 0 if version is None else version + 1
         if zxid:
-            standing.handover.dates.reached(zxid, self._host.clock())
-        standing.handover.confirmed(shown, started_at)
+            node_state.handover.dates.reached(zxid, self._environment.clock())
+        node_state.handover.confirmed(shown, started_at)
         return shown
 
     async def _learn_version(self) -> None:
         """Read which version of the lease znode to write over; one that another kernel wrote is another process with this node's id."""
-        standing = self._standing
-        found = await self._membership.lease(standing.me.id)
-        if found is not None and found.record is not None and found.record.kernel not in ("", standing.kernel):
-            await self._host.gate.drop()
+        node_state = self._state
+        found = await self._membership.lease(node_state.me.id)
+        if (
+            found is not None
+            and found.record is not None
+            and found.record.kernel not in ("", node_state.kernel)
+        ):
+            await self._environment.gate.drop()
             who = f"pid {found.record.pid} of another host"
-            raise ZooKeeperError(f"the lease of id {standing.me.id} is renewed by another daemon ({who}): stop one, or give it another --my-id")
-        standing.lease_version = None if found is None else found.stat.version
-        standing.lease_known = True
+            raise ZooKeeperError(
+                f"the lease of id {node_state.me.id} is renewed by another daemon ({who}): stop one, or give it another --my-id"
+            )
+        node_state.lease_version = None if found is None else found.stat.version
+        node_state.lease_known = True
 
     async def _worth(self, shown: ViewId | None, started_at: float) -> None:
         """Put the lease in force if the renewal is worth it."""
         self._was_refused = False
-        handover = self._standing.handover
-        if shown is not None and handover.may_promote(shown, self._host.clock()):
+        handover = self._state.handover
+        if shown is not None and handover.may_promote(shown, self._environment.clock()):
             news = handover.secure != shown or handover.lease_until <= started_at
-            await self._host.gate.promote()
+            await self._environment.gate.promote()
             handover.renewed(shown, started_at)
             if news:
                 self._news(view=False)
@@ -120,7 +135,7 @@ class Renewal:
 
     async def _mend(self, refused: Refused) -> None:
         """Find out why a renewal was refused, and do what is needed for the next; who disturbs again and again gets no more than its share."""
-        self._standing.lease_known = False
+        self._state.lease_known = False
         if refused.index == 0:
             self._news(view=True)  # the record is gone, or another hand wrote to it
             return
@@ -136,10 +151,14 @@ class Renewal:
 
     async def _alone(self) -> None:
         """Nobody answers. Told to hold, go on under the last view that was secure, against promise 1."""
-        handover = self._standing.handover
-        if self._host.hold and handover.secure is not None and handover.secure == handover.obeys:
-            await self._host.gate.arm()
-            await self._host.gate.promote()
+        handover = self._state.handover
+        if (
+            self._environment.hold
+            and handover.secure is not None
+            and handover.secure == handover.obeys
+        ):
+            await self._environment.gate.arm()
+            await self._environment.gate.promote()
 
 
 def _nobody() -> None:

@@ -19,7 +19,9 @@ from maglev0.runtime.waiting import woken
 
 LOOK_S = 10.0  # between two looks without a notice, so that what slewing adds up to is never taken for a jump
 JUMP_S = 0.05  # slewing changes the distance of two clocks by 5 ms in 10 s
-SAME_INSTANT_S = 0.01  # clocks read further apart, by a process that was stopped in between, cannot be compared
+SAME_INSTANT_S = (
+    0.01  # clocks read further apart, by a process that was stopped in between, cannot be compared
+)
 
 _FLAGS = os.O_NONBLOCK | os.O_CLOEXEC  # TFD_NONBLOCK, TFD_CLOEXEC
 _CANCEL_ON_SET = 1 << 0 | 1 << 1  # TFD_TIMER_ABSTIME, TFD_TIMER_CANCEL_ON_SET
@@ -27,14 +29,22 @@ _NEVER = (1 << 31) - 1  # the last second that every time_t has
 
 
 class _Timer(ctypes.Structure):  # struct itimerspec
-    _fields_ = (("interval_s", ctypes.c_long), ("interval_ns", ctypes.c_long), ("value_s", ctypes.c_long), ("value_ns", ctypes.c_long))
+    _fields_ = (
+        ("interval_s", ctypes.c_long),
+        ("interval_ns", ctypes.c_long),
+        ("value_s", ctypes.c_long),
+        ("value_ns", ctypes.c_long),
+    )
 
 
 def distances_s() -> tuple[float, float]:
     """How far the two other clocks are ahead of CLOCK_MONOTONIC, in seconds."""
     while True:  # ends: a process that gets so little done does not get here again either
         monotonic_s = time.clock_gettime(time.CLOCK_MONOTONIC)
-        found = time.clock_gettime(time.CLOCK_BOOTTIME) - monotonic_s, time.clock_gettime(time.CLOCK_REALTIME) - monotonic_s
+        found = (
+            time.clock_gettime(time.CLOCK_BOOTTIME) - monotonic_s,
+            time.clock_gettime(time.CLOCK_REALTIME) - monotonic_s,
+        )
         if time.clock_gettime(time.CLOCK_MONOTONIC) - monotonic_s < SAME_INSTANT_S:
             return found
 
@@ -60,7 +70,9 @@ def _noticing() -> Iterator[asyncio.Event]:
     timer = _timer()
 
     def notice() -> None:
-        with contextlib.suppress(OSError):  # ECANCELED is the notice; reading it makes room for the next
+        with contextlib.suppress(
+            OSError
+        ):  # ECANCELED is the notice; reading it makes room for the next
             os.read(timer, 8)
         noticed.set()
 

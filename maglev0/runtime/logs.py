@@ -25,7 +25,7 @@ class _Formatter(logging.Formatter):
         return f"{datetime.fromtimestamp(record.created, UTC).astimezone().isoformat(timespec='milliseconds')} {text}"
 
 
-class _Handler(logging.StreamHandler[TextIO]):
+class _StdoutHandler(logging.StreamHandler[TextIO]):
     """Goes on without a reader: what is left in the buffer of a pipe that nobody reads would else spoil the exit status."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's own name
@@ -43,13 +43,15 @@ def _is_journal(descriptor: int) -> bool:
 
 def begin(*, verbose: bool) -> None:
     """Let the package log to stdout, line by line."""
-    handler = _Handler(sys.stdout)
+    handler = _StdoutHandler(sys.stdout)
     handler.setFormatter(_Formatter(with_time=not _is_journal(handler.stream.fileno())))
     logger = logging.getLogger("maglev0")
     logger.handlers = [handler]
     logger.propagate = False
     set_verbose(verbose=verbose)
-    logging.raiseExceptions = False  # a reader of the log that went away is no reason for tracebacks
+    logging.raiseExceptions = (
+        False  # a reader of the log that went away is no reason for tracebacks
+    )
 
 
 def set_verbose(*, verbose: bool) -> None:

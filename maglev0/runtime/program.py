@@ -20,14 +20,23 @@ from maglev0.runtime.waiting import in_thread
 MAX_OUTPUT_BYTES = 1 << 20  # reading so much takes 1 ms; who prints more is killed
 MAX_LINE_CHARACTERS = 200
 END_TIMEOUT_S = 1.0  # a killed process is gone within milliseconds, unless it hangs in the kernel
-CANNOT_RUN = (126, 127)  # a shell's exit statuses where there is no such program, or none that may be run (POSIX, sh)
+CANNOT_RUN = (
+    126,
+    127,
+)  # a shell's exit statuses where there is no such program, or none that may be run (POSIX, sh)
 
-_SHELL = ("/bin/sh", "-c", 'exec "$0" "$@"')  # the arguments are handed over as they are, and none is read by the shell
+_SHELL = (
+    "/bin/sh",
+    "-c",
+    'exec "$0" "$@"',
+)  # the arguments are handed over as they are, and none is read by the shell
 _TAIL_BYTES = 4096
 _READ_BYTES = 1 << 16  # what a pipe holds
 _KILL_ROUNDS = 5  # each finds what was forked during the one before, if that was not killed in time
 # How a service talks to its manager (sd_notify(3), sd_watchdog_enabled(3), sd_listen_fds(3)): the daemon's part.
-_OURS = frozenset({"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"})
+_OURS = frozenset(
+    {"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"}
+)
 
 
 class Program:
@@ -130,7 +139,13 @@ class _Output:
         return bool(data)
 
 
-def start(arguments: Sequence[str], variables: Mapping[str, str], *, standard_input: bytes = b"", listen: bool = True) -> Program:
+def start(
+    arguments: Sequence[str],
+    variables: Mapping[str, str],
+    *,
+    standard_input: bytes = b"",
+    listen: bool = True,
+) -> Program:
     """Start a program, by its whole path, with `variables` beside our environment; without `listen` nobody reads what it prints.
 
     Raises OSError where this machine can start no process at all. A program that cannot be run ends with an exit status of `CANNOT_RUN`.
@@ -146,7 +161,8 @@ def start(arguments: Sequence[str], variables: Mapping[str, str], *, standard_in
             stdin=ours.enter_context(_standard_input(standard_input)),
             stdout=writing,
             stderr=writing,
-            env={name: value for name, value in os.environ.items() if name not in _OURS} | dict(variables),
+            env={name: value for name, value in os.environ.items() if name not in _OURS}
+            | dict(variables),
             cwd="/",
             start_new_session=True,
         )

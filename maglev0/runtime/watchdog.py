@@ -46,8 +46,13 @@ class Watchdog:
     def _end(self) -> None:
         # Whatever hinders the telling (no stderr, no descriptor or thread left), the process ends.
         try:
-            text = f"maglev0: the main loop stood still for {self._timeout_s:.1f} s; its stacks follow, then the process ends\n".encode() + _stacks()
-            writer = threading.Thread(target=os.write, args=(sys.stderr.fileno(), text), daemon=True)
+            text = (
+                f"maglev0: the main loop stood still for {self._timeout_s:.1f} s; its stacks follow, then the process ends\n".encode()
+                + _stacks()
+            )
+            writer = threading.Thread(
+                target=os.write, args=(sys.stderr.fileno(), text), daemon=True
+            )
             writer.start()
             writer.join(DUMP_TIMEOUT_S)
         finally:

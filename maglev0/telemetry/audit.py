@@ -30,12 +30,20 @@ class Findings:
         return not self.overlaps and not self.holes
 
 
-def strangers(shares: Mapping[int, frozenset[int]], reports: Mapping[int, NodeReport], total_nodes: int) -> tuple[int, ...]:
+def strangers(
+    shares: Mapping[int, frozenset[int]], reports: Mapping[int, NodeReport], total_nodes: int
+) -> tuple[int, ...]:
     """The members whose kernel holds something else than their share, by the digest in their report."""
-    return tuple(member for member, share in shares.items() if member in reports and reports[member].digest != node_report.digest(total_nodes, share))
+    return tuple(
+        member
+        for member, share in shares.items()
+        if member in reports and reports[member].digest != node_report.digest(total_nodes, share)
+    )
 
 
-def judge(total_nodes: int, held: Mapping[int, frozenset[int]], unknown: tuple[int, ...] = ()) -> Findings:
+def judge(
+    total_nodes: int, held: Mapping[int, frozenset[int]], unknown: tuple[int, ...] = ()
+) -> Findings:
     """Find what two members hold, and what nobody does; who is unknown is taken at the word of the table, and has its share in `held`."""
     # By whole sets: a loop over a million buckets would keep the daemon's own loop from its renewals.
     once: set[int] = set()
@@ -44,7 +52,10 @@ def judge(total_nodes: int, held: Mapping[int, frozenset[int]], unknown: tuple[i
         twice |= once & buckets
         once |= buckets
     members = sorted(held)
-    overlaps = {bucket: tuple(member for member in members if bucket in held[member]) for bucket in sorted(twice)}
+    overlaps = {
+        bucket: tuple(member for member in members if bucket in held[member])
+        for bucket in sorted(twice)
+    }
     return Findings(overlaps, frozenset(range(1, total_nodes + 1)) - once, unknown)
 
 
@@ -65,7 +76,11 @@ class Alarms:
         for kind, buckets in (("overlaps", findings.overlaps), ("holes", findings.holes)):
             before = self._since[kind]
             self._since[kind] = {bucket: before.get(bucket, now_s) for bucket in buckets}
-            standing = [bucket for bucket, since_s in self._since[kind].items() if now_s - since_s >= self.patience_s]
+            standing = [
+                bucket
+                for bucket, since_s in self._since[kind].items()
+                if now_s - since_s >= self.patience_s
+            ]
             if standing and kind not in self._raised:
                 self._raised.add(kind)
                 news.append((_words(kind, findings, standing), True))

@@ -12,10 +12,27 @@ from dataclasses import asdict, dataclass, replace
 from hashlib import blake2b
 from typing import Any
 
-from maglev0.core.settings import FORMAT, MAX_TOTAL_NODES, read_bool, read_format, read_int, read_object, read_text
-from maglev0.core.view import MAX_ID, MAX_MEMBERS, MAX_START_TIME_S, MAX_WEIGHT, ViewId, candidate_ids
+from maglev0.core.settings import (
+    FORMAT,
+    MAX_TOTAL_NODES,
+    read_bool,
+    read_format,
+    read_int,
+    read_object,
+    read_text,
+)
+from maglev0.core.view import (
+    MAX_ID,
+    MAX_MEMBERS,
+    MAX_START_TIME_S,
+    MAX_WEIGHT,
+    ViewId,
+    candidate_ids,
+)
 
-MAX_REPORT_BYTES = 1 << 17  # some 600 bytes, and 12 for each member of the view before; problems in no Latin script take 12 bytes a character
+MAX_REPORT_BYTES = (
+    1 << 17
+)  # some 600 bytes, and 12 for each member of the view before; problems in no Latin script take 12 bytes a character
 MAX_REASONS = 16
 MAX_LEASE_S = 3600.0
 _BUCKETS = max(MAX_TOTAL_NODES.values())
@@ -27,7 +44,7 @@ class NodeReport:
     """One member's report; times are seconds since the epoch by that member's clock.
 
     `read_at` is when its kernel was read back: `held` buckets were in force then, of that `digest`, and new flows were accepted in them for
-    another `lease_left_s` (0 or less: in none). It then obeyed `view` (`None`: no view yet) and had seen it at `view_at`. `late` counts the
+    another `lease_left_s` (0 or less: in none). It then obeyed `view` (`None`: no view yet) and had seen it at `view_at`. `kept` counts the
     buckets out of force in which connections are kept, `flows` the connections that live (`None`: not counted). `able` is False where the node
     cannot serve; `problems` says why, and names each failing check. `before` is what the table of the view before was built from, by member id.
     """
@@ -38,7 +55,7 @@ class NodeReport:
     held: int
     digest: str
     lease_left_s: float
-    late: int
+    kept: int
     flows: int | None
     able: bool
     problems: tuple[str, ...]
@@ -53,9 +70,19 @@ class NodeReport:
 
     def is_news_after(self, told: NodeReport) -> bool:
         """Whether it says more than that time went by: connections that come and go are no news where none is waited for."""
-        flows = self.flows if self.late else told.flows
+        flows = self.flows if self.kept else told.flows
         ends = (self.lease_left_s > 0) != (told.lease_left_s > 0)
-        return ends or replace(self, read_at=told.read_at, view_at=told.view_at, lease_left_s=told.lease_left_s, flows=flows) != told
+        return (
+            ends
+            or replace(
+                self,
+                read_at=told.read_at,
+                view_at=told.view_at,
+                lease_left_s=told.lease_left_s,
+                flows=flows,
+            )
+            != told
+        )
 
 
 def decode(data: bytes) -> NodeReport:
@@ -71,7 +98,7 @@ def decode(data: bytes) -> NodeReport:
         held=read_int(record, "held", 0, _BUCKETS),
         digest=read_text(record, "digest", 32),
         lease_left_s=_number(record, "lease_left_s", MAX_LEASE_S),
-        late=read_int(record, "late", 0, _BUCKETS),
+        kept=read_int(record, "kept", 0, _BUCKETS),
         flows=None if record.get("flows") is None else read_int(record, "flows", 0, 1 << 32),
         able=read_bool(record, "able"),
         problems=_problems(record.get("problems")),
@@ -97,7 +124,9 @@ def unpack(total_nodes: int, data: bytes) -> frozenset[int]:
         raise ValueError(f"{len(data)} bytes, at most {MAX_HELD_BYTES} are allowed")
     size = _size(total_nodes)
     try:
-        bitmap = zlib.decompressobj().decompress(data, size + 1)  # no more than that: a few bytes could unfold to gigabytes
+        bitmap = zlib.decompressobj().decompress(
+            data, size + 1
+        )  # no more than that: a few bytes could unfold to gigabytes
     except zlib.error as error:
         raise ValueError("not compressed data") from error
     if len(bitmap) != size:
@@ -135,7 +164,11 @@ def _number(record: dict[str, Any], key: str, most: float) -> float:
 def _view(value: object) -> ViewId | None:
     if value is None:
         return None
-    if not isinstance(value, list) or len(value) != 3 or not all(type(part) is int and abs(part) < 1 << 63 for part in value):
+    if (
+        not isinstance(value, list)
+        or len(value) != 3
+        or not all(type(part) is int and abs(part) < 1 << 63 for part in value)
+    ):
         raise ValueError("view is no identity of a view")
     return ViewId(*value)
 

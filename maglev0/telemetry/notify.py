@@ -14,13 +14,15 @@ from ipaddress import IPv4Address
 from maglev0.runtime import program
 
 TIMEOUT_S = 10.0  # for the program; the events behind it wait so long
-MAX_WAITING = 64  # with a program that hangs each time this is ten minutes' worth; what is older is no news
+MAX_WAITING = (
+    64  # with a program that hangs each time this is ten minutes' worth; what is older is no news
+)
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Event:
+class StateChange:
     """A change of this node's state under one VIP, from `former` to `state`, at `time`: seconds since the epoch."""
 
     vip: IPv4Address
@@ -58,19 +60,23 @@ class Notifier:
     def __init__(self, path: str | None, failed: Callable[[], None] = _nobody) -> None:
         """`failed` is called whenever the program could not be told, or did not do well."""
         self._path, self._failed = path, failed
-        self._waiting: deque[Event] = deque()
+        self._waiting: deque[StateChange] = deque()
         self._dropping = False
         self._told = asyncio.Event()
         self._running = asyncio.Lock()
 
-    def tell(self, event: Event) -> None:
+    def tell(self, event: StateChange) -> None:
         """Have the program told, some time; never waits."""
         if self._path is None:
             return
         if len(self._waiting) == MAX_WAITING:
             self._waiting.popleft()
             if not self._dropping:
-                logger.warning("more than %d events wait for %s: the oldest are dropped", MAX_WAITING, self._path)
+                logger.warning(
+                    "more than %d events wait for %s: the oldest are dropped",
+                    MAX_WAITING,
+                    self._path,
+                )
             self._dropping = True
         self._waiting.append(event)
         self._told.set()
@@ -88,7 +94,12 @@ class Notifier:
             async with asyncio.timeout(timeout_s):
                 await self._drain()
         if self._waiting:
-            logger.warning("%d events are left that %s was not told of within %g s", len(self._waiting), self._path, timeout_s)
+            logger.warning(
+                "%d events are left that %s was not told of within %g s",
+                len(self._waiting),
+                self._path,
+                timeout_s,
+            )
 
     async def _drain(self) -> None:
         async with self._running:
@@ -98,12 +109,19 @@ class Notifier:
             self._dropping = False
 
 
-async def _tell(path: str, event: Event) -> bool:
+async def _tell(path: str, event: StateChange) -> bool:
     """Have the program told; whether that went well."""
     try:
-        running = program.start((path, *event.arguments), {"MAGLEV0_VIP": str(event.vip)}, standard_input=event.encode(), listen=False)
+        running = program.start(
+            (path, *event.arguments),
+            {"MAGLEV0_VIP": str(event.vip)},
+            standard_input=event.encode(),
+            listen=False,
+        )
     except OSError as error:
-        logger.warning("running %s for %s: %s", path, event.state, (error.strerror or str(error)).lower())
+        logger.warning(
+            "running %s for %s: %s", path, event.state, (error.strerror or str(error)).lower()
+        )
         return False
     try:
         async with asyncio.timeout(TIMEOUT_S):
@@ -111,7 +129,12 @@ async def _tell(path: str, event: Event) -> bool:
     except RuntimeError as error:  # what threading says when it can start no thread
         logger.warning("running %s for %s: %s", path, event.state, error)
     except TimeoutError:
-        logger.warning("%s was killed: it had not ended %g s after it was told of %s", path, TIMEOUT_S, event.state)
+        logger.warning(
+            "%s was killed: it had not ended %g s after it was told of %s",
+            path,
+            TIMEOUT_S,
+            event.state,
+        )
     else:
         return _judge(path, event, status)
     finally:
@@ -119,9 +142,11 @@ async def _tell(path: str, event: Event) -> bool:
     return False
 
 
-def _judge(path: str, event: Event, status: int) -> bool:
+def _judge(path: str, event: StateChange, status: int) -> bool:
     if status in program.CANNOT_RUN:
-        logger.warning("%s cannot be run to be told of %s: is it there, and executable?", path, event.state)
+        logger.warning(
+            "%s cannot be run to be told of %s: is it there, and executable?", path, event.state
+        )
     elif status:
         logger.warning("%s, told of %s: %s", path, event.state, program.fate(status))
     return not status

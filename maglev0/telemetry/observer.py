@@ -17,10 +17,10 @@ from maglev0.core.view import DRY_RUN, Child, Ignored, View
 from maglev0.errors import ZooKeeperError
 from maglev0.protocol import orders
 from maglev0.protocol.handover import Ack
-from maglev0.protocol.membership import Lease, decode_ack, decode_lease, view_id
+from maglev0.protocol.membership import LeaseZnode, decode_ack, decode_lease, view_id
 from maglev0.protocol.orders import Order
 from maglev0.protocol.paths import Paths
-from maglev0.protocol.ports.zookeeper import Node, ZooKeeper
+from maglev0.protocol.ports.zookeeper import Znode, ZooKeeper
 from maglev0.telemetry import audit, node_report
 from maglev0.telemetry.audit import Findings
 from maglev0.telemetry.node_report import NodeReport
@@ -41,7 +41,7 @@ class Observation:
     ignored: tuple[Ignored, ...]
     owners: tuple[str, ...]
     acks: Mapping[int, Ack]
-    leases: Mapping[int, Lease]
+    leases: Mapping[int, LeaseZnode]
     orders: Mapping[int, Order]
     reports: Mapping[int, NodeReport]
     findings: Findings
@@ -93,7 +93,10 @@ async def observe(zookeeper: ZooKeeper, paths: Paths) -> Observation:
         ignored=ignored,
         owners=owners,
         acks=_decoded(await _read(zookeeper, paths.ack, ids), decode_ack),
-        leases={member: Lease(decode_lease(node.data), node.stat) for member, node in (await _read(zookeeper, paths.lease, ids)).items()},
+        leases={
+            member: LeaseZnode(decode_lease(node.data), node.stat)
+            for member, node in (await _read(zookeeper, paths.lease, ids)).items()
+        },
         orders=await read_orders(zookeeper, paths),
         reports=reports,
         findings=compare(agreed.total_nodes, expected, reports, held),
@@ -104,21 +107,37 @@ async def read_settings(zookeeper: ZooKeeper, paths: Paths) -> Settings:
     """Read what the nodes of a cluster agree on. Raises ZooKeeperError where there is none, or it cannot be read; `Disconnected`."""
     node = await zookeeper.get(paths.settings)
     if node is None:
-        raise ZooKeeperError(f"no cluster at {paths.base}: start a daemon with the same --zk and --cluster-ip, or correct those")
+        raise ZooKeeperError(
+            f"no cluster at {paths.base}: start a daemon with the same --zk and --cluster-ip, or correct those"
+        )
     if not node.ours:
-        raise ZooKeeperError(f"{paths.settings} is not of your identity alone: give the cluster's --zk-auth or --zk-cert, or none if it has none")
+        raise ZooKeeperError(
+            f"{paths.settings} is not of your identity alone: give the cluster's --zk-auth or --zk-cert, or none if it has none"
+        )
     try:
         return settings.decode(node.data)
     except ValueError as error:
-        raise ZooKeeperError(f"the settings in {paths.settings} cannot be read ({error})") from error
+        raise ZooKeeperError(
+            f"the settings in {paths.settings} cannot be read ({error})"
+        ) from error
 
 
-async def read_held(zookeeper: ZooKeeper, paths: Paths, members: Collection[int]) -> dict[int, bytes]:
+async def read_held(
+    zookeeper: ZooKeeper, paths: Paths, members: Collection[int]
+) -> dict[int, bytes]:
     """Read what these members wrote of what their kernels hold; nothing where they did not."""
-    return dict.fromkeys(members, b"") | {member: node.data for member, node in (await _read(zookeeper, paths.holding, members)).items()}
+    return dict.fromkeys(members, b"") | {
+        member: node.data
+        for member, node in (await _read(zookeeper, paths.holding, members)).items()
+    }
 
 
-def compare(total_nodes: int, expected: Mapping[int, frozenset[int]], reports: Mapping[int, NodeReport], held: Mapping[int, bytes]) -> Findings:
+def compare(
+    total_nodes: int,
+    expected: Mapping[int, frozenset[int]],
+    reports: Mapping[int, NodeReport],
+    held: Mapping[int, bytes],
+) -> Findings:
     """Compare what the kernels of the members hold that `expected` names, with their shares; what a node in a dry run holds is in no kernel.
 
     `held` is what was written by those whose report tells of something else than their share. It takes a second for a million node numbers.
@@ -127,12 +146,18 @@ def compare(total_nodes: int, expected: Mapping[int, frozenset[int]], reports: M
     for member, data in held.items():
         with suppress(ValueError):
             found[member] = node_report.unpack(total_nodes, data)
-    closed = {member: frozenset[int]() for member in expected if member in reports and reports[member].lease_left_s <= 0}
+    closed = {
+        member: frozenset[int]()
+        for member in expected
+        if member in reports and reports[member].lease_left_s <= 0
+    }
     unknown = (expected.keys() - reports.keys()) | (held.keys() - found.keys())
     return audit.judge(total_nodes, {**expected, **found, **closed}, tuple(sorted(unknown)))
 
 
-async def read_reports(zookeeper: ZooKeeper, paths: Paths, members: Collection[int]) -> dict[int, NodeReport]:
+async def read_reports(
+    zookeeper: ZooKeeper, paths: Paths, members: Collection[int]
+) -> dict[int, NodeReport]:
     """Read the reports of these members, as far as there are any that make sense."""
     return _decoded(await _read(zookeeper, paths.report, members), node_report.decode)
 
@@ -141,14 +166,20 @@ async def read_orders(zookeeper: ZooKeeper, paths: Paths) -> dict[int, Order]:
     """Read all orders, those for who is no member included."""
     listed = await zookeeper.children(paths.orders)
     names = [] if listed is None else views.candidate_ids(listed[0], views.MAX_ID)[0]
-    return _decoded(await _read(zookeeper, paths.order, [int(name) for name in names]), orders.decode)
+    return _decoded(
+        await _read(zookeeper, paths.order, [int(name) for name in names]), orders.decode
+    )
 
 
-async def _view(zookeeper: ZooKeeper, paths: Paths, total_nodes: int) -> tuple[View, tuple[Ignored, ...]]:
+async def _view(
+    zookeeper: ZooKeeper, paths: Paths, total_nodes: int
+) -> tuple[View, tuple[Ignored, ...]]:
     for _attempt in range(READ_ATTEMPTS):
         listed = await zookeeper.children(paths.members)
         if listed is None:
-            raise ZooKeeperError(f"somebody deleted {paths.members}: running members make it anew, so ask again")
+            raise ZooKeeperError(
+                f"somebody deleted {paths.members}: running members make it anew, so ask again"
+            )
         names, stat = listed
         ids, foreign = views.candidate_ids(names, total_nodes)
         nodes = await zookeeper.get_all([f"{paths.members}/{name}" for name in ids])
@@ -156,24 +187,37 @@ async def _view(zookeeper: ZooKeeper, paths: Paths, total_nodes: int) -> tuple[V
         if after is not None and view_id(after.stat) == view_id(stat):
             break
     found = [(name, node) for name, node in zip(ids, nodes, strict=True) if node is not None]
-    members, ignored = views.read_members(Child(name, node.data, node.stat.owner, node.stat.mzxid, node.ours) for name, node in found)
-    return View(view_id(stat), members), (*ignored, *(Ignored(name, 0, "it is no member id, or beyond the first 4,096") for name in foreign))
+    members, ignored = views.read_members(
+        Child(name, node.data, node.stat.owner, node.stat.mzxid, node.ours) for name, node in found
+    )
+    return View(view_id(stat), members), (
+        *ignored,
+        *(Ignored(name, 0, "it is no member id, or beyond the first 4,096") for name in foreign),
+    )
 
 
-async def _read(zookeeper: ZooKeeper, path: Callable[[int], str], members: Collection[int]) -> dict[int, Node]:
+async def _read(
+    zookeeper: ZooKeeper, path: Callable[[int], str], members: Collection[int]
+) -> dict[int, Znode]:
     """The znodes of these members that nobody else can have written."""
     nodes = await zookeeper.get_all([path(member) for member in members])
-    return {member: node for member, node in zip(members, nodes, strict=True) if node is not None and node.ours}
+    return {
+        member: node
+        for member, node in zip(members, nodes, strict=True)
+        if node is not None and node.ours
+    }
 
 
-def readable(node: Node | None, decode: Callable[[bytes], _Record | None]) -> _Record | None:
+def readable(node: Znode | None, decode: Callable[[bytes], _Record | None]) -> _Record | None:
     """What a znode says; `None` where there is none, where others can have written it, or where it makes no sense."""
     with suppress(ValueError):
         return decode(node.data) if node is not None and node.ours else None
     return None
 
 
-def _decoded(found: Mapping[int, Node], decode: Callable[[bytes], _Record | None]) -> dict[int, _Record]:
+def _decoded(
+    found: Mapping[int, Znode], decode: Callable[[bytes], _Record | None]
+) -> dict[int, _Record]:
     """What could be read; the rest is left out."""
     records = {member: readable(node, decode) for member, node in found.items()}
     return {member: record for member, record in records.items() if record is not None}

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from maglev0.config.configuration import Config
 from maglev0.errors import ConfigError, DataplaneError, MaglevError, ZooKeeperError
-from maglev0.protocol.handover import Stage
+from maglev0.protocol.handover import Phase
 from maglev0.runtime.waiting import together, until_set
-from maglev0.telemetry.notify import Event, Notifier
+from maglev0.telemetry.notify import Notifier, StateChange
 from maglev0.telemetry.reporter import LEFT, Snapshot
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 FLUSH_S = 1.0  # for the last notices; a program that takes longer is ended
 
 
-class Outlets:
+class DaemonSink:
     """See `reporting.Outlet`. `start` raises MaglevError where the metrics' address is taken; then `run` for ever, `close` at the end."""
 
     def __init__(self, config: Config) -> None:
@@ -54,10 +54,16 @@ class Outlets:
             self._renewed.set()
         self._config = config
 
-    def changed(self, event: Event) -> None:
+    def changed(self, event: StateChange) -> None:
         """See `Outlet.changed`."""
         if event.state != LEFT:  # of which the log tells by itself
-            log.info("%s is %s, was %s%s", event.vip, event.state, event.former, f": {event.reason}" if event.reason else "")
+            log.info(
+                "%s is %s, was %s%s",
+                event.vip,
+                event.state,
+                event.former,
+                f": {event.reason}" if event.reason else "",
+            )
         self._notifier.tell(event)
 
     @property
@@ -70,7 +76,7 @@ class Outlets:
         if self._exporter is not None:
             self._exporter.publish(vip, snapshot)
 
-    def took(self, vip: IPv4Address, stage: Stage, seconds: float) -> None:
+    def took(self, vip: IPv4Address, stage: Phase, seconds: float) -> None:
         """See `Outlet.took`."""
         if self._exporter is not None:
             self._exporter.took(vip, stage.name.lower(), seconds)

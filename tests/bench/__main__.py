@@ -2,7 +2,31 @@
 
 from __future__ import annotations
 
-from tests.bench import answers, conntrack, daemon, endtoend, handover, nftables, older, packets, plot, scale, table
+from tests.bench import (
+    answers,
+    conntrack,
+    daemon,
+    endtoend,
+    handover,
+    nftables,
+    older,
+    packets,
+    plot,
+    scale,
+    table,
+)
 
-for bench in (table, nftables, handover, conntrack, answers, daemon, packets, endtoend, scale, older, plot):
+for bench in (
+    table,
+    nftables,
+    handover,
+    conntrack,
+    answers,
+    daemon,
+    packets,
+    endtoend,
+    scale,
+    older,
+    plot,
+):
     bench.main()

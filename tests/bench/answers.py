@@ -8,13 +8,13 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from maglev0.lab.testbed.cluster import Cluster, Settings
-from maglev0.lab.traffic.probe import Plan
+from maglev0.lab.testbed.cluster import Lab, LabSettings
+from maglev0.lab.traffic.probe import ProbePlan
 from maglev0.lab.traffic.report import Report
 
-SETTINGS = Settings(nodes=4, total_nodes=65_537, dataplane="nftables")
-QUIET = Plan(requests=5000, clients=250, protocols=("tcp", "udp", "ping"))
-BUSY = Plan(requests=None, clients=250, protocols=("tcp", "udp", "ping"))
+SETTINGS = LabSettings(nodes=4, total_nodes=65_537, dataplane="nftables")
+QUIET = ProbePlan(requests=5000, clients=250, protocols=("tcp", "udp", "ping"))
+BUSY = ProbePlan(requests=None, clients=250, protocols=("tcp", "udp", "ping"))
 ROUNDS = 3  # of all clients, before and behind the change
 
 
@@ -25,7 +25,7 @@ class Phase(NamedTuple):
     report: Report
 
 
-def during(cluster: Cluster, change: Callable[[], None]) -> Report:
+def during(cluster: Lab, change: Callable[[], None]) -> Report:
     """Probe from before a change until some rounds after all running daemons have seen it."""
     with cluster.probing(BUSY) as probing:
         probing.let_all_ask(ROUNDS)
@@ -37,7 +37,7 @@ def during(cluster: Cluster, change: Callable[[], None]) -> Report:
 
 def run() -> tuple[Phase, ...]:
     """Three nodes, a fourth joins, one of the first loses its power."""
-    with Cluster(SETTINGS) as cluster:
+    with Lab(SETTINGS) as cluster:
         for number in (1, 2, 3):
             cluster.nodes[number].start_daemon()
         cluster.settle()
@@ -51,13 +51,25 @@ def run() -> tuple[Phase, ...]:
 
 
 def phases_table(phases: tuple[Phase, ...]) -> Table:
-    shown = Table(title=f"requests over TCP, UDP and ping, {SETTINGS.total_nodes:,} buckets, session timeout {SETTINGS.session_timeout_s:g} s")
-    for column in ("", "requests", "clients", "once", "twice or more", "never", "share of each node"):
+    shown = Table(
+        title=f"requests over TCP, UDP and ping, {SETTINGS.total_nodes:,} buckets, session timeout {SETTINGS.session_timeout_s:g} s"
+    )
+    for column in (
+        "",
+        "requests",
+        "clients",
+        "once",
+        "twice or more",
+        "never",
+        "share of each node",
+    ):
         shown.add_column(column, justify="right" if column else "left")
     for name, report in phases:
         shares = sorted(report.shares().items())
         answered = sum(count for _node, count in shares)
-        listed = "  ".join(f"{node.removeprefix('backend-')}: {count / answered:.1%}" for node, count in shares)
+        listed = "  ".join(
+            f"{node.removeprefix('backend-')}: {count / answered:.1%}" for node, count in shares
+        )
         counts = (len(report.exchanges), report.clients, report.once, report.twice, report.never)
         shown.add_row(name, *(f"{count:,}" for count in counts), listed)
     return shown

@@ -18,10 +18,10 @@ from maglev0.core.packet_hash import PacketHash
 from maglev0.core.service import HashFamily, HashMode
 from maglev0.dataplane.conntrack import connections
 from maglev0.dataplane.conntrack import message as ctmessage
-from maglev0.dataplane.conntrack.message import Connection, Entry, State
+from maglev0.dataplane.conntrack.message import Connection, ConntrackEntry, TcpState
 from maglev0.dataplane.nftables.message import NETLINK_NETFILTER
 from maglev0.lab.testbed import claim, namespace, network
-from maglev0.protocol.ports.kernel import Flows
+from maglev0.protocol.ports.kernel import Connections
 
 VIP = IPv4Address("198.51.100.1")
 OTHER = IPv4Address("198.51.100.2")
@@ -51,7 +51,7 @@ LOADS = (
 class Cost(NamedTuple):
     """Of one pass, in milliseconds: time gone by, processor time of all threads, and the loop's longest step, in time gone by and of its thread."""
 
-    flows: Flows
+    flows: Connections
     wall_ms: float
     processor_ms: float
     longest_wall_ms: float
@@ -65,20 +65,29 @@ def hashing(mode: HashMode) -> PacketHash:
 def connection(number: int, sources: int) -> Connection:
     """One of many connections, all different as long as no source has more of them than there are ports."""
     turn, source = divmod(number, sources)
-    return Connection(struct.pack("!IHH", int(CLIENTS) + source, 1024 + (turn + source) % PORTS, 80))
+    return Connection(
+        struct.pack("!IHH", int(CLIENTS) + source, 1024 + (turn + source) % PORTS, 80)
+    )
 
 
 def fill(dest: IPv4Address, sources: int, count: int = ENTRIES) -> None:
     """Enter established connections into the table of the calling thread's namespace."""
-    enter([Entry(dest, connection(number, sources), State.ESTABLISHED, 86_400) for number in range(count)])
+    enter(
+        [
+            ConntrackEntry(dest, connection(number, sources), TcpState.ESTABLISHED, 86_400)
+            for number in range(count)
+        ]
+    )
 
 
-def enter(entries: Sequence[Entry]) -> None:
+def enter(entries: Sequence[ConntrackEntry]) -> None:
     """Enter these, of which the table may hold none."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as kernel:
         for start in range(0, len(entries), AT_ONCE):
             some = entries[start : start + AT_ONCE]
-            kernel.send(b"".join(ctmessage.create(number, entry) for number, entry in enumerate(some)))
+            kernel.send(
+                b"".join(ctmessage.create(number, entry) for number, entry in enumerate(some))
+            )
             codes = {ctmessage.refusal(kernel.recv(1 << 15)) for _ in some}
             assert codes == {0}, [errno.errorcode.get(code) for code in codes]
 
@@ -101,7 +110,9 @@ async def cost(mode: HashMode) -> Cost:
     flows = await connections.held(VIP, hashing(mode))
     wall_s, processor_s = time.perf_counter() - wall_s, time.process_time() - processor_s
     ticking.cancel()
-    return Cost(flows, wall_s * 1e3, processor_s * 1e3, longest_wall_s * 1e3, longest_processor_s * 1e3)
+    return Cost(
+        flows, wall_s * 1e3, processor_s * 1e3, longest_wall_s * 1e3, longest_processor_s * 1e3
+    )
 
 
 def measured(load: Load | None) -> dict[HashMode, Cost]:
@@ -121,7 +132,15 @@ def measured(load: Load | None) -> dict[HashMode, Cost]:
 def main() -> None:
     """Print the table."""
     shown = Table(title=f"connection tracking: one pass; limit of a step {STEP_LIMIT_MS} ms")
-    for column in ("entries", "hash mode", "time", "processor", "longest step", "of its processor", "buckets"):
+    for column in (
+        "entries",
+        "hash mode",
+        "time",
+        "processor",
+        "longest step",
+        "of its processor",
+        "buckets",
+    ):
         shown.add_column(column, justify="right")
     for load in (None, *LOADS):
         for mode, row in measured(load).items():

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from maglev0.lab.testbed.cluster import Cluster, Settings
+from maglev0.lab.testbed.cluster import Lab, LabSettings
 
 SIZES = (5, 65_537)
 NODES = 3
@@ -31,7 +31,9 @@ class Rest(NamedTuple):
 
 def memory_mb(pid: int, field: str) -> float:
     status = Path(f"/proc/{pid}/status").read_text()
-    return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith(field))
+    return next(
+        int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith(field)
+    )
 
 
 def cpu_s(pid: int) -> float:
@@ -41,13 +43,26 @@ def cpu_s(pid: int) -> float:
 
 def rest(size: int, session_timeout_s: float = 4.0) -> tuple[Rest, ...]:
     """Three daemons that have settled, watched while nobody joins, leaves or asks."""
-    with Cluster(Settings(nodes=NODES, total_nodes=size, dataplane="nftables", session_timeout_s=session_timeout_s, tick_ms=2000)) as cluster:
+    with Lab(
+        LabSettings(
+            nodes=NODES,
+            total_nodes=size,
+            dataplane="nftables",
+            session_timeout_s=session_timeout_s,
+            tick_ms=2000,
+        )
+    ) as cluster:
         cluster.start()
         pids = [node.daemon.pid for node in cluster.nodes.values()]
         before = {pid: cpu_s(pid) for pid in pids}
         time.sleep(REST_S)
         used = {pid: (cpu_s(pid) - before[pid]) / REST_S for pid in pids}
-        return tuple(Rest(size, session_timeout_s, memory_mb(pid, "VmRSS"), memory_mb(pid, "VmHWM"), used[pid]) for pid in pids)
+        return tuple(
+            Rest(
+                size, session_timeout_s, memory_mb(pid, "VmRSS"), memory_mb(pid, "VmHWM"), used[pid]
+            )
+            for pid in pids
+        )
 
 
 def run() -> tuple[Rest, ...]:
@@ -56,8 +71,17 @@ def run() -> tuple[Rest, ...]:
 
 
 def rests_table(rests: tuple[Rest, ...]) -> Table:
-    shown = Table(title=f"{NODES} daemons at rest for {REST_S:.0f} s; limits {LIMIT_MB} MB, {LIMIT_CPU:.1%} of a core")
-    for column in ("buckets", "session timeout", "resident", "at most ever", "CPU", "CPU per minute"):
+    shown = Table(
+        title=f"{NODES} daemons at rest for {REST_S:.0f} s; limits {LIMIT_MB} MB, {LIMIT_CPU:.1%} of a core"
+    )
+    for column in (
+        "buckets",
+        "session timeout",
+        "resident",
+        "at most ever",
+        "CPU",
+        "CPU per minute",
+    ):
         shown.add_column(column, justify="right")
     for row in rests:
         shown.add_row(

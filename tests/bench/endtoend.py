@@ -13,7 +13,7 @@ from pathlib import Path
 
 from maglev0.core.service import Xdp
 from maglev0.lab.testbed import addresses, claim, libc, namespace
-from maglev0.lab.testbed.cluster import Cluster, Settings
+from maglev0.lab.testbed.cluster import Lab, LabSettings
 from tests.bench.generator import SOURCES, Generator, frame
 from tests.bench.sheet import Sheet, machine, publish
 
@@ -23,14 +23,24 @@ TOTAL_NODES = 65_537
 RATE, SECONDS, BATCH = 40_000, 6.0, 2_000
 LOOK_AHEAD_S = 5.0  # a node at rest works out for some seconds what comes when others are gone
 MAC = "03:bf:c6:33:64:01"
-COLUMNS = ("nodes", "XDP", "packets/s", "CPU at rest, % of a core", "under load", "load, % of a core per node", "µs a packet per node")
+COLUMNS = (
+    "nodes",
+    "XDP",
+    "packets/s",
+    "CPU at rest, % of a core",
+    "under load",
+    "load, % of a core per node",
+    "µs a packet per node",
+)
 _STAT = Path("/proc/stat")
 _TICKS_PER_S = 100  # USER_HZ of proc(5)
 
 
 def busy_s() -> float:
     """The processors' time since boot that was not idle."""
-    user, nice, system, _idle, _wait, irq, softirq, *_rest = (int(word) for word in _STAT.read_text().partition("\n")[0].split()[1:])
+    user, nice, system, _idle, _wait, irq, softirq, *_rest = (
+        int(word) for word in _STAT.read_text().partition("\n")[0].split()[1:]
+    )
     return (user + nice + system + irq + softirq) / _TICKS_PER_S
 
 
@@ -44,7 +54,12 @@ def share(seconds: float) -> float:
 def sources() -> list[IPv4Address]:
     """Clients that never hear the answers: the lab throws away what goes to them."""
     first = int(addresses.PROBERS.network_address) + 1
-    return [IPv4Address(number) for number in random.Random(1).sample(range(first, first + addresses.PROBERS.num_addresses - 2), SOURCES)]
+    return [
+        IPv4Address(number)
+        for number in random.Random(1).sample(
+            range(first, first + addresses.PROBERS.num_addresses - 2), SOURCES
+        )
+    ]
 
 
 def offer(generator: Generator) -> tuple[float, float]:
@@ -63,15 +78,26 @@ def offer(generator: Generator) -> tuple[float, float]:
 
 def measure(nodes: int, mode: Xdp) -> tuple[int, str, float, float, float, float, float]:
     """One cluster, from nothing to its figures."""
-    settings = Settings(nodes, TOTAL_NODES, dataplane="nftables", session_timeout_s=4.0, more_flags=(f"--xdp={mode}",))
+    settings = LabSettings(
+        nodes,
+        TOTAL_NODES,
+        dataplane="nftables",
+        session_timeout_s=4.0,
+        more_flags=(f"--xdp={mode}",),
+    )
     mine = claim.claim()
-    with Cluster(settings, mine) as cluster:
+    with Lab(settings, mine) as cluster:
         cluster.start()
         pinned = mine.directory / "bpf"
         pinned.mkdir()
         libc.mount_bpf(str(pinned))
         with namespace.inside(mine.namespace("switch")):
-            generator = Generator(pinned / "generator", mine.directory / "generator.o", frame(settings.vip, MAC), "client")
+            generator = Generator(
+                pinned / "generator",
+                mine.directory / "generator.o",
+                frame(settings.vip, MAC),
+                "client",
+            )
             generator.send_from(sources())
             time.sleep(LOOK_AHEAD_S)
             rest = share(SECONDS)

@@ -28,12 +28,26 @@ _FIRST = bytes(4)
 
 def frame(vip: IPv4Address, mac: str) -> bytes:
     """A small UDP datagram for the VIP, as it arrives under the cluster MAC."""
-    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, FRAME_BYTES - 14, 0, 0, 64, socket.IPPROTO_UDP, 0, bytes(4), vip.packed)
+    head = struct.pack(
+        "!BBHHHBBH4s4s",
+        0x45,
+        0,
+        FRAME_BYTES - 14,
+        0,
+        0,
+        64,
+        socket.IPPROTO_UDP,
+        0,
+        bytes(4),
+        vip.packed,
+    )
     head = head[:10] + struct.pack("!H", checksum(head)) + head[12:]
     udp = struct.pack("!HHHH", 40000, PORT, FRAME_BYTES - 34, 0)
     # A bridge forwards nothing without a sender.
     sender = bytes.fromhex("024d47ff0001")
-    return (bytes.fromhex(mac.replace(":", "")) + sender + b"\x08\x00" + head + udp).ljust(FRAME_BYTES, b"\0")
+    return (bytes.fromhex(mac.replace(":", "")) + sender + b"\x08\x00" + head + udp).ljust(
+        FRAME_BYTES, b"\0"
+    )
 
 
 def checksum(data: bytes) -> int:
@@ -52,14 +66,18 @@ class Generator:
         self._bpf = Bpf()
         self._bpf.install(compiled.read_bytes(), _NAME, _MAPS, place)
         self._program = self._bpf.get(place / _NAME)
-        self._sources, self._under_test, self._verdict = (self._bpf.get(place / name) for name in _MAPS)
+        self._sources, self._under_test, self._verdict = (
+            self._bpf.get(place / name) for name in _MAPS
+        )
         self._frame = packet
         self._index = socket.if_nametoindex(interface)
 
     def send_from(self, sources: Sequence[IPv4Address]) -> None:
         """From now on packets come from these sources, as many as there can be, at random."""
         keys = struct.pack(f"={SOURCES}I", *range(SOURCES))
-        self._bpf.put_all(self._sources, keys, b"".join(source.packed for source in sources), SOURCES)
+        self._bpf.put_all(
+            self._sources, keys, b"".join(source.packed for source in sources), SOURCES
+        )
 
     def through(self, place: Path) -> None:
         """From now on let packets pass our XDP program that is pinned there before they go on."""
@@ -69,8 +87,14 @@ class Generator:
 
     def ns_per_packet(self, count: int, *, into_stack: bool = True) -> float:
         """Send so many packets, into the stack or nowhere; the kernel's own time for each."""
-        self._bpf.put(self._verdict, _FIRST, struct.pack("=I", testrun.PASS if into_stack else testrun.DROP))
-        return float(testrun.run(self._bpf, self._program, self._frame, repeat=count, live_on=self._index).duration_ns)
+        self._bpf.put(
+            self._verdict, _FIRST, struct.pack("=I", testrun.PASS if into_stack else testrun.DROP)
+        )
+        return float(
+            testrun.run(
+                self._bpf, self._program, self._frame, repeat=count, live_on=self._index
+            ).duration_ns
+        )
 
     def close(self) -> None:
         """Let go of everything."""

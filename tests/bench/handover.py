@@ -1,6 +1,6 @@
 """From a change of the members to the last bucket flipped, by part: `python -m tests.bench.handover`, as root; a minute.
 
-One real `Follower` on a real nftables dataplane in a namespace of its own. Its ZooKeeper answers at once, and the other members have acknowledged
+One real `NodeDriver` on a real nftables dataplane in a namespace of its own. Its ZooKeeper answers at once, and the other members have acknowledged
 whatever it asks about, so what is measured is all that a node does by itself, and no waiting.
 """
 
@@ -17,16 +17,16 @@ from ipaddress import IPv4Address
 from typing import NamedTuple, cast
 
 from maglev0.core.assignment import decide
-from maglev0.core.failover_plans import Foresight
+from maglev0.core.failover_plans import FailoverPlans
 from maglev0.core.service import HashFamily, HashMode
 from maglev0.core.settings import Settings
 from maglev0.core.view import View, ViewId
-from maglev0.daemon.node_driver import LOOK_AHEAD_PART, Follower
-from maglev0.daemon.reconciler import Upkeep
+from maglev0.daemon.node_driver import LOOK_AHEAD_PART, NodeDriver
+from maglev0.daemon.reconciler import Reconciler
 from maglev0.daemon.supervisor import SWITCH_INTERVAL_S
 from maglev0.dataplane.nftables.dataplane import Nftables
-from maglev0.protocol.handover import Stage
-from maglev0.protocol.ports.kernel import Move, Phase
+from maglev0.protocol.handover import Phase
+from maglev0.protocol.ports.kernel import Commit, Move
 from maglev0.protocol.ports.zookeeper import Operation, Write
 from maglev0.runtime.waiting import in_thread
 from tests.bench.sheet import Cell, Sheet, publish
@@ -43,10 +43,10 @@ VANISHING_LIMIT_MS = 10.0
 LEASE_MS = 20_000  # so long that no renewal falls into a measured hand-over but its own
 SETTLE_S = 0.3
 VIP = IPv4Address("198.51.100.1")
-SETTINGS = Settings(BUCKETS, HashMode.SOURCE_IP, 7, HashFamily.NFTABLES, "03:bf:c6:33:64:01", LEASE_MS)
-TITLE = (
-    f"a hand-over at {BUCKETS:,} buckets, as one node sees it; limits of the sum: {LIMIT_MS:g} ms, {VANISHING_LIMIT_MS:g} ms when one member vanishes"
+SETTINGS = Settings(
+    BUCKETS, HashMode.SOURCE_IP, 7, HashFamily.NFTABLES, "03:bf:c6:33:64:01", LEASE_MS
 )
+TITLE = f"a hand-over at {BUCKETS:,} buckets, as one node sees it; limits of the sum: {LIMIT_MS:g} ms, {VANISHING_LIMIT_MS:g} ms when one member vanishes"
 NOTE = (
     f"Medians of {ROUNDS} changes each, members in turn. Watch: from its callback in another thread to the loop having read the view; "
     "table: to the node's share; difference: to the kernel's being called; kernel: load and flips; protocol: acknowledgements and the renewal "
@@ -68,7 +68,12 @@ class Marks:
     def parts_ms(self) -> tuple[float, ...]:
         """The parts, in the order of `PARTS`, which add up to the whole."""
         whole_s = self.flipped - self.fired
-        first = (self.seen - self.fired, self.shared - self.seen, self.loading - self.shared, self.kernel_s)
+        first = (
+            self.seen - self.fired,
+            self.shared - self.seen,
+            self.loading - self.shared,
+            self.kernel_s,
+        )
         return tuple(1e3 * part_s for part_s in (*first, whole_s - sum(first)))
 
 
@@ -79,13 +84,13 @@ class Watched(Nftables):
         super().__init__(SETTINGS.service(VIP, "eth0"), LEASE_MS)
         self._marks = marks
 
-    async def load(self, move: Move) -> None:
+    async def stage(self, move: Move) -> None:
         marks = self._marks()
         marks.move, marks.loading = move, time.perf_counter()
-        await self._timed(super().load(move))
+        await self._timed(super().stage(move))
 
-    async def flip(self, phase: Phase) -> None:
-        await self._timed(super().flip(phase))
+    async def commit(self, to: Commit) -> None:
+        await self._timed(super().commit(to))
         self._marks().flipped = time.perf_counter()
 
     async def _timed(self, call: Awaitable[None]) -> None:
@@ -94,14 +99,14 @@ class Watched(Nftables):
         self._marks().kernel_s += time.perf_counter() - start_s
 
 
-class Measured(Follower):
+class Measured(NodeDriver):
     """The node itself, which notes when it asks for its share and has it."""
 
     marks = Marks()
 
     def has_share_of(self, view: ViewId) -> bool:
         handover = self._part.handover
-        return handover.view_id == handover.secure == view and handover.stage is Stage.ACQUIRED
+        return handover.view_id == handover.secure == view and handover.stage is Phase.ACQUIRED
 
     async def progressed(self) -> None:
         self._progressed.clear()
@@ -111,16 +116,16 @@ class Measured(Follower):
         await self._swept()
 
     def foresee(self) -> None:
-        while self._foresight.step():
+        while self._plans.step():
             pass
 
     def weigh(self, weight: int) -> Operation:
         """Change the node's own weight, as its own writing of its record would."""
-        standing = self._part.standing
-        assert standing.record_version is not None
-        standing.me = replace(standing.me, weight=weight)
-        standing.record_version += 1
-        return Write(PATHS.member(ME.id), standing.me.encode(), -1)
+        node_state = self._part.node_state
+        assert node_state.record_version is not None
+        node_state.me = replace(node_state.me, weight=weight)
+        node_state.record_version += 1
+        return Write(PATHS.member(ME.id), node_state.me.encode(), -1)
 
     async def _share(self, view: View) -> frozenset[int]:
         marks = self.marks
@@ -143,11 +148,13 @@ class Bench:
 
     def __init__(self, members: int) -> None:
         self.others = range(ME.id + 1, members + 1)
-        self.upkeep = Upkeep(Watched(lambda: self.node.marks), lambda: None)
+        self.upkeep = Reconciler(Watched(lambda: self.node.marks), lambda: None)
         self.cluster = Through(SETTINGS, self.upkeep, Measured, members + ROUNDS)
         self.node = cast("Measured", self.cluster.node)
 
-    async def measured(self, *operations: Operation, own_weight: int | None = None, foreseen: bool = False) -> Cost:
+    async def measured(
+        self, *operations: Operation, own_weight: int | None = None, foreseen: bool = False
+    ) -> Cost:
         """Have the members changed like that while the node is at rest, and wait until it is so again."""
         await self.rest(foreseen=foreseen)
         marks = self.node.marks = Marks()
@@ -216,7 +223,9 @@ async def costs(members: int) -> dict[str, list[Cost]]:
 
 def row(members: int, change: str, found: list[Cost]) -> tuple[Cell, ...]:
     sums_ms = [sum(cost.parts_ms) for cost in found]
-    parts_ms = [statistics.median(part) for part in zip(*(cost.parts_ms for cost in found), strict=True)]
+    parts_ms = [
+        statistics.median(part) for part in zip(*(cost.parts_ms for cost in found), strict=True)
+    ]
     moved = statistics.median(cost.gains + cost.losses for cost in found)
     return change, members, round(moved), *parts_ms, statistics.median(sums_ms), max(sums_ms)
 
@@ -224,14 +233,18 @@ def row(members: int, change: str, found: list[Cost]) -> tuple[Cell, ...]:
 def ahead(members: int) -> tuple[Cell, ...]:
     """What it takes to foresee the absence of each, by the processor's time."""
     view = viewed(replace(ME, id=number) for number in range(1, members + 1))
-    foresight = Foresight(ME.name, BUCKETS, dry_run=False)
+    foresight = FailoverPlans(ME.name, BUCKETS, dry_run=False)
     foresight.decided(view, decide(view, BUCKETS, dry_run=False))
     steps_ns = [time.thread_time_ns()]
     while foresight.step():
         steps_ns.append(time.thread_time_ns())
     longest_ns = max(after - before for before, after in itertools.pairwise(steps_ns))
     whole_s = (steps_ns[-1] - steps_ns[0]) / 1e9
-    kept = sum(numbers.itemsize * len(numbers) for absence in foresight._absences.values() for numbers in absence)
+    kept = sum(
+        numbers.itemsize * len(numbers)
+        for absence in foresight._absences.values()
+        for numbers in absence
+    )
     return members, whole_s, whole_s / LOOK_AHEAD_PART, longest_ns / 1e6, kept / 1024
 
 
@@ -240,11 +253,27 @@ def run() -> tuple[Sheet, ...]:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     with one_host():
         found = {members: asyncio.run(costs(members)) for members in MEMBERS}
-    rows = tuple(row(members, change, some) for members, changes in found.items() for change, some in changes.items())
+    rows = tuple(
+        row(members, change, some)
+        for members, changes in found.items()
+        for change, some in changes.items()
+    )
     parts = tuple(f"{part} ms" for part in PARTS)
     return (
-        Sheet("handover", TITLE, ("change", "members", "buckets moved", *parts, "sum ms", "worst ms"), rows, NOTE),
-        Sheet("foresight", f"looking ahead at {BUCKETS:,} buckets", AHEAD, tuple(map(ahead, MEMBERS)), AHEAD_NOTE),
+        Sheet(
+            "handover",
+            TITLE,
+            ("change", "members", "buckets moved", *parts, "sum ms", "worst ms"),
+            rows,
+            NOTE,
+        ),
+        Sheet(
+            "foresight",
+            f"looking ahead at {BUCKETS:,} buckets",
+            AHEAD,
+            tuple(map(ahead, MEMBERS)),
+            AHEAD_NOTE,
+        ),
     )
 
 

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from maglev0.core.service import HashMode, Service
 from maglev0.dataplane.nftables.dataplane import Nftables
-from maglev0.protocol.ports.kernel import Move, Phase
+from maglev0.protocol.ports.kernel import Commit, Move
 from tests.support.one_host import one_host
 
 SIZES = (5, 251, 4096, 65_537, 1 << 20)
@@ -65,7 +65,7 @@ async def watched(gaps_ms: list[float]) -> AsyncIterator[None]:
 
 
 async def flip(dataplane: Nftables, times_ms: list[float]) -> None:
-    times_ms.extend([await elapsed_ms(dataplane.flip(phase)) for phase in Phase])
+    times_ms.extend([await elapsed_ms(dataplane.commit(phase)) for phase in Commit])
 
 
 async def renewal_ms(dataplane: Nftables) -> float:
@@ -82,7 +82,9 @@ async def restored_ms(dataplane: Nftables) -> float:
     flushed_ns = time.perf_counter_ns()
     process = await asyncio.create_subprocess_exec("nft", "flush", "ruleset")
     await dataplane.disturbed()
-    while not await dataplane.repair():  # of very many notices the last ones come when the first have been acted upon
+    while (
+        not await dataplane.repair()
+    ):  # of very many notices the last ones come when the first have been acted upon
         await dataplane.disturbed()
     taken_ms = (time.perf_counter_ns() - flushed_ns) / 1e6
     await process.wait()
@@ -90,7 +92,9 @@ async def restored_ms(dataplane: Nftables) -> float:
 
 
 async def cost(buckets: int, *, guard: bool) -> Cost:
-    service = Service(IPv4Address("198.51.100.1"), "eth0", "03:bf:c6:33:64:01", buckets, HashMode.SOURCE_IP, 7)
+    service = Service(
+        IPv4Address("198.51.100.1"), "eth0", "03:bf:c6:33:64:01", buckets, HashMode.SOURCE_IP, 7
+    )
     dataplane = Nftables(service, 1000, guard=guard)
     await dataplane.open()
     try:
@@ -98,17 +102,21 @@ async def cost(buckets: int, *, guard: bool) -> Cost:
         quarters = [frozenset(sorted(share)[first::OWNERS]) for first in range(OWNERS)]
         flips_ms: list[float] = []
         gaps_ms: list[float] = []
-        share_ms = await elapsed_ms(dataplane.load(Move(share, frozenset())))
+        share_ms = await elapsed_ms(dataplane.stage(Move(share, frozenset())))
         await flip(dataplane, flips_ms)
         moves_ms = []
         for run in range(RUNS):
             move = Move(quarters[run % OWNERS - 1] if run else frozenset(), quarters[run % OWNERS])
             async with watched(gaps_ms):
-                moves_ms.append(await elapsed_ms(dataplane.load(move)))
+                moves_ms.append(await elapsed_ms(dataplane.stage(move)))
             await flip(dataplane, flips_ms)
         owned_ms = statistics.median([await elapsed_ms(dataplane.owned()) for _run in range(RUNS)])
         kept_ms = statistics.median([await elapsed_ms(dataplane.kept()) for _run in range(RUNS)])
-        restore_ms = None if guard else statistics.median([await restored_ms(dataplane) for _run in range(RUNS)])
+        restore_ms = (
+            None
+            if guard
+            else statistics.median([await restored_ms(dataplane) for _run in range(RUNS)])
+        )
         return Cost(
             buckets,
             guard,
@@ -128,7 +136,9 @@ async def cost(buckets: int, *, guard: bool) -> Cost:
 def run() -> tuple[Cost, ...]:
     """Measure in a network namespace of our own, within a minute."""
     with one_host():
-        return tuple(asyncio.run(cost(size, guard=guard)) for guard in (True, False) for size in SIZES)
+        return tuple(
+            asyncio.run(cost(size, guard=guard)) for guard in (True, False) for size in SIZES
+        )
 
 
 def costs_table(costs: tuple[Cost, ...]) -> Table:
@@ -136,11 +146,26 @@ def costs_table(costs: tuple[Cost, ...]) -> Table:
     shown = Table(
         title=f"nftables: one node of {OWNERS}, a fourth of its share goes and another comes; restored: behind 'nft flush ruleset'. Limits: {limits}"
     )
-    titles = ("buckets", "guarded", "load share", "load move", "stands still", "worst flip", "renewal, CPU", "owned", "kept", "restored")
+    titles = (
+        "buckets",
+        "guarded",
+        "load share",
+        "load move",
+        "stands still",
+        "worst flip",
+        "renewal, CPU",
+        "owned",
+        "kept",
+        "restored",
+    )
     for title in titles:
         shown.add_column(title, justify="right")
     for buckets, guard, *times_ms in costs:
-        shown.add_row(f"{buckets:,}", "yes" if guard else "no", *("" if time_ms is None else f"{time_ms:.2f} ms" for time_ms in times_ms))
+        shown.add_row(
+            f"{buckets:,}",
+            "yes" if guard else "no",
+            *("" if time_ms is None else f"{time_ms:.2f} ms" for time_ms in times_ms),
+        )
     return shown
 
 

@@ -23,11 +23,19 @@ def main() -> None:
     path = RESULTS / f"{NAME}.json"
     path.unlink(missing_ok=True)
     start_s = time.monotonic()
-    command = [PYTHON, "-m", "tests.bench.packets", *(str(number) for number in (ROUNDS, SAMPLES, PACKETS))]
+    command = [
+        PYTHON,
+        "-m",
+        "tests.bench.packets",
+        *(str(number) for number in (ROUNDS, SAMPLES, PACKETS)),
+    ]
     console = run_in_machine(kernel_image(), command, RESULTS, MACHINE_TIMEOUT_S)
     sheet = read(NAME)
     if sheet is None:
-        sys.exit("the 6.1 machine gave no figures; its last words:\n" + "\n".join(console.splitlines()[-30:]))
+        sys.exit(
+            "the 6.1 machine gave no figures; its last words:\n"
+            + "\n".join(console.splitlines()[-30:])
+        )
     publish(sheet._replace(note=f"{sheet.note}; {time.monotonic() - start_s:.0f} s"))
 
 

@@ -20,24 +20,43 @@ from dataclasses import dataclass, field
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from maglev0.core.packet_hash import Flow, PacketHash
+from maglev0.core.packet_hash import PacketFields, PacketHash
 from maglev0.core.service import HashFamily, HashMode, Service, Xdp
 from maglev0.dataplane import select
 from maglev0.dataplane.nftables.dataplane import Nftables
 from maglev0.errors import MaglevError, UnavailableError
-from maglev0.protocol.ports.kernel import Dataplane, Move, Phase
+from maglev0.protocol.ports.kernel import Commit, Dataplane, Move
 from tests.bench.generator import PORT, SOURCES, Generator, frame
 from tests.bench.sheet import Sheet, machine, publish
 from tests.support.one_host import INTERFACE, one_host
 
 SEED = 7
-SERVICE = Service(IPv4Address("198.51.100.1"), INTERFACE, "03:bf:c6:33:64:01", 65_537, HashMode.SOURCE_IP, SEED)
-CLUSTERIP_SERVICE = Service(SERVICE.vip, INTERFACE, SERVICE.cluster_mac, 16, HashMode.SOURCE_IP, SEED)
+SERVICE = Service(
+    IPv4Address("198.51.100.1"), INTERFACE, "03:bf:c6:33:64:01", 65_537, HashMode.SOURCE_IP, SEED
+)
+CLUSTERIP_SERVICE = Service(
+    SERVICE.vip, INTERFACE, SERVICE.cluster_mac, 16, HashMode.SOURCE_IP, SEED
+)
 OWNERS = 4  # one fourth of the packets would be ours
 LEASE_MS = 3_600_000
 ROUNDS, SAMPLES, PACKETS = 5, 5, 200_000
-FLOOR, XT_CLUSTER, NFTABLES, NATIVE = "iptables raw DROP", "xt_cluster", "nftables", "nftables behind native XDP"
-COLUMNS = ("way", "refused ns", "from", "to", "less generator", "of the floor", "accepted ns", "from ", "to ")
+FLOOR, XT_CLUSTER, NFTABLES, NATIVE = (
+    "iptables raw DROP",
+    "xt_cluster",
+    "nftables",
+    "nftables behind native XDP",
+)
+COLUMNS = (
+    "way",
+    "refused ns",
+    "from",
+    "to",
+    "less generator",
+    "of the floor",
+    "accepted ns",
+    "from ",
+    "to ",
+)
 
 Sources = list[IPv4Address]
 
@@ -59,8 +78,17 @@ class Way:
         rng = random.Random(SEED)
         found: Sources = []
         while len(found) < SOURCES:
-            source = IPv4Address(rng.randrange(int(IPv4Address("11.0.0.0")), int(IPv4Address("126.0.0.0"))))
-            if self.hashing is None or (self.hashing.node_number(Flow(source, socket.IPPROTO_UDP)) <= self.hashing.total_nodes // OWNERS) == ours:
+            source = IPv4Address(
+                rng.randrange(int(IPv4Address("11.0.0.0")), int(IPv4Address("126.0.0.0")))
+            )
+            if (
+                self.hashing is None
+                or (
+                    self.hashing.node_number(PacketFields(source, socket.IPPROTO_UDP))
+                    <= self.hashing.total_nodes // OWNERS
+                )
+                == ours
+            ):
                 found.append(source)
         return found
 
@@ -119,9 +147,9 @@ async def serving(dataplane: Dataplane, total_nodes: int) -> AsyncIterator[None]
     """One of our dataplanes, with a lease and a fourth of the buckets in force."""
     await dataplane.open()
     try:
-        await dataplane.load(Move(frozenset(range(1, total_nodes // OWNERS + 1)), frozenset()))
-        await dataplane.flip(Phase.RELEASED)
-        await dataplane.flip(Phase.ACQUIRED)
+        await dataplane.stage(Move(frozenset(range(1, total_nodes // OWNERS + 1)), frozenset()))
+        await dataplane.commit(Commit.RELEASE)
+        await dataplane.commit(Commit.ACQUIRE)
         await dataplane.arm()
         await dataplane.promote()
         yield
@@ -149,7 +177,9 @@ def nftables(xdp: Xdp) -> Callable[[Generator], AbstractAsyncContextManager[None
 
 def clusterip(_generator: Generator) -> AbstractAsyncContextManager[None]:
     """The CLUSTERIP target, as our dataplane for it sets it up."""
-    dataplane = select.make(HashFamily.CLUSTERIP, CLUSTERIP_SERVICE, LEASE_MS, Xdp.OFF, dry_run=False)
+    dataplane = select.make(
+        HashFamily.CLUSTERIP, CLUSTERIP_SERVICE, LEASE_MS, Xdp.OFF, dry_run=False
+    )
     return serving(dataplane, CLUSTERIP_SERVICE.total_nodes)
 
 
@@ -168,7 +198,9 @@ def ways() -> list[Way]:
         select.runnable(SERVICE.vip, HashFamily.CLUSTERIP)
     except UnavailableError:
         return found
-    hashing = PacketHash(HashFamily.CLUSTERIP, HashMode.SOURCE_IP, SEED, CLUSTERIP_SERVICE.total_nodes)
+    hashing = PacketHash(
+        HashFamily.CLUSTERIP, HashMode.SOURCE_IP, SEED, CLUSTERIP_SERVICE.total_nodes
+    )
     return [*found, Way("CLUSTERIP", clusterip, hashing)]
 
 
@@ -185,11 +217,18 @@ async def measure(way: Way, generator: Callable[[], Generator], samples: int, pa
     try:
         async with way.entered(sending):
             with listener():
-                for ours, wanted, times_ns in ((False, way.refuses, way.refused_ns), (True, way.accepts, way.accepted_ns)):
+                for ours, wanted, times_ns in (
+                    (False, way.refuses, way.refused_ns),
+                    (True, way.accepts, way.accepted_ns),
+                ):
                     if wanted:
                         sending.send_from(way.sources(ours=ours))
-                        sending.ns_per_packet(packets)  # flows of accepted packets are known after this
-                        times_ns.extend(sending.ns_per_packet(packets) for _sample in range(samples))
+                        sending.ns_per_packet(
+                            packets
+                        )  # flows of accepted packets are known after this
+                        times_ns.extend(
+                            sending.ns_per_packet(packets) for _sample in range(samples)
+                        )
     finally:
         sending.close()
 
@@ -209,13 +248,20 @@ def _measured(pinned: Path, rounds: int, samples: int, packets: int) -> Sheet:
     def generator() -> Generator:
         nonlocal made
         made += 1
-        return Generator(pinned / f"generator{made}", pinned.parent / "generator.o", frame(SERVICE.vip, SERVICE.cluster_mac), INTERFACE)
+        return Generator(
+            pinned / f"generator{made}",
+            pinned.parent / "generator.o",
+            frame(SERVICE.vip, SERVICE.cluster_mac),
+            INTERFACE,
+        )
 
     every, alone = ways(), Way("the generator itself", nothing)
     for _round in range(rounds):
         sending = generator()
         sending.send_from(alone.sources(ours=False))
-        alone.refused_ns.extend(sending.ns_per_packet(packets, into_stack=False) for _sample in range(samples))
+        alone.refused_ns.extend(
+            sending.ns_per_packet(packets, into_stack=False) for _sample in range(samples)
+        )
         sending.close()
         for way in every:
             asyncio.run(measure(way, generator, samples, packets))
@@ -234,11 +280,21 @@ def sheet(every: list[Way], rounds: int, samples: int, packets: int) -> Sheet:
     what = f"{rounds} rounds of {samples} samples of {packets:,} packets; UDP, 60 bytes, {SOURCES:,} sources, {SERVICE.total_nodes:,} buckets"
     note = f"{machine()}; {what}; ratios are of whole times, the generator's own included"
     release = ".".join(platform.release().split(".")[:2])
-    return Sheet(f"packets-{release}", f"nanoseconds a packet costs on Linux {release}, medians and ranges", COLUMNS, tuple(rows), note)
+    return Sheet(
+        f"packets-{release}",
+        f"nanoseconds a packet costs on Linux {release}, medians and ranges",
+        COLUMNS,
+        tuple(rows),
+        note,
+    )
 
 
 def _spread(times_ns: list[float]) -> tuple[float | None, float | None, float | None]:
-    return (statistics.median(times_ns), min(times_ns), max(times_ns)) if times_ns else (None, None, None)
+    return (
+        (statistics.median(times_ns), min(times_ns), max(times_ns))
+        if times_ns
+        else (None, None, None)
+    )
 
 
 def main() -> None:

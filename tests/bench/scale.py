@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from maglev0.lab.testbed import addresses, claim, network
 from maglev0.lab.testbed.claim import Claim
-from maglev0.lab.testbed.cluster import Cluster, Settings
+from maglev0.lab.testbed.cluster import Lab, LabSettings
 from maglev0.lab.testbed.network import MANAGEMENT, Socket
 from maglev0.lab.testbed.node import INTERFACE
 from maglev0.lab.testbed.process import Process, python_module, wait_for
@@ -35,7 +35,9 @@ TAIL_S = 0.5  # in which what was asked for by the last member, and what it tell
 REST_S = 5.0
 LOOK_S = 2.0
 LAPSED = "all node numbers are taken anew"  # in a member's log
-LOOK_AHEAD_CPU = 0.02  # a daemon that looks ahead takes a tenth of a core for it, one at rest under a hundredth
+LOOK_AHEAD_CPU = (
+    0.02  # a daemon that looks ahead takes a tenth of a core for it, one at rest under a hundredth
+)
 LOOK_AHEAD_TIMEOUT_S = 90.0
 
 REST = (
@@ -66,7 +68,15 @@ CHANGE = (
     "seconds to the last share",
     "leases lapsed",
 )
-GROWTH = ("change", "requests", "answers and events", "writes", "KB to ZooKeeper", "KB from it", "ZooKeeper CPU s")
+GROWTH = (
+    "change",
+    "requests",
+    "answers and events",
+    "writes",
+    "KB to ZooKeeper",
+    "KB from it",
+    "ZooKeeper CPU s",
+)
 MEMBERS_NOTE = (
     "One member is a real daemon on nftables, the others are the real protocol on a dataplane that only remembers, with sessions that ask what "
     f"the daemon's would, in {CROWDS + 1} processes; {TOTAL_NODES:,} node numbers, session timeout {SESSION_TIMEOUT_S:g} s; one ZooKeeper server, "
@@ -84,7 +94,7 @@ GROWTH_NOTE = f"The power of the number of members with which a figure grows, fr
 class Scale:
     """A cluster of so many members, the last of which comes and goes. A context manager within that of the lab."""
 
-    def __init__(self, lab: Cluster, mine: Claim, members: int) -> None:
+    def __init__(self, lab: Lab, mine: Claim, members: int) -> None:
         self._lab = lab
         self._mine = mine
         self._members = members
@@ -95,19 +105,33 @@ class Scale:
     def start(self) -> None:
         """Everybody but the last."""
         network.make_namespace(self._namespace)
-        self._lab.network.plug("crowd", MANAGEMENT, Socket(self._namespace, INTERFACE, addresses.managed_address(CROWD_ADDRESS)))
+        self._lab.network.plug(
+            "crowd",
+            MANAGEMENT,
+            Socket(self._namespace, INTERFACE, addresses.managed_address(CROWD_ADDRESS)),
+        )
         self._lab.start()
         others = range(2, self._members)
         step = math.ceil(len(others) / CROWDS)
-        self._staying = [self._begin(first, min(first + step, self._members) - 1) for first in others[::step]]
+        self._staying = [
+            self._begin(first, min(first + step, self._members) - 1) for first in others[::step]
+        ]
         self._join(self._staying)
         self._settle(self._members - 1)
 
     def _begin(self, first: int, last: int) -> Process:
-        place = [f"--zk={self._lab.zookeeper.connect_string}", f"--vip={self._lab.settings.vip}", f"--session-timeout={SESSION_TIMEOUT_S}"]
-        command = python_module("tests.bench.scalemembers", *place, f"--first={first}", f"--last={last}")
+        place = [
+            f"--zk={self._lab.zookeeper.connect_string}",
+            f"--vip={self._lab.settings.vip}",
+            f"--session-timeout={SESSION_TIMEOUT_S}",
+        ]
+        command = python_module(
+            "tests.bench.scalemembers", *place, f"--first={first}", f"--last={last}"
+        )
         name = f"members {first} to {last}"
-        self._crowds[name] = Process(name, command, self._mine.directory / f"members-{first}.log", self._namespace)
+        self._crowds[name] = Process(
+            name, command, self._mine.directory / f"members-{first}.log", self._namespace
+        )
         return self._crowds[name]
 
     def _join(self, crowds: list[Process]) -> float:
@@ -126,7 +150,11 @@ class Scale:
     def memory_mb(self) -> tuple[float, float, float]:
         """Of ZooKeeper, and of the daemon now and at most."""
         daemon = self._lab.nodes[1].daemon.pid
-        return memory_mb(self._lab.zookeeper.servers[0].process.pid, "VmRSS"), memory_mb(daemon, "VmRSS"), memory_mb(daemon, "VmHWM")
+        return (
+            memory_mb(self._lab.zookeeper.servers[0].process.pid, "VmRSS"),
+            memory_mb(daemon, "VmRSS"),
+            memory_mb(daemon, "VmHWM"),
+        )
 
     def rest(self) -> tuple[float, Reading]:
         """What happens while nothing happens; before it, how long the daemon looked ahead."""
@@ -181,18 +209,29 @@ class Scale:
         crowds = list(self._crowds.values())
 
         def all_have() -> bool | None:
-            return all((found := settled(crowd)) is not None and found[:2] == expected for crowd in crowds) or None
+            return (
+                all(
+                    (found := settled(crowd)) is not None and found[:2] == expected
+                    for crowd in crowds
+                )
+                or None
+            )
 
         wait_for(all_have, crowds, SETTLE_TIMEOUT_S, f"{members} members to have their shares")
 
     def lapses(self) -> int:
         """How often a member that is here now has lost its lease to a change of the members."""
-        return sum(process.output().count(LAPSED) for process in (self._lab.nodes[1].daemon, *self._crowds.values()))
+        return sum(
+            process.output().count(LAPSED)
+            for process in (self._lab.nodes[1].daemon, *self._crowds.values())
+        )
 
     @property
     def last_share_s(self) -> float:
         """When the last member had its share."""
-        return max(found.at_s for crowd in self._crowds.values() if (found := settled(crowd)) is not None)
+        return max(
+            found.at_s for crowd in self._crowds.values() if (found := settled(crowd)) is not None
+        )
 
 
 def settled(crowd: Process) -> Settled | None:
@@ -228,29 +267,56 @@ def changed(scale: Scale, name: str, change: Callable[[], float]) -> Change:
     lapses, before = scale.lapses(), scale.read()
     start_s = change()
     time.sleep(TAIL_S)
-    return Change(name, scale.read().since(before), scale.last_share_s - start_s, scale.lapses() - lapses)
+    return Change(
+        name, scale.read().since(before), scale.last_share_s - start_s, scale.lapses() - lapses
+    )
 
 
 def measure(members: int) -> Found:
     """One cluster, from nothing to its figures."""
-    settings = Settings(1, TOTAL_NODES, dataplane="nftables", session_timeout_s=SESSION_TIMEOUT_S, tick_ms=TICK_MS)
+    settings = LabSettings(
+        1, TOTAL_NODES, dataplane="nftables", session_timeout_s=SESSION_TIMEOUT_S, tick_ms=TICK_MS
+    )
     mine = claim.claim()
-    with Cluster(settings, mine) as lab:
+    with Lab(settings, mine) as lab:
         scale = Scale(lab, mine, members)
         scale.start()
         scale.join()
         looked_ahead_s, rest = scale.rest()
         memory_mb = scale.memory_mb()
-        steps = {"one gains weight": scale.gain_weight, "one leaves": scale.leave, "one joins": scale.join, "one crashes": scale.crash}
-        return Found(members, rest, looked_ahead_s, memory_mb, tuple(changed(scale, name, step) for name, step in steps.items()))
+        steps = {
+            "one gains weight": scale.gain_weight,
+            "one leaves": scale.leave,
+            "one joins": scale.join,
+            "one crashes": scale.crash,
+        }
+        return Found(
+            members,
+            rest,
+            looked_ahead_s,
+            memory_mb,
+            tuple(changed(scale, name, step) for name, step in steps.items()),
+        )
 
 
 def rest_row(found: Found) -> tuple[Cell, ...]:
     """One line of the first sheet."""
     rest, over_s = found.rest, found.rest.at_s
-    counts = (rest.requests / over_s, rest.answers / over_s, rest.writes / over_s, rest.bytes_in / over_s / 1e3, rest.bytes_out / over_s / 1e3)
+    counts = (
+        rest.requests / over_s,
+        rest.answers / over_s,
+        rest.writes / over_s,
+        rest.bytes_in / over_s / 1e3,
+        rest.bytes_out / over_s / 1e3,
+    )
     zookeeper_mb, daemon_mb, peak_mb = found.memory_mb
-    cpu = (100 * rest.zookeeper_s / over_s, zookeeper_mb, 100 * rest.daemon_s / over_s, daemon_mb, peak_mb)
+    cpu = (
+        100 * rest.zookeeper_s / over_s,
+        zookeeper_mb,
+        100 * rest.daemon_s / over_s,
+        daemon_mb,
+        peak_mb,
+    )
     return found.members, *counts, *cpu, found.looked_ahead_s
 
 
@@ -258,7 +324,14 @@ def costs(found: Found) -> dict[str, tuple[float, ...]]:
     """What each change took beyond rest, in the order of the second sheet's columns."""
     extra = {change.name: change.found.beyond(found.rest) for change in found.changes}
     return {
-        name: (*map(round, one[1:4]), one.bytes_in / 1e3, one.bytes_out / 1e3, one.zookeeper_s, one.daemon_s, one.others_s)
+        name: (
+            *map(round, one[1:4]),
+            one.bytes_in / 1e3,
+            one.bytes_out / 1e3,
+            one.zookeeper_s,
+            one.daemon_s,
+            one.others_s,
+        )
         for name, one in extra.items()
     }
 
@@ -268,15 +341,25 @@ def growth_row(change: str, least: Found, most: Found) -> tuple[Cell, ...]:
     pairs = list(zip(costs(least)[change], costs(most)[change], strict=True))[: len(GROWTH) - 1]
     times = math.log(most.members / least.members)
     # What is not above rest in one of the two is lost in that one's noise.
-    return change, *(math.log(after / before) / times if before > 0 < after else None for before, after in pairs)
+    return change, *(
+        math.log(after / before) / times if before > 0 < after else None for before, after in pairs
+    )
 
 
 def run() -> tuple[Sheet, ...]:
     """All sizes, one after the other."""
     found = tuple(measure(members) for members in MEMBERS)
     names = [change.name for change in found[0].changes]
-    ends = {(one.members, change.name): (change.last_share_s, change.lapses) for one in found for change in one.changes}
-    changes: tuple[tuple[Cell, ...], ...] = tuple((name, one.members, *costs(one)[name], *ends[one.members, name]) for name in names for one in found)
+    ends = {
+        (one.members, change.name): (change.last_share_s, change.lapses)
+        for one in found
+        for change in one.changes
+    }
+    changes: tuple[tuple[Cell, ...], ...] = tuple(
+        (name, one.members, *costs(one)[name], *ends[one.members, name])
+        for name in names
+        for one in found
+    )
     growth = tuple(growth_row(name, found[0], found[-1]) for name in names)
     return (
         Sheet("scale-rest", "a cluster at rest", REST, tuple(map(rest_row, found)), REST_NOTE),

@@ -27,20 +27,20 @@ from maglev0.core.assignment import decide
 from maglev0.core.service import HashFamily
 from maglev0.core.settings import Settings, Wishes
 from maglev0.core.view import ACTIVE, Member, View, ViewId
-from maglev0.daemon.node_driver import Follower
-from maglev0.daemon.reconciler import Upkeep
+from maglev0.daemon.node_driver import NodeDriver
+from maglev0.daemon.reconciler import Reconciler
 from maglev0.daemon.supervisor import SWITCH_INTERVAL_S
 from maglev0.dataplane.dry_run import DryRun
-from maglev0.health.runner import Checks
+from maglev0.health.runner import CheckRunner
 from maglev0.protocol.agreement import Agreement, Founder, Unsettled
-from maglev0.protocol.handover import Stage
+from maglev0.protocol.handover import Phase
 from maglev0.protocol.paths import Paths
 from maglev0.protocol.ports.zookeeper import Disconnected
-from maglev0.protocol.progress import Cluster
+from maglev0.protocol.progress import ClusterContext
 from maglev0.runtime import logs
 from maglev0.runtime.waiting import Backoff, first_of, in_thread, together
-from maglev0.telemetry.notify import Event
-from maglev0.telemetry.reporter import Reporter, Snapshot, Teller
+from maglev0.telemetry.notify import StateChange
+from maglev0.telemetry.reporter import Reporter, Snapshot, VipSink
 from tests.bench.scalesession import LeanSession
 
 WISHES = Wishes(None, None, None, None, (HashFamily.NFTABLES,))
@@ -58,7 +58,10 @@ class Shares:
     async def of(self, name: str, view: View) -> frozenset[int]:
         """The share of one member."""
         if self._owned is None or view.id != self._view:
-            self._view, self._owned = view.id, asyncio.ensure_future(in_thread(partial(self._all, view)))
+            self._view, self._owned = (
+                view.id,
+                asyncio.ensure_future(in_thread(partial(self._all, view))),
+            )
         # Shielded, for one member that stops waiting must not take the table away from all others.
         return (await asyncio.shield(self._owned)).get(name, frozenset())
 
@@ -95,7 +98,10 @@ class Crowd:
         if (
             view is None
             or view.id == self._told
-            or any(member.at_rest_under is None or member.at_rest_under.id != view.id for member in self.members)
+            or any(
+                member.at_rest_under is None or member.at_rest_under.id != view.id
+                for member in self.members
+            )
         ):
             return
         self._told = view.id
@@ -103,7 +109,7 @@ class Crowd:
         say("settled", *Settled(len(active), sum(active), time.monotonic()))
 
 
-class Simulated(Follower):
+class Simulated(NodeDriver):
     """The daemon's own loop, without looking ahead in quiet times."""
 
     crowd: Crowd
@@ -112,14 +118,14 @@ class Simulated(Follower):
 
     def gain_weight(self) -> None:
         """Change the member's record as a flag at its start would have it."""
-        standing = self._part.standing
-        standing.me = replace(standing.me, weight=standing.me.weight + 1)
+        node_state = self._part.node_state
+        node_state.me = replace(node_state.me, weight=node_state.me.weight + 1)
         self._awake.set()
 
     async def _next_step(self) -> float | None:
         pause_s = await super()._next_step()
         handover = self._part.handover
-        at_rest_under = handover.view if handover.stage is Stage.ACQUIRED else None
+        at_rest_under = handover.view if handover.stage is Phase.ACQUIRED else None
         if at_rest_under is not self.at_rest_under:
             self.at_rest_under = at_rest_under
             self.crowd.came_to_rest()
@@ -137,13 +143,13 @@ class Nobody:
 
     listens = False
 
-    def changed(self, event: Event) -> None:
+    def changed(self, event: StateChange) -> None:
         """Not told."""
 
     def seen(self, vip: IPv4Address, snapshot: Snapshot) -> None:
         """Not told."""
 
-    def took(self, vip: IPv4Address, stage: Stage, seconds: float) -> None:
+    def took(self, vip: IPv4Address, stage: Phase, seconds: float) -> None:
         """Not told."""
 
     def failed(self, kind: str) -> None:
@@ -186,20 +192,33 @@ class Way:
         backoff = Backoff()
         while True:
             try:
-                return await self._agreement.agree(self._number, WISHES, Founder(self._vip, self._session.timeout_s, 0))
+                return await self._agreement.agree(
+                    self._number, WISHES, Founder(self._vip, self._session.timeout_s, 0)
+                )
             except (Disconnected, Unsettled):
                 await asyncio.sleep(backoff.failed())
 
-    async def go(self, settings: Settings, crowd: Crowd, shares: Shares, leave: asyncio.Event) -> None:
+    async def go(
+        self, settings: Settings, crowd: Crowd, shares: Shares, leave: asyncio.Event
+    ) -> None:
         """Be a member until told to leave."""
-        cluster = Cluster(self._paths, settings, kernel_identity(), hold=False)
-        upkeep = Upkeep(DryRun(HashFamily.NFTABLES), lambda: None)
+        cluster = ClusterContext(self._paths, settings, kernel_identity(), hold=False)
+        upkeep = Reconciler(DryRun(HashFamily.NFTABLES), lambda: None)
         session = cast("Session", self._session)
-        member = self._member = Simulated(session, upkeep, self._agreement, cluster, record(self._number, self._session.timeout_s))
+        member = self._member = Simulated(
+            session, upkeep, self._agreement, cluster, record(self._number, self._session.timeout_s)
+        )
         member.crowd, member.shares = crowd, shares
         crowd.members.append(member)
-        checks = Checks(self._vip, (), parse_timing(DEFAULT_TIMING), member.on_progress)
-        reporter = Reporter(session, upkeep, member, cluster, Teller(self._vip, Nobody()), checks)
+        checks = CheckRunner(self._vip, (), parse_timing(DEFAULT_TIMING), member.on_progress)
+        reporter = Reporter(
+            session,
+            upkeep,
+            member,
+            cluster=cluster,
+            sink=VipSink(self._vip, Nobody()),
+            checks=checks,
+        )
         member.on_progress = reporter.look
         following = asyncio.create_task(together(member.follow(), reporter.run()))
         await first_of(following, leave.wait())
@@ -216,12 +235,31 @@ class Way:
 def record(number: int, session_timeout_s: float) -> Member:
     """A record of the length that a real one has."""
     address, mac = f"198.18.0.{number}", f"02:4d:47:00:00:{number:02x}"
-    return Member(number, "simulated-host", os.getpid(), time.time(), address, mac, HashFamily.NFTABLES, 1, ACTIVE, session_timeout_s)
+    return Member(
+        number,
+        "simulated-host",
+        os.getpid(),
+        time.time(),
+        address,
+        mac,
+        HashFamily.NFTABLES,
+        1,
+        ACTIVE,
+        session_timeout_s,
+    )
 
 
 def say(what: str, *values: float) -> None:
     """One fact for the bench to read."""
-    sys.stdout.write(" ".join([what, *(f"{value:.6f}" if isinstance(value, float) else str(value) for value in values)]) + "\n")
+    sys.stdout.write(
+        " ".join(
+            [
+                what,
+                *(f"{value:.6f}" if isinstance(value, float) else str(value) for value in values),
+            ]
+        )
+        + "\n"
+    )
     sys.stdout.flush()
 
 
@@ -243,11 +281,21 @@ def main() -> None:
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     logs.begin(verbose=False)
     parser = argparse.ArgumentParser()
-    for flag, kind in {"--zk": str, "--vip": IPv4Address, "--session-timeout": float, "--first": int, "--last": int}.items():
+    for flag, kind in {
+        "--zk": str,
+        "--vip": IPv4Address,
+        "--session-timeout": float,
+        "--first": int,
+        "--last": int,
+    }.items():
         parser.add_argument(flag, type=kind, required=True)
     flags = parser.parse_args()
     numbers = range(flags.first, flags.last + 1)
-    asyncio.run(take_part(lambda: [Way(flags.zk, flags.vip, flags.session_timeout, number) for number in numbers]))  # made on the loop
+    asyncio.run(
+        take_part(
+            lambda: [Way(flags.zk, flags.vip, flags.session_timeout, number) for number in numbers]
+        )
+    )  # made on the loop
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from maglev0.lab.testbed import namespace
 from maglev0.lab.testbed.node import INTERFACE
 from maglev0.lab.testbed.process import Process
-from maglev0.lab.testbed.zookeeper import Server
+from maglev0.lab.testbed.zookeeper import ZooKeeperServer
 from tests.bench.daemon import cpu_s
 
 ASK_TIMEOUT_S = 10.0  # under a storm of requests an answer takes long
@@ -46,7 +46,7 @@ class Reading(NamedTuple):
         return Reading._make((self.at_s, *extra))
 
 
-def read(server: Server, daemon: Process, others: Iterable[Process]) -> Reading:
+def read(server: ZooKeeperServer, daemon: Process, others: Iterable[Process]) -> Reading:
     """Read all counters now, of a server that is alone, one daemon and some other processes."""
     words = _ask(server)
     bytes_in, bytes_out = _bytes(server)
@@ -63,10 +63,12 @@ def read(server: Server, daemon: Process, others: Iterable[Process]) -> Reading:
     )
 
 
-def _ask(server: Server) -> dict[str, str]:
+def _ask(server: ZooKeeperServer) -> dict[str, str]:
     """What the server says of itself; it travels over the loopback of its namespace, so that the cable does not count it."""
     with namespace.inside(server.place.namespace):
-        connection = socket.create_connection((server.place.host, server.place.client_port), ASK_TIMEOUT_S)
+        connection = socket.create_connection(
+            (server.place.host, server.place.client_port), ASK_TIMEOUT_S
+        )
     with connection, connection.makefile("rwb") as stream:
         stream.write(b"srvr")
         stream.flush()
@@ -74,9 +76,11 @@ def _ask(server: Server) -> dict[str, str]:
     return dict(line.split(": ", 1) for line in lines if ": " in line)
 
 
-def _bytes(server: Server) -> tuple[int, int]:
+def _bytes(server: ZooKeeperServer) -> tuple[int, int]:
     """Received and sent by the server's interface, as proc_net(5) has them."""
     with namespace.inside(server.place.namespace):
         lines = _DEVICES.read_text().splitlines()
-    fields = next(line.partition(":")[2].split() for line in lines if line.strip().startswith(f"{INTERFACE}:"))
+    fields = next(
+        line.partition(":")[2].split() for line in lines if line.strip().startswith(f"{INTERFACE}:")
+    )
     return int(fields[0]), int(fields[8])

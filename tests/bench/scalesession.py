@@ -18,8 +18,18 @@ from kazoo.protocol.connection import PING_XID, WATCH_XID
 from kazoo.security import OPEN_ACL_UNSAFE
 
 from maglev0.coordination import translation
-from maglev0.coordination.session import State
-from maglev0.protocol.ports.zookeeper import Check, Committed, Create, Delete, Disconnected, Node, Operation, Stat, Write
+from maglev0.coordination.session import SessionState
+from maglev0.protocol.ports.zookeeper import (
+    Committed,
+    Create,
+    Delete,
+    Disconnected,
+    Operation,
+    Stat,
+    VersionGuard,
+    Write,
+    Znode,
+)
 
 PINGS_PER_TIMEOUT = 3
 _LENGTH = struct.Struct("!i")
@@ -69,7 +79,9 @@ class Wire(asyncio.Protocol):
             return answer
         self._xid += 1
         self._asked.append((request, answer))
-        self._send(b"" if request.type is None else _XID_AND_KIND.pack(self._xid, request.type), request)
+        self._send(
+            b"" if request.type is None else _XID_AND_KIND.pack(self._xid, request.type), request
+        )
         return answer
 
     def ping(self) -> None:
@@ -98,7 +110,10 @@ class Wire(asyncio.Protocol):
             self._heard(wire.Watch.deserialize(message, offset)[0].path)
         elif header.xid != PING_XID:
             request, answer = self._asked.popleft()
-            _settle(answer, EXCEPTIONS[header.err]() if header.err else _decoded(request, message, offset))
+            _settle(
+                answer,
+                EXCEPTIONS[header.err]() if header.err else _decoded(request, message, offset),
+            )
 
 
 def _decoded(request: Any, message: bytes, offset: int) -> Any:
@@ -117,8 +132,10 @@ def _settle(answer: asyncio.Future[Any], value: Any) -> None:
 class LeanSession:
     """In the place of a `Session`."""
 
-    def __init__(self, host: str, port: int, timeout_s: float, notice: Callable[[str | None], None]) -> None:
-        self.state = State.CONNECTING
+    def __init__(
+        self, host: str, port: int, timeout_s: float, notice: Callable[[str | None], None]
+    ) -> None:
+        self.state = SessionState.CONNECTING
         self.session = 0
         self.timeout_s = timeout_s
         self._address = host, port
@@ -129,8 +146,14 @@ class LeanSession:
     async def connect(self) -> None:
         """Begin the session."""
         await asyncio.get_running_loop().create_connection(lambda: self._wire, *self._address)
-        granted = await self._wire.ask(wire.Connect(0, 0, int(1000 * self.timeout_s), 0, bytes(16), read_only=False))
-        self.session, self.timeout_s, self.state = granted.session_id, granted.time_out / 1000, State.CONNECTED
+        granted = await self._wire.ask(
+            wire.Connect(0, 0, int(1000 * self.timeout_s), 0, bytes(16), read_only=False)
+        )
+        self.session, self.timeout_s, self.state = (
+            granted.session_id,
+            granted.time_out / 1000,
+            SessionState.CONNECTED,
+        )
         self._pinging = asyncio.create_task(self._ping())
         self._notice(None)
 
@@ -138,29 +161,39 @@ class LeanSession:
         while not self._wire.lost.is_set():
             await asyncio.sleep(self.timeout_s / PINGS_PER_TIMEOUT)
             self._wire.ping()
-        self.state = State.LOST
+        self.state = SessionState.LOST
         self._notice(None)
 
-    async def get(self, path: str, *, watch: bool = False) -> Node | None:
+    async def get(self, path: str, *, watch: bool = False) -> Znode | None:
         return (await self.get_all([path], watch=watch))[0]
 
-    async def get_all(self, paths: Sequence[str], *, watch: bool = False) -> list[Node | None]:
+    async def get_all(self, paths: Sequence[str], *, watch: bool = False) -> list[Znode | None]:
         asked = [self._wire.ask(wire.GetData(path, watch)) for path in paths]
         await asyncio.gather(*asked, return_exceptions=True)
         found = [await _found(one) for one in asked]
         for place, path in enumerate(paths):
-            while watch and found[place] is None and await _found(self._wire.ask(wire.Exists(path, watch))):
+            while (
+                watch
+                and found[place] is None
+                and await _found(self._wire.ask(wire.Exists(path, watch)))
+            ):
                 found[place] = await _found(self._wire.ask(wire.GetData(path, watch)))
-        return [None if one is None else Node(bytes(one[0]), translation.stat(one[1])) for one in found]
+        return [
+            None if one is None else Znode(bytes(one[0]), translation.stat(one[1])) for one in found
+        ]
 
     async def children(self, path: str, *, watch: bool = False) -> tuple[list[str], Stat] | None:
         listed = await _found(self._wire.ask(wire.GetChildren2(path, watch)))
         return None if listed is None else (list(listed[0]), translation.stat(listed[1]))
 
     async def commit(self, operations: Sequence[Operation], look: str | None = None) -> Committed:
-        answers = self._wire.ask(wire.Transaction([_encoded(operation) for operation in operations]))
+        answers = self._wire.ask(
+            wire.Transaction([_encoded(operation) for operation in operations])
+        )
         looking = None if look is None else self._wire.ask(wire.Exists(look, watcher=False))
-        await asyncio.gather(*(one for one in (answers, looking) if one is not None), return_exceptions=True)
+        await asyncio.gather(
+            *(one for one in (answers, looking) if one is not None), return_exceptions=True
+        )
         zxid = translation.zxid(await answers)
         looked = None if looking is None else await _found(looking)
         return Committed(zxid, None if looked is None else translation.stat(looked))
@@ -189,5 +222,5 @@ def _encoded(operation: Operation) -> Any:
             return wire.SetData(path, data, version)
         case Delete(path, version):
             return wire.Delete(path, version)
-        case Check(path, version):
+        case VersionGuard(path, version):
             return wire.CheckVersion(path, version)

@@ -40,7 +40,11 @@ def publish(*sheets: Sheet) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     for sheet in sheets:
         console.print(_table(sheet))
-        content = {"machine": machine(), "taken": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **sheet._asdict()}
+        content = {
+            "machine": machine(),
+            "taken": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            **sheet._asdict(),
+        }
         (RESULTS / f"{sheet.name}.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
@@ -50,12 +54,22 @@ def read(name: str) -> Sheet | None:
     if not path.exists():
         return None
     content = json.loads(path.read_text())
-    return Sheet(content["name"], content["title"], tuple(content["columns"]), tuple(tuple(row) for row in content["rows"]), content["note"])
+    return Sheet(
+        content["name"],
+        content["title"],
+        tuple(content["columns"]),
+        tuple(tuple(row) for row in content["rows"]),
+        content["note"],
+    )
 
 
 def machine() -> str:
     """What the figures were taken on: they mean little elsewhere, their ratios more."""
-    models = [line.partition(":")[2].strip() for line in _CPUINFO.read_text().splitlines() if line.startswith("model name")]
+    models = [
+        line.partition(":")[2].strip()
+        for line in _CPUINFO.read_text().splitlines()
+        if line.startswith("model name")
+    ]
     return f"{models[0] if models else platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
 
 

@@ -24,7 +24,15 @@ REFERENCE_RUNS = {5: 5, 251: 5, 65_537: 3, 655_373: 1}
 LIMITS_MS = {65_537: 40, 655_373: 2000}
 
 LEAVE_SIZE = 65_537
-LEAVE_MEMBERS = (3, 10, 30, 100, 300, 350, 1000)  # at this size about 350 members are the worst case
+LEAVE_MEMBERS = (
+    3,
+    10,
+    30,
+    100,
+    300,
+    350,
+    1000,
+)  # at this size about 350 members are the worst case
 LEAVERS = 12
 
 
@@ -58,7 +66,9 @@ def backends(count: int) -> dict[str, int]:
     return {f"backend-{number}": 1 for number in range(1, count + 1)}
 
 
-def times_ms(build: Callable[[int, dict[str, int]], object], size: int, weights: dict[str, int], runs: int) -> list[float]:
+def times_ms(
+    build: Callable[[int, dict[str, int]], object], size: int, weights: dict[str, int], runs: int
+) -> list[float]:
     def once() -> float:
         start_ns = time.perf_counter_ns()
         build(size, weights)
@@ -89,8 +99,13 @@ def leaving(members: int) -> Leaving:
     leavers = random.Random(members).sample(sorted(weights), min(members, LEAVERS))
     extra = []
     for leaver in leavers:
-        after = table.build(LEAVE_SIZE, {name: weight for name, weight in weights.items() if name != leaver})
-        extra.append(sum(old not in (new, leaver) for old, new in zip(before, after, strict=True)) / LEAVE_SIZE)
+        after = table.build(
+            LEAVE_SIZE, {name: weight for name, weight in weights.items() if name != leaver}
+        )
+        extra.append(
+            sum(old not in (new, leaver) for old, new in zip(before, after, strict=True))
+            / LEAVE_SIZE
+        )
     return Leaving(members, len(leavers), statistics.mean(extra), max(extra))
 
 
@@ -104,7 +119,17 @@ def run() -> Result:
 
 def timings_table(timings: tuple[Timing, ...]) -> Table:
     shown = Table(title="building the table, equal weights")
-    for column in ("slots", "members", "median", "worst", "limit", "plain reference", "ratio", "largest share", "smallest share"):
+    for column in (
+        "slots",
+        "members",
+        "median",
+        "worst",
+        "limit",
+        "plain reference",
+        "ratio",
+        "largest share",
+        "smallest share",
+    ):
         shown.add_column(column, justify="right")
     for row in timings:
         limit_ms = LIMITS_MS.get(row.size)
@@ -127,7 +152,9 @@ def leavings_table(leavings: tuple[Leaving, ...]) -> Table:
     for column in ("members", "leavers tried", "average", "worst"):
         shown.add_column(column, justify="right")
     for row in leavings:
-        shown.add_row(f"{row.members:,}", str(row.leavers), f"{row.average:.3%}", f"{row.worst:.3%}")
+        shown.add_row(
+            f"{row.members:,}", str(row.leavers), f"{row.average:.3%}", f"{row.worst:.3%}"
+        )
     return shown
 
 

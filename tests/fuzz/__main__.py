@@ -19,10 +19,25 @@ from hypothesis import strategies as st
 
 with atheris.instrument_imports(include=["maglev0"]):
     from tests.fuzz import mutations
-    from tests.fuzz.targets import RECORDS, Target, almost, check, check_children, check_held, children, left_session
+    from tests.fuzz.targets import (
+        RECORDS,
+        Target,
+        almost,
+        check,
+        check_children,
+        check_held,
+        children,
+        left_session,
+    )
 
 PLACE = Path(".cache/fuzz")
-LIMITS = ("-max_len=8192", "-len_control=0", "-timeout=5", "-rss_limit_mb=1024", "-print_final_stats=1")
+LIMITS = (
+    "-max_len=8192",
+    "-len_control=0",
+    "-timeout=5",
+    "-rss_limit_mb=1024",
+    "-print_final_stats=1",
+)
 SIZES = (1, 5, 16, 64, 1009, 65_537)
 SEEDS = 20  # records of each kind to begin with
 
@@ -38,7 +53,13 @@ def main() -> None:
     targets = (*RECORDS, left_session(PLACE))
     for place, target in enumerate(targets):
         sow(corpus, place, target)
-    arguments = [f"-seed={asked.seed}", f"-max_total_time={asked.seconds}", f"-artifact_prefix={PLACE}/", *LIMITS, str(corpus)]
+    arguments = [
+        f"-seed={asked.seed}",
+        f"-max_total_time={asked.seconds}",
+        f"-artifact_prefix={PLACE}/",
+        *LIMITS,
+        str(corpus),
+    ]
     atheris.Setup(["fuzz", *arguments], entry(targets))
     atheris.Fuzz()
 
@@ -46,7 +67,9 @@ def main() -> None:
 def entry(targets: Sequence[Target]) -> Callable[[bytes], None]:
     """What libFuzzer calls: the first byte says who reads the rest, and whether that is the data or what Hypothesis makes them of."""
 
-    records = [st.builds(partial, st.just(check), st.just(target), almost(target)) for target in targets]
+    records = [
+        st.builds(partial, st.just(check), st.just(target), almost(target)) for target in targets
+    ]
     holding = mutations.held().map(lambda sized: partial(check_held, *sized))
     parents = children().map(lambda sized: partial(check_children, *sized))
 
@@ -74,9 +97,13 @@ def sow(corpus: Path, place: int, target: Target) -> None:
     """Lay out valid records for one target, for libFuzzer to begin with."""
 
     @given(target.valid)
-    @settings(max_examples=SEEDS, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
+    @settings(
+        max_examples=SEEDS, database=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    )
     def lay(data: bytes) -> None:
-        (corpus / f"valid-{blake2b(data, digest_size=8).hexdigest()}").write_bytes(bytes([place]) + data)
+        (corpus / f"valid-{blake2b(data, digest_size=8).hexdigest()}").write_bytes(
+            bytes([place]) + data
+        )
 
     lay()
 

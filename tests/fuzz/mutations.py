@@ -39,12 +39,73 @@ _TOKENS = (
     *(f"0.{'1' * digits}" for digits in (20, 3000)),
     *("[" * depth + "]" * depth for depth in (1, 300, 990, 1200)),
     *('{"":' * depth + "0" + "}" * depth for depth in (1, 300, 990, 1200)),
-    *(r'"\ud800"', r'"\udc00\ud800"', r'"\u0000"', '"\x01"', '"\\x"', '"', "'a'", "\ufeff", "// a\n1", "/*", "[,]", "{,}", '{"a" 1}', "{1: 2}"),
+    *(
+        r'"\ud800"',
+        r'"\udc00\ud800"',
+        r'"\u0000"',
+        '"\x01"',
+        '"\\x"',
+        '"',
+        "'a'",
+        "\ufeff",
+        "// a\n1",
+        "/*",
+        "[,]",
+        "{,}",
+        '{"a" 1}',
+        "{1: 2}",
+    ),
 )
 _TEXTS = (
-    *("", " ", " 7", "7 ", "07", "+7", "-7", "7.0", "٧", "７", "²", "7\n", "\n", "\r", "\t", "\0", "\x1b[2J", "\x1b]0;a\x07", "\x7f", "\x9b31m"),
-    *("\u202e", "\u2066", "\u200b", "\u2028", "\ufeff", "\u00ad", "\u3164", "\ue000", "\U000e0041", "\U0001f600", "e\u0301" * 100, "\ufdfd" * 85),
-    *("%s%n", "{0}", "${PATH}", "../..", "/", "a'b\"c\\", "true", "null", "NaN", "format", "__class__"),
+    *(
+        "",
+        " ",
+        " 7",
+        "7 ",
+        "07",
+        "+7",
+        "-7",
+        "7.0",
+        "٧",
+        "７",
+        "²",
+        "7\n",
+        "\n",
+        "\r",
+        "\t",
+        "\0",
+        "\x1b[2J",
+        "\x1b]0;a\x07",
+        "\x7f",
+        "\x9b31m",
+    ),
+    *(
+        "\u202e",
+        "\u2066",
+        "\u200b",
+        "\u2028",
+        "\ufeff",
+        "\u00ad",
+        "\u3164",
+        "\ue000",
+        "\U000e0041",
+        "\U0001f600",
+        "e\u0301" * 100,
+        "\ufdfd" * 85,
+    ),
+    *(
+        "%s%n",
+        "{0}",
+        "${PATH}",
+        "../..",
+        "/",
+        "a'b\"c\\",
+        "true",
+        "null",
+        "NaN",
+        "format",
+        "__class__",
+    ),
     *("a" * length for length in (32, 33, 255, 256, 1000)),
     "9" * 400,
     *("\U0001f600" * length for length in (32, 255)),
@@ -68,14 +129,18 @@ texts = st.sampled_from(_TEXTS) | st.sampled_from(_CHOICES) | st.text(max_size=4
 numbers = st.integers(-2, 1 << 33) | st.integers() | st.floats() | tokens
 scalars = st.one_of(st.none(), st.booleans(), numbers, texts, tokens)
 values: st.SearchStrategy[Any] = st.recursive(
-    scalars, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4), max_leaves=6
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+    max_leaves=6,
 )
 
 
 def written(value: Any) -> str:
     """JSON in which tokens that no value stands for are themselves."""
     text = json.dumps(value)
-    return re.sub(rf'"{_RAW}((?:[^"\\]|\\.)*)"', lambda found: str(json.loads(f'"{found[1]}"')), text)
+    return re.sub(
+        rf'"{_RAW}((?:[^"\\]|\\.)*)"', lambda found: str(json.loads(f'"{found[1]}"')), text
+    )
 
 
 def one_by_one(valid: bytes) -> Iterator[bytes]:
@@ -89,7 +154,11 @@ def _replaced(value: Any) -> Iterator[Any]:
     yield from _TEXTS
     if isinstance(value, list):
         yield from (value * 50, [*value, None], value[:-1])
-        yield from ([*value[:place], other, *value[place + 1 :]] for place, inner in enumerate(value) for other in _replaced(inner))
+        yield from (
+            [*value[:place], other, *value[place + 1 :]]
+            for place, inner in enumerate(value)
+            for other in _replaced(inner)
+        )
     if isinstance(value, dict):
         for key, inner in value.items():
             rest = {name: some for name, some in value.items() if name != key}
@@ -107,7 +176,9 @@ def mutated(draw: st.DrawFn, valid: st.SearchStrategy[bytes]) -> bytes:
     text = written(record)
     if isinstance(record, dict) and record and not draw(st.integers(0, 4)):
         text = f"{text[:-1]}, {json.dumps(draw(st.sampled_from(sorted(record))))}: {written(draw(values))}}}"  # a key for the second time
-    data = text.encode(draw(st.sampled_from([*["utf-8"] * 9, "utf-8-sig", "utf-16", "utf-32"])), "surrogatepass")
+    data = text.encode(
+        draw(st.sampled_from([*["utf-8"] * 9, "utf-8-sig", "utf-16", "utf-32"])), "surrogatepass"
+    )
     return draw(st.sampled_from([st.just(data)] * 3 + [spoiled(data)]).flatmap(lambda some: some))
 
 
@@ -117,8 +188,18 @@ def _changed(draw: st.DrawFn, value: Any) -> Any:
         return _changed_object(draw, value)
     if isinstance(value, list) and value and draw(st.integers(0, 4)):
         place = draw(st.integers(0, len(value) - 1))
-        return draw(st.sampled_from([[*value[:place], _changed(draw, value[place]), *value[place + 1 :]], value * 20, value[:place]]))
-    alike = texts if isinstance(value, str) else numbers if isinstance(value, int | float) else values
+        return draw(
+            st.sampled_from(
+                [
+                    [*value[:place], _changed(draw, value[place]), *value[place + 1 :]],
+                    value * 20,
+                    value[:place],
+                ]
+            )
+        )
+    alike = (
+        texts if isinstance(value, str) else numbers if isinstance(value, int | float) else values
+    )
     return draw(alike if draw(st.integers(0, 4)) else values)
 
 
@@ -163,4 +244,9 @@ def held(draw: st.DrawFn) -> tuple[int, bytes]:
     return total_nodes, draw(st.just(data) | spoiled(data) | st.binary(max_size=60))
 
 
-names = st.one_of(st.integers(0, 2000).map(str), st.integers(0, 1 << 21).map(str), st.sampled_from(_TEXTS), st.text(max_size=9))
+names = st.one_of(
+    st.integers(0, 2000).map(str),
+    st.integers(0, 1 << 21).map(str),
+    st.sampled_from(_TEXTS),
+    st.text(max_size=9),
+)

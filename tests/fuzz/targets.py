@@ -18,7 +18,7 @@ from maglev0.coordination.session import Identity
 from maglev0.core import settings, view
 from maglev0.core.view import Child, ViewId
 from maglev0.protocol import membership, orders
-from maglev0.protocol.handover import Ack, Stage
+from maglev0.protocol.handover import Ack, Phase
 from maglev0.protocol.membership import LeaseRecord
 from maglev0.protocol.orders import Order
 from maglev0.telemetry import node_report
@@ -35,7 +35,9 @@ KERNEL = "0f0e0d0c-boot/4026531840"
 ZK = ZooKeeperAddress("zk1:2181", "")
 
 texts = st.text(st.characters(codec="utf-8"), max_size=LONGEST_TEXT).filter(str.isprintable)
-kernels = st.text(st.characters(codec="utf-8"), max_size=membership.MAX_KERNEL).filter(str.isprintable)
+kernels = st.text(st.characters(codec="utf-8"), max_size=membership.MAX_KERNEL).filter(
+    str.isprintable
+)
 short_texts = st.text(st.characters(codec="utf-8"), max_size=32).filter(str.isprintable)
 zxids = st.integers(0, (1 << 63) - 1)
 versions = st.integers(-(1 << 31), (1 << 31) - 1)
@@ -45,8 +47,10 @@ times = st.floats(-view.MAX_START_TIME_S, view.MAX_START_TIME_S)
 buckets = st.integers(0, view.MAX_ID)
 
 valid_orders = st.builds(Order, st.booleans(), st.none() | weights)
-valid_acks = st.builds(Ack, view_ids, st.sampled_from(Stage))
-valid_leases = st.builds(LeaseRecord, kernels, st.integers(1, 1 << 22), st.none() | view_ids, st.booleans())
+valid_acks = st.builds(Ack, view_ids, st.sampled_from(Phase))
+valid_leases = st.builds(
+    LeaseRecord, kernels, st.integers(1, 1 << 22), st.none() | view_ids, st.booleans()
+)
 valid_reports = st.builds(
     NodeReport,
     read_at=times,
@@ -55,7 +59,7 @@ valid_reports = st.builds(
     held=buckets,
     digest=short_texts,
     lease_left_s=st.floats(-node_report.MAX_LEASE_S, node_report.MAX_LEASE_S),
-    late=buckets,
+    kept=buckets,
     flows=st.none() | st.integers(0, 1 << 32),
     able=st.booleans(),
     problems=st.lists(texts, max_size=node_report.MAX_REASONS).map(tuple),
@@ -81,7 +85,13 @@ class Target(NamedTuple):
     refusals: tuple[type[Exception], ...] = (ValueError,)
 
 
-def target(name: str, decode: Callable[[bytes], Any], sample: Any, valid: st.SearchStrategy[Any], longest: int) -> Target:
+def target(
+    name: str,
+    decode: Callable[[bytes], Any],
+    sample: Any,
+    valid: st.SearchStrategy[Any],
+    longest: int,
+) -> Target:
     """One whose values know how they are written."""
     return Target(name, decode, encoded, encoded(sample), valid.map(encoded), longest)
 
@@ -98,15 +108,51 @@ def encoded(value: Any) -> bytes:
 
 
 SOME_VIEW = ViewId(0x100000002, 3, 4)
-SOME_REPORT = NodeReport(1.7e9, SOME_VIEW, 1.7e9, 5, "0" * 24, 1.5, 6, 7, True, ("tcp:80 refuses",), "native", "1.0", {1: 1, ME: 2})
+SOME_REPORT = NodeReport(
+    1.7e9,
+    SOME_VIEW,
+    1.7e9,
+    5,
+    "0" * 24,
+    1.5,
+    6,
+    7,
+    True,
+    ("tcp:80 refuses",),
+    "native",
+    "1.0",
+    {1: 1, ME: 2},
+)
 MEMBERS = member_records.map(lambda some: replace(some, id=ME))
 RECORDS = (
     target("settings", settings.decode, AGREED, agreed, settings.MAX_SETTINGS_BYTES),
-    target("member", lambda data: view.decode(str(ME), data), replace(SOMEONE, id=ME), MEMBERS, view.MAX_MEMBER_BYTES),
+    target(
+        "member",
+        lambda data: view.decode(str(ME), data),
+        replace(SOMEONE, id=ME),
+        MEMBERS,
+        view.MAX_MEMBER_BYTES,
+    ),
     target("order", orders.decode, Order(True, 3), valid_orders, orders.MAX_ORDER_BYTES),
     target("report", node_report.decode, SOME_REPORT, valid_reports, node_report.MAX_REPORT_BYTES),
-    lenient(target("lease", membership.decode_lease, LeaseRecord(KERNEL, 1, SOME_VIEW), valid_leases, membership.MAX_SMALL_BYTES)),
-    lenient(target("acknowledgement", membership.decode_ack, Ack(SOME_VIEW, Stage.RELEASED), valid_acks, membership.MAX_SMALL_BYTES)),
+    lenient(
+        target(
+            "lease",
+            membership.decode_lease,
+            LeaseRecord(KERNEL, 1, SOME_VIEW),
+            valid_leases,
+            membership.MAX_SMALL_BYTES,
+        )
+    ),
+    lenient(
+        target(
+            "acknowledgement",
+            membership.decode_ack,
+            Ack(SOME_VIEW, Phase.RELEASED),
+            valid_acks,
+            membership.MAX_SMALL_BYTES,
+        )
+    ),
 )
 
 
@@ -120,7 +166,14 @@ def children(draw: st.DrawFn) -> tuple[int, list[Child]]:
     """How many node numbers there are, and what may lie under the members' parent: members, almost members, and anything else."""
     member = next(target for target in RECORDS if target.name == "member")
     records = almost(member) | member.valid | st.binary(max_size=20)
-    some = st.builds(Child, mutations.names | st.just(str(ME)), records, st.integers(0, 3), st.integers(0, 9), st.booleans())
+    some = st.builds(
+        Child,
+        mutations.names | st.just(str(ME)),
+        records,
+        st.integers(0, 3),
+        st.integers(0, 9),
+        st.booleans(),
+    )
     return draw(st.sampled_from([1, 16, 1000, view.MAX_ID])), draw(st.lists(some, max_size=5))
 
 
@@ -132,17 +185,19 @@ def left_session(directory: Path) -> Target:
         found.path = directory / "session"
         return found
 
-    def decode(data: bytes) -> session_file.Left | None:
+    def decode(data: bytes) -> session_file.SavedSession | None:
         file().path.write_bytes(data)
         return file().read(TIMEOUT_S)
 
-    def encode(left: session_file.Left) -> bytes:
+    def encode(left: session_file.SavedSession) -> bytes:
         file().write(left)
         return file().path.read_bytes()
 
-    identities = st.builds(Identity, st.integers(-(1 << 63), (1 << 63) - 1), st.binary(max_size=16), st.just(TIMEOUT_S))
-    valid = st.builds(session_file.Left, identities, agreed).map(encode)
-    sample = encode(session_file.Left(Identity(-1, b"sixteen bytes...", TIMEOUT_S), AGREED))
+    identities = st.builds(
+        Identity, st.integers(-(1 << 63), (1 << 63) - 1), st.binary(max_size=16), st.just(TIMEOUT_S)
+    )
+    valid = st.builds(session_file.SavedSession, identities, agreed).map(encode)
+    sample = encode(session_file.SavedSession(Identity(-1, b"sixteen bytes...", TIMEOUT_S), AGREED))
     return lenient(Target("session file", decode, encode, sample, valid, 1 << 20))
 
 
@@ -183,7 +238,9 @@ def check_children(total_nodes: int, found: Sequence[Child]) -> None:
     members, ignored = view.read_members(child for child in found if child.name in ids)
     assert len(members) <= view.MAX_MEMBERS
     assert [member.id for member in members] == sorted(member.id for member in members)
-    assert Counter([*(str(member.id) for member in members), *(one.name for one in ignored)]) == Counter(name for name in names if name in ids)
+    assert Counter(
+        [*(str(member.id) for member in members), *(one.name for one in ignored)]
+    ) == Counter(name for name in names if name in ids)
     for member in members:
         check_value(member)
     for one in ignored:

@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 from maglev0.core.view import MAX_CANDIDATES, MAX_ID, Child, candidate_ids
 from maglev0.telemetry import node_report
 from tests.fuzz import mutations
-from tests.fuzz.targets import RECORDS, Target, almost, check, check_children, check_held, children, left_session
+from tests.fuzz.targets import (
+    RECORDS,
+    Target,
+    almost,
+    check,
+    check_children,
+    check_held,
+    children,
+    left_session,
+)
 
 EXAMPLES = 150
 LONGEST_ZNODE = 1 << 20  # ZooKeeper's own bound, jute.maxbuffer
@@ -114,7 +123,12 @@ def test_no_set_of_buckets_takes_long_or_much(total_nodes: int, bomb: bytes) -> 
 
 
 def test_no_number_of_children_takes_long() -> None:
-    names = [*map(str, range(100_000)), *(f"0{number}" for number in range(100_000)), "9" * 100_000, "x" * 100_000]
+    names = [
+        *map(str, range(100_000)),
+        *(f"0{number}" for number in range(100_000)),
+        "9" * 100_000,
+        "x" * 100_000,
+    ]
     check_cost(lambda: candidate_ids(names, MAX_ID), seconds=2, megabytes=40)
     ids, foreign = candidate_ids(names, MAX_ID)
     assert (len(ids), len(foreign)) == (MAX_CANDIDATES, len(names) - MAX_CANDIDATES)

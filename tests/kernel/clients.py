@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from maglev0.lab.testbed import addresses, namespace
-from maglev0.lab.testbed.cluster import Cluster
+from maglev0.lab.testbed.cluster import Lab
 
 ANSWER_S = 5.0  # how long an answer may take on a machine whose cores are all busy
 
 
 @contextmanager
-def client_socket(cluster: Cluster, client: int, kind: socket.SocketKind) -> Iterator[socket.socket]:
+def client_socket(cluster: Lab, client: int, kind: socket.SocketKind) -> Iterator[socket.socket]:
     """With that client's address."""
     with namespace.inside(cluster.client):
         sock = socket.socket(socket.AF_INET, kind)

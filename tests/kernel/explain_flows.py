@@ -20,17 +20,26 @@ from typing import NamedTuple
 
 import pytest
 
-from maglev0.core.packet_hash import Flow
+from maglev0.core.packet_hash import PacketFields
 from maglev0.core.service import HashFamily, HashMode, Xdp
 from maglev0.core.settings import Settings
 from maglev0.dataplane.nftables.dataplane import Nftables
-from maglev0.dataplane.verdict import Kernel, Verdict
+from maglev0.dataplane.verdict import PacketVerdict, ServingKernel
 from maglev0.lab.testbed import namespace
 from maglev0.operator.explain import command as explain
-from maglev0.operator.explain.command import Asked
-from maglev0.protocol.ports.kernel import Dataplane, Move, Phase
+from maglev0.operator.explain.command import AskedFlow
+from maglev0.protocol.ports.kernel import Commit, Dataplane, Move
 from tests.support.one_host import ADDRESS, CABLE, INTERFACE, OneHost, one_host
-from tests.vm.guest.wire import CLUSTER_MAC, PROTOCOLS, RECEIVE_BYTES, SO_RCVBUFFORCE, TCP, UDP, VIP, frame
+from tests.vm.guest.wire import (
+    CLUSTER_MAC,
+    PROTOCOLS,
+    RECEIVE_BYTES,
+    SO_RCVBUFFORCE,
+    TCP,
+    UDP,
+    VIP,
+    frame,
+)
 
 DEFAULTS = ("10000", "1")
 SIZES = (1, 2, 5, 16, 251, 65_537)
@@ -40,7 +49,7 @@ ARRIVAL_TIMEOUT_S = 20.0
 STEPS_BETWEEN = 4
 SHORT_LEASE_MS = 30
 
-Accepted = Callable[[list[Flow]], frozenset[int]]
+Accepted = Callable[[list[PacketFields]], frozenset[int]]
 
 
 @dataclass
@@ -53,13 +62,15 @@ class Tally:
     rules: set[str] = field(default_factory=set)
     wrong: list[str] = field(default_factory=list)
 
-    def note(self, flow: Flow, judged: Verdict, *, accepted: bool) -> None:
+    def note(self, flow: PacketFields, judged: PacketVerdict, *, accepted: bool) -> None:
         self.flows += 1
         self.accepted += accepted
         self.agreed += judged.accepts is accepted
         self.rules.add(f"{judged.decisive.stage}: {judged.decisive.rule}")
         if judged.accepts is not accepted:
-            self.wrong.append(f"{flow}: the kernel {'accepted' if accepted else 'dropped'} it; explain: {judged.decisive}")
+            self.wrong.append(
+                f"{flow}: the kernel {'accepted' if accepted else 'dropped'} it; explain: {judged.decisive}"
+            )
 
 
 class Injector:
@@ -70,7 +81,10 @@ class Injector:
             self._far = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         self._far.bind((CABLE, 0))
         # A raw socket is handed what the kernel takes for its own, whether or not anything listens.
-        self._near = {protocol: socket.socket(socket.AF_INET, socket.SOCK_RAW, protocol) for protocol in PROTOCOLS}
+        self._near = {
+            protocol: socket.socket(socket.AF_INET, socket.SOCK_RAW, protocol)
+            for protocol in PROTOCOLS
+        }
         for near in self._near.values():
             near.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BYTES)
             near.settimeout(ARRIVAL_TIMEOUT_S)
@@ -79,13 +93,17 @@ class Injector:
         for sock in (self._far, *self._near.values()):
             sock.close()
 
-    def accepted(self, flows: list[Flow]) -> frozenset[int]:
+    def accepted(self, flows: list[PacketFields]) -> frozenset[int]:
         for index, flow in enumerate(flows):
             self._far.send(frame(index, flow, VIP))
         # To the host's own address, which nothing judges: what is sent last arrives last.
         for protocol in PROTOCOLS:
-            self._far.send(frame(len(flows), Flow(IPv4Address("192.0.2.2"), protocol, 1, 1), ADDRESS))
-        return frozenset(index for near in self._near.values() for index in self._until_marker(near, len(flows)))
+            self._far.send(
+                frame(len(flows), PacketFields(IPv4Address("192.0.2.2"), protocol, 1, 1), ADDRESS)
+            )
+        return frozenset(
+            index for near in self._near.values() for index in self._until_marker(near, len(flows))
+        )
 
     def _until_marker(self, near: socket.socket, marker: int) -> Iterator[int]:
         while (packet := near.recv(2048))[12:16] != bytes((192, 0, 2, 2)):
@@ -120,16 +138,28 @@ class Cluster(NamedTuple):
         total = self.settings.total_nodes
         return frozenset(self.rng.sample(range(1, total + 1), self.rng.randint(0, total)))
 
-    def bucket(self, flow: Flow) -> int:
-        return explain.bucket_of(Asked(flow.source, flow.source_port, flow.dest_port, flow.protocol), self.settings)
+    def bucket(self, flow: PacketFields) -> int:
+        return explain.bucket_of(
+            AskedFlow(flow.source, flow.source_port, flow.dest_port, flow.protocol), self.settings
+        )
 
-    def some_flows(self, count: int) -> list[Flow]:
+    def some_flows(self, count: int) -> list[PacketFields]:
         def source() -> IPv4Address:
             addresses = iter(lambda: IPv4Address(self.rng.randrange(1 << 32)), None)
-            return next(address for address in addresses if address.is_global and not address.is_multicast)
+            return next(
+                address for address in addresses if address.is_global and not address.is_multicast
+            )
 
         protocols = (*PROTOCOLS, TCP, TCP, UDP)
-        return [Flow(source(), self.rng.choice(protocols), self.rng.randrange(1, 1 << 16), self.rng.randrange(1, 1 << 16)) for _ in range(count)]
+        return [
+            PacketFields(
+                source(),
+                self.rng.choice(protocols),
+                self.rng.randrange(1, 1 << 16),
+                self.rng.randrange(1, 1 << 16),
+            )
+            for _ in range(count)
+        ]
 
 
 Turn = Callable[[Dataplane, Cluster], Awaitable[None]]
@@ -137,22 +167,22 @@ Turn = Callable[[Dataplane, Cluster], Awaitable[None]]
 
 async def hand_over(dataplane: Dataplane, cluster: Cluster) -> None:
     await load(dataplane, cluster)
-    for phase in Phase:
-        await dataplane.flip(phase)
+    for phase in Commit:
+        await dataplane.commit(phase)
 
 
 async def load(dataplane: Dataplane, cluster: Cluster) -> None:
     held, wanted = await dataplane.owned(), cluster.some_buckets()
-    await dataplane.load(Move(wanted - held, held - wanted))
+    await dataplane.stage(Move(wanted - held, held - wanted))
 
 
 async def release(dataplane: Dataplane, cluster: Cluster) -> None:
     await load(dataplane, cluster)
-    await dataplane.flip(Phase.RELEASED)
+    await dataplane.commit(Commit.RELEASE)
 
 
 async def forget(dataplane: Dataplane, cluster: Cluster) -> None:
-    await dataplane.forget(cluster.some_buckets())
+    await dataplane.unpin(cluster.some_buckets())
 
 
 async def renew(dataplane: Dataplane, _cluster: Cluster) -> None:
@@ -171,7 +201,9 @@ async def drop(dataplane: Dataplane, _cluster: Cluster) -> None:
 TURNS: tuple[Turn, ...] = (hand_over, load, release, forget, renew, renew, renew, renew, arm, drop)
 
 
-async def judge(dataplane: Dataplane, cluster: Cluster, accepted: Accepted, tally: Tally, flows: int) -> None:
+async def judge(
+    dataplane: Dataplane, cluster: Cluster, accepted: Accepted, tally: Tally, flows: int
+) -> None:
     """Take the dataplane from one random state to the next until that many flows are compared in them."""
     done = 0
     await hand_over(dataplane, cluster)
@@ -184,7 +216,9 @@ async def judge(dataplane: Dataplane, cluster: Cluster, accepted: Accepted, tall
         done += count
 
 
-def compare(kernel: Kernel, cluster: Cluster, accepted: Accepted, tally: Tally, count: int) -> None:
+def compare(
+    kernel: ServingKernel, cluster: Cluster, accepted: Accepted, tally: Tally, count: int
+) -> None:
     flows = cluster.some_flows(count)
     arrived = accepted(flows)
     for index, flow in enumerate(flows):
@@ -210,7 +244,9 @@ def chance() -> int:
     return random.SystemRandom().randrange(1 << 32)
 
 
-async def on_nftables(mode: HashMode, rng: random.Random, accepted: Accepted, flows: int, sizes: tuple[int, ...]) -> Tally:
+async def on_nftables(
+    mode: HashMode, rng: random.Random, accepted: Accepted, flows: int, sizes: tuple[int, ...]
+) -> Tally:
     """Compare on clusters of those sizes, with and without XDP, and at last with a lease that runs out by itself."""
     tally = Tally()
     ways = [(size, xdp) for size in sizes for xdp in (Xdp.OFF, Xdp.GENERIC, Xdp.NATIVE)]
@@ -219,26 +255,39 @@ async def on_nftables(mode: HashMode, rng: random.Random, accepted: Accepted, fl
         cluster = Cluster(settings(HashFamily.NFTABLES, mode, size, rng), rng)
         async with served(cluster.settings, xdp) as dataplane:
             await judge(dataplane, cluster, accepted, tally, share)
-    cluster = Cluster(replace(settings(HashFamily.NFTABLES, mode, 5, rng), lease_ms=SHORT_LEASE_MS), rng)
+    cluster = Cluster(
+        replace(settings(HashFamily.NFTABLES, mode, 5, rng), lease_ms=SHORT_LEASE_MS), rng
+    )
     async with served(cluster.settings, Xdp.OFF) as dataplane:
         await hand_over(dataplane, cluster)
         await renew(dataplane, cluster)
         await asyncio.sleep(SHORT_LEASE_MS / 1000)  # the kernel's timer is what the test is about
-        compare(await explain.read_kernel(cluster.settings, VIP), cluster, accepted, tally, flows - tally.flows)
+        compare(
+            await explain.read_kernel(cluster.settings, VIP),
+            cluster,
+            accepted,
+            tally,
+            flows - tally.flows,
+        )
     return tally
 
 
 def shares(flows: int) -> dict[HashMode, int]:
     """So many flows, in equal parts of each hash mode."""
     modes = tuple(HashMode)
-    return {mode: flows * (turn + 1) // len(modes) - flows * turn // len(modes) for turn, mode in enumerate(modes)}
+    return {
+        mode: flows * (turn + 1) // len(modes) - flows * turn // len(modes)
+        for turn, mode in enumerate(modes)
+    }
 
 
 def run(flows: int, seed: int, sizes: tuple[int, ...] = SIZES) -> dict[HashMode, Tally]:
     """Compare that many flows on nftables."""
     with injector() as made:
         return {
-            mode: asyncio.run(on_nftables(mode, random.Random(f"{seed} {mode}"), made.accepted, share, sizes))
+            mode: asyncio.run(
+                on_nftables(mode, random.Random(f"{seed} {mode}"), made.accepted, share, sizes)
+            )
             for mode, share in shares(flows).items()
         }
 
@@ -249,8 +298,12 @@ def report(dataplane: HashFamily, tallies: dict[HashMode, Tally]) -> str:
         for mode, tally in tallies.items()
     ]
     wrong = [line for tally in tallies.values() for line in tally.wrong[:3]]
-    total, agreed = (sum(getattr(tally, name) for tally in tallies.values()) for name in ("flows", "agreed"))
-    return "\n".join([*lines, f"{dataplane:<10} {'all':<30} {agreed:>6,} of {total:>6,} agree", *wrong])
+    total, agreed = (
+        sum(getattr(tally, name) for tally in tallies.values()) for name in ("flows", "agreed")
+    )
+    return "\n".join(
+        [*lines, f"{dataplane:<10} {'all':<30} {agreed:>6,} of {total:>6,} agree", *wrong]
+    )
 
 
 def main() -> int:

@@ -47,8 +47,10 @@ async def fuzz(service: Service, file_system: Path, rng: random.Random, count: i
     dataplane = Nftables(service, 60_000, xdp=Xdp.NATIVE)
     await dataplane.open()
     try:
-        gains = frozenset(rng.sample(range(1, service.total_nodes + 1), min(20_000, service.total_nodes // 3)))
-        await dataplane.load(Move(gains, frozenset()))
+        gains = frozenset(
+            rng.sample(range(1, service.total_nodes + 1), min(20_000, service.total_nodes // 3))
+        )
+        await dataplane.stage(Move(gains, frozenset()))
         program = Program(file_system)
         try:
             return compare(Rules(service, gains), program, rng, count)
@@ -61,9 +63,16 @@ async def fuzz(service: Service, file_system: Path, rng: random.Random, count: i
 def run(count: int, seed: int) -> tuple[tuple[Service, Outcome], ...]:
     """Try so many frames, in equal parts on clusters of all hash modes and many sizes."""
     rng = random.Random(seed)
-    services = [Service(VIP, INTERFACE, "03:bf:c6:33:64:01", size, mode, rng.randrange(1 << 32)) for size in SIZES for mode in HashMode]
+    services = [
+        Service(VIP, INTERFACE, "03:bf:c6:33:64:01", size, mode, rng.randrange(1 << 32))
+        for size in SIZES
+        for mode in HashMode
+    ]
     with alone() as file_system:
-        return tuple((service, asyncio.run(fuzz(service, file_system, rng, -(-count // len(services))))) for service in services)
+        return tuple(
+            (service, asyncio.run(fuzz(service, file_system, rng, -(-count // len(services)))))
+            for service in services
+        )
 
 
 def main() -> int:
@@ -74,9 +83,16 @@ def main() -> int:
     for service, outcome in outcomes:
         wrong += len(outcome.wrongly_dropped) + len(outcome.wrongly_passed)
         for made in (*outcome.wrongly_dropped, *outcome.wrongly_passed)[:3]:
-            sys.stdout.write(f"{service.total_nodes} buckets by {service.hash_mode}: {made.hex()}\n")
-    tried, dropped = (sum(getattr(outcome, name) for _service, outcome in outcomes) for name in ("tried", "dropped"))
-    sys.stdout.write(f"seed {seed}: {tried:,} frames, {dropped:,} dropped, {wrong} judged wrongly\n")
+            sys.stdout.write(
+                f"{service.total_nodes} buckets by {service.hash_mode}: {made.hex()}\n"
+            )
+    tried, dropped = (
+        sum(getattr(outcome, name) for _service, outcome in outcomes)
+        for name in ("tried", "dropped")
+    )
+    sys.stdout.write(
+        f"seed {seed}: {tried:,} frames, {dropped:,} dropped, {wrong} judged wrongly\n"
+    )
     return 1 if wrong else 0
 
 

@@ -16,18 +16,22 @@ from typing import Any
 from maglev0.core.service import HashMode, Service
 from maglev0.dataplane.nftables import ruleset
 from maglev0.dataplane.nftables.dataplane import Nftables
-from maglev0.protocol.ports.kernel import Move, Phase
+from maglev0.protocol.ports.kernel import Commit, Move
 from tests.kernel.conftest import Host
 from tests.support.one_host import INTERFACE
 
-SERVICE = Service(IPv4Address("198.51.100.1"), INTERFACE, "03:bf:c6:33:64:01", 5, HashMode.SOURCE_IP, 7)
+SERVICE = Service(
+    IPv4Address("198.51.100.1"), INTERFACE, "03:bf:c6:33:64:01", 5, HashMode.SOURCE_IP, 7
+)
 TABLE = ruleset.table_name(SERVICE.vip)
 LEASE_MS = 60_000  # longer than any test that does not watch it end
 NOTHING: frozenset[int] = frozenset()
 
 
 @asynccontextmanager
-async def opened(service: Service = SERVICE, *, lease_ms: int = LEASE_MS, guard: bool = True) -> AsyncIterator[Nftables]:
+async def opened(
+    service: Service = SERVICE, *, lease_ms: int = LEASE_MS, guard: bool = True
+) -> AsyncIterator[Nftables]:
     dataplane = Nftables(service, lease_ms, guard=guard)
     try:
         await dataplane.open()
@@ -36,11 +40,13 @@ async def opened(service: Service = SERVICE, *, lease_ms: int = LEASE_MS, guard:
         await dataplane.close()
 
 
-async def hand_over(dataplane: Nftables, gains: Iterable[int] = (), losses: Iterable[int] = ()) -> None:
+async def hand_over(
+    dataplane: Nftables, gains: Iterable[int] = (), losses: Iterable[int] = ()
+) -> None:
     """A whole hand-over."""
-    await dataplane.load(Move(frozenset(gains), frozenset(losses)))
-    await dataplane.flip(Phase.RELEASED)
-    await dataplane.flip(Phase.ACQUIRED)
+    await dataplane.stage(Move(frozenset(gains), frozenset(losses)))
+    await dataplane.commit(Commit.RELEASE)
+    await dataplane.commit(Commit.ACQUIRE)
 
 
 async def renew(dataplane: Nftables) -> None:
@@ -70,11 +76,17 @@ asyncio.run(main(*pickle.load(sys.stdin.buffer)))
 
 def owning(*buckets: int) -> list[Step]:
     """The steps by which these buckets come into force where none were."""
-    return [("load", (Move(frozenset(buckets), NOTHING),)), ("flip", (Phase.RELEASED,)), ("flip", (Phase.ACQUIRED,))]
+    return [
+        ("load", (Move(frozenset(buckets), NOTHING),)),
+        ("flip", (Commit.RELEASE,)),
+        ("flip", (Commit.ACQUIRE,)),
+    ]
 
 
 @contextmanager
-def doomed(steps: list[Step], *, service: Service = SERVICE, lease_ms: int = LEASE_MS, guard: bool = True) -> Iterator[subprocess.Popen[bytes]]:
+def doomed(
+    steps: list[Step], *, service: Service = SERVICE, lease_ms: int = LEASE_MS, guard: bool = True
+) -> Iterator[subprocess.Popen[bytes]]:
     """A process that opens the service, takes these steps ("stop" is SIGSTOP) and dies by SIGKILL."""
     with subprocess.Popen([sys.executable, "-c", DOOMED], stdin=subprocess.PIPE) as child:
         try:
@@ -87,7 +99,9 @@ def doomed(steps: list[Step], *, service: Service = SERVICE, lease_ms: int = LEA
             child.kill()
 
 
-def killed_after(steps: list[Step], *, service: Service = SERVICE, lease_ms: int = LEASE_MS, guard: bool = True) -> None:
+def killed_after(
+    steps: list[Step], *, service: Service = SERVICE, lease_ms: int = LEASE_MS, guard: bool = True
+) -> None:
     """Let such a process live and die."""
     with doomed(steps, service=service, lease_ms=lease_ms, guard=guard):
         pass
@@ -104,7 +118,12 @@ class Listed:
 
 def listed(host: Host) -> Listed:
     objects = json.loads(host.run("nft", "-j", "list", "table", "inet", TABLE))["nftables"]
-    held = {body["name"]: body.get("elem", []) for entry in objects for kind, body in entry.items() if kind in ("set", "map")}
+    held = {
+        body["name"]: body.get("elem", [])
+        for entry in objects
+        for kind, body in entry.items()
+        if kind in ("set", "map")
+    }
     owned = goto(held[ruleset.OWNED_SLOT])
     lease = goto(held[ruleset.LEASE_SLOT])
     slots = ruleset.OWNED if owned == ruleset.OWNED_BOTH else (owned,)
@@ -114,7 +133,9 @@ def listed(host: Host) -> Listed:
 
 def goto(elements: list[Any]) -> str | None:
     """Where the one element of a verdict map leads."""
-    chains = [verdict["goto"]["target"] for address, verdict in elements if address == str(SERVICE.vip)]
+    chains = [
+        verdict["goto"]["target"] for address, verdict in elements if address == str(SERVICE.vip)
+    ]
     return chains[0] if chains else None
 
 

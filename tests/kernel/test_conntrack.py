@@ -12,14 +12,26 @@ from pathlib import Path
 
 import pytest
 
-from maglev0.core.packet_hash import Flow, PacketHash
+from maglev0.core.packet_hash import PacketFields, PacketHash
 from maglev0.core.service import HashFamily, HashMode
 from maglev0.dataplane.conntrack import connections
-from maglev0.dataplane.conntrack.message import Connection, Entry, State
+from maglev0.dataplane.conntrack.message import Connection, ConntrackEntry, TcpState
 from maglev0.lab.testbed import namespace, network
 from maglev0.lab.testbed.network import TRAFFIC, Socket
-from maglev0.protocol.ports.kernel import Flows
-from tests.bench.conntrack import ENTRIES, LOADS, OTHER, STEP_LIMIT_MS, VIP, Load, connection, enter, fill, hashing, measured
+from maglev0.protocol.ports.kernel import Connections
+from tests.bench.conntrack import (
+    ENTRIES,
+    LOADS,
+    OTHER,
+    STEP_LIMIT_MS,
+    VIP,
+    Load,
+    connection,
+    enter,
+    fill,
+    hashing,
+    measured,
+)
 from tests.kernel.conftest import Host
 from tests.support.one_host import INTERFACE
 
@@ -27,16 +39,25 @@ pytestmark = pytest.mark.kernel
 
 CLIENT = IPv4Address("198.18.0.9")
 TCP = 6
-TRACK = "table ip track { chain track { type filter hook prerouting priority -150; ct state new; }; }"
-ALIVE = {State.SYN_RECV, State.ESTABLISHED, State.FIN_WAIT, State.CLOSE_WAIT, State.LAST_ACK, State.SYN_SENT2}
+TRACK = (
+    "table ip track { chain track { type filter hook prerouting priority -150; ct state new; }; }"
+)
+ALIVE = {
+    TcpState.SYN_RECV,
+    TcpState.ESTABLISHED,
+    TcpState.FIN_WAIT,
+    TcpState.CLOSE_WAIT,
+    TcpState.LAST_ACK,
+    TcpState.SYN_SENT2,
+}
 BY_SOURCE = hashing(HashMode.SOURCE_IP)
 ECHO_REQUEST = bytes((8, 0, 0xF7, 0xFF, 0, 0, 0, 0))
-NOTHING = Flows(frozenset(), 0)
+NOTHING = Connections(frozenset(), 0)
 MANY = 20_000
 PASSES = 5
 
 
-def held(by: PacketHash = BY_SOURCE) -> Flows:
+def held(by: PacketHash = BY_SOURCE) -> Connections:
     return asyncio.run(connections.held(VIP, by))
 
 
@@ -45,7 +66,11 @@ def buckets(count: int, sources: int, by: PacketHash = BY_SOURCE) -> frozenset[i
 
 
 def bucket(of: Connection, by: PacketHash = BY_SOURCE) -> int:
-    return by.node_number(Flow(IPv4Address(of[:4]), TCP, int.from_bytes(of[4:6], "big"), int.from_bytes(of[6:], "big")))
+    return by.node_number(
+        PacketFields(
+            IPv4Address(of[:4]), TCP, int.from_bytes(of[4:6], "big"), int.from_bytes(of[6:], "big")
+        )
+    )
 
 
 def client_of(host: Host) -> str:
@@ -65,7 +90,9 @@ def test_there_is_nothing_before_there_is_anything() -> None:
 
 @pytest.mark.parametrize("mode", HashMode)
 @pytest.mark.parametrize("family", HashFamily)
-def test_a_connection_is_in_the_bucket_of_its_packets_until_conntrack_forgets_it(host: Host, family: HashFamily, mode: HashMode) -> None:
+def test_a_connection_is_in_the_bucket_of_its_packets_until_conntrack_forgets_it(
+    host: Host, family: HashFamily, mode: HashMode
+) -> None:
     client = client_of(host)
     host.run("nft", TRACK)
     by = PacketHash(family, mode, 7, 65_537)
@@ -74,38 +101,44 @@ def test_a_connection_is_in_the_bucket_of_its_packets_until_conntrack_forgets_it
             near = socket.create_connection((str(VIP), 80), timeout=5)
         far = listener.accept()[0]
         port = near.getsockname()[1]
-        expected = frozenset({by.node_number(Flow(CLIENT, TCP, port, 80))})
-        assert held(by) == Flows(expected, 1)
+        expected = frozenset({by.node_number(PacketFields(CLIENT, TCP, port, 80))})
+        assert held(by) == Connections(expected, 1)
         near.close()
         assert far.recv(1) == b""
         far.close()
     # The last segment may still be on its way.
     while (flows := held(by)).alive:
         assert flows.buckets == expected
-    assert flows == Flows(expected, 0)
+    assert flows == Connections(expected, 0)
 
 
 def test_other_protocols_and_other_addresses_do_not_count(host: Host) -> None:
     client = client_of(host)
     host.run("nft", TRACK)
     with namespace.inside(client):
-        datagrams, pings = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+        datagrams, pings = (
+            socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
+            socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP),
+        )
     with datagrams, pings:
         pings.settimeout(5)
         datagrams.sendto(b"", (str(VIP), 53))
         pings.sendto(ECHO_REQUEST, (str(VIP), 0))
         assert pings.recv(100)
     fill(OTHER, 1, 10)
-    protocols = [line.split()[2] for line in Path("/proc/thread-self/net/nf_conntrack").read_text().splitlines()]
+    protocols = [
+        line.split()[2]
+        for line in Path("/proc/thread-self/net/nf_conntrack").read_text().splitlines()
+    ]
     assert set(protocols) == {"tcp", "udp", "icmp"}
     assert held() == NOTHING
 
 
 @pytest.mark.usefixtures("host")
-@pytest.mark.parametrize("state", State)
-def test_alive_is_what_may_yet_have_something_to_send(state: State) -> None:
-    enter([Entry(VIP, connection(0, 1), state, 100)])
-    assert held() == Flows(buckets(1, 1), state in ALIVE)
+@pytest.mark.parametrize("state", TcpState)
+def test_alive_is_what_may_yet_have_something_to_send(state: TcpState) -> None:
+    enter([ConntrackEntry(VIP, connection(0, 1), state, 100)])
+    assert held() == Connections(buckets(1, 1), state in ALIVE)
 
 
 def test_what_is_there_all_the_time_is_found_whatever_comes_and_goes(host: Host) -> None:
@@ -117,7 +150,7 @@ def test_what_is_there_all_the_time_is_found_whatever_comes_and_goes(host: Host)
             for number in range(MANY, 50 * MANY):
                 if stop.is_set():
                     return
-                enter([Entry(VIP, connection(number, 50 * MANY), State.CLOSE, 1)])
+                enter([ConntrackEntry(VIP, connection(number, 50 * MANY), TcpState.CLOSE, 1)])
 
     churning = threading.Thread(target=churn)
     churning.start()
@@ -129,14 +162,20 @@ def test_what_is_there_all_the_time_is_found_whatever_comes_and_goes(host: Host)
         churning.join()
 
 
-@pytest.mark.parametrize("load", [None, *LOADS], ids=lambda load: "nothing" if load is None else load.title)
+@pytest.mark.parametrize(
+    "load", [None, *LOADS], ids=lambda load: "nothing" if load is None else load.title
+)
 def test_the_loop_turns_while_a_large_table_is_read(load: Load | None) -> None:
     ours = load is not None and load.dest == VIP
     # What holds the loop up by itself does so in every pass, a processor that others use too in one or the other.
     longest_ms: dict[HashMode, float] = dict.fromkeys(HashMode, math.inf)
     for _pass in range(PASSES):
         for mode, cost in measured(load).items():
-            expected = Flows(buckets(ENTRIES, load.sources, hashing(mode)), ENTRIES) if load is not None and ours else NOTHING
+            expected = (
+                Connections(buckets(ENTRIES, load.sources, hashing(mode)), ENTRIES)
+                if load is not None and ours
+                else NOTHING
+            )
             assert cost.flows == expected
             longest_ms[mode] = min(longest_ms[mode], cost.longest_processor_ms)
         if max(longest_ms.values()) < STEP_LIMIT_MS:

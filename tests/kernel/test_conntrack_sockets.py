@@ -17,12 +17,12 @@ from pathlib import Path
 
 import pytest
 
-from maglev0.core.packet_hash import Flow
+from maglev0.core.packet_hash import PacketFields
 from maglev0.core.service import HashMode
 from maglev0.dataplane.conntrack import connections
 from maglev0.lab.testbed import namespace, network
 from maglev0.lab.testbed.network import TRAFFIC, Socket
-from maglev0.protocol.ports.kernel import Flows
+from maglev0.protocol.ports.kernel import Connections
 from tests.bench.conntrack import VIP, hashing
 from tests.kernel.conftest import Host
 from tests.support.one_host import ADDRESS, INTERFACE
@@ -32,8 +32,10 @@ pytestmark = pytest.mark.kernel
 CLIENT = IPv4Address("198.18.0.9")
 PORT = 80
 BY_SOURCE = hashing(HashMode.SOURCE_IP)
-BUCKETS = frozenset({BY_SOURCE.node_number(Flow(CLIENT, 6))})
-TRACK = "table ip track { chain track { type filter hook prerouting priority -150; ct state new; }; }"
+BUCKETS = frozenset({BY_SOURCE.node_number(PacketFields(CLIENT, 6))})
+TRACK = (
+    "table ip track { chain track { type filter hook prerouting priority -150; ct state new; }; }"
+)
 # Behind connection tracking, in both directions, whatever is not established is dropped.
 GATE = f"""
 table ip gate {{
@@ -44,9 +46,7 @@ PASSED = f"table ip passed {{ chain passed {{ type filter hook prerouting priori
 # Before connection tracking hears of it, the host's side is silenced.
 HOST_SILENT = f"table ip silent {{ chain silent {{ type filter hook output priority -300; ip saddr {VIP} drop; }}; }}"
 CLIENT_SILENT = f"table ip silent {{ chain silent {{ type filter hook output priority -300; ip daddr {VIP} drop; }}; }}"
-CLIENT_WITHOUT_ACK = (
-    f"table ip silent {{ chain silent {{ type filter hook output priority -300; ip daddr {VIP} tcp flags & (syn | ack) == ack drop; }}; }}"
-)
+CLIENT_WITHOUT_ACK = f"table ip silent {{ chain silent {{ type filter hook output priority -300; ip daddr {VIP} tcp flags & (syn | ack) == ack drop; }}; }}"
 # Lost on the way in: a packet that its own host throws away is no loss to TCP, which hears of it and waits.
 LOSSY = "table ip lossy { chain lossy { type filter hook prerouting priority -300; meta l4proto tcp numgen inc mod 7 == 0 drop; }; }"
 UNSILENT = "delete table ip silent"
@@ -57,7 +57,10 @@ MANY = 300
 POLL_S = 0.005
 FIN_WAIT2 = 5  # TCP_FIN_WAIT2, the first byte of struct tcp_info
 TCPI_TOTAL_RETRANS = 100
-TCPI_OPTIONS, TIMESTAMPS_AND_SACK = 5, 1 | 2  # where struct tcp_info tells what was agreed on, and TCPI_OPT_…
+TCPI_OPTIONS, TIMESTAMPS_AND_SACK = (
+    5,
+    1 | 2,
+)  # where struct tcp_info tells what was agreed on, and TCPI_OPT_…
 
 
 @dataclass
@@ -77,7 +80,9 @@ class Pair:
 
     def listen(self, family: socket.AddressFamily = socket.AF_INET) -> socket.socket:
         dual = family is socket.AF_INET6
-        listener = socket.create_server(("::" if dual else str(VIP), PORT), family=family, dualstack_ipv6=dual, backlog=MANY)
+        listener = socket.create_server(
+            ("::" if dual else str(VIP), PORT), family=family, dualstack_ipv6=dual, backlog=MANY
+        )
         listener.settimeout(PATIENCE_S)
         return self.sockets.enter_context(listener)
 
@@ -91,7 +96,9 @@ class Pair:
         connection.settimeout(PATIENCE_S)
         return connection
 
-    def connected(self, family: socket.AddressFamily = socket.AF_INET) -> tuple[socket.socket, socket.socket]:
+    def connected(
+        self, family: socket.AddressFamily = socket.AF_INET
+    ) -> tuple[socket.socket, socket.socket]:
         """The client's end of a connection, and the host's."""
         listener = self.listen(family)
         near = self.connect()
@@ -114,13 +121,17 @@ def entered() -> frozenset[int]:
     return asyncio.run(connections.enter_sockets(VIP, BY_SOURCE))
 
 
-def held() -> Flows:
+def held() -> Connections:
     return asyncio.run(connections.held(VIP, BY_SOURCE))
 
 
 def listed() -> list[str]:
     """The kernel's own listing of its TCP entries."""
-    return [line for line in Path("/proc/thread-self/net/nf_conntrack").read_text().splitlines() if " tcp " in line]
+    return [
+        line
+        for line in Path("/proc/thread-self/net/nf_conntrack").read_text().splitlines()
+        if " tcp " in line
+    ]
 
 
 def until(condition: Callable[[], bool]) -> None:
@@ -142,12 +153,14 @@ def assert_silence(receiver: socket.socket) -> None:
 
 @pytest.mark.parametrize("first", ["client", "host"])
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
-def test_a_connection_goes_on_behind_the_gate_whoever_speaks_first(pair: Pair, family: socket.AddressFamily, first: str) -> None:
+def test_a_connection_goes_on_behind_the_gate_whoever_speaks_first(
+    pair: Pair, family: socket.AddressFamily, first: str
+) -> None:
     near, far = pair.connected(family)
     assert_heard(near, far)
     assert entered() == BUCKETS
     pair.rules(GATE)
-    assert held() == Flows(BUCKETS, 1)
+    assert held() == Connections(BUCKETS, 1)
     one, other = (near, far) if first == "client" else (far, near)
     for _turn in range(3):
         assert_heard(one, other)
@@ -164,7 +177,9 @@ def test_without_being_entered_it_does_not(pair: Pair) -> None:
 def test_it_may_be_silent_for_as_long_as_the_kernel_lets_any_connection(pair: Pair) -> None:
     pair.connected()
     entered()
-    timeout_s = int(Path("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established").read_text())
+    timeout_s = int(
+        Path("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_established").read_text()
+    )
     (line,) = listed()
     assert timeout_s - 10 < int(line.split()[4]) <= timeout_s
     assert "ESTABLISHED" in line
@@ -185,8 +200,19 @@ def test_much_data_under_loss_passes_with_sack_and_timestamps(pair: Pair) -> Non
         while received < BULK:
             received += len(receiver.recv(1 << 16))
         sending.join()
-        assert sender.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[TCPI_OPTIONS] & TIMESTAMPS_AND_SACK == TIMESTAMPS_AND_SACK
-        assert struct.unpack_from("=I", sender.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104), TCPI_TOTAL_RETRANS)[0] > 0
+        assert (
+            sender.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[TCPI_OPTIONS]
+            & TIMESTAMPS_AND_SACK
+            == TIMESTAMPS_AND_SACK
+        )
+        assert (
+            struct.unpack_from(
+                "=I",
+                sender.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104),
+                TCPI_TOTAL_RETRANS,
+            )[0]
+            > 0
+        )
 
 
 def test_a_half_open_connection_is_completed_behind_the_gate(pair: Pair) -> None:
@@ -238,7 +264,9 @@ def test_entries_that_there_are_stay_as_they_are(pair: Pair) -> None:
     until(lambda: "CLOSE_WAIT" in listed()[0])
 
     def without_time() -> list[list[str]]:
-        return [[word for number, word in enumerate(line.split()) if number != 4] for line in listed()]
+        return [
+            [word for number, word in enumerate(line.split()) if number != 4] for line in listed()
+        ]
 
     before, seconds = without_time(), [int(line.split()[4]) for line in listed()]
     assert entered() == BUCKETS
@@ -263,7 +291,9 @@ def test_a_connection_of_which_only_the_client_was_heard_is_known_for_one(pair: 
     assert_heard(near, far)
 
 
-def test_a_connection_of_which_only_the_host_was_heard_is_known_for_one_and_held(pair: Pair) -> None:
+def test_a_connection_of_which_only_the_host_was_heard_is_known_for_one_and_held(
+    pair: Pair,
+) -> None:
     near, far = pair.connected()
     pair.client_rules(CLIENT_SILENT)
     pair.rules(TRACK)
@@ -274,7 +304,7 @@ def test_a_connection_of_which_only_the_host_was_heard_is_known_for_one_and_held
     assert entered() == BUCKETS
     (line,) = listed()
     assert "[UNREPLIED]" not in line
-    assert held() == Flows(BUCKETS, 1)
+    assert held() == Connections(BUCKETS, 1)
     pair.rules(GATE)
     pair.client_rules(UNSILENT)
     assert_heard(near, far)
@@ -286,6 +316,6 @@ def test_many_are_entered_and_a_second_time_does_nothing(pair: Pair) -> None:
     far = {other.getpeername()[1]: other for other in (pair.accept(listener) for _ in range(MANY))}
     assert entered() == entered() == BUCKETS
     pair.rules(GATE)
-    assert held() == Flows(BUCKETS, MANY)
+    assert held() == Connections(BUCKETS, MANY)
     for connection in near:
         assert_heard(connection, far[connection.getsockname()[1]])

@@ -18,7 +18,16 @@ from maglev0.dataplane.nftables import ruleset
 from maglev0.dataplane.nftables.dataplane import Nftables
 from maglev0.protocol.ports.kernel import Count, Counters, Dataplane
 from tests.kernel.conftest import Host
-from tests.kernel.nft import LEASE_MS, SERVICE, hand_over, killed_after, opened, owning, renew, rules
+from tests.kernel.nft import (
+    LEASE_MS,
+    SERVICE,
+    hand_over,
+    killed_after,
+    opened,
+    owning,
+    renew,
+    rules,
+)
 from tests.kernel.wire import ACK, PSH, SYN, Wire, wired
 from tests.support.one_host import INTERFACE
 
@@ -46,10 +55,25 @@ async def gained(dataplane: Dataplane, act: Callable[[], object]) -> dict[str, i
     assert before is not None
     assert after is not None
     pairs = {name: (getattr(before, name), getattr(after, name)) for name in Counters._fields}
-    assert [name for name, (earlier, _later) in pairs.items() if earlier is None] == ["xdp_passed", "xdp_refused", "judged"]
-    grown = {name: later.packets - earlier.packets for name, (earlier, later) in pairs.items() if earlier is not None}
-    sizes = {name: later.bytes - earlier.bytes for name, (earlier, later) in pairs.items() if earlier is not None}
-    assert all((sizes[name] > 0) == (count > 0) and sizes[name] >= 20 * count for name, count in grown.items())
+    assert [name for name, (earlier, _later) in pairs.items() if earlier is None] == [
+        "xdp_passed",
+        "xdp_refused",
+        "judged",
+    ]
+    grown = {
+        name: later.packets - earlier.packets
+        for name, (earlier, later) in pairs.items()
+        if earlier is not None
+    }
+    sizes = {
+        name: later.bytes - earlier.bytes
+        for name, (earlier, later) in pairs.items()
+        if earlier is not None
+    }
+    assert all(
+        (sizes[name] > 0) == (count > 0) and sizes[name] >= 20 * count
+        for name, count in grown.items()
+    )
     return {name: count for name, count in grown.items() if count}
 
 
@@ -65,10 +89,14 @@ def test_each_packet_is_counted_once_where_its_fate_was_decided(host: Host) -> N
             assert await gained(dataplane, connected.talks) == {"established": 1}
             assert await gained(dataplane, wire.client(2).datagram) == {"other": 1}
             assert await gained(dataplane, wire.client(2).ping) == {"other": 1}
-            assert await gained(dataplane, lambda: wire.client(1).ask(PSH | ACK, b"stray")) == {"not_established": 1}
+            assert await gained(dataplane, lambda: wire.client(1).ask(PSH | ACK, b"stray")) == {
+                "not_established": 1
+            }
             for act in (foreign.datagram, foreign.ping, lambda: foreign.ask(SYN)):
                 assert await gained(dataplane, act) == {"early_refused": 1}
-            await hand_over(dataplane, [], [1])  # the connection in it is kept, so early it still passes
+            await hand_over(
+                dataplane, [], [1]
+            )  # the connection in it is kept, so early it still passes
             assert await gained(dataplane, connected.talks) == {"established": 1}
             assert await gained(dataplane, lambda: wire.client(1).ask(SYN)) == {"not_owned": 1}
             await dataplane.drop()
@@ -133,8 +161,12 @@ def test_counting_is_no_change_of_the_rules(host: Host) -> None:
 def test_others_counters_and_rules_that_are_gone_are_no_trouble(host: Host) -> None:
     async def scenario() -> None:
         async with opened(guard=False) as dataplane:
-            host.run("nft", "add", "quota", "inet", "maglev0_198.51.100.1", "theirs", "{ over 1 mbytes }")
-            assert (await dataplane.counters()) == Counters(**dict.fromkeys((*ruleset.ACCEPTED, *ruleset.REFUSED), Count(0, 0)))
+            host.run(
+                "nft", "add", "quota", "inet", "maglev0_198.51.100.1", "theirs", "{ over 1 mbytes }"
+            )
+            assert (await dataplane.counters()) == Counters(
+                **dict.fromkeys((*ruleset.ACCEPTED, *ruleset.REFUSED), Count(0, 0))
+            )
             host.run("nft", "flush", "ruleset")
             assert (await dataplane.counters()) == Counters()
             await dataplane.repair()

@@ -19,10 +19,10 @@ import pytest
 
 from maglev0.core.settings import derived_mac
 from maglev0.dataplane.conntrack import message as ctmessage
-from maglev0.dataplane.conntrack.message import Connection, Entry, State
+from maglev0.dataplane.conntrack.message import Connection, ConntrackEntry, TcpState
 from maglev0.dataplane.nftables import message as nfmessage
 from maglev0.lab.testbed import addresses, namespace
-from maglev0.lab.testbed.cluster import SETTLE_TIMEOUT_S, Cluster, Settings
+from maglev0.lab.testbed.cluster import SETTLE_TIMEOUT_S, Lab, LabSettings
 from maglev0.lab.testbed.node import INTERFACE
 from maglev0.lab.testbed.process import Process, python_module
 from maglev0.operator.doctor import cluster as clusters
@@ -38,7 +38,7 @@ from tests.support.one_host import one_host
 pytestmark = [pytest.mark.kernel, pytest.mark.zookeeper]
 
 # Four machines, of which the last is no member. Sessions are long, so that a daemon may stand still for as long as one examination takes.
-SETTINGS = Settings(nodes=4, total_nodes=251, dataplane="nftables", session_timeout_s=4.0)
+SETTINGS = LabSettings(nodes=4, total_nodes=251, dataplane="nftables", session_timeout_s=4.0)
 MEMBERS = (1, 2, 3)
 SPARE = 4
 CLUSTER_MAC = derived_mac(addresses.VIP)
@@ -59,33 +59,73 @@ class Diagnosis(NamedTuple):
     @property
     def alarms(self) -> set[tuple[str, str]]:
         """Severity and check of all that is worse than a note."""
-        return {(found["severity"], found["check"]) for found in self.findings if found["severity"] in (FAULT, WARNING)}
+        return {
+            (found["severity"], found["check"])
+            for found in self.findings
+            if found["severity"] in (FAULT, WARNING)
+        }
 
     def words(self, check: str) -> str:
         """All that it said of a check."""
-        return "; ".join(f"{found['what']}. {found['mend']}" for found in self.findings if found["check"] == check)
+        return "; ".join(
+            f"{found['what']}. {found['mend']}"
+            for found in self.findings
+            if found["check"] == check
+        )
 
 
-def doctor(space: str, *arguments: str, environment: Mapping[str, str] | None = None, prefix: tuple[str, ...] = ()) -> Diagnosis:
-    command = ["nsenter", f"--net={namespace.path_of(space)}", "--", *prefix, *python_module("maglev0", "doctor", "--json", *arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT_S, env=os.environ | dict(environment or {}))
+def doctor(
+    space: str,
+    *arguments: str,
+    environment: Mapping[str, str] | None = None,
+    prefix: tuple[str, ...] = (),
+) -> Diagnosis:
+    command = [
+        "nsenter",
+        f"--net={namespace.path_of(space)}",
+        "--",
+        *prefix,
+        *python_module("maglev0", "doctor", "--json", *arguments),
+    ]
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=TIMEOUT_S,
+        env=os.environ | dict(environment or {}),
+    )
     assert done.stderr == "", done.stderr
     diagnosis = Diagnosis(done.returncode, tuple(json.loads(done.stdout)["findings"]))
     assert diagnosis.status == int(any(severity == FAULT for severity, _check in diagnosis.alarms))
-    assert all(found["why"] and found["mend"] for found in diagnosis.findings if found["severity"] in (FAULT, WARNING))
+    assert all(
+        found["why"] and found["mend"]
+        for found in diagnosis.findings
+        if found["severity"] in (FAULT, WARNING)
+    )
     return diagnosis
 
 
 class Site:
     """The lab and its machines, examined and disturbed."""
 
-    def __init__(self, made: Cluster) -> None:
+    def __init__(self, made: Lab) -> None:
         self.cluster = made
 
     def examine(self, number: int, *arguments: str, prefix: tuple[str, ...] = ()) -> Diagnosis:
         machine = self.cluster.nodes[number].machine
-        told = (f"--zk={self.cluster.zookeeper.connect_string}", f"--interface={INTERFACE}", f"--probe-for={PROBE_FOR_S}", *arguments)
-        return doctor(machine.namespace, *told, environment={"MAGLEV0_BPFFS": str(machine.bpf_file_system)}, prefix=prefix)
+        told = (
+            f"--zk={self.cluster.zookeeper.connect_string}",
+            f"--interface={INTERFACE}",
+            f"--probe-for={PROBE_FOR_S}",
+            *arguments,
+        )
+        return doctor(
+            machine.namespace,
+            *told,
+            environment={"MAGLEV0_BPFFS": str(machine.bpf_file_system)},
+            prefix=prefix,
+        )
 
     def examine_all(self, *numbers: int) -> list[Diagnosis]:
         """Several machines at once: nothing that the doctor does is in another's way."""
@@ -129,10 +169,22 @@ class Site:
         clock = f"import sys, time; real = time.time; time.time = lambda: real() + {ahead_s}"
         program = f"{clock}; from maglev0.main import main; sys.exit(main(sys.argv[1:]))"
         machine = self.cluster.nodes[SPARE].machine
-        told = [f"--zk={self.cluster.zookeeper.connect_string}", f"--interface={INTERFACE}", f"--my-id={SPARE}", "--dry-run", *arguments]
+        told = [
+            f"--zk={self.cluster.zookeeper.connect_string}",
+            f"--interface={INTERFACE}",
+            f"--my-id={SPARE}",
+            "--dry-run",
+            *arguments,
+        ]
         command = [python_module("")[0], "-c", program, *told]
         environment = {"RUNTIME_DIRECTORY": str(machine.runtime_directory)}
-        daemon = Process("onlooker", command, machine.directory / f"onlooker{len(arguments)}.log", machine.namespace, environment)
+        daemon = Process(
+            "onlooker",
+            command,
+            machine.directory / f"onlooker{len(arguments)}.log",
+            machine.namespace,
+            environment,
+        )
         try:
             daemon.wait_line("is responsible for|owns nothing|NFTABLES Nodes", SETTLE_TIMEOUT_S)
             yield
@@ -141,14 +193,19 @@ class Site:
 
 
 def in_space(space: str, *command: str) -> str:
-    done = subprocess.run(["nsenter", f"--net={namespace.path_of(space)}", "--", *command], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["nsenter", f"--net={namespace.path_of(space)}", "--", *command],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, (command, done.stderr)
     return done.stdout
 
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
-    with Cluster(SETTINGS) as made:
+    with Lab(SETTINGS) as made:
         for number in MEMBERS:
             made.nodes[number].start_daemon(f"--xdp={'off' if number == 1 else 'auto'}")
         made.settle()
@@ -159,12 +216,16 @@ def test_a_sound_machine_raises_no_alarm(site: Site) -> None:
     """With and without XDP, and on a machine that is still to become a node."""
     for number, diagnosis in enumerate(site.examine_all(*MEMBERS, SPARE), 1):
         assert diagnosis.alarms == set()
-        assert not any(found["severity"] == LEFT_OUT and number != SPARE for found in diagnosis.findings)
+        assert not any(
+            found["severity"] == LEFT_OUT and number != SPARE for found in diagnosis.findings
+        )
 
 
 def test_a_reverse_path_filter_that_refuses_clients(site: Site) -> None:
     strict = f"net.ipv4.conf.{INTERFACE}.rp_filter"
-    asymmetric = site.planted(2, "ip route add default via 198.19.1.1", "ip route del default via 198.19.1.1")
+    asymmetric = site.planted(
+        2, "ip route add default via 198.19.1.1", "ip route del default via 198.19.1.1"
+    )
     with asymmetric, site.planted(2, f"sysctl -qw {strict}=1", f"sysctl -qw {strict}=0"):
         assert site.examine(2).alarms == {(FAULT, network.REVERSE_PATH)}
         # The command that it names mends it: the filter is loose then.
@@ -194,14 +255,20 @@ def test_a_network_card_that_does_not_listen_for_the_cluster_mac(site: Site) -> 
     daemon = site.cluster.nodes[3].daemon
     daemon.signal(signal.SIGSTOP)  # it would put the MAC back, sooner or later
     try:
-        with site.planted(3, f"ip maddress del {CLUSTER_MAC} dev {INTERFACE}", f"ip maddress add {CLUSTER_MAC} dev {INTERFACE}"):
+        with site.planted(
+            3,
+            f"ip maddress del {CLUSTER_MAC} dev {INTERFACE}",
+            f"ip maddress add {CLUSTER_MAC} dev {INTERFACE}",
+        ):
             assert site.examine(3).alarms == {(FAULT, network.MAC_FILTER)}
     finally:
         daemon.signal(signal.SIGCONT)
 
 
 def test_a_switch_that_does_not_flood_to_one_port(site: Site) -> None:
-    with site.switch(site.cluster.nodes[2].machine.traffic_cable, "mcast_flood off", "mcast_flood on"):
+    with site.switch(
+        site.cluster.nodes[2].machine.traffic_cable, "mcast_flood off", "mcast_flood on"
+    ):
         here, there = site.examine_all(2, 1)
     assert here.alarms == {(FAULT, arp.HERE)}
     assert there.alarms == {(FAULT, arp.THERE)}
@@ -215,7 +282,11 @@ def test_rules_of_others_that_drop_the_vips_packets(site: Site) -> None:
     usual = "type filter hook input priority 0; policy drop; ct state established accept; tcp dport { 22, 8000 } accept;"
     with site.rules(1, by_address), site.rules(2, by_kind), site.rules(3, usual):
         found = site.examine_all(1, 2, 3)
-    assert [diagnosis.alarms for diagnosis in found] == [{(FAULT, foreign.DROPS)}, {(FAULT, foreign.DROPS)}, set()]
+    assert [diagnosis.alarms for diagnosis in found] == [
+        {(FAULT, foreign.DROPS)},
+        {(FAULT, foreign.DROPS)},
+        set(),
+    ]
 
 
 def test_rules_of_others_that_keep_packets_from_connection_tracking(site: Site) -> None:
@@ -228,8 +299,13 @@ def test_rules_of_others_that_keep_packets_from_connection_tracking(site: Site) 
 
 def test_a_session_that_is_granted_longer_than_it_is_asked_for(site: Site) -> None:
     diagnosis = site.examine(1, "--session-timeout=0.25")
-    assert diagnosis.alarms == {(WARNING, ensemble.SESSION), (WARNING, ensemble.LEASE)}  # the cluster's lease is made for sessions of 4 s
-    assert "grants sessions of 0.4 s where 0.25 s are asked for" in diagnosis.words(ensemble.SESSION)
+    assert diagnosis.alarms == {
+        (WARNING, ensemble.SESSION),
+        (WARNING, ensemble.LEASE),
+    }  # the cluster's lease is made for sessions of 4 s
+    assert "grants sessions of 0.4 s where 0.25 s are asked for" in diagnosis.words(
+        ensemble.SESSION
+    )
 
 
 def test_a_machine_whose_configuration_contradicts_the_cluster(site: Site, tmp_path: Path) -> None:
@@ -242,7 +318,11 @@ def test_a_machine_whose_configuration_contradicts_the_cluster(site: Site, tmp_p
 
 def test_the_vip_on_a_second_interface(site: Site) -> None:
     announced = site.cluster.nodes[3].announcements()
-    with site.planted(3, f"ip address add {addresses.VIP}/32 dev eth1", f"ip address del {addresses.VIP}/32 dev eth1"):
+    with site.planted(
+        3,
+        f"ip address add {addresses.VIP}/32 dev eth1",
+        f"ip address del {addresses.VIP}/32 dev eth1",
+    ):
         assert (FAULT, network.VIP_PLACE) in site.examine(3).alarms
     site.cluster.nodes[3].wait_announcements(announced + 1, SETTLE_TIMEOUT_S)
     site.cluster.settle()
@@ -272,9 +352,18 @@ def test_missing_rights_are_said_and_the_rest_goes_on(site: Site) -> None:
 
 
 def test_what_it_prints_for_people(site: Site) -> None:
-    told = ("-m", "maglev0", "doctor", f"--zk={site.cluster.zookeeper.connect_string}", f"--probe-for={PROBE_FOR_S}", "-v")
+    told = (
+        "-m",
+        "maglev0",
+        "doctor",
+        f"--zk={site.cluster.zookeeper.connect_string}",
+        f"--probe-for={PROBE_FOR_S}",
+        "-v",
+    )
     lines = site.run(1, python_module("")[0], *told).splitlines()
-    assert "ok: the VIP's MAC: 2 others answer for 198.51.100.1, all with 03:bf:c6:33:64:01" in lines
+    assert (
+        "ok: the VIP's MAC: 2 others answer for 198.51.100.1, all with 03:bf:c6:33:64:01" in lines
+    )
     assert re.fullmatch(r"\d\d checks, 0 faults, 0 warnings", lines[-1])
     assert "\x1b" not in "".join(lines), "plain text where there is no terminal"
 
@@ -292,8 +381,14 @@ def test_without_zookeeper_and_with_a_full_connection_table() -> None:
     with one_host() as host:
         fill_connection_tracking()
         diagnosis = doctor(host.name, "--zk=127.0.0.1:1", f"--interface={INTERFACE}")
-    assert diagnosis.alarms == {(FAULT, examination.ZOOKEEPER), (FAULT, ensemble.SERVERS), (FAULT, kernel.CONNTRACK)}
-    assert {network.REVERSE_PATH, foreign.DROPS, arp.VIP_MAC} <= {found["check"] for found in diagnosis.findings}
+    assert diagnosis.alarms == {
+        (FAULT, examination.ZOOKEEPER),
+        (FAULT, ensemble.SERVERS),
+        (FAULT, kernel.CONNTRACK),
+    }
+    assert {network.REVERSE_PATH, foreign.DROPS, arp.VIP_MAC} <= {
+        found["check"] for found in diagnosis.findings
+    }
 
 
 def fill_connection_tracking() -> None:
@@ -302,13 +397,18 @@ def fill_connection_tracking() -> None:
     template = unacknowledged(CLIENT)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, nfmessage.NETLINK_NETFILTER) as netlink:
         for start in range(0, most, MESSAGES):
-            clients = (struct.pack("!I", 0x0A000000 + number) for number in range(start, min(start + MESSAGES, most)))
+            clients = (
+                struct.pack("!I", 0x0A000000 + number)
+                for number in range(start, min(start + MESSAGES, most))
+            )
             netlink.send(b"".join(template.replace(CLIENT, client) for client in clients))
 
 
 def unacknowledged(client: bytes) -> bytes:
     """The message that enters a client's connection, without asking for the kernel's word."""
     connection = Connection(client + struct.pack("!HH", 40_000, 80))
-    message = ctmessage.create(0, Entry(addresses.VIP, connection, State.ESTABLISHED, 600))
+    message = ctmessage.create(
+        0, ConntrackEntry(addresses.VIP, connection, TcpState.ESTABLISHED, 600)
+    )
     flags = struct.unpack_from("=H", message, 6)[0] & ~nfmessage.ACK
     return message[:6] + struct.pack("=H", flags) + message[8:]

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from maglev0.core.packet_hash import Flow
+from maglev0.core.packet_hash import PacketFields
 from maglev0.core.service import HashFamily, HashMode, Xdp
 from maglev0.core.settings import Settings
 from maglev0.dataplane.conntrack import lookup
 from maglev0.dataplane.nftables.dataplane import Nftables
-from maglev0.dataplane.verdict import Kernel, Tracked, Verdict
+from maglev0.dataplane.verdict import PacketVerdict, ServingKernel, Tracked
 from maglev0.dataplane.xdp import pins
 from maglev0.dataplane.xdp.libbpf import Bpf
 from maglev0.errors import DataplaneError
@@ -32,10 +32,17 @@ pytestmark = pytest.mark.kernel
 
 FLOWS = 1500
 OWNED, LOST, FOREIGN = 1, 2, 3
-SETTINGS = Settings(SERVICE.total_nodes, SERVICE.hash_mode, SERVICE.hash_seed, HashFamily.NFTABLES, SERVICE.cluster_mac, LEASE_MS)
+SETTINGS = Settings(
+    SERVICE.total_nodes,
+    SERVICE.hash_mode,
+    SERVICE.hash_seed,
+    HashFamily.NFTABLES,
+    SERVICE.cluster_mac,
+    LEASE_MS,
+)
 
 
-async def asked(settings: Settings = SETTINGS) -> Kernel:
+async def asked(settings: Settings = SETTINGS) -> ServingKernel:
     return await explain.read_kernel(settings, SERVICE.vip)
 
 
@@ -63,23 +70,31 @@ def test_a_connection_in_a_bucket_that_moved_away_is_told_apart_from_a_new_flow(
             assert kernel.new_flow(LOST).accepts is bool(wire.client(LOST).ask(SYN)) is False
             assert connection(kernel, holder).accepts is holder.talks() is True
             assert connection(kernel, half_open).accepts is half_open.talks() is True
-            assert connection(kernel, stranger).accepts is bool(stranger.ask(PSH | ACK, b"data")) is False
+            assert (
+                connection(kernel, stranger).accepts
+                is bool(stranger.ask(PSH | ACK, b"data"))
+                is False
+            )
             await dataplane.drop()
             assert connection(await asked(), holder).accepts is holder.talks() is True
-            await dataplane.forget(frozenset({LOST}))
+            await dataplane.unpin(frozenset({LOST}))
             judged = connection(await asked(), holder)
-            assert (judged.accepts, judged.decisive.stage) == (holder.talks(), "early") == (False, "early")
+            assert (
+                (judged.accepts, judged.decisive.stage)
+                == (holder.talks(), "early")
+                == (False, "early")
+            )
 
     with wired(host, SERVICE) as wire:
         asyncio.run(run(wire))
 
 
-def connection(kernel: Kernel, client: Client) -> Verdict:
+def connection(kernel: ServingKernel, client: Client) -> PacketVerdict:
     return kernel.established(client.bucket, known(client))
 
 
 def known(client: Client) -> Tracked | None:
-    return lookup.look_up(SERVICE.vip, Flow(client.address, 6, client.port, PORT))
+    return lookup.look_up(SERVICE.vip, PacketFields(client.address, 6, client.port, PORT))
 
 
 def test_connection_tracking_is_asked_for_exactly_the_flow(host: Host) -> None:
@@ -91,12 +106,18 @@ def test_connection_tracking_is_asked_for_exactly_the_flow(host: Host) -> None:
             assert known(client) is None
             client.connect()
             assert known(client) == Tracked("ESTABLISHED", established=True)
-            for other in (replace(client, port=client.port + 1), replace(client, address=client.address + 1)):
+            for other in (
+                replace(client, port=client.port + 1),
+                replace(client, address=client.address + 1),
+            ):
                 assert known(other) is None
             wire.listener.accept()[0].close()
             assert known(client) == Tracked("FIN_WAIT", established=True)
             # The host is made to keep silent, before connection tracking hears it.
-            host.run("nft", "add table inet mute; add chain inet mute out { type filter hook output priority -300; }")
+            host.run(
+                "nft",
+                "add table inet mute; add chain inet mute out { type filter hook output priority -300; }",
+            )
             host.run("nft", "add rule inet mute out ip saddr", str(SERVICE.vip), "drop")
             unanswered = wire.client(OWNED)
             unanswered.ask(SYN)
@@ -108,10 +129,22 @@ def test_connection_tracking_is_asked_for_exactly_the_flow(host: Host) -> None:
 
 Spoil = Callable[[Host], object]
 SPOILT: dict[str, tuple[Spoil, str]] = {
-    "no table": (lambda host: host.run("nft", "flush", "ruleset"), f"there is no nftables table inet {TABLE} in this network namespace"),
-    "a rule gone": (lambda host: host.run("nft", "flush", "chain", "inet", TABLE, "judge_tcp"), "another program has changed the rules"),
-    "a rule more": (lambda host: host.run("nft", "insert", "rule", "inet", TABLE, "second", "accept"), "another program has changed the rules"),
-    "switched off": (lambda host: host.run("nft", f"add table inet {TABLE} {{ flags dormant; }}"), "another program has changed the rules"),
+    "no table": (
+        lambda host: host.run("nft", "flush", "ruleset"),
+        f"there is no nftables table inet {TABLE} in this network namespace",
+    ),
+    "a rule gone": (
+        lambda host: host.run("nft", "flush", "chain", "inet", TABLE, "judge_tcp"),
+        "another program has changed the rules",
+    ),
+    "a rule more": (
+        lambda host: host.run("nft", "insert", "rule", "inet", TABLE, "second", "accept"),
+        "another program has changed the rules",
+    ),
+    "switched off": (
+        lambda host: host.run("nft", f"add table inet {TABLE} {{ flags dormant; }}"),
+        "another program has changed the rules",
+    ),
 }
 
 
@@ -132,7 +165,9 @@ def test_of_rules_that_others_changed_nothing_is_said(host: Host, name: str) -> 
 def test_of_rules_for_other_settings_nothing_is_said(host: Host) -> None:  # noqa: ARG001  the namespace
     async def run() -> None:
         async with opened():
-            with pytest.raises(DataplaneError, match="not this version's for the cluster's settings"):
+            with pytest.raises(
+                DataplaneError, match="not this version's for the cluster's settings"
+            ):
                 await asked(replace(SETTINGS, hash_seed=SERVICE.hash_seed + 1))
 
     asyncio.run(run())
@@ -172,7 +207,9 @@ def test_xdp_drops_as_many_packets_as_are_said_to_be_dropped_by_it(wish: Xdp) ->
     """Its own counter tells; to a packet that is gone it is all the same which stage it was."""
 
     async def scenario(injector: Injector) -> None:
-        cluster = Cluster(explain_flows.settings(HashFamily.NFTABLES, HashMode.SOURCE_IP_PORT, 251, rng), rng)
+        cluster = Cluster(
+            explain_flows.settings(HashFamily.NFTABLES, HashMode.SOURCE_IP_PORT, 251, rng), rng
+        )
         async with explain_flows.served(cluster.settings, wish) as dataplane:
             await hand_over(dataplane, range(1, 100))
             await renew(dataplane)
@@ -183,7 +220,11 @@ def test_xdp_drops_as_many_packets_as_are_said_to_be_dropped_by_it(wish: Xdp) ->
             counters = await dataplane.counters()
             assert counters is not None
             assert counters.xdp_refused is not None
-            assert counters.xdp_refused.packets == sum(step.rule == f"XDP program on {INTERFACE}, {wish}" for step in decisive) > 0
+            assert (
+                counters.xdp_refused.packets
+                == sum(step.rule == f"XDP program on {INTERFACE}, {wish}" for step in decisive)
+                > 0
+            )
 
     rng = random.Random(explain_flows.chance())
     with explain_flows.injector() as injector:
@@ -196,8 +237,22 @@ def test_what_a_foreign_xdp_program_drops_is_unknown(bpf: Path) -> None:
             await hand_over(dataplane, {OWNED})
             await renew(dataplane)
             (bpf / "theirs").mkdir()
-            Bpf().install((SOURCE.parent / "early.bpf.o").read_bytes(), pins.PROGRAM, pins.MAPS, bpf / "theirs")
-            run("ip", "link", "set", "dev", INTERFACE, "xdp", "pinned", str(bpf / "theirs" / pins.PROGRAM))
+            Bpf().install(
+                (SOURCE.parent / "early.bpf.o").read_bytes(),
+                pins.PROGRAM,
+                pins.MAPS,
+                bpf / "theirs",
+            )
+            run(
+                "ip",
+                "link",
+                "set",
+                "dev",
+                INTERFACE,
+                "xdp",
+                "pinned",
+                str(bpf / "theirs" / pins.PROGRAM),
+            )
             kernel = await asked()
             assert kernel.new_flow(OWNED).accepts is None
             assert kernel.new_flow(FOREIGN).accepts is False

@@ -12,11 +12,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from maglev0.core.packet_hash import Flow
+from maglev0.core.packet_hash import PacketFields
 from maglev0.core.service import HashFamily, HashMode, Xdp
 from maglev0.dataplane.nftables import ruleset
 from maglev0.operator.explain import command as explain
-from maglev0.protocol.ports.kernel import Move, Phase
+from maglev0.protocol.ports.kernel import Commit, Move
 from tests.kernel import explain_flows
 from tests.kernel.explain_flows import Cluster, Injector
 from tests.kernel.nft import hand_over, renew
@@ -29,7 +29,9 @@ TABLE = ruleset.table_name(VIP)
 FLOWS = 60  # that none of them falls in one of four buckets of sixteen has a chance of one in thirty million
 KNOCK_S = 0.05
 _PACKET = re.compile(rf"trace id (\w+) .* packet: .* ip daddr {VIP} .* ip id (\d+) ")
-_RULE = re.compile(rf"trace id (\w+) inet {re.escape(TABLE)} (\w+) rule .*\b(accept|drop)\b.*\(verdict (accept|drop)\)")
+_RULE = re.compile(
+    rf"trace id (\w+) inet {re.escape(TABLE)} (\w+) rule .*\b(accept|drop)\b.*\(verdict (accept|drop)\)"
+)
 
 
 class Tracer:
@@ -40,7 +42,7 @@ class Tracer:
         self._lines = monitor.stdout
         self._injector = injector
 
-    def judged(self, flows: list[Flow]) -> dict[int, str]:
+    def judged(self, flows: list[PacketFields]) -> dict[int, str]:
         """The rule by which each flow was dropped or accepted for good, as "chain verdict", by the flow's index."""
         self._injector.accepted(flows)
         numbers: dict[str, int] = {}
@@ -57,7 +59,11 @@ class Tracer:
         left = len(PROTOCOLS)
         while left:
             line = self._lines.readline()
-            left -= f"ip daddr {ADDRESS} " in line and f" ip id {marker} " in line and f"{TABLE} second packet:" in line
+            left -= (
+                f"ip daddr {ADDRESS} " in line
+                and f" ip id {marker} " in line
+                and f"{TABLE} second packet:" in line
+            )
             yield line
 
 
@@ -65,8 +71,15 @@ class Tracer:
 def tracing(injector: Injector) -> Iterator[Tracer]:
     """The kernel traces what comes for the VIP, and the markers."""
     chain = f'type filter hook ingress device "{INTERFACE}" priority -500\nip daddr {{ {VIP}, {ADDRESS} }} meta nftrace set 1\n'
-    subprocess.run(["nft", "-f", "-"], input=f"table netdev trace {{ chain here {{ {chain} }}\n}}", text=True, check=True)
-    with subprocess.Popen(["stdbuf", "-oL", "nft", "monitor", "trace"], stdout=subprocess.PIPE, text=True) as monitor:
+    subprocess.run(
+        ["nft", "-f", "-"],
+        input=f"table netdev trace {{ chain here {{ {chain} }}\n}}",
+        text=True,
+        check=True,
+    )
+    with subprocess.Popen(
+        ["stdbuf", "-oL", "nft", "monitor", "trace"], stdout=subprocess.PIPE, text=True
+    ) as monitor:
         try:
             _wait_until_it_listens(monitor, injector)
             yield Tracer(monitor, injector)
@@ -90,8 +103,16 @@ def test_the_rule_that_it_names_is_the_one_that_decided(mode: HashMode) -> None:
     async def compare(tracer: Tracer) -> None:
         kernel = await explain.read_kernel(cluster.settings, VIP)
         flows = cluster.some_flows(FLOWS)
-        named = {index: kernel.new_flow(cluster.bucket(flow)).decisive.rule.removeprefix(f"inet {TABLE} ") for index, flow in enumerate(flows)}
-        said = {index: f"{rule.partition(':')[0]} {rule.rpartition(' ')[2]}" for index, rule in named.items()}
+        named = {
+            index: kernel.new_flow(cluster.bucket(flow)).decisive.rule.removeprefix(
+                f"inet {TABLE} "
+            )
+            for index, flow in enumerate(flows)
+        }
+        said = {
+            index: f"{rule.partition(':')[0]} {rule.rpartition(' ')[2]}"
+            for index, rule in named.items()
+        }
         assert tracer.judged(flows) == said, f"seed {seed}"
         rules.update(said.values())
 
@@ -100,13 +121,16 @@ def test_the_rule_that_it_names_is_the_one_that_decided(mode: HashMode) -> None:
             await hand_over(dataplane, range(1, 9))
             with tracing(injector) as tracer:
                 await compare(tracer)
-                for gains, losses in (((9, 10, 11, 12), (1, 2, 3, 4)), ((1, 2, 3, 4), (5, 6, 7, 8))):
+                for gains, losses in (
+                    ((9, 10, 11, 12), (1, 2, 3, 4)),
+                    ((1, 2, 3, 4), (5, 6, 7, 8)),
+                ):
                     await renew(dataplane)
-                    await dataplane.load(Move(frozenset(gains), frozenset(losses)))
+                    await dataplane.stage(Move(frozenset(gains), frozenset(losses)))
                     await compare(tracer)
-                    await dataplane.flip(Phase.RELEASED)
+                    await dataplane.commit(Commit.RELEASE)
                     await compare(tracer)
-                    await dataplane.flip(Phase.ACQUIRED)
+                    await dataplane.commit(Commit.ACQUIRE)
                     await compare(tracer)
                     await dataplane.drop()
                     await compare(tracer)

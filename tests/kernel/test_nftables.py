@@ -18,17 +18,35 @@ from maglev0.dataplane.nftables import ruleset
 from maglev0.dataplane.nftables.dataplane import Nftables, check, remove_leftovers
 from maglev0.dataplane.nftables.dump import Dump
 from maglev0.errors import DataplaneError
-from maglev0.protocol.ports.kernel import Move, Phase
+from maglev0.protocol.ports.kernel import Commit, Move
 from tests.kernel.conftest import Host
-from tests.kernel.nft import LEASE_MS, NOTHING, SERVICE, TABLE, Listed, doomed, hand_over, killed_after, listed, opened, owning, renew, rules
+from tests.kernel.nft import (
+    LEASE_MS,
+    NOTHING,
+    SERVICE,
+    TABLE,
+    Listed,
+    doomed,
+    hand_over,
+    killed_after,
+    listed,
+    opened,
+    owning,
+    renew,
+    rules,
+)
 from tests.support.one_host import CABLE, INTERFACE
 
 pytestmark = pytest.mark.kernel
 
-OTHER = Service(IPv4Address("198.51.100.2"), INTERFACE, "03:bf:c6:33:64:02", 5, HashMode.SOURCE_IP, 7)
+OTHER = Service(
+    IPv4Address("198.51.100.2"), INTERFACE, "03:bf:c6:33:64:02", 5, HashMode.SOURCE_IP, 7
+)
 FOREIGN = "table inet filter { chain input { type filter hook input priority 0; tcp dport 22 counter accept; }; }"
 STILL_NS = 20_000_000  # the longest that the loop may stand still
-NOTICE_S = 5.0  # how long the kernel's notice of a change may take on a machine whose cores are all busy
+NOTICE_S = (
+    5.0  # how long the kernel's notice of a change may take on a machine whose cores are all busy
+)
 
 
 def test_this_kernel_can_serve(host: Host) -> None:
@@ -70,7 +88,9 @@ def test_what_was_found_stays(host: Host) -> None:
 
 @pytest.mark.parametrize("total_nodes", [1, 2, 5, 251, 65_537])
 @pytest.mark.parametrize("mode", HashMode)
-def test_the_kernel_holds_what_was_asked_from_any_state_to_any_other(host: Host, mode: HashMode, total_nodes: int) -> None:
+def test_the_kernel_holds_what_was_asked_from_any_state_to_any_other(
+    host: Host, mode: HashMode, total_nodes: int
+) -> None:
     rng = random.Random(total_nodes)
     service = replace(SERVICE, hash_mode=mode, total_nodes=total_nodes)
 
@@ -78,7 +98,9 @@ def test_the_kernel_holds_what_was_asked_from_any_state_to_any_other(host: Host,
         async with opened(service) as dataplane:
             held: frozenset[int] = frozenset()
             for _step in range(6):
-                wanted = frozenset(rng.sample(range(1, total_nodes + 1), rng.randint(0, total_nodes)))
+                wanted = frozenset(
+                    rng.sample(range(1, total_nodes + 1), rng.randint(0, total_nodes))
+                )
                 await hand_over(dataplane, wanted - held, held - wanted)
                 assert await dataplane.owned() == wanted
                 held = wanted
@@ -119,7 +141,9 @@ def test_the_loop_turns_while_a_large_move_is_loaded_and_read_back(host: Host, g
 
 @pytest.mark.usefixtures("host")
 @pytest.mark.parametrize("guard", [True, False])
-def test_what_is_read_back_is_right_while_others_change_the_rules_without_a_pause(guard: bool) -> None:
+def test_what_is_read_back_is_right_while_others_change_the_rules_without_a_pause(
+    guard: bool,
+) -> None:
     """Each change of any rule in the namespace marks every dump that it falls into as interrupted; another VIP's renewals are such changes."""
     total = 65_537
     buckets = frozenset(range(1, total, 2))
@@ -127,7 +151,10 @@ def test_what_is_read_back_is_right_while_others_change_the_rules_without_a_paus
     async def scenario() -> None:
         async with opened(replace(SERVICE, total_nodes=total), guard=guard) as dataplane:
             others = Dump(ruleset.table_name(OTHER.vip))
-            with closing(others), doomed([("arm", ()), ("promote", ())] * 100_000, service=OTHER) as child:
+            with (
+                closing(others),
+                doomed([("arm", ()), ("promote", ())] * 100_000, service=OTHER) as child,
+            ):
                 await_table(others)
                 await hand_over(dataplane, buckets)
                 assert await dataplane.owned() == buckets
@@ -176,7 +203,12 @@ def test_what_a_killed_daemon_left_is_adopted(host: Host, guard: bool) -> None:
 @pytest.mark.parametrize("steps", [0, 1, 2])
 def test_a_hand_over_that_a_killed_daemon_left_half_done_stays_where_it_was(steps: int) -> None:
     """Loaded, nothing changed; released, what was lost is out of force for the next daemon, too. Connections are kept in any case."""
-    half = [*owning(1, 2), ("load", (Move(frozenset({3}), frozenset({2})),)), ("flip", (Phase.RELEASED,)), ("flip", (Phase.ACQUIRED,))]
+    half = [
+        *owning(1, 2),
+        ("load", (Move(frozenset({3}), frozenset({2})),)),
+        ("flip", (Commit.RELEASE,)),
+        ("flip", (Commit.ACQUIRE,)),
+    ]
 
     async def scenario() -> None:
         killed_after(half[: 4 + steps])
@@ -184,8 +216,8 @@ def test_a_hand_over_that_a_killed_daemon_left_half_done_stays_where_it_was(step
             assert await dataplane.owned() == [{1, 2}, {1}, {1, 3}][steps]
             assert await dataplane.owned() | await dataplane.kept() == {1, 2, 3}
             with pytest.raises(DataplaneError, match="no move is loaded"):
-                await dataplane.flip(Phase.ACQUIRED)
-            await dataplane.forget(frozenset({1, 2, 3, 4}))
+                await dataplane.commit(Commit.ACQUIRE)
+            await dataplane.unpin(frozenset({1, 2, 3, 4}))
             assert await dataplane.kept() == NOTHING
             await hand_over(dataplane, {4}, {1})
             assert await dataplane.owned() == [{2, 4}, {4}, {3, 4}][steps]
@@ -194,7 +226,12 @@ def test_a_hand_over_that_a_killed_daemon_left_half_done_stays_where_it_was(step
 
 
 @pytest.mark.parametrize(
-    "changed", [replace(SERVICE, hash_seed=8), replace(SERVICE, total_nodes=6), replace(SERVICE, hash_mode=HashMode.SOURCE_IP_PORT)]
+    "changed",
+    [
+        replace(SERVICE, hash_seed=8),
+        replace(SERVICE, total_nodes=6),
+        replace(SERVICE, hash_mode=HashMode.SOURCE_IP_PORT),
+    ],
 )
 def test_buckets_left_under_other_parameters_are_not_adopted(host: Host, changed: Service) -> None:
     async def scenario() -> None:
@@ -209,7 +246,9 @@ def test_buckets_left_under_other_parameters_are_not_adopted(host: Host, changed
     assert host.ruleset() == ""
 
 
-def test_rules_that_were_tampered_with_while_no_daemon_ran_are_repaired_at_start(host: Host) -> None:
+def test_rules_that_were_tampered_with_while_no_daemon_ran_are_repaired_at_start(
+    host: Host,
+) -> None:
     async def scenario() -> None:
         killed_after(owning(3))
         left = rules(host)
@@ -228,7 +267,9 @@ def test_the_cluster_mac_is_restored_with_whatever_else_is_noticed(host: Host) -
     async def scenario() -> None:
         async with opened() as dataplane:
             host.run("ip", "maddress", "del", SERVICE.cluster_mac, "dev", INTERFACE)
-            assert await dataplane.repair() == (f"the cluster MAC {SERVICE.cluster_mac} on {INTERFACE}",)
+            assert await dataplane.repair() == (
+                f"the cluster MAC {SERVICE.cluster_mac} on {INTERFACE}",
+            )
             assert SERVICE.cluster_mac in host.multicast()
 
     asyncio.run(scenario())
@@ -295,7 +336,9 @@ def test_an_interface_that_vanishes_is_named_and_close_still_cleans(host: Host) 
     assert host.ruleset() == ""
 
 
-def test_an_interface_that_is_renamed_takes_the_address_down_until_its_name_is_back(host: Host) -> None:
+def test_an_interface_that_is_renamed_takes_the_address_down_until_its_name_is_back(
+    host: Host,
+) -> None:
     async def scenario() -> None:
         async with opened() as dataplane:
             host.run("ip", "link", "set", INTERFACE, "name", "eth9")
@@ -327,7 +370,9 @@ def test_an_address_that_others_put_on_another_interface_is_refused(host: Host) 
     host.run("ip", "address", "add", "198.51.100.1/32", "dev", "eth1")
 
     async def scenario() -> None:
-        with pytest.raises(DataplaneError, match=r"198\.51\.100\.1 stands on another interface than eth0"):
+        with pytest.raises(
+            DataplaneError, match=r"198\.51\.100\.1 stands on another interface than eth0"
+        ):
             async with opened():
                 pass
 

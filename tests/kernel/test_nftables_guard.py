@@ -10,9 +10,20 @@ import pytest
 from maglev0.dataplane.nftables import dump as nfdump
 from maglev0.dataplane.nftables.dataplane import remove_leftovers
 from maglev0.errors import DataplaneError
-from maglev0.protocol.ports.kernel import Move, Phase
+from maglev0.protocol.ports.kernel import Commit, Move
 from tests.kernel.conftest import Host
-from tests.kernel.nft import NOTHING, SERVICE, TABLE, Listed, hand_over, killed_after, listed, opened, owning, renew
+from tests.kernel.nft import (
+    NOTHING,
+    SERVICE,
+    TABLE,
+    Listed,
+    hand_over,
+    killed_after,
+    listed,
+    opened,
+    owning,
+    renew,
+)
 from tests.kernel.test_nftables import NOTICE_S
 from tests.support.one_host import INTERFACE
 
@@ -33,7 +44,10 @@ LEASE_ENDS = {
 }
 LEASE_STAYS = {
     "an element added": ("nft", f"add element inet {TABLE} owned_b {{ 5 }}"),
-    "an element with a comment added": ("nft", f'add element inet {TABLE} owned_b {{ 5 comment "theirs" }}'),
+    "an element with a comment added": (
+        "nft",
+        f'add element inet {TABLE} owned_b {{ 5 comment "theirs" }}',
+    ),
     "an element removed": ("nft", f"delete element inet {TABLE} admitted {{ 1 }}"),
     "nothing in force": ("nft", "flush", "map", "inet", TABLE, "owned_slot"),
 }
@@ -41,7 +55,9 @@ TAMPERINGS = {**LEASE_ENDS, **LEASE_STAYS}
 
 
 @pytest.mark.parametrize("case", TAMPERINGS)
-def test_what_others_change_is_noticed_and_restored_where_the_kernel_lets_them(host: Host, case: str) -> None:
+def test_what_others_change_is_noticed_and_restored_where_the_kernel_lets_them(
+    host: Host, case: str
+) -> None:
     async def scenario() -> None:
         async with opened(guard=False) as dataplane:
             await hand_over(dataplane, {1, 3})
@@ -54,7 +70,9 @@ def test_what_others_change_is_noticed_and_restored_where_the_kernel_lets_them(h
             host.run(*TAMPERINGS[case])
             await asyncio.wait_for(noticed, NOTICE_S)
             assert await dataplane.repair() == (RULES,)
-            assert listed(host) == Listed(frozenset({1, 4}), frozenset({1, 3, 4}), leased=case in LEASE_STAYS)
+            assert listed(host) == Listed(
+                frozenset({1, 4}), frozenset({1, 3, 4}), leased=case in LEASE_STAYS
+            )
             assert await dataplane.kept() == {3}
             assert before in host.ruleset()
             assert await dataplane.repair() == ()
@@ -121,7 +139,9 @@ def test_a_killed_daemons_tables_stay_and_are_anybodys(host: Host) -> None:
     assert host.ruleset() == ""
 
 
-def test_tables_that_a_daemon_without_guard_left_are_adopted_and_guarded_once_they_are_gone(host: Host) -> None:
+def test_tables_that_a_daemon_without_guard_left_are_adopted_and_guarded_once_they_are_gone(
+    host: Host,
+) -> None:
     killed_after(owning(1), guard=False)
 
     async def scenario() -> None:
@@ -142,12 +162,12 @@ def test_a_loaded_move_survives_what_others_take_away(host: Host) -> None:
     async def scenario() -> None:
         async with opened(guard=False) as dataplane:
             await hand_over(dataplane, {1, 2})
-            await dataplane.load(Move(frozenset({3}), frozenset({2})))
-            await dataplane.flip(Phase.RELEASED)
+            await dataplane.stage(Move(frozenset({3}), frozenset({2})))
+            await dataplane.commit(Commit.RELEASE)
             host.run(*FLUSH)
             await dataplane.repair()
             assert listed(host) == Listed(frozenset({1}), frozenset({1, 2, 3}), leased=False)
-            await dataplane.flip(Phase.ACQUIRED)
+            await dataplane.commit(Commit.ACQUIRE)
             assert await dataplane.owned() == {1, 3}
 
     asyncio.run(scenario())
@@ -170,7 +190,13 @@ def test_calls_on_rules_that_are_gone_say_so_and_work_again_after_a_repair(host:
         async with opened(guard=False) as dataplane:
             host.run(*FLUSH)
             move = Move(frozenset({4}), NOTHING)
-            for call in (dataplane.load(move), dataplane.arm(), dataplane.drop(), dataplane.owned(), dataplane.kept()):
+            for call in (
+                dataplane.stage(move),
+                dataplane.arm(),
+                dataplane.drop(),
+                dataplane.owned(),
+                dataplane.kept(),
+            ):
                 with pytest.raises(DataplaneError, match=TABLE):
                     await call
             await dataplane.repair()
@@ -180,7 +206,9 @@ def test_calls_on_rules_that_are_gone_say_so_and_work_again_after_a_repair(host:
     asyncio.run(scenario())
 
 
-def test_rules_that_vanish_while_they_are_installed_are_not_taken_for_complete(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rules_that_vanish_while_they_are_installed_are_not_taken_for_complete(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Another program's flush fell between the installation and its reading: the empty reading was remembered, and none ever differed from it."""
 
     async def scenario() -> None:

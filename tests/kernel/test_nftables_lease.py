@@ -16,7 +16,17 @@ import pytest
 
 from maglev0.dataplane.nftables.dataplane import Nftables
 from tests.kernel.conftest import Host
-from tests.kernel.nft import SERVICE, Step, doomed, hand_over, killed_after, listed, opened, owning, renew
+from tests.kernel.nft import (
+    SERVICE,
+    Step,
+    doomed,
+    hand_over,
+    killed_after,
+    listed,
+    opened,
+    owning,
+    renew,
+)
 from tests.kernel.wire import Wire, wired
 
 pytestmark = pytest.mark.kernel
@@ -144,9 +154,13 @@ def test_an_adopted_lease_has_the_rest_of_its_time(host: Host) -> None:
 
 
 @pytest.mark.parametrize("guard", [True, False])
-def test_a_process_that_is_stopped_between_arming_and_promoting_gains_nothing(host: Host, guard: bool) -> None:
+def test_a_process_that_is_stopped_between_arming_and_promoting_gains_nothing(
+    host: Host, guard: bool
+) -> None:
     async def scenario(wire: Wire) -> None:
-        with doomed([*ARMED, ("arm", ()), ("stop", ()), ("promote", ())], lease_ms=LEASE_MS, guard=guard) as child:
+        with doomed(
+            [*ARMED, ("arm", ()), ("stop", ()), ("promote", ())], lease_ms=LEASE_MS, guard=guard
+        ) as child:
             await_stop(child.pid)
             stopped_s = time.monotonic()
             asked = Asked()

@@ -11,10 +11,10 @@ from dataclasses import replace
 
 import pytest
 
-from maglev0.core.packet_hash import Flow, PacketHash
+from maglev0.core.packet_hash import PacketFields, PacketHash
 from maglev0.core.service import HashFamily, HashMode
 from maglev0.dataplane.nftables.dataplane import Nftables
-from maglev0.protocol.ports.kernel import Move, Phase
+from maglev0.protocol.ports.kernel import Commit, Move
 from tests.kernel.conftest import Host
 from tests.kernel.nft import LEASE_MS, NOTHING, SERVICE, hand_over, opened, renew
 from tests.kernel.wire import ACK, CWR, ECE, FIN, PSH, RST, SYN, Client, Wire, checksum, wired
@@ -25,14 +25,16 @@ pytestmark = pytest.mark.kernel
 OWNED, KEPT, FOREIGN, GAINING, LOSING = 1, 2, 3, 4, 5
 
 
-def judged(host: Host, scenario: Callable[[Nftables, Wire], Awaitable[None]], *, guard: bool = True) -> None:
+def judged(
+    host: Host, scenario: Callable[[Nftables, Wire], Awaitable[None]], *, guard: bool = True
+) -> None:
     """Run a scenario on a host with a bucket of each kind; a move is loaded, and no lease runs."""
 
     async def run(wire: Wire) -> None:
         async with opened(guard=guard) as dataplane:
             await hand_over(dataplane, {OWNED, KEPT, LOSING})
             await hand_over(dataplane, (), {KEPT})
-            await dataplane.load(Move(frozenset({GAINING}), frozenset({LOSING})))
+            await dataplane.stage(Move(frozenset({GAINING}), frozenset({LOSING})))
             await scenario(dataplane, wire)
 
     with wired(host, SERVICE) as wire:
@@ -67,9 +69,9 @@ def test_new_flows_are_accepted_in_buckets_in_force_while_the_lease_runs(host: H
         assert accepted(wire) == set()
         await dataplane.promote()
         assert accepted(wire) == {OWNED, LOSING}
-        await dataplane.flip(Phase.RELEASED)
+        await dataplane.commit(Commit.RELEASE)
         assert accepted(wire) == {OWNED}
-        await dataplane.flip(Phase.ACQUIRED)
+        await dataplane.commit(Commit.ACQUIRE)
         assert accepted(wire) == {OWNED, GAINING}
         await renew(dataplane)
         assert accepted(wire) == {OWNED, GAINING}
@@ -79,7 +81,14 @@ def test_new_flows_are_accepted_in_buckets_in_force_while_the_lease_runs(host: H
     judged(host, scenario)
 
 
-STRAY = {"ACK": ACK, "data": PSH | ACK, "SYN-ACK": SYN | ACK, "FIN": FIN | ACK, "RST": RST, "no flags": 0}
+STRAY = {
+    "ACK": ACK,
+    "data": PSH | ACK,
+    "SYN-ACK": SYN | ACK,
+    "FIN": FIN | ACK,
+    "RST": RST,
+    "no flags": 0,
+}
 
 
 @pytest.mark.parametrize("name", STRAY)
@@ -102,9 +111,9 @@ def test_a_connection_stays_when_its_bucket_leaves_and_when_the_lease_ends(host:
         stayer.connect()
         (answer,) = half_open.ask(SYN)
         assert answer.flags == SYN | ACK
-        await dataplane.flip(Phase.RELEASED)
+        await dataplane.commit(Commit.RELEASE)
         assert leaver.talks()
-        await dataplane.flip(Phase.ACQUIRED)
+        await dataplane.commit(Commit.ACQUIRE)
         assert half_open.talks(), "the third segment of the handshake comes after the move"
         await dataplane.drop()
         assert all(client.talks() for client in (leaver, stayer, half_open))
@@ -125,21 +134,23 @@ def test_a_syn_sent_again_after_its_bucket_left_is_dropped(host: Host) -> None:
         half_open.ask(SYN)
         assert established.ask(SYN) != []
         assert half_open.ask(SYN) != []
-        await dataplane.flip(Phase.RELEASED)
+        await dataplane.commit(Commit.RELEASE)
         assert established.ask(SYN) == half_open.ask(SYN) == []
         assert established.talks()
 
     judged(host, scenario)
 
 
-def test_datagrams_and_pings_follow_the_bucket_whatever_connection_tracking_says(host: Host) -> None:
+def test_datagrams_and_pings_follow_the_bucket_whatever_connection_tracking_says(
+    host: Host,
+) -> None:
     async def scenario(dataplane: Nftables, wire: Wire) -> None:
         await renew(dataplane)
         client = wire.client(LOSING)
         for _again in range(3):  # established, to connection tracking
             assert client.datagram()
             assert client.ping()
-        await dataplane.flip(Phase.RELEASED)
+        await dataplane.commit(Commit.RELEASE)
         assert not client.datagram()
         assert not client.ping()
 
@@ -151,12 +162,12 @@ def test_once_forgotten_a_bucket_reaches_connection_tracking_no_more(host: Host)
         await renew(dataplane)
         client = wire.client(LOSING)
         client.connect()
-        await dataplane.flip(Phase.RELEASED)
-        await dataplane.flip(Phase.ACQUIRED)
-        await dataplane.forget(frozenset({OWNED, KEPT, GAINING}))
+        await dataplane.commit(Commit.RELEASE)
+        await dataplane.commit(Commit.ACQUIRE)
+        await dataplane.unpin(frozenset({OWNED, KEPT, GAINING}))
         assert client.talks()
         assert accepted(wire) == {OWNED, GAINING}
-        await dataplane.forget(frozenset({LOSING}))
+        await dataplane.unpin(frozenset({LOSING}))
         assert not client.talks()
 
     judged(host, scenario)
@@ -170,18 +181,29 @@ def test_an_icmp_error_reaches_the_connection_that_it_is_about_from_any_bucket(h
         holder, stranger = wire.client(LOSING), wire.client(LOSING)
         holder.connect()
         assert holder.talks()
-        await dataplane.flip(Phase.RELEASED)
+        await dataplane.commit(Commit.RELEASE)
         for client, reached in ((stranger, False), (holder, True)):
-            wire.send(wire.client(FOREIGN).address, socket.IPPROTO_ICMP, fragmentation_needed(client, mtu=1234))
+            wire.send(
+                wire.client(FOREIGN).address,
+                socket.IPPROTO_ICMP,
+                fragmentation_needed(client, mtu=1234),
+            )
             assert holder.talks()
-            assert ("mtu 1234" in host.run("ip", "route", "get", str(client.address), "from", str(SERVICE.vip))) == reached
+            assert (
+                "mtu 1234"
+                in host.run("ip", "route", "get", str(client.address), "from", str(SERVICE.vip))
+            ) == reached
 
     judged(host, scenario)
 
 
 def fragmentation_needed(client: Client, mtu: int) -> bytes:
     """The ICMP error of a router that could not pass on a segment from the VIP to the client (RFC 792, RFC 1191)."""
-    quoted = struct.pack("!BBHHHBBH", 0x45, 0, 1500, 0, 0x4000, 64, socket.IPPROTO_TCP, 0) + SERVICE.vip.packed + client.address.packed
+    quoted = (
+        struct.pack("!BBHHHBBH", 0x45, 0, 1500, 0, 0x4000, 64, socket.IPPROTO_TCP, 0)
+        + SERVICE.vip.packed
+        + client.address.packed
+    )
     quoted += struct.pack("!HHI", 8000, client.port, client.acknowledged)
     bare = struct.pack("!BBHHH", 3, 4, 0, 0, mtu) + quoted
     return bare[:2] + struct.pack("!H", checksum(bare)) + bare[4:]
@@ -198,7 +220,9 @@ def test_with_ports_in_the_hash_they_decide(host: Host, mode: HashMode) -> None:
             address = wire.client(1).address
             for port in range(30_000, 30_020):
                 client = Client(wire, 1, address, port)
-                mine = wire._hashing.node_number(Flow(address, socket.IPPROTO_TCP, port, 8000)) in {1, 2}
+                mine = wire._hashing.node_number(
+                    PacketFields(address, socket.IPPROTO_TCP, port, 8000)
+                ) in {1, 2}
                 assert bool(client.ask(SYN)) == client.datagram() == mine
                 if mine:
                     await hand_over(dataplane, (), {1, 2})
@@ -216,7 +240,7 @@ def test_connections_stay_through_a_kill_and_a_restart(host: Host, guard: bool) 
         await renew(dataplane)
         client = wire.client(LOSING)
         client.connect()
-        await dataplane.flip(Phase.RELEASED)
+        await dataplane.commit(Commit.RELEASE)
         assert dataplane._events is not None
         dataplane._events.close()
         dataplane._tables.close()
@@ -254,14 +278,18 @@ def test_connections_older_than_the_first_start_are_kept(host: Host) -> None:
 
     with wired(host, SERVICE) as wire:
         host.run("ip", "address", "add", f"{SERVICE.vip}/32", "dev", INTERFACE)
-        wire.reach(json.loads(host.run("ip", "-json", "link", "show", "dev", INTERFACE))[0]["address"])
+        wire.reach(
+            json.loads(host.run("ip", "-json", "link", "show", "dev", INTERFACE))[0]["address"]
+        )
         clients = [wire.client(1), wire.client(2), wire.client(2)]
         for client in clients:
             client.connect()
         asyncio.run(run(wire, clients))
 
 
-def test_connections_are_kept_when_rules_of_another_version_or_for_other_settings_are_replaced(host: Host) -> None:
+def test_connections_are_kept_when_rules_of_another_version_or_for_other_settings_are_replaced(
+    host: Host,
+) -> None:
     other = replace(SERVICE, hash_seed=SERVICE.hash_seed + 1)
 
     async def run(wire: Wire) -> None:
@@ -275,9 +303,13 @@ def test_connections_are_kept_when_rules_of_another_version_or_for_other_setting
         dataplane._events.close()
         dataplane._tables.close()
         async with opened(other) as changed:
-            hashed = PacketHash(HashFamily.NFTABLES, other.hash_mode, other.hash_seed, other.total_nodes)
+            hashed = PacketHash(
+                HashFamily.NFTABLES, other.hash_mode, other.hash_seed, other.total_nodes
+            )
             assert await changed.owned() == NOTHING
-            assert await changed.kept() == {hashed.node_number(Flow(client.address, socket.IPPROTO_TCP))}
+            assert await changed.kept() == {
+                hashed.node_number(PacketFields(client.address, socket.IPPROTO_TCP))
+            }
             assert client.talks()
             await renew(changed)
             assert accepted(wire) == set()

@@ -10,12 +10,18 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, note, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from maglev0.dataplane.nftables import buckets as nfbuckets
 from maglev0.dataplane.nftables.dataplane import Nftables
 from maglev0.errors import DataplaneError
-from maglev0.protocol.ports.kernel import Move, Phase
+from maglev0.protocol.ports.kernel import Commit, Move
 from tests.kernel.conftest import Host
 from tests.kernel.nft import LEASE_MS, NOTHING, SERVICE, Listed, listed
 
@@ -66,7 +72,7 @@ class Kernel(RuleBasedStateMachine):
 
     @rule(move=moves)
     def load(self, move: Move) -> None:
-        self.runner.run(self.dataplane.load(move))
+        self.runner.run(self.dataplane.stage(move))
         self.model.move = move
 
     @rule(given_up=moves, turns=st.integers(1, 12), move=moves)
@@ -74,7 +80,7 @@ class Kernel(RuleBasedStateMachine):
         """The first load is cut short between two transactions."""
         if self.runner.run(self.cut_short(given_up, turns)):
             with pytest.raises(DataplaneError, match="no move is loaded"):
-                self.runner.run(self.dataplane.flip(Phase.ACQUIRED))
+                self.runner.run(self.dataplane.commit(Commit.ACQUIRE))
         found = listed(self.host)
         assert found.owned == self.model.owned
         assert self.model.kept <= found.admitted
@@ -82,7 +88,7 @@ class Kernel(RuleBasedStateMachine):
 
     async def cut_short(self, move: Move, turns: int) -> bool:
         """Give a load so many turns of the loop; return whether it would have needed more."""
-        loading = asyncio.create_task(self.dataplane.load(move))
+        loading = asyncio.create_task(self.dataplane.stage(move))
         for _turn in range(turns):
             await asyncio.sleep(0)
         loading.cancel()
@@ -94,7 +100,7 @@ class Kernel(RuleBasedStateMachine):
     @rule()
     def release(self) -> None:
         assert self.model.move is not None
-        self.runner.run(self.dataplane.flip(Phase.RELEASED))
+        self.runner.run(self.dataplane.commit(Commit.RELEASE))
         self.model.owned -= self.model.move.losses
 
     @precondition(lambda self: self.model.move is not None)
@@ -102,10 +108,10 @@ class Kernel(RuleBasedStateMachine):
     def acquire(self, release_again: bool) -> None:
         assert self.model.move is not None
         self.release()
-        self.runner.run(self.dataplane.flip(Phase.ACQUIRED))
-        self.runner.run(self.dataplane.flip(Phase.ACQUIRED))
+        self.runner.run(self.dataplane.commit(Commit.ACQUIRE))
+        self.runner.run(self.dataplane.commit(Commit.ACQUIRE))
         if release_again:
-            self.runner.run(self.dataplane.flip(Phase.RELEASED))
+            self.runner.run(self.dataplane.commit(Commit.RELEASE))
         self.model.owned |= self.model.move.gains
         self.model.kept |= self.model.move.gains
         # Flipped again, it changes nothing; nothing of it is undone by the next load.
@@ -113,7 +119,7 @@ class Kernel(RuleBasedStateMachine):
 
     @rule(buckets=some_buckets)
     def forget(self, buckets: frozenset[int]) -> None:
-        self.runner.run(self.dataplane.forget(buckets))
+        self.runner.run(self.dataplane.unpin(buckets))
         self.model.kept -= buckets - self.model.owned - self.model.gains
 
     @rule()
@@ -161,15 +167,26 @@ class Kernel(RuleBasedStateMachine):
         note(f"{self.model.listed}")
         assert listed(self.host) == self.model.listed
         assert self.runner.run(self.dataplane.owned()) == self.model.owned
-        assert self.runner.run(self.dataplane.kept()) == self.model.kept - self.model.owned - self.model.gains
+        assert (
+            self.runner.run(self.dataplane.kept())
+            == self.model.kept - self.model.owned - self.model.gains
+        )
 
 
 @pytest.mark.parametrize("guard", [True, False])
-def test_the_kernel_follows_the_model(host: Host, guard: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernel_follows_the_model(
+    host: Host, guard: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(nfbuckets, "PIECE", PIECE)
     monkeypatch.setattr(Kernel, "host", host, raising=False)
     monkeypatch.setattr(Kernel, "guard", guard, raising=False)
     run_state_machine_as_test(
         Kernel,
-        settings=settings(max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True),
+        settings=settings(
+            max_examples=25,
+            stateful_step_count=25,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+            print_blob=True,
+        ),
     )

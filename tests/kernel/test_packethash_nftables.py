@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import pytest
 from pyroute2 import netns
 
-from maglev0.core.packet_hash import Flow, PacketHash
+from maglev0.core.packet_hash import PacketFields, PacketHash
 from maglev0.core.service import HashFamily, HashMode
 
 if TYPE_CHECKING:
@@ -43,7 +43,11 @@ class Namespace(NamedTuple):
 
     def run(self, *command: str, text: str | None = None) -> str:
         return subprocess.run(
-            ["nsenter", f"--net=/run/netns/{self.name}", *command], input=text, stdout=subprocess.PIPE, text=True, check=True
+            ["nsenter", f"--net=/run/netns/{self.name}", *command],
+            input=text,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
         ).stdout
 
 
@@ -59,7 +63,9 @@ def named_namespace(name: str) -> Iterator[str]:
 def raw_socket(name: str) -> socket.socket:
     netns.pushns(name)
     try:
-        return socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)  # it stays in the namespace where it was made
+        return socket.socket(
+            socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW
+        )  # it stays in the namespace where it was made
     finally:
         netns.popns()
 
@@ -72,7 +78,9 @@ def namespace() -> Iterator[Namespace]:
         made.run("ip", "link", "add", "sink", "up", "type", "veth", "peer", "drain")
         made.run("ip", "link", "set", "drain", "up")
         made.run("ip", "address", "add", "192.0.2.1/24", "dev", "sink")
-        made.run("ip", "neighbour", "add", "192.0.2.2", "lladdr", "02:00:00:00:00:02", "dev", "sink")
+        made.run(
+            "ip", "neighbour", "add", "192.0.2.2", "lladdr", "02:00:00:00:00:02", "dev", "sink"
+        )
         yield made
 
 
@@ -84,50 +92,81 @@ def ruleset(mode: HashMode, seed: int) -> str:
     sets, rules = [], []
     for total in TOTALS:
         jhash = f"mod {total} seed {seed} offset 1"
-        sets.append(f"set ported{total} {{ type ipv4_addr . inet_proto . inet_service . inet_service . mark; flags dynamic; size {FLOWS}; }}")
-        sets.append(f"set portless{total} {{ type ipv4_addr . inet_proto . mark; flags dynamic; size {FLOWS}; }}")
-        ported = f"add @ported{total} {{ ip saddr . meta l4proto . th sport . th dport . meta mark }}"
+        sets.append(
+            f"set ported{total} {{ type ipv4_addr . inet_proto . inet_service . inet_service . mark; flags dynamic; size {FLOWS}; }}"
+        )
+        sets.append(
+            f"set portless{total} {{ type ipv4_addr . inet_proto . mark; flags dynamic; size {FLOWS}; }}"
+        )
+        ported = (
+            f"add @ported{total} {{ ip saddr . meta l4proto . th sport . th dport . meta mark }}"
+        )
         portless = f"add @portless{total} {{ ip saddr . meta l4proto . meta mark }}"
-        rules.append(f"meta l4proto {{ tcp, udp }} meta mark set jhash {FIELDS[mode]} {jhash} {ported}")
-        rules.append(f"meta l4proto != {{ tcp, udp }} meta mark set jhash ip saddr {jhash} {portless}")
+        rules.append(
+            f"meta l4proto {{ tcp, udp }} meta mark set jhash {FIELDS[mode]} {jhash} {ported}"
+        )
+        rules.append(
+            f"meta l4proto != {{ tcp, udp }} meta mark set jhash ip saddr {jhash} {portless}"
+        )
     chain = "chain out { type filter hook output priority 0;\n" + "\n".join(rules) + "\n}"
     return "flush ruleset\ntable ip hashes {\n" + "\n".join(sets) + "\n" + chain + "\n}\n"
 
 
-def some_flows(rng: random.Random) -> list[Flow]:
+def some_flows(rng: random.Random) -> list[PacketFields]:
     flows = {
-        Flow(IPv4Address(address), protocol, port, port) for address in ("1.0.0.1", "223.255.255.254") for protocol in PORTED for port in (1, 65_535)
+        PacketFields(IPv4Address(address), protocol, port, port)
+        for address in ("1.0.0.1", "223.255.255.254")
+        for protocol in PORTED
+        for port in (1, 65_535)
     }
     while len(flows) < FLOWS:
         source = IPv4Address(rng.randrange(0x0100_0000, 0xE000_0000))
         ported = rng.random() < 0.75
         ports = (rng.randrange(1, 0x1_0000), rng.randrange(1, 0x1_0000)) if ported else ()
-        flows.add(Flow(source, rng.choice(PORTED if ported else PORTLESS), *ports))
+        flows.add(PacketFields(source, rng.choice(PORTED if ported else PORTLESS), *ports))
     return sorted(flows)
 
 
-def packet(flow: Flow) -> bytes:
-    tcp_syn = struct.pack(">HHIIBBHHH", flow.source_port, flow.dest_port, 0, 0, 5 << 4, 2, 1024, 0, 0)
+def packet(flow: PacketFields) -> bytes:
+    tcp_syn = struct.pack(
+        ">HHIIBBHHH", flow.source_port, flow.dest_port, 0, 0, 5 << 4, 2, 1024, 0, 0
+    )
     udp = struct.pack(">HHHH", flow.source_port, flow.dest_port, 8, 0)
-    payload = {socket.IPPROTO_TCP: tcp_syn, socket.IPPROTO_UDP: udp}.get(flow.protocol, struct.pack(">BBHI", 8, 0, 0, 0))
-    header = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 20 + len(payload), 0, 0, 64, flow.protocol, 0, flow.source.packed, bytes((192, 0, 2, 2)))
+    payload = {socket.IPPROTO_TCP: tcp_syn, socket.IPPROTO_UDP: udp}.get(
+        flow.protocol, struct.pack(">BBHI", 8, 0, 0, 0)
+    )
+    header = struct.pack(
+        ">BBHHHBBH4s4s",
+        0x45,
+        0,
+        20 + len(payload),
+        0,
+        0,
+        64,
+        flow.protocol,
+        0,
+        flow.source.packed,
+        bytes((192, 0, 2, 2)),
+    )
     return header + payload
 
 
-def buckets(namespace: Namespace, total: int) -> dict[Flow, int]:
+def buckets(namespace: Namespace, total: int) -> dict[PacketFields, int]:
     """What the kernel recorded."""
-    seen: dict[Flow, int] = {}
+    seen: dict[PacketFields, int] = {}
     for name in (f"ported{total}", f"portless{total}"):
         listing = json.loads(namespace.run("nft", "-j", "-n", "list", "set", "ip", "hashes", name))
         for element in listing["nftables"][1]["set"]["elem"]:
             source, protocol, *ports, bucket = element["concat"]
-            seen[Flow(IPv4Address(source), int(protocol), *ports)] = bucket
+            seen[PacketFields(IPv4Address(source), int(protocol), *ports)] = bucket
     return seen
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("mode", HashMode)
-def test_the_kernel_puts_each_flow_in_the_bucket_that_the_port_says(namespace: Namespace, mode: HashMode, seed: int) -> None:
+def test_the_kernel_puts_each_flow_in_the_bucket_that_the_port_says(
+    namespace: Namespace, mode: HashMode, seed: int
+) -> None:
     namespace.run("nft", "-f", "-", text=ruleset(mode, seed))
     flows = some_flows(random.Random(f"{mode} {seed}"))
     for flow in flows:

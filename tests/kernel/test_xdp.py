@@ -55,15 +55,25 @@ def admitted(file_system: Path, slot: int = 0, buckets: int = SERVICE.total_node
     table = library.get(place / "admitted")
     try:
         words = [
-            int.from_bytes(library.look_up(table, struct.pack("=I", slot * maps.WORDS + index), 8), sys.byteorder)
+            int.from_bytes(
+                library.look_up(table, struct.pack("=I", slot * maps.WORDS + index), 8),
+                sys.byteorder,
+            )
             for index in range(-(-buckets // maps.WORD_BITS))
         ]
     finally:
         os.close(table)
-    return {bucket for bucket in range(1, buckets + 1) if words[(bucket - 1) // 64] >> (bucket - 1) % 64 & 1}
+    return {
+        bucket
+        for bucket in range(1, buckets + 1)
+        if words[(bucket - 1) // 64] >> (bucket - 1) % 64 & 1
+    }
 
 
-@pytest.mark.parametrize(("wish", "shown"), [(Xdp.AUTO, "xdp"), (Xdp.NATIVE, "xdp"), (Xdp.GENERIC, "xdpgeneric"), (Xdp.OFF, "")])
+@pytest.mark.parametrize(
+    ("wish", "shown"),
+    [(Xdp.AUTO, "xdp"), (Xdp.NATIVE, "xdp"), (Xdp.GENERIC, "xdpgeneric"), (Xdp.OFF, "")],
+)
 def test_it_stands_while_the_dataplane_does(bpf: Path, wish: Xdp, shown: str) -> None:
     async def scenario() -> None:
         async with opened(xdp=wish):
@@ -78,17 +88,19 @@ def test_its_bits_are_at_any_time_what_nftables_admits(bpf: Path) -> None:
     async def scenario() -> None:
         async with opened(owned=(1, 2, 64, 65, 251)) as dataplane:
             assert admitted(bpf) == {1, 2, 64, 65, 251}
-            await dataplane.load(Move(frozenset({3}), frozenset({1})))
+            await dataplane.stage(Move(frozenset({3}), frozenset({1})))
             assert admitted(bpf) == {1, 2, 3, 64, 65, 251}
             await hand_over(dataplane, (3,), (1,))
             assert admitted(bpf) == {1, 2, 3, 64, 65, 251}  # connections may be kept in 1
-            await dataplane.forget(frozenset({1, 2}))
+            await dataplane.unpin(frozenset({1, 2}))
             assert admitted(bpf) == {2, 3, 64, 65, 251}  # 2 is in force
 
     asyncio.run(scenario())
 
 
-def test_it_admits_before_nftables_does_and_refuses_after(bpf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_admits_before_nftables_does_and_refuses_after(
+    bpf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def scenario() -> None:
         async with opened(owned=range(1, 100)) as dataplane:
             seen: list[bool] = []
@@ -102,7 +114,7 @@ def test_it_admits_before_nftables_does_and_refuses_after(bpf: Path, monkeypatch
             with monkeypatch.context() as watching:
                 watching.setattr(tables, "run", watched)
                 await hand_over(dataplane, range(100, 200), range(1, 50))
-                await dataplane.forget(frozenset(range(1, 50)))
+                await dataplane.unpin(frozenset(range(1, 50)))
             assert admitted(bpf) == dataplane._buckets.admitted == set(range(50, 200))
             assert all(seen)
 
@@ -122,9 +134,14 @@ def test_all_services_of_an_interface_share_one_program_and_the_last_detaches(bp
     asyncio.run(scenario())
 
 
-def test_an_interface_serves_so_many_and_no_more(bpf: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_interface_serves_so_many_and_no_more(
+    bpf: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async def scenario() -> None:
-        shared = [front.Front(replace(SERVICE, vip=IPv4Address(f"198.51.100.{number}")), Xdp.NATIVE) for number in range(1, maps.MAX_VIPS + 2)]
+        shared = [
+            front.XdpFilter(replace(SERVICE, vip=IPv4Address(f"198.51.100.{number}")), Xdp.NATIVE)
+            for number in range(1, maps.MAX_VIPS + 2)
+        ]
         for one in shared:
             one.open(ifindex(), None, frozenset())
         assert len(served(bpf)) == maps.MAX_VIPS
@@ -139,11 +156,15 @@ def test_an_interface_serves_so_many_and_no_more(bpf: Path, caplog: pytest.LogCa
 
 def foreign_program(bpf: Path) -> None:
     (bpf / "theirs").mkdir()
-    Bpf().install((SOURCE.parent / "early.bpf.o").read_bytes(), pins.PROGRAM, pins.MAPS, bpf / "theirs")
+    Bpf().install(
+        (SOURCE.parent / "early.bpf.o").read_bytes(), pins.PROGRAM, pins.MAPS, bpf / "theirs"
+    )
     run("ip", "link", "set", "dev", INTERFACE, "xdp", "pinned", str(bpf / "theirs" / pins.PROGRAM))
 
 
-def test_a_foreign_program_is_left_alone_and_said_so(bpf: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_foreign_program_is_left_alone_and_said_so(
+    bpf: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async def scenario() -> None:
         foreign_program(bpf)
         before = run("ip", "-d", "link", "show", "dev", INTERFACE)
@@ -154,7 +175,10 @@ def test_a_foreign_program_is_left_alone_and_said_so(bpf: Path, caplog: pytest.L
 
     asyncio.run(scenario())
     (said,) = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
-    assert said == "no XDP on eth0, nftables alone refuses foreign packets: another XDP program is attached, which is left alone"
+    assert (
+        said
+        == "no XDP on eth0, nftables alone refuses foreign packets: another XDP program is attached, which is left alone"
+    )
 
 
 DOOMED = """
@@ -166,9 +190,9 @@ from maglev0.core.service import Xdp
 async def main(service, owned):
     dataplane = Nftables(service, 60_000, xdp=Xdp.NATIVE)
     await dataplane.open()
-    await dataplane.load(Move(frozenset(owned), frozenset()))
+    await dataplane.stage(Move(frozenset(owned), frozenset()))
     for phase in Phase:
-        await dataplane.flip(phase)
+        await dataplane.commit(phase)
     os.kill(os.getpid(), signal.SIGKILL)
 
 asyncio.run(main(*pickle.load(sys.stdin.buffer)))
@@ -177,7 +201,9 @@ asyncio.run(main(*pickle.load(sys.stdin.buffer)))
 
 def killed_with(service: Service, *owned: int) -> None:
     """A daemon served the service and was killed."""
-    ended = subprocess.run([sys.executable, "-c", DOOMED], input=pickle.dumps((service, owned)), check=False)
+    ended = subprocess.run(
+        [sys.executable, "-c", DOOMED], input=pickle.dumps((service, owned)), check=False
+    )
     assert ended.returncode == -signal.SIGKILL
 
 
@@ -199,7 +225,9 @@ def test_what_a_killed_daemon_left_goes_on_and_is_adopted(bpf: Path) -> None:
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize("service", [SERVICE, replace(SERVICE, hash_seed=8)], ids=["the same", "hashed another way"])
+@pytest.mark.parametrize(
+    "service", [SERVICE, replace(SERVICE, hash_seed=8)], ids=["the same", "hashed another way"]
+)
 def test_left_without_a_daemon_to_follow_it_judges_no_more(bpf: Path, service: Service) -> None:
     async def scenario() -> None:
         killed_with(SERVICE, 5)
@@ -219,7 +247,9 @@ def test_other_settings_give_the_bits_another_meaning(bpf: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_another_versions_program_is_replaced_where_it_serves_nobody_else(bpf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_versions_program_is_replaced_where_it_serves_nobody_else(
+    bpf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def scenario() -> None:
         killed_with(SERVICE, 5)
         before = program_id()
@@ -260,7 +290,9 @@ def test_what_others_take_away_is_brought_back(bpf: Path) -> None:
     asyncio.run(scenario())
 
 
-def test_a_device_that_shares_the_interface_keeps_it_off_and_the_rules_in_prerouting(bpf: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_device_that_shares_the_interface_keeps_it_off_and_the_rules_in_prerouting(
+    bpf: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async def scenario() -> None:
         async with opened(owned=(7,)) as dataplane:
             assert "hook ingress" in run("nft", "-t", "list", "ruleset")
@@ -275,7 +307,9 @@ def test_a_device_that_shares_the_interface_keeps_it_off_and_the_rules_in_prerou
             assert "hook ingress" in run("nft", "-t", "list", "ruleset")
 
     asyncio.run(scenario())
-    assert "stacked shares the interface's packets, which our rules do not judge there" in caplog.text
+    assert (
+        "stacked shares the interface's packets, which our rules do not judge there" in caplog.text
+    )
 
 
 def test_jumbo_frames_are_no_obstacle(bpf: Path) -> None:
@@ -300,15 +334,25 @@ class Obstacle:
 
 OBSTACLES = {
     "no BPF file system": Obstacle("no BPF file system on ", mounted=False),
-    "built without clang": Obstacle("this installation has no XDP program: clang was missing when it was built; ", built=False),
+    "built without clang": Obstacle(
+        "this installation has no XDP program: clang was missing when it was built; ", built=False
+    ),
     "no libbpf": Obstacle("libnowhere.so.1 is missing; apt install libbpf1", library=False),
 }
 
 
 @pytest.mark.parametrize("obstacle", OBSTACLES.values(), ids=OBSTACLES)
-@pytest.mark.parametrize(("wish", "level"), [(Xdp.AUTO, logging.INFO), (Xdp.NATIVE, logging.WARNING)])
+@pytest.mark.parametrize(
+    ("wish", "level"), [(Xdp.AUTO, logging.INFO), (Xdp.NATIVE, logging.WARNING)]
+)
 def test_where_it_cannot_run_one_line_says_why_and_nftables_serves(
-    bpf: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, *, obstacle: Obstacle, wish: Xdp, level: int
+    bpf: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    obstacle: Obstacle,
+    wish: Xdp,
+    level: int,
 ) -> None:
     caplog.set_level(logging.INFO)
     if not obstacle.mounted:
@@ -328,7 +372,9 @@ def test_where_it_cannot_run_one_line_says_why_and_nftables_serves(
     asyncio.run(scenario())
     (said,) = [record for record in caplog.records if "no XDP" in record.message]
     assert said.levelno == level
-    assert said.message.startswith(f"no XDP on eth0, nftables alone refuses foreign packets: {obstacle.reason}")
+    assert said.message.startswith(
+        f"no XDP on eth0, nftables alone refuses foreign packets: {obstacle.reason}"
+    )
 
 
 def test_a_driver_that_cannot_is_told(bpf: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -339,7 +385,10 @@ def test_a_driver_that_cannot_is_told(bpf: Path, caplog: pytest.LogCaptureFixtur
             assert not served(bpf)
 
     asyncio.run(scenario())
-    assert "no XDP on driverless, nftables alone refuses foreign packets: attaching XDP: " in caplog.text
+    assert (
+        "no XDP on driverless, nftables alone refuses foreign packets: attaching XDP: "
+        in caplog.text
+    )
 
 
 def test_it_counts_what_it_passes_and_drops(bpf: Path) -> None:
@@ -352,7 +401,9 @@ def test_it_counts_what_it_passes_and_drops(bpf: Path) -> None:
             program.close()
             assert 0 < dropped == sum(rules.drop(frame) for frame in frames) < 100
             passed = maps.Counter(100 - dropped, (100 - dropped) * 46)
-            assert dataplane._front.counters() == maps.Counters(passed, maps.Counter(dropped, dropped * 46))
+            assert dataplane._xdp_filter.counters() == maps.XdpCounters(
+                passed, maps.Counter(dropped, dropped * 46)
+            )
 
     asyncio.run(scenario())
 
@@ -364,13 +415,19 @@ def test_an_address_that_comes_counts_from_zero(bpf: Path) -> None:
                 program = Program(bpf)
                 program.drops(udp(IPv4Address("192.0.2.9")))
             async with opened() as again:
-                assert again._front.counters() == maps.Counters(maps.Counter(0, 0), maps.Counter(0, 0))
+                assert again._xdp_filter.counters() == maps.XdpCounters(
+                    maps.Counter(0, 0), maps.Counter(0, 0)
+                )
             program.close()
-            assert second._front.counters() == maps.Counters(maps.Counter(0, 0), maps.Counter(0, 0))
+            assert second._xdp_filter.counters() == maps.XdpCounters(
+                maps.Counter(0, 0), maps.Counter(0, 0)
+            )
 
     asyncio.run(scenario())
 
 
 def udp(source: IPv4Address) -> bytes:
-    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 46, 0, 0, 64, 17, 0, source.packed, SERVICE.vip.packed)
+    head = struct.pack(
+        "!BBHHHBBH4s4s", 0x45, 0, 46, 0, 0, 64, 17, 0, source.packed, SERVICE.vip.packed
+    )
     return (bytes(12) + b"\x08\x00" + head).ljust(60, b"\0")

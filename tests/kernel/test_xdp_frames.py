@@ -30,7 +30,9 @@ PAST = f"table ip past {{ chain past {{ type filter hook prerouting priority -14
 
 def past() -> int:
     """How many packets for the VIP the rules have let through."""
-    return int(run("nft", "list", "table", "ip", "past").partition("counter packets ")[2].split()[0])
+    return int(
+        run("nft", "list", "table", "ip", "past").partition("counter packets ")[2].split()[0]
+    )
 
 
 def test_the_kernels_own_rules_refuse_whatever_it_drops(bpf: Path) -> None:
@@ -41,7 +43,10 @@ def test_the_kernels_own_rules_refuse_whatever_it_drops(bpf: Path) -> None:
             await renew(dataplane)
             run("nft", PAST)
             program, rng = Program(bpf), random.Random(4)
-            frames = [bytes.fromhex(SERVICE.cluster_mac.replace(":", "")) + frame(rng, SERVICE.vip)[6:] for _frame in range(10_000)]
+            frames = [
+                bytes.fromhex(SERVICE.cluster_mac.replace(":", "")) + frame(rng, SERVICE.vip)[6:]
+                for _frame in range(10_000)
+            ]
             dropped = [made for made in frames if program.drops(made)]
             program.close()
             inject(bpf, dropped)
@@ -58,7 +63,9 @@ def inject(bpf: Path, frames: Iterable[bytes]) -> None:
     library, place = Bpf(), bpf / "passing"
     if not place.exists():
         place.mkdir()
-        library.install((SOURCE.parent / "early.bpf.o").read_bytes(), pins.PROGRAM, pins.MAPS, place)
+        library.install(
+            (SOURCE.parent / "early.bpf.o").read_bytes(), pins.PROGRAM, pins.MAPS, place
+        )
     program = library.get(place / pins.PROGRAM)
     try:
         for made in frames:
@@ -67,6 +74,8 @@ def inject(bpf: Path, frames: Iterable[bytes]) -> None:
         os.close(program)
 
 
-def test_a_program_that_drops_fragments_would_be_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_that_drops_fragments_would_be_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     planted(tmp_path, monkeypatch, "|| (ip->frag_off & bpf_htons(0x3fff))", "")
     assert any(outcome.wrongly_dropped for _service, outcome in fuzz_xdp.run(9_000, seed=3))

@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address
 
-from maglev0.core.packet_hash import Flow, PacketHash
+from maglev0.core.packet_hash import PacketFields, PacketHash
 from maglev0.core.service import HashFamily, Service
 from maglev0.lab.testbed import addresses, claim, namespace, network
 from maglev0.lab.testbed.network import TRAFFIC, Socket
@@ -66,22 +66,47 @@ class Client:
         """Whether data sent now is acknowledged."""
         before = self.sequence
         answers = self.ask(PSH | ACK, b"data")
-        return any(not answer.flags & RST and answer.acknowledged == before + 4 for answer in answers)
+        return any(
+            not answer.flags & RST and answer.acknowledged == before + 4 for answer in answers
+        )
 
     def datagram(self) -> bool:
         """Whether a datagram is answered."""
-        self.wire.send(self.address, socket.IPPROTO_UDP, struct.pack("!HHHH", self.port, PORT, 12, 0) + b"who?")
+        self.wire.send(
+            self.address, socket.IPPROTO_UDP, struct.pack("!HHHH", self.port, PORT, 12, 0) + b"who?"
+        )
         return bool(self.wire.answers(self.address, socket.IPPROTO_UDP))
 
     def ping(self) -> bool:
         """Whether an echo request is answered."""
         bare = struct.pack("!BBHHH", 8, 0, 0, self.port, 1)
-        self.wire.send(self.address, socket.IPPROTO_ICMP, bare[:2] + struct.pack("!H", checksum(bare)) + bare[4:])
+        self.wire.send(
+            self.address,
+            socket.IPPROTO_ICMP,
+            bare[:2] + struct.pack("!H", checksum(bare)) + bare[4:],
+        )
         return bool(self.wire.answers(self.address, socket.IPPROTO_ICMP))
 
     def _segment(self, flags: int, data: bytes) -> bytes:
-        bare = _TCP.pack(self.port, PORT, self.sequence, self.acknowledged if flags & ACK else 0, 5 << 4, flags, 64_000, 0, 0) + data
-        pseudo = self.address.packed + self.wire.service.vip.packed + struct.pack("!HH", socket.IPPROTO_TCP, len(bare))
+        bare = (
+            _TCP.pack(
+                self.port,
+                PORT,
+                self.sequence,
+                self.acknowledged if flags & ACK else 0,
+                5 << 4,
+                flags,
+                64_000,
+                0,
+                0,
+            )
+            + data
+        )
+        pseudo = (
+            self.address.packed
+            + self.wire.service.vip.packed
+            + struct.pack("!HH", socket.IPPROTO_TCP, len(bare))
+        )
         return bare[:16] + struct.pack("!H", checksum(pseudo + bare)) + bare[18:]
 
 
@@ -90,11 +115,15 @@ class Wire:
 
     def __init__(self, service: Service, client: str) -> None:
         self.service = service
-        self._hashing = PacketHash(HashFamily.NFTABLES, service.hash_mode, service.hash_seed, service.total_nodes)
+        self._hashing = PacketHash(
+            HashFamily.NFTABLES, service.hash_mode, service.hash_seed, service.total_nodes
+        )
         self._ports = iter(range(20_000, 60_000))
         self.listener = socket.create_server(("0.0.0.0", PORT), backlog=100)  # noqa: S104  the VIP comes later
         self._datagrams = _udp("0.0.0.0", PORT)  # noqa: S104
-        self._datagrams.setsockopt(socket.IPPROTO_IP, 8, 1)  # IP_PKTINFO: the answer comes from the address that was asked
+        self._datagrams.setsockopt(
+            socket.IPPROTO_IP, 8, 1
+        )  # IP_PKTINFO: the answer comes from the address that was asked
         self._datagrams.setblocking(False)
         self._marker = _udp(str(ADDRESS), MARKER_PORT)
         self._client = client
@@ -107,7 +136,16 @@ class Wire:
     def reach(self, mac: str) -> None:
         """Send to that MAC from now on."""
         with namespace.inside(self._client):
-            neighbour = ("ip", "neighbour", "replace", str(self.service.vip), "lladdr", mac, "dev", INTERFACE)
+            neighbour = (
+                "ip",
+                "neighbour",
+                "replace",
+                str(self.service.vip),
+                "lladdr",
+                mac,
+                "dev",
+                INTERFACE,
+            )
             subprocess.run(neighbour, check=True)
 
     def close(self) -> None:
@@ -116,18 +154,35 @@ class Wire:
 
     def client(self, bucket: int) -> Client:
         """A client that was not there before, with an address in that bucket."""
-        address = next(a for a in addresses.PROBERS.hosts() if self._hashing.node_number(Flow(a, socket.IPPROTO_TCP)) == bucket)
+        address = next(
+            a
+            for a in addresses.PROBERS.hosts()
+            if self._hashing.node_number(PacketFields(a, socket.IPPROTO_TCP)) == bucket
+        )
         return Client(self, bucket, address, next(self._ports))
 
-    def send(self, source: IPv4Address, protocol: int, payload: bytes, destination: IPv4Address | None = None) -> None:
+    def send(
+        self,
+        source: IPv4Address,
+        protocol: int,
+        payload: bytes,
+        destination: IPv4Address | None = None,
+    ) -> None:
         to = destination or self.service.vip
-        header = _IP.pack(0x45, 0, 20 + len(payload), 0, 0, 64, protocol, 0, source.packed, to.packed)
+        header = _IP.pack(
+            0x45, 0, 20 + len(payload), 0, 0, 64, protocol, 0, source.packed, to.packed
+        )
         self._raw.sendto(header + payload, (str(to), 0))
 
     def answers(self, client: IPv4Address, protocol: int) -> list[bytes]:
         """What the VIP has answered by the time that a datagram sent now to the host's own address, which nobody judges, has come and gone."""
         self._answer_datagrams()
-        self.send(client, socket.IPPROTO_UDP, struct.pack("!HHHH", MARKER_PORT, MARKER_PORT, 8, 0), ADDRESS)
+        self.send(
+            client,
+            socket.IPPROTO_UDP,
+            struct.pack("!HHHH", MARKER_PORT, MARKER_PORT, 8, 0),
+            ADDRESS,
+        )
         self._marker.recvfrom(100)
         self._answer_datagrams()
         self._marker.sendto(b"", (str(client), MARKER_PORT))
@@ -146,10 +201,17 @@ class Wire:
     def _answer_datagrams(self) -> None:
         while True:
             try:
-                data, ancillary, _flags, sender = self._datagrams.recvmsg(100, socket.CMSG_SPACE(12))
+                data, ancillary, _flags, sender = self._datagrams.recvmsg(
+                    100, socket.CMSG_SPACE(12)
+                )
             except BlockingIOError:
                 return
-            self._datagrams.sendmsg([data], [(level, kind, bytes(4) + info[4:]) for level, kind, info in ancillary], 0, sender)
+            self._datagrams.sendmsg(
+                [data],
+                [(level, kind, bytes(4) + info[4:]) for level, kind, info in ancillary],
+                0,
+                sender,
+            )
 
 
 @contextmanager
@@ -163,7 +225,16 @@ def wired(host: Host, service: Service) -> Iterator[Wire]:
         with namespace.inside(client):
             host.run("ip", "route", "add", f"{service.vip}/32", "dev", INTERFACE)
             host.run("ip", "route", "add", "blackhole", str(addresses.PROBERS))
-        host.run("ip", "route", "add", str(addresses.PROBERS), "via", str(addresses.CLIENT_ROUTER), "dev", INTERFACE)
+        host.run(
+            "ip",
+            "route",
+            "add",
+            str(addresses.PROBERS),
+            "via",
+            str(addresses.CLIENT_ROUTER),
+            "dev",
+            INTERFACE,
+        )
         with closing(Wire(service, client)) as wire:
             wire.reach(service.cluster_mac)
             yield wire
@@ -182,7 +253,9 @@ def checksum(data: bytes) -> int:
 
 def _parse(packet: bytes) -> Segment:
     segment = packet[4 * (packet[0] & 0xF) : struct.unpack_from("!H", packet, 2)[0]]
-    _source, _to, sequence, acknowledged, offset, flags, _window, _sum, _urgent = _TCP.unpack_from(segment)
+    _source, _to, sequence, acknowledged, offset, flags, _window, _sum, _urgent = _TCP.unpack_from(
+        segment
+    )
     return Segment(flags, sequence, acknowledged, segment[4 * (offset >> 4) :])
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import pytest
 
-from maglev0.core.packet_hash import Flow, PacketHash
+from maglev0.core.packet_hash import PacketFields, PacketHash
 from maglev0.core.service import HashFamily, HashMode, Service, Xdp
 from maglev0.dataplane.nftables.dataplane import Nftables
 from maglev0.dataplane.xdp import pins
@@ -27,7 +27,9 @@ from tests.bench.generator import checksum
 from tests.kernel.nft import hand_over
 from tests.support.one_host import INTERFACE, one_host
 
-SERVICE = Service(IPv4Address("198.51.100.1"), INTERFACE, "03:bf:c6:33:64:01", 251, HashMode.SOURCE_IP, 7)
+SERVICE = Service(
+    IPv4Address("198.51.100.1"), INTERFACE, "03:bf:c6:33:64:01", 251, HashMode.SOURCE_IP, 7
+)
 SECOND = replace(SERVICE, vip=IPv4Address("198.51.100.2"), cluster_mac="03:bf:c6:33:64:02")
 SOURCE = Path(pins.__file__).parent / "early.bpf.c"
 LEASE_MS = 60_000
@@ -78,7 +80,11 @@ class Rules(NamedTuple):
     def drop(self, frame: bytes) -> bool:
         """Whether a frame is for the VIP and foreign; what the kernel would refuse as malformed before that counts as whatever it says."""
         packet = frame[_ETHERNET:]
-        if frame[12:14] != b"\x08\x00" or len(packet) < _IP or packet[16:20] != self.service.vip.packed:
+        if (
+            frame[12:14] != b"\x08\x00"
+            or len(packet) < _IP
+            or packet[16:20] != self.service.vip.packed
+        ):
             return False
         protocol, offset = packet[9], (packet[0] & 0xF) * 4
         payload = packet[offset:]
@@ -86,14 +92,30 @@ class Rules(NamedTuple):
             return False
         if protocol == ICMP and payload[:1] and payload[0] in _ICMP_ERRORS:
             return False
-        ports = struct.unpack("!HH", payload[:4]) if protocol in (TCP, UDP) and len(payload) >= 4 else (0, 0)
-        hashing = PacketHash(HashFamily.NFTABLES, self.service.hash_mode, self.service.hash_seed, self.service.total_nodes)
-        return hashing.node_number(Flow(IPv4Address(packet[12:16]), protocol, *ports)) not in self.admitted
+        ports = (
+            struct.unpack("!HH", payload[:4])
+            if protocol in (TCP, UDP) and len(payload) >= 4
+            else (0, 0)
+        )
+        hashing = PacketHash(
+            HashFamily.NFTABLES,
+            self.service.hash_mode,
+            self.service.hash_seed,
+            self.service.total_nodes,
+        )
+        return (
+            hashing.node_number(PacketFields(IPv4Address(packet[12:16]), protocol, *ports))
+            not in self.admitted
+        )
 
     def must_drop(self, frame: bytes) -> bool:
         """The same for a frame that nothing is wrong or odd with, which the program has to recognize: else it would be of no use."""
         packet = frame[_ETHERNET:]
-        plain = len(packet) >= _IP + 8 and packet[0] == 0x45 and int.from_bytes(packet[2:4], "big") == len(packet)
+        plain = (
+            len(packet) >= _IP + 8
+            and packet[0] == 0x45
+            and int.from_bytes(packet[2:4], "big") == len(packet)
+        )
         return plain and self.drop(frame)
 
 
@@ -110,7 +132,22 @@ def frame(rng: random.Random, vip: IPv4Address) -> bytes:
     version = 4 if rng.random() < 0.97 else rng.randrange(16)
     dest = vip.packed if rng.random() < 0.95 else rng.randbytes(4)
     source = rng.randbytes(4)
-    head = struct.pack("!BBHHHBBH4s4s", version << 4 | words, 0, length, rng.randrange(1 << 16), fragment, 64, protocol, 0, source, dest) + options
+    head = (
+        struct.pack(
+            "!BBHHHBBH4s4s",
+            version << 4 | words,
+            0,
+            length,
+            rng.randrange(1 << 16),
+            fragment,
+            64,
+            protocol,
+            0,
+            source,
+            dest,
+        )
+        + options
+    )
     sound = checksum(head) if rng.random() < 0.95 else rng.randrange(1 << 16)
     return _wrapped(rng, head[:10] + sound.to_bytes(2, "big") + head[12:] + payload)
 
@@ -129,7 +166,9 @@ def _wrapped(rng: random.Random, packet: bytes) -> bytes:
 
 
 @asynccontextmanager
-async def opened(service: Service = SERVICE, xdp: Xdp = Xdp.NATIVE, owned: Iterable[int] = ()) -> AsyncIterator[Nftables]:
+async def opened(
+    service: Service = SERVICE, xdp: Xdp = Xdp.NATIVE, owned: Iterable[int] = ()
+) -> AsyncIterator[Nftables]:
     dataplane = Nftables(service, LEASE_MS, xdp=xdp)
     try:
         await dataplane.open()

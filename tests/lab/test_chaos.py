@@ -27,11 +27,21 @@ TIMEOUT_S = 240
 @pytest.mark.kernel
 @pytest.mark.zookeeper
 def test_one_round_of_chaos_is_as_promised(tmp_path: Path) -> None:
-    done = chaos("--seconds=60", "--seed=1", "--nodes=4", f"--faults={SHORT}", f"--logs={tmp_path}", "--json")
+    done = chaos(
+        "--seconds=60", "--seed=1", "--nodes=4", f"--faults={SHORT}", f"--logs={tmp_path}", "--json"
+    )
     report = json.loads(done.stdout)
     assert report["faults"] == [], done.stderr
     assert done.returncode == 0
-    assert {row["cause"] for row in report["causes"]} >= {"quiet", "join", "leave", "kill", "restart", "weight", "pause, long"}
+    assert {row["cause"] for row in report["causes"]} >= {
+        "quiet",
+        "join",
+        "leave",
+        "kill",
+        "restart",
+        "weight",
+        "pause, long",
+    }
     assert all(row["doubles"] == 0 for row in report["causes"])
     assert sum(row["held"] for row in report["causes"]) >= 2000
 
@@ -39,7 +49,10 @@ def test_one_round_of_chaos_is_as_promised(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--faults=join,earthquake"], "--faults=join,earthquake: no such fault: earthquake; chaos --help names all"),
+        (
+            ["--faults=join,earthquake"],
+            "--faults=join,earthquake: no such fault: earthquake; chaos --help names all",
+        ),
         (["--nodes=2"], "--nodes=2: must be a number from 3 to 10"),
         (["--zk-loss=maybe"], "--zk-loss=maybe: must be release or hold"),
         (["--seconds=long"], "--seconds=long: must be a number from 0 to 86400"),

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from maglev0.lab.testbed import addresses
-from maglev0.lab.testbed.cluster import Cluster, Settings
-from maglev0.lab.traffic.clients import Clients, Pace, Result
-from maglev0.lab.traffic.raw import Kind
+from maglev0.lab.testbed.cluster import Lab, LabSettings
+from maglev0.lab.traffic.clients import ClientResult, Clients, Pace
+from maglev0.lab.traffic.raw import RequestKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,21 +28,26 @@ A_WHILE_S = 0.6
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with Cluster(Settings(nodes=2)) as lab:
-        _run(lab.client, f"ip neighbour add {addresses.VIP} lladdr {MULTICAST_MAC} nud permanent dev eth0")
+def cluster() -> Iterator[Lab]:
+    with Lab(LabSettings(nodes=2)) as lab:
+        _run(
+            lab.client,
+            f"ip neighbour add {addresses.VIP} lladdr {MULTICAST_MAC} nud permanent dev eth0",
+        )
         yield lab
 
 
 @pytest.fixture(autouse=True)
-def _nothing_planted(cluster: Cluster) -> Iterator[None]:
+def _nothing_planted(cluster: Lab) -> Iterator[None]:
     yield
     for node in cluster.nodes.values():
         _run(node.machine.namespace, "nft flush ruleset")
         _run(node.machine.namespace, "ip address flush dev lo to 198.51.100.0/24")
 
 
-def watch(cluster: Cluster, then: Callable[[Clients], object] | None = None, pace: Pace = PACE) -> Result:
+def watch(
+    cluster: Lab, then: Callable[[Clients], object] | None = None, pace: Pace = PACE
+) -> ClientResult:
     """What the client saw, `then` having been done while it asked."""
     with Clients(cluster, pace) as clients:
         clients.wait_held()
@@ -53,55 +58,68 @@ def watch(cluster: Cluster, then: Callable[[Clients], object] | None = None, pac
         return clients.stop()
 
 
-def doubles(result: Result) -> int:
+def doubles(result: ClientResult) -> int:
     return sum(result.tally.is_double(number) for number in range(len(result.tally)))
 
 
-def lost(result: Result) -> list[int]:
+def lost(result: ClientResult) -> list[int]:
     return [number for number in range(len(result.tally)) if result.tally.owner(number) is None]
 
 
-def test_one_answerer_is_found_once_each_time(cluster: Cluster) -> None:
+def test_one_answerer_is_found_once_each_time(cluster: Lab) -> None:
     _serve(cluster, 1)
     result = watch(cluster)
     assert doubles(result) == 0
     assert lost(result) == []
-    assert set(result.tally.kinds) == set(Kind)
+    assert set(result.tally.kinds) == set(RequestKind)
     assert set(result.tally.sources) == set(PACE.sources)
     assert {result.tally.owner(number) for number in range(len(result.tally))} == {1}
     assert Counter(turn.what for turn in result.turns) == {"opened": 20}
 
 
-def test_a_second_answerer_is_seen_in_every_way(cluster: Cluster) -> None:
+def test_a_second_answerer_is_seen_in_every_way(cluster: Lab) -> None:
     _serve(cluster, 1)
     result = watch(cluster, lambda _clients: _serve(cluster, 2))
-    twice = Counter(Kind(result.tally.kinds[number]) for number in range(len(result.tally)) if result.tally.is_double(number))
-    assert set(twice) == set(Kind)
-    assert {turn.what for turn in result.turns} >= {"foreign", "reset"}, "the second node resets what it does not know"
+    twice = Counter(
+        RequestKind(result.tally.kinds[number])
+        for number in range(len(result.tally))
+        if result.tally.is_double(number)
+    )
+    assert set(twice) == set(RequestKind)
+    assert {turn.what for turn in result.turns} >= {"foreign", "reset"}, (
+        "the second node resets what it does not know"
+    )
 
 
-def test_a_source_nobody_answers_is_lost_and_no_other(cluster: Cluster) -> None:
+def test_a_source_nobody_answers_is_lost_and_no_other(cluster: Lab) -> None:
     _serve(cluster, 1)
     _plant(cluster, 1, f"ip saddr {DEAF} drop")
     result = watch(cluster)
     assert {result.tally.sources[number] for number in lost(result)} == {3}
-    assert all(result.tally.owner(number) == 1 for number in range(len(result.tally)) if result.tally.sources[number] != 3)
+    assert all(
+        result.tally.owner(number) == 1
+        for number in range(len(result.tally))
+        if result.tally.sources[number] != 3
+    )
 
 
-def test_those_who_wait_learn_when_all_are_served_again(cluster: Cluster) -> None:
+def test_those_who_wait_learn_when_all_are_served_again(cluster: Lab) -> None:
     _serve(cluster, 1)
 
     def mend(clients: Clients) -> None:
         _plant(cluster, 1, f"ip saddr {DEAF} drop")
         time.sleep(A_WHILE_S)
         assert _falls_short(clients)
-        _run(cluster.nodes[1].machine.namespace, "nft flush chain ip planted incoming; add rule ip planted incoming meta pkttype set host")
+        _run(
+            cluster.nodes[1].machine.namespace,
+            "nft flush chain ip planted incoming; add rule ip planted incoming meta pkttype set host",
+        )
         clients.wait_served(5.0)
 
     assert lost(watch(cluster, mend)) != []
 
 
-def test_a_connection_that_stalls_is_timed_and_goes_on(cluster: Cluster) -> None:
+def test_a_connection_that_stalls_is_timed_and_goes_on(cluster: Lab) -> None:
     _serve(cluster, 1)
 
     def interrupt(clients: Clients) -> None:
@@ -117,7 +135,7 @@ def test_a_connection_that_stalls_is_timed_and_goes_on(cluster: Cluster) -> None
     assert set(turns) == {"opened", "stalled"}
 
 
-def test_retired_connections_end_in_order_and_others_take_their_places(cluster: Cluster) -> None:
+def test_retired_connections_end_in_order_and_others_take_their_places(cluster: Lab) -> None:
     _serve(cluster, 1)
 
     def retire(clients: Clients) -> None:
@@ -126,10 +144,13 @@ def test_retired_connections_end_in_order_and_others_take_their_places(cluster: 
         assert clients.retire(1) == 20
         clients.wait_held()
 
-    assert Counter(turn.what for turn in watch(cluster, retire).turns) == {"opened": 40, "closed": 20}
+    assert Counter(turn.what for turn in watch(cluster, retire).turns) == {
+        "opened": 40,
+        "closed": 20,
+    }
 
 
-def test_a_service_that_ends_breaks_what_it_held(cluster: Cluster) -> None:
+def test_a_service_that_ends_breaks_what_it_held(cluster: Lab) -> None:
     _serve(cluster, 2)
     service = cluster.nodes[2].responder
     result = watch(cluster, lambda _clients: service.kill())
@@ -147,7 +168,7 @@ def _falls_short(clients: Clients) -> bool:
     return False
 
 
-def _serve(cluster: Cluster, number: int) -> None:
+def _serve(cluster: Lab, number: int) -> None:
     """Have a node answer everything."""
     _run(cluster.nodes[number].machine.namespace, f"ip address add {addresses.VIP}/32 dev lo")
     rules = "add table ip planted; add chain ip planted incoming { type filter hook prerouting priority -300; }"
@@ -156,17 +177,27 @@ def _serve(cluster: Cluster, number: int) -> None:
     _plant(cluster, number, "meta pkttype set host")
 
 
-def _plant(cluster: Cluster, number: int, rule: str) -> None:
+def _plant(cluster: Lab, number: int, rule: str) -> None:
     _run(cluster.nodes[number].machine.namespace, f"nft add rule ip planted incoming {rule}")
 
 
 def _run(namespace: str, command: str) -> str:
     program, _, arguments = command.partition(" ")
     split = [arguments] if program == "nft" else arguments.split()
-    return subprocess.run(["nsenter", f"--net=/run/netns/{namespace}", program, *split], text=True, check=True, capture_output=True).stdout
+    return subprocess.run(
+        ["nsenter", f"--net=/run/netns/{namespace}", program, *split],
+        text=True,
+        check=True,
+        capture_output=True,
+    ).stdout
 
 
 def test_the_pace_reaches_the_client_as_it_is() -> None:
     assert json.dumps(PACE.arguments()) == json.dumps(
-        ["--sources=0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15", "--rate=300", "--held-rate=100", "--connections=20"]
+        [
+            "--sources=0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15",
+            "--rate=300",
+            "--held-rate=100",
+            "--connections=20",
+        ]
     )

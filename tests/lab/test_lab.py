@@ -16,7 +16,7 @@ import pytest
 from maglev0.lab.demo.narration import Narrator
 from maglev0.lab.demo.story import Demo
 from maglev0.lab.testbed import claim, namespace
-from maglev0.lab.testbed.cluster import Cluster, Settings
+from maglev0.lab.testbed.cluster import Lab, LabSettings
 from maglev0.lab.testbed.process import Process, python_module
 
 if TYPE_CHECKING:
@@ -36,32 +36,39 @@ MOMENTS = [
 ]
 
 
-class Lab:
+class LabRun:
     """`maglev0 lab` with arguments, run as a user would."""
 
     def __init__(self, directory: Path, *arguments: str) -> None:
-        self.process = Process("lab", python_module("maglev0", "lab", *arguments), directory / "lab.log")
+        self.process = Process(
+            "lab", python_module("maglev0", "lab", *arguments), directory / "lab.log"
+        )
         self.name = f"mg{self.process.pid}"
 
     @property
     def remains(self) -> list[str]:
         """Whatever is left of it: namespaces (with what runs in them), directory."""
         directory = claim.directory_of(self.name)
-        return [*namespace.names(f"{self.name}-"), *([str(directory)] if directory.exists() else [])]
+        return [
+            *namespace.names(f"{self.name}-"),
+            *([str(directory)] if directory.exists() else []),
+        ]
 
 
 @pytest.fixture
-def cleaned() -> Iterator[list[Lab]]:
+def cleaned() -> Iterator[list[LabRun]]:
     """Labs put here are ended after the test, also when it failed."""
-    labs: list[Lab] = []
+    labs: list[LabRun] = []
     yield labs
     for lab in labs:
         lab.process.kill()
         claim.remove(lab.name)
 
 
-def test_the_demo_ends_by_itself_with_every_request_answered_once(tmp_path: Path, cleaned: list[Lab]) -> None:
-    lab = Lab(tmp_path, "--nodes=3")
+def test_the_demo_ends_by_itself_with_every_request_answered_once(
+    tmp_path: Path, cleaned: list[LabRun]
+) -> None:
+    lab = LabRun(tmp_path, "--nodes=3")
     cleaned.append(lab)
     assert lab.process.wait(DEMO_TIMEOUT_S) == 0, lab.process.output()
     story = lab.process.output()
@@ -75,8 +82,10 @@ def test_the_demo_ends_by_itself_with_every_request_answered_once(tmp_path: Path
 
 
 @pytest.mark.parametrize(("number", "moment"), MOMENTS)
-def test_a_signal_leaves_nothing_behind(tmp_path: Path, cleaned: list[Lab], number: signal.Signals, moment: str) -> None:
-    lab = Lab(tmp_path, "--nodes=2")
+def test_a_signal_leaves_nothing_behind(
+    tmp_path: Path, cleaned: list[LabRun], number: signal.Signals, moment: str
+) -> None:
+    lab = LabRun(tmp_path, "--nodes=2")
     cleaned.append(lab)
     lab.process.wait_line(moment, DEMO_TIMEOUT_S)
     lab.process.signal(number)
@@ -84,8 +93,8 @@ def test_a_signal_leaves_nothing_behind(tmp_path: Path, cleaned: list[Lab], numb
     assert lab.remains == []
 
 
-def test_after_kill_9_the_next_end_sweeps(tmp_path: Path, cleaned: list[Lab]) -> None:
-    lab = Lab(tmp_path, "--nodes=2")
+def test_after_kill_9_the_next_end_sweeps(tmp_path: Path, cleaned: list[LabRun]) -> None:
+    lab = LabRun(tmp_path, "--nodes=2")
     cleaned.append(lab)
     lab.process.wait_line(r"members \[1, 2\]", DEMO_TIMEOUT_S)
     refused = _maglev0_lab("--end", lab.name)
@@ -98,31 +107,49 @@ def test_after_kill_9_the_next_end_sweeps(tmp_path: Path, cleaned: list[Lab]) ->
     assert lab.remains == []
 
 
-def test_a_kept_lab_serves_until_it_is_ended(tmp_path: Path, cleaned: list[Lab]) -> None:
-    lab = Lab(tmp_path, "--nodes=2", "--total-nodes=251", "--keep")
+def test_a_kept_lab_serves_until_it_is_ended(tmp_path: Path, cleaned: list[LabRun]) -> None:
+    lab = LabRun(tmp_path, "--nodes=2", "--total-nodes=251", "--keep")
     cleaned.append(lab)
     assert lab.process.wait(DEMO_TIMEOUT_S) == 0, lab.process.output()
     counting = re.search(r"count 2000 answers +(.*)", lab.process.output())
     assert counting is not None
-    counted = subprocess.run([*counting[1].split(), "--requests=200"], capture_output=True, text=True, check=False)
-    assert "200 requests from 200 clients: answered once 200, twice or more 0, never 0" in counted.stdout, counted
+    counted = subprocess.run(
+        [*counting[1].split(), "--requests=200"], capture_output=True, text=True, check=False
+    )
+    assert (
+        "200 requests from 200 clients: answered once 200, twice or more 0, never 0"
+        in counted.stdout
+    ), counted
     assert f"maglev0 lab --end {lab.name}" in lab.process.output()
     assert _maglev0_lab("--end", lab.name).returncode == 0
     assert lab.remains == []
 
 
-def test_a_request_that_nobody_answers_makes_the_demo_fail(capsys: pytest.CaptureFixture[str]) -> None:
-    with Cluster(Settings(nodes=2)) as cluster:
+def test_a_request_that_nobody_answers_makes_the_demo_fail(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with Lab(LabSettings(nodes=2)) as cluster:
         rules = "table ip planted { chain incoming { type filter hook input priority 0; ip saddr 198.18.100.0/28 udp dport 8000 drop; }; }"
-        subprocess.run(["nsenter", f"--net={namespace.path_of(cluster.nodes[1].machine.namespace)}", "nft", rules], check=True)
+        subprocess.run(
+            [
+                "nsenter",
+                f"--net={namespace.path_of(cluster.nodes[1].machine.namespace)}",
+                "nft",
+                rules,
+            ],
+            check=True,
+        )
         assert Demo(cluster, Narrator()).tell() == 1
     story = capsys.readouterr().out
-    assert "NOT AS PROMISED: without backend-2: 2000 requests from 250 clients: answered once 1940, twice or more 0, never 60" in story
+    assert (
+        "NOT AS PROMISED: without backend-2: 2000 requests from 250 clients: answered once 1940, twice or more 0, never 60"
+        in story
+    )
     assert "60 requests of 15 clients, sent" in story
 
 
 def test_a_power_cut_is_no_orderly_leave() -> None:
-    with Cluster(Settings(nodes=2, session_timeout_s=1.0)) as cluster:
+    with Lab(LabSettings(nodes=2, session_timeout_s=1.0)) as cluster:
         cluster.start()
         cluster.nodes[2].power_off()
         assert cluster.live() == (1,)
@@ -135,11 +162,23 @@ def test_a_power_cut_is_no_orderly_leave() -> None:
     [
         (["--nodes=1"], "--nodes=1: must be a whole number from 2 to 50"),
         (["--nodes=x"], "--nodes=x: must be a whole number from 2 to 50"),
-        (["--nodes=5", "--total-nodes=4"], "--total-nodes=4: must be a whole number from 5 to 1048576"),
+        (
+            ["--nodes=5", "--total-nodes=4"],
+            "--total-nodes=4: must be a whole number from 5 to 1048576",
+        ),
         (["--dataplane=xdp"], "--dataplane=xdp: must be auto, clusterip or nftables"),
-        (["--session-timeout=60"], "--session-timeout=60: must be a number of seconds from 0.4 to 4"),
-        (["--session-timeout=nan"], "--session-timeout=nan: must be a number of seconds from 0.4 to 4"),
-        (["--bogus"], "cannot read the command line: lab --bogus; maglev0 lab --help shows what is allowed"),
+        (
+            ["--session-timeout=60"],
+            "--session-timeout=60: must be a number of seconds from 0.4 to 4",
+        ),
+        (
+            ["--session-timeout=nan"],
+            "--session-timeout=nan: must be a number of seconds from 0.4 to 4",
+        ),
+        (
+            ["--bogus"],
+            "cannot read the command line: lab --bogus; maglev0 lab --help shows what is allowed",
+        ),
     ],
 )
 def test_a_wrong_flag_is_one_line_and_status_2(arguments: list[str], complaint: str) -> None:
@@ -149,16 +188,31 @@ def test_a_wrong_flag_is_one_line_and_status_2(arguments: list[str], complaint: 
 
 def test_a_name_that_is_no_labs_is_refused() -> None:
     done = _maglev0_lab("--end", "../etc")
-    assert (done.returncode, done.stderr) == (1, "maglev0: removing lab '../etc': that is no name of a lab, which looks like mg1234\n")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "maglev0: removing lab '../etc': that is no name of a lab, which looks like mg1234\n",
+    )
 
 
 @pytest.mark.parametrize(
-    ("programs", "complaint"), [([], "nsenter is missing: apt install util-linux"), (["nsenter"], "java is missing: apt install")]
+    ("programs", "complaint"),
+    [
+        ([], "nsenter is missing: apt install util-linux"),
+        (["nsenter"], "java is missing: apt install"),
+    ],
 )
-def test_a_missing_program_is_one_line_with_what_mends_it(tmp_path: Path, programs: list[str], complaint: str) -> None:
+def test_a_missing_program_is_one_line_with_what_mends_it(
+    tmp_path: Path, programs: list[str], complaint: str
+) -> None:
     for program in programs:
         (tmp_path / program).symlink_to(shutil.which(program) or "")
-    done = subprocess.run(python_module("maglev0", "lab"), env=os.environ | {"PATH": str(tmp_path)}, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        python_module("maglev0", "lab"),
+        env=os.environ | {"PATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 1
     assert done.stderr.startswith(f"maglev0: {complaint}")
     assert done.stderr.count("\n") == 1
@@ -166,15 +220,22 @@ def test_a_missing_program_is_one_line_with_what_mends_it(tmp_path: Path, progra
 
 def test_without_root_it_says_so() -> None:
     script = "import os; from maglev0.lab import command; os.seteuid(65534); raise SystemExit(command.main([]))"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (1, "maglev0: the lab makes network namespaces, which takes root: run it with sudo\n")
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (
+        1,
+        "maglev0: the lab makes network namespaces, which takes root: run it with sudo\n",
+    )
 
 
-def _await_ownerless(lab: Lab) -> None:
+def _await_ownerless(lab: LabRun) -> None:
     """Wait for the lock that the lab's worker holds, which the kernel kills when its parent is killed."""
     with (claim.directory_of(lab.name) / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
 
 
 def _maglev0_lab(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(python_module("maglev0", "lab", *arguments), capture_output=True, text=True, check=False)
+    return subprocess.run(
+        python_module("maglev0", "lab", *arguments), capture_output=True, text=True, check=False
+    )

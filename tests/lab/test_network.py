@@ -22,7 +22,11 @@ pytestmark = pytest.mark.kernel
 
 ETHERTYPE = 0x88B5  # for experiments (IEEE 802): nothing else sends it
 # To a multicast MAC, from machine a: a bridge refuses a sender that is no unicast MAC.
-HEADER = bytes.fromhex("01005e336401") + bytes.fromhex(addresses.node_mac(1).replace(":", "")) + ETHERTYPE.to_bytes(2, "big")
+HEADER = (
+    bytes.fromhex("01005e336401")
+    + bytes.fromhex(addresses.node_mac(1).replace(":", ""))
+    + ETHERTYPE.to_bytes(2, "big")
+)
 TIMEOUT_S = 5.0
 
 
@@ -41,7 +45,16 @@ def net(mine: Claim) -> Network:
     made.create()
     for number, name in enumerate("abc", start=1):
         network.make_namespace(mine.namespace(name))
-        made.plug(name, TRAFFIC, Socket(mine.namespace(name), "eth0", addresses.node_address(number), addresses.node_mac(number)))
+        made.plug(
+            name,
+            TRAFFIC,
+            Socket(
+                mine.namespace(name),
+                "eth0",
+                addresses.node_address(number),
+                addresses.node_mac(number),
+            ),
+        )
     return made
 
 
@@ -70,7 +83,10 @@ def test_a_range_of_addresses_is_owned_at_once(mine: Claim, net: Network) -> Non
     network.own_range(mine.namespace("a"), addresses.CLIENTS)
     network.add_route(mine.namespace("b"), addresses.CLIENTS, "eth0", addresses.node_address(1))
     with namespace.inside(mine.namespace("a")):
-        servers = [socket.create_server((str(addresses.client_address(client)), 9000)) for client in (0, 999)]
+        servers = [
+            socket.create_server((str(addresses.client_address(client)), 9000))
+            for client in (0, 999)
+        ]
     for server in servers:
         with server, namespace.inside(mine.namespace("b")):
             socket.create_connection(server.getsockname(), timeout=TIMEOUT_S).close()

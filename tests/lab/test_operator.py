@@ -17,16 +17,16 @@ import pytest
 from maglev0.lab.chaos import saboteur
 from maglev0.lab.errors import LabError
 from maglev0.lab.testbed import addresses, namespace
-from maglev0.lab.testbed.cluster import Cluster, Settings
+from maglev0.lab.testbed.cluster import Lab, LabSettings
 from maglev0.lab.testbed.process import Process, python_module, wait_for
 from maglev0.lab.traffic.clients import Clients, Pace
-from maglev0.lab.traffic.probe import Plan
+from maglev0.lab.traffic.probe import ProbePlan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from maglev0.lab.testbed.node import Node
+    from maglev0.lab.testbed.node import LabNode
 
 pytestmark = [pytest.mark.kernel, pytest.mark.zookeeper]
 
@@ -36,27 +36,39 @@ ASK_S = 0.2
 HEALTH_PORT = 8001
 INTERVAL_S, FALL = 0.5, 2
 HAND_OVER_S = 1.5  # 0.1 s on an idle machine
-CHECKS = ("--check=tcp:8000", f"--check=http://:{HEALTH_PORT}/", f"--check-timing={INTERVAL_S},0.4,1,{FALL}")
+CHECKS = (
+    "--check=tcp:8000",
+    f"--check=http://:{HEALTH_PORT}/",
+    f"--check-timing={INTERVAL_S},0.4,1,{FALL}",
+)
 LOAD = Pace(sources=tuple(range(32)), rate=100.0, held_rate=50.0, connections=60)
 
 
-def ask(cluster: Cluster, *arguments: str, node: int = 1) -> tuple[int, str]:
+def ask(cluster: Lab, *arguments: str, node: int = 1) -> tuple[int, str]:
     """Run a command of the operator's on a node; its exit status, and what it printed."""
     flags = (f"--zk={cluster.zookeeper.connect_string}", f"--cluster-ip={cluster.settings.vip}")
     inside = ["nsenter", f"--net={namespace.path_of(cluster.nodes[node].machine.namespace)}", "--"]
-    done = subprocess.run([*inside, *python_module("maglev0", *arguments, *flags)], capture_output=True, text=True, timeout=PROMPT_S, check=False)
+    done = subprocess.run(
+        [*inside, *python_module("maglev0", *arguments, *flags)],
+        capture_output=True,
+        text=True,
+        timeout=PROMPT_S,
+        check=False,
+    )
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stdout + done.stderr
 
 
-def status(cluster: Cluster) -> dict[str, Any]:
+def status(cluster: Lab) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(ask(cluster, "status", "--json")[1])["clusters"][0]
     return found
 
 
-def until(cluster: Cluster, wanted: Any, what: str) -> dict[str, Any]:
+def until(cluster: Lab, wanted: Any, what: str) -> dict[str, Any]:
     """Ask for the status until it is as wanted."""
-    return wait_for(lambda: found if wanted(found := status(cluster)) else None, [], PROMPT_S, what, ASK_S)
+    return wait_for(
+        lambda: found if wanted(found := status(cluster)) else None, [], PROMPT_S, what, ASK_S
+    )
 
 
 def member(found: dict[str, Any], number: int) -> dict[str, Any]:
@@ -64,26 +76,41 @@ def member(found: dict[str, Any], number: int) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
+def cluster() -> Iterator[Lab]:
     """Three nodes that serve."""
-    with Cluster(Settings(nodes=3, more_flags=("--xdp=off",))) as made:
+    with Lab(LabSettings(nodes=3, more_flags=("--xdp=off",))) as made:
         made.start()
-        until(made, lambda found: found["verdict"] == "sound" and all(entry["report"] for entry in found["members"]), "all to have reported")
+        until(
+            made,
+            lambda found: (
+                found["verdict"] == "sound" and all(entry["report"] for entry in found["members"])
+            ),
+            "all to have reported",
+        )
         yield made
 
 
-def start_command(cluster: Cluster, *arguments: str) -> Process:
+def start_command(cluster: Lab, *arguments: str) -> Process:
     """The same without waiting for its end."""
     flags = (f"--zk={cluster.zookeeper.connect_string}", f"--cluster-ip={cluster.settings.vip}")
     log = cluster.claim.directory / f"{arguments[0]}.log"
-    return Process(arguments[0], python_module("maglev0", *arguments, *flags), log, cluster.nodes[1].machine.namespace)
+    return Process(
+        arguments[0],
+        python_module("maglev0", *arguments, *flags),
+        log,
+        cluster.nodes[1].machine.namespace,
+    )
 
 
-def test_orders_move_buckets_hold_across_a_restart_and_break_nothing(cluster: Cluster) -> None:
+def test_orders_move_buckets_hold_across_a_restart_and_break_nothing(cluster: Lab) -> None:
     with Clients(cluster, LOAD) as users:
         users.wait_held()
         draining = start_command(cluster, "drain", "2")
-        until(cluster, lambda found: member(found, 2)["state"] == "draining" and found["verdict"] == "sound", "backend-2 to drain")
+        until(
+            cluster,
+            lambda found: member(found, 2)["state"] == "draining" and found["verdict"] == "sound",
+            "backend-2 to drain",
+        )
         assert users.held().get(2, 0) > 0
         assert not draining.ended  # for its connections live on
         users.retire(2)
@@ -92,12 +119,20 @@ def test_orders_move_buckets_hold_across_a_restart_and_break_nothing(cluster: Cl
         assert ask(cluster, "weight", "3", "2")[0] == 0
         assert cluster.nodes[2].stop_daemon() == 0
         cluster.nodes[2].start_daemon()
-        found = until(cluster, lambda found: len(found["members"]) == 3 and found["verdict"] == "sound", "backend-2 to be back")
+        found = until(
+            cluster,
+            lambda found: len(found["members"]) == 3 and found["verdict"] == "sound",
+            "backend-2 to be back",
+        )
         assert (member(found, 2)["state"], member(found, 2)["buckets"]) == ("draining", 0)
         assert member(found, 3)["buckets"] in (42, 43)
         for order in (("undrain", "2"), ("weight", "3", "own")):
             assert ask(cluster, *order)[0] == 0
-        found = until(cluster, lambda found: member(found, 3)["buckets"] in (21, 22) and found["verdict"] == "sound", "all to be as before")
+        found = until(
+            cluster,
+            lambda found: member(found, 3)["buckets"] in (21, 22) and found["verdict"] == "sound",
+            "all to be as before",
+        )
         assert member(found, 2)["buckets"] in (21, 22)
         result = users.stop()
     assert sum(turn.is_break for turn in result.turns) == 0
@@ -106,14 +141,24 @@ def test_orders_move_buckets_hold_across_a_restart_and_break_nothing(cluster: Cl
 @pytest.mark.parametrize(
     ("plant", "number", "alarm"),
     [
-        (saboteur.put_in_force, 1, r"error: overlap: 1 bucket is in force on several nodes at once, as \d+ on backend-1, backend-2$"),
+        (
+            saboteur.put_in_force,
+            1,
+            r"error: overlap: 1 bucket is in force on several nodes at once, as \d+ on backend-1, backend-2$",
+        ),
         (saboteur.take_out_of_force, 2, r"error: hole: 1 bucket is in force nowhere, as \d+$"),
     ],
 )
-def test_a_planted_fault_is_found_told_and_mended(cluster: Cluster, plant: Any, number: int, alarm: str) -> None:
+def test_a_planted_fault_is_found_told_and_mended(
+    cluster: Lab, plant: Any, number: int, alarm: str
+) -> None:
     """backend-2's kernel is given a bucket of backend-1's, or robbed of one of its own, again and again; its daemon mends it each time."""
     # Within a lease and five seconds after a change a faulty bucket may as well be moving.
-    until(cluster, lambda found: found["verdict"] == "sound" and found["view"]["age_s"] > 7, "the last change to be over")
+    until(
+        cluster,
+        lambda found: found["verdict"] == "sound" and found["view"]["age_s"] > 7,
+        "the last change to be over",
+    )
     picture = cluster.nodes[number].picture()
     assert picture is not None
     bucket = int(picture.held.split(",")[0])
@@ -134,10 +179,15 @@ def test_a_planted_fault_is_found_told_and_mended(cluster: Cluster, plant: Any, 
         time.sleep(0.05)  # so often it is planted: its end tells nobody
     assert (asking.wait(), "ALARM" in asking.output()) == (1, True)
     first.wait_line(r"no (overlaps|holes) any more$", PROMPT_S)
-    assert until(cluster, lambda found: found["verdict"] == "sound", "the fault to be mended")["overlaps"]["count"] == 0
+    assert (
+        until(cluster, lambda found: found["verdict"] == "sound", "the fault to be mended")[
+            "overlaps"
+        ]["count"]
+        == 0
+    )
 
 
-def answers(cluster: Cluster, vip: IPv4Address) -> int:
+def answers(cluster: Lab, vip: IPv4Address) -> int:
     """Ask a VIP once from each of 40 addresses; how many answered, each exactly once."""
     once = 0
     with namespace.inside(cluster.client):
@@ -153,23 +203,33 @@ def answers(cluster: Cluster, vip: IPv4Address) -> int:
     return once
 
 
-def configured(node: Node, *vips: IPv4Address) -> None:
+def configured(node: LabNode, *vips: IPv4Address) -> None:
     """Write the node's file."""
     listed = ", ".join(f'"{vip}"' for vip in vips)
-    (node.machine.directory / f"{node.machine.name}.toml").write_text(f"cluster-ip = [{listed}]\nweight = 1\n")
+    (node.machine.directory / f"{node.machine.name}.toml").write_text(
+        f"cluster-ip = [{listed}]\nweight = 1\n"
+    )
 
 
 def test_vips_come_and_go_by_sighup_and_break_nothing_elsewhere() -> None:
-    with Cluster(Settings(nodes=3)) as cluster:
+    with Lab(LabSettings(nodes=3)) as cluster:
         for node in cluster.nodes.values():
             configured(node, cluster.settings.vip)
             file = node.machine.directory / f"{node.machine.name}.toml"
-            node.daemon_command = [part for part in node.daemon_command if not part.startswith("--cluster-ip")] + [f"--config={file}"]
+            node.daemon_command = [
+                part for part in node.daemon_command if not part.startswith("--cluster-ip")
+            ] + [f"--config={file}"]
         cluster.start()
         with Clients(cluster, LOAD) as users:
             users.wait_held()
             reload(cluster, cluster.settings.vip, SECOND)
-            wait_for(lambda: True if answers(cluster, SECOND) == 40 else None, [], PROMPT_S, "the second VIP to be served", ASK_S)
+            wait_for(
+                lambda: True if answers(cluster, SECOND) == 40 else None,
+                [],
+                PROMPT_S,
+                "the second VIP to be served",
+                ASK_S,
+            )
             reload(cluster, cluster.settings.vip)
             for node in cluster.nodes.values():
                 node.daemon.wait_line(f"backend-{node.machine.number} left {SECOND}$", PROMPT_S)
@@ -177,7 +237,14 @@ def test_vips_come_and_go_by_sighup_and_break_nothing_elsewhere() -> None:
             result = users.stop()
         assert sum(turn.is_break for turn in result.turns) == 0
         tables = subprocess.run(
-            ["nsenter", f"--net={namespace.path_of(cluster.nodes[1].machine.namespace)}", "--", "nft", "list", "tables"],
+            [
+                "nsenter",
+                f"--net={namespace.path_of(cluster.nodes[1].machine.namespace)}",
+                "--",
+                "nft",
+                "list",
+                "tables",
+            ],
             capture_output=True,
             text=True,
             check=True,
@@ -185,13 +252,13 @@ def test_vips_come_and_go_by_sighup_and_break_nothing_elsewhere() -> None:
         assert str(SECOND) not in tables
 
 
-def reload(cluster: Cluster, *vips: IPv4Address) -> None:
+def reload(cluster: Lab, *vips: IPv4Address) -> None:
     for node in cluster.nodes.values():
         configured(node, *vips)
         node.daemon.signal(signal.SIGHUP)
 
 
-def health_server(node: Node, directory: Path) -> Process:
+def health_server(node: LabNode, directory: Path) -> Process:
     directory.mkdir(exist_ok=True)
     log = directory / f"health-{node.machine.name}.log"
     command = python_module("http.server", str(HEALTH_PORT), f"--directory={directory}")
@@ -199,17 +266,25 @@ def health_server(node: Node, directory: Path) -> Process:
 
 
 def test_only_healthy_nodes_answer_and_all_do_when_none_is(tmp_path: Path) -> None:
-    with Cluster(Settings(nodes=3, more_flags=CHECKS)) as cluster:
+    with Lab(LabSettings(nodes=3, more_flags=CHECKS)) as cluster:
         health = {number: health_server(node, tmp_path) for number, node in cluster.nodes.items()}
         try:
             cluster.start()
-            until(cluster, lambda found: all(entry["state"] == "active" and entry["report"] for entry in found["members"]), "all to be healthy")
+            until(
+                cluster,
+                lambda found: all(
+                    entry["state"] == "active" and entry["report"] for entry in found["members"]
+                ),
+                "all to be healthy",
+            )
             with Clients(cluster, LOAD) as users:
                 users.wait_held()
-                with cluster.probing(Plan(clients=60, rate_per_s=200)) as probing:
+                with cluster.probing(ProbePlan(clients=60, rate_per_s=200)) as probing:
                     probing.let_all_ask(2)
                     dies_s = time.monotonic()
-                    health[2].kill()  # its service goes on, so all that is lost would be the change's fault
+                    health[
+                        2
+                    ].kill()  # its service goes on, so all that is lost would be the change's fault
                     cluster.nodes[2].responder.kill()
                     cluster.settle((1, 3), shares={"backend-1": 32, "backend-3": 32})
                     probing.let_all_ask(3)
@@ -219,13 +294,20 @@ def test_only_healthy_nodes_answer_and_all_do_when_none_is(tmp_path: Path) -> No
             assert [turn for turn in result.turns if turn.is_break and turn.node != 2] == []
             served_s = [outage.until_s for outage in probing.report.outages()]
             assert None not in served_s
-            assert max(until_s - dies_s for until_s in served_s if until_s is not None) < INTERVAL_S * (FALL + 1) + HAND_OVER_S
+            assert (
+                max(until_s - dies_s for until_s in served_s if until_s is not None)
+                < INTERVAL_S * (FALL + 1) + HAND_OVER_S
+            )
             assert probing.report.twice == 0
             for number in (1, 3):
                 health[number].kill()
             cluster.settle((1, 2, 3), shares={"backend-1": 22, "backend-2": 21, "backend-3": 21})
             cluster.nodes[1].daemon.wait_line("every member fails its checks")
-            found = until(cluster, lambda found: all(entry["state"] == "failing" for entry in found["members"]), "all to fail")
+            found = until(
+                cluster,
+                lambda found: all(entry["state"] == "failing" for entry in found["members"]),
+                "all to fail",
+            )
             assert any("fail" in note for note in found["notes"])
             health |= {1: health_server(cluster.nodes[1], tmp_path)}
             cluster.settle((1,), shares={"backend-1": 64})

@@ -9,10 +9,10 @@ import pytest
 
 from maglev0.lab.testbed import network
 from maglev0.lab.testbed.addresses import VIP, managed_address
-from maglev0.lab.testbed.cluster import Cluster, Settings
+from maglev0.lab.testbed.cluster import Lab, LabSettings
 from maglev0.lab.testbed.network import MANAGEMENT, Socket
 from maglev0.lab.testbed.node import INTERFACE
-from maglev0.lab.traffic.probe import Plan
+from maglev0.lab.traffic.probe import ProbePlan
 from tests.support.prometheus import Prometheus
 
 if TYPE_CHECKING:
@@ -23,51 +23,69 @@ pytestmark = [pytest.mark.kernel, pytest.mark.zookeeper]
 PORT, PROMETHEUS_PORT = 9109, 9090
 ADDRESS = IPv4Address("198.19.2.1")
 BUCKETS = 257
-SETTINGS = Settings(nodes=3, total_nodes=BUCKETS, more_flags=(f"--metrics=0.0.0.0:{PORT}",))
-PLAN = Plan(clients=200, rate_per_s=400.0)
+SETTINGS = LabSettings(nodes=3, total_nodes=BUCKETS, more_flags=(f"--metrics=0.0.0.0:{PORT}",))
+PLAN = ProbePlan(clients=200, rate_per_s=400.0)
 HELD = "sum(maglev0_buckets_owned and on (instance) up == 1)"
 MEMBERS = 'max(maglev0_members{state="active"})'
 
 
 @pytest.fixture
-def cluster() -> Iterator[Cluster]:
-    with Cluster(SETTINGS) as made:
+def cluster() -> Iterator[Lab]:
+    with Lab(SETTINGS) as made:
         made.start()
         yield made
 
 
 @pytest.fixture
-def prometheus(cluster: Cluster) -> Iterator[Prometheus]:
+def prometheus(cluster: Lab) -> Iterator[Prometheus]:
     """On the management network, in a namespace of its own that goes with the lab."""
     place = cluster.claim.namespace("prometheus")
     network.make_namespace(place)
     cluster.network.plug("prometheus", MANAGEMENT, Socket(place, INTERFACE, ADDRESS))
     directory = cluster.claim.directory / "prometheus"
     directory.mkdir()
-    with Prometheus(directory, [f"{managed_address(number)}:{PORT}" for number in cluster.nodes], PROMETHEUS_PORT, place) as running:
-        running.wait(lambda: running.value("count(maglev0_able == 1)") == 3, "a scrape of each daemon")
+    with Prometheus(
+        directory,
+        [f"{managed_address(number)}:{PORT}" for number in cluster.nodes],
+        PROMETHEUS_PORT,
+        place,
+    ) as running:
+        running.wait(
+            lambda: running.value("count(maglev0_able == 1)") == 3, "a scrape of each daemon"
+        )
         yield running
 
 
-def test_queries_show_a_failover(cluster: Cluster, prometheus: Prometheus) -> None:
+def test_queries_show_a_failover(cluster: Lab, prometheus: Prometheus) -> None:
     prometheus.wait(lambda: prometheus.value(HELD) == BUCKETS, "all buckets to be told of")
     assert prometheus.value(MEMBERS) == 3
     before = prometheus.query("maglev0_buckets_owned")
-    assert prometheus.query("maglev0_buckets_owned == maglev0_buckets_share").keys() == before.keys()
-    assert prometheus.value("max(maglev0_buckets_overlapping)") == prometheus.value("max(maglev0_buckets_unowned)") == 0
+    assert (
+        prometheus.query("maglev0_buckets_owned == maglev0_buckets_share").keys() == before.keys()
+    )
+    assert (
+        prometheus.value("max(maglev0_buckets_overlapping)")
+        == prometheus.value("max(maglev0_buckets_unowned)")
+        == 0
+    )
     assert prometheus.value('count(maglev0_zookeeper_state{state="connected"} == 1)') == 3
 
     with cluster.probing(PLAN) as probing:
         probing.let_all_ask(2)
         cluster.nodes[3].kill_daemon()
         prometheus.wait(lambda: prometheus.value(MEMBERS) == 2, "the death to be told of")
-        prometheus.wait(lambda: prometheus.value(HELD) == BUCKETS, "the survivors to have all buckets")
+        prometheus.wait(
+            lambda: prometheus.value(HELD) == BUCKETS, "the survivors to have all buckets"
+        )
         probing.let_all_ask(2)
     assert prometheus.value("sum(up)") == 2
     after = prometheus.query("maglev0_buckets_owned and on (instance) up == 1")
     assert all(after[survivor] > before[survivor] for survivor in after)
     assert abs(max(after.values()) - min(after.values())) <= 1
-    prometheus.wait(lambda: prometheus.value("max(maglev0_buckets_unowned)") == 0, "the audit to find every bucket owned")
+    prometheus.wait(
+        lambda: prometheus.value("max(maglev0_buckets_unowned)") == 0,
+        "the audit to find every bucket owned",
+    )
     assert set(prometheus.course("max(maglev0_buckets_overlapping)", 30)) == {0}
     course = [members for members in prometheus.course(MEMBERS, 30) if members]
     assert course == sorted(course, reverse=True)
@@ -76,7 +94,8 @@ def test_queries_show_a_failover(cluster: Cluster, prometheus: Prometheus) -> No
     hand_overs = 'sum(maglev0_handover_seconds_count{step="acquired"} and on (instance) up == 1)'
     prometheus.wait(lambda: (prometheus.value(hand_overs) or 0) >= 2, "hand-overs to be counted")
     told = {
-        kind: prometheus.value(f'sum(maglev0_packets_total{{kind="{kind}"}})') for kind in ("new_flow", "established", "other", "foreign", "no_lease")
+        kind: prometheus.value(f'sum(maglev0_packets_total{{kind="{kind}"}})')
+        for kind in ("new_flow", "established", "other", "foreign", "no_lease")
     }
     assert told["new_flow"] or told["other"]
     assert told["foreign"]

@@ -52,6 +52,9 @@ def test_nothing_of_the_process_moves_while_it_is_stopped(counting: Process, whi
 
 
 def test_a_thread_that_makes_too_few_calls_is_let_go(counting: Process) -> None:
-    with pytest.raises(LabError, match="in time"), stopped_at(counting.pid, counting.pid, 1_000_000, timeout_s=0.2):
+    with (
+        pytest.raises(LabError, match="in time"),
+        stopped_at(counting.pid, counting.pid, 1_000_000, timeout_s=0.2),
+    ):
         pass
     counting.wait_line(rf"\A(.*\n){{{counting.output().count(chr(10)) + 10}}}")

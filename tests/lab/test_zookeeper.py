@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from maglev0.lab.testbed.zookeeper import Server
+    from maglev0.lab.testbed.zookeeper import ZooKeeperServer
 
 pytestmark = pytest.mark.zookeeper
 
@@ -55,10 +55,14 @@ def test_without_a_majority_nobody_serves_and_with_it_they_do_again(ensemble: En
     for server in others:
         server.start()
     ensemble.wait_until_serving()
-    assert sorted(str(server.mode()) for server in ensemble.servers) == ["follower", "follower", "leader"]
+    assert sorted(str(server.mode()) for server in ensemble.servers) == [
+        "follower",
+        "follower",
+        "leader",
+    ]
 
 
-def _falls_silent(server: Server, within_s: float = 10.0) -> bool:
+def _falls_silent(server: ZooKeeperServer, within_s: float = 10.0) -> bool:
     """Whether it stops serving; asked again and again, as nothing tells when."""
     deadline_s = time.monotonic() + within_s
     while server.mode() is not None and time.monotonic() < deadline_s:

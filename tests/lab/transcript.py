@@ -32,7 +32,7 @@ from rich.text import Text
 from maglev0.lab.chaos import saboteur
 from maglev0.lab.errors import LabError
 from maglev0.lab.testbed import addresses, namespace
-from maglev0.lab.testbed.cluster import Cluster, Settings
+from maglev0.lab.testbed.cluster import Lab, LabSettings
 from maglev0.lab.testbed.process import python_module, wait_for
 from maglev0.lab.traffic.clients import Clients, Pace
 
@@ -47,7 +47,7 @@ LOAD = Pace(sources=tuple(range(32)), rate=100.0, held_rate=50.0, connections=60
 class Transcript:
     """Runs commands on a node and prints what they print."""
 
-    def __init__(self, cluster: Cluster, directory: Path) -> None:
+    def __init__(self, cluster: Lab, directory: Path) -> None:
         self.cluster = cluster
         self._directory = directory
         self.plot = directory / "simulate.png"
@@ -62,16 +62,27 @@ class Transcript:
             f"--net={namespace.path_of(machine.namespace)}",
             "--",
         ]
-        flags = (f"--zk={self.cluster.zookeeper.connect_string}", f"--cluster-ip={self.cluster.settings.vip}")
+        flags = (
+            f"--zk={self.cluster.zookeeper.connect_string}",
+            f"--cluster-ip={self.cluster.settings.vip}",
+        )
         return [*inside, *python_module("maglev0", *arguments, *flags)]
 
     def ask(self, *arguments: str, node: int = 1, quiet: bool = False) -> str:
         """Run a command on a node; what it printed."""
         start_s = time.monotonic()
-        done = subprocess.run(self._command(node, *arguments), capture_output=True, text=True, timeout=PROMPT_S, check=False)
+        done = subprocess.run(
+            self._command(node, *arguments),
+            capture_output=True,
+            text=True,
+            timeout=PROMPT_S,
+            check=False,
+        )
         said = done.stdout + done.stderr
         if not quiet:
-            say(f"$ maglev0 {' '.join(arguments)}\n{said}[exit {done.returncode}, {time.monotonic() - start_s:.1f} s]\n")
+            say(
+                f"$ maglev0 {' '.join(arguments)}\n{said}[exit {done.returncode}, {time.monotonic() - start_s:.1f} s]\n"
+            )
         return said
 
     def until_sound(self, age_s: float = 0.0) -> None:
@@ -80,7 +91,9 @@ class Transcript:
         def sound() -> bool | None:
             said = self.ask("status", quiet=True)
             found = re.search(r"view \d+, for (\d+) s", said)
-            return True if found and int(found[1]) >= age_s and "exactly one owner" in said else None
+            return (
+                True if found and int(found[1]) >= age_s and "exactly one owner" in said else None
+            )
 
         wait_for(sound, [], PROMPT_S, "the cluster to be sound", 0.3)
 
@@ -93,7 +106,9 @@ class Transcript:
         planting.start()
         try:
             line = self.cluster.nodes[1].daemon.wait_line(alarm, PROMPT_S)[0]
-            say(f"log of backend-1, {time.monotonic() - start_s:.1f} s after the first planting: {line}\n")
+            say(
+                f"log of backend-1, {time.monotonic() - start_s:.1f} s after the first planting: {line}\n"
+            )
             yield
         finally:
             over.set()
@@ -109,7 +124,13 @@ class Transcript:
         master, slave = pty.openpty()
         termios.tcsetwinsize(slave, (HEIGHT, WIDTH))
         terminal = os.environ | {"TERM": "xterm-256color"}
-        watching = subprocess.Popen(self._command(1, "status", "--watch"), stdout=slave, stderr=slave, stdin=slave, env=terminal)
+        watching = subprocess.Popen(
+            self._command(1, "status", "--watch"),
+            stdout=slave,
+            stderr=slave,
+            stdin=slave,
+            env=terminal,
+        )
         os.close(slave)
         drawn = b""
         while drawn.count(b"every bucket") < 2:  # the second drawing begins with clearing the first
@@ -117,9 +138,17 @@ class Transcript:
         watching.send_signal(signal.SIGINT)
         watching.wait(PROMPT_S)
         os.close(master)
-        first = drawn[: drawn.index(b"every bucket", drawn.index(b"every bucket") + 1)].split(b"\x1b[2K")
+        first = drawn[: drawn.index(b"every bucket", drawn.index(b"every bucket") + 1)].split(
+            b"\x1b[2K"
+        )
         frame = max(first, key=len).replace(b"\x1b[?25l", b"").replace(b"\r", b"").decode()
-        console = Console(record=True, width=WIDTH, file=io.StringIO(), force_terminal=True, color_system="truecolor")
+        console = Console(
+            record=True,
+            width=WIDTH,
+            file=io.StringIO(),
+            force_terminal=True,
+            color_system="truecolor",
+        )
         console.print(Text.from_ansi(frame))
         path = self._directory / "status.svg"
         console.save_svg(str(path), title="maglev0 status --watch")
@@ -137,7 +166,7 @@ def chapter(text: str) -> None:
     say(f"\n## {text}\n")
 
 
-def own(cluster: Cluster, number: int) -> int:
+def own(cluster: Lab, number: int) -> int:
     """A bucket of a node's own."""
     picture = cluster.nodes[number].picture()
     assert picture is not None
@@ -156,7 +185,9 @@ def show(told: Transcript) -> None:
     told.screenshot()
     with Clients(cluster, LOAD) as users:
         users.wait_held()
-        chapter("During a hand-over: backend-2 drains under load while backend-3's daemon is stopped, whose lease must be waited for")
+        chapter(
+            "During a hand-over: backend-2 drains under load while backend-3's daemon is stopped, whose lease must be waited for"
+        )
         cluster.nodes[3].daemon.signal(signal.SIGSTOP)
         told.ask("drain", "--no-wait", "2")
         told.ask("status")
@@ -171,7 +202,9 @@ def show(told: Transcript) -> None:
         told.ask("weight", "3", "2")
         told.ask("weight", "3", "own")
         retiring.join()
-        say(f"connections broken by all that: {sum(turn.is_break for turn in users.stop().turns)} of {LOAD.connections}")
+        say(
+            f"connections broken by all that: {sum(turn.is_break for turn in users.stop().turns)} of {LOAD.connections}"
+        )
     told.until_sound(8)
     chapter("A planted overlap: a bucket of backend-1's is put in force on backend-2")
     with told.planted(saboteur.put_in_force, own(cluster, 1), r".*error: overlap: .*"):
@@ -189,7 +222,7 @@ def main() -> None:
     """Build a cluster, show everything, remove it."""
     directory = Path(docopt.docopt(__doc__)["--directory"]).absolute()
     directory.mkdir(parents=True, exist_ok=True)
-    with Cluster(Settings(nodes=3, session_timeout_s=2.0, more_flags=("--xdp=off",))) as cluster:
+    with Lab(LabSettings(nodes=3, session_timeout_s=2.0, more_flags=("--xdp=off",))) as cluster:
         cluster.start()
         show(Transcript(cluster, directory))
 

@@ -80,8 +80,22 @@ class Systemd:
             (self.units / f"{target}.target").write_text("[Unit]\nDefaultDependencies=no\n")
         (self.units / "basic.target").write_text(FIRST_TARGET)
         (self.units / "booted.service").write_text(FIRST_SERVICE.format(log=self.log))
-        variables = [f"UNITS={self.units}", f"SHARED={self._shared}", f"BRANCH={BRANCH}", f"BOOT={BOOT}"]
-        command = ["env", *variables, "unshare", "--mount", "--propagation=unchanged", "sh", "-c", SECOND_ROOT]
+        variables = [
+            f"UNITS={self.units}",
+            f"SHARED={self._shared}",
+            f"BRANCH={BRANCH}",
+            f"BOOT={BOOT}",
+        ]
+        command = [
+            "env",
+            *variables,
+            "unshare",
+            "--mount",
+            "--propagation=unchanged",
+            "sh",
+            "-c",
+            SECOND_ROOT,
+        ]
         self.process = Process("systemd", command, self.log, self._network_namespace)
         try:
             self.process.wait_line("^booted$", BOOT_TIMEOUT_S)
@@ -100,8 +114,24 @@ class Systemd:
         self.process.wait(JOB_TIMEOUT_S)
 
     def systemctl(self, *arguments: str) -> str:
-        command = ["nsenter", f"--target={self._first_pid()}", "--mount", "--pid", "--root", "systemctl", "--no-pager", *arguments]
-        done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=JOB_TIMEOUT_S)
+        command = [
+            "nsenter",
+            f"--target={self._first_pid()}",
+            "--mount",
+            "--pid",
+            "--root",
+            "systemctl",
+            "--no-pager",
+            *arguments,
+        ]
+        done = subprocess.run(
+            command,
+            check=False,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=JOB_TIMEOUT_S,
+        )
         return done.stdout.strip()
 
     def show(self, unit: str, name: str) -> str:

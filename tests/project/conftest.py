@@ -26,7 +26,14 @@ class Installation(NamedTuple):
 def run(*command: str | Path, cwd: Path = ROOT, status: int = 0) -> str:
     """The command's output, both streams; a failure shows it."""
     done = subprocess.run(
-        command, cwd=cwd, check=False, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=280
+        command,
+        cwd=cwd,
+        check=False,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=280,
     )
     assert done.returncode == status, done.stdout
     return done.stdout
@@ -63,7 +70,12 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installation:
         "MANDIR": root / "usr/local/share/man/man8",
         "COMPLETIONDIR": root / "usr/local/share/bash-completion/completions",
     }
-    make = ["make", "--no-print-directory", "install", *(f"{name}={path}" for name, path in places.items())]
+    make = [
+        "make",
+        "--no-print-directory",
+        "install",
+        *(f"{name}={path}" for name, path in places.items()),
+    ]
     run(*make)
     return Installation(
         prefix=places["PREFIX"],

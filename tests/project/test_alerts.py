@@ -24,7 +24,9 @@ class Case(NamedTuple):
     series: tuple[tuple[str, str, float | str, float | str], ...]
 
 
-def gauge(name: str, well: float, bad: float, labels: str = "") -> tuple[str, str, float | str, float | str]:
+def gauge(
+    name: str, well: float, bad: float, labels: str = ""
+) -> tuple[str, str, float | str, float | str]:
     return f"maglev0_{name}", labels, well, bad
 
 
@@ -34,11 +36,29 @@ CASES = (
     Case("Maglev0Overlap", (gauge("buckets_overlapping", 0, 2),)),
     Case("Maglev0Hole", (gauge("buckets_unowned", 0, 5),)),
     Case("Maglev0ShareMissed", (SHARE, gauge("buckets_owned", 21846, 21845))),
-    Case("Maglev0MemberMissing", (gauge("members", 3, 2, 'state="active"'), gauge("members", 1, 1, 'state="draining"'))),
-    Case("Maglev0TooFewMembers", (gauge("members", 2, 1, 'state="active"'), gauge("members", 1, 2, 'state="draining"'))),
-    Case("Maglev0LeaseEnded", (SHARE, gauge("lease_left_seconds", 2, 0), gauge("lease_seconds", 2, 2))),
-    Case("Maglev0RenewalsLate", (SHARE, gauge("lease_left_seconds", 1.6, 0.9), gauge("lease_seconds", 2, 2))),
-    Case("Maglev0ZooKeeperAway", (gauge("zookeeper_state", 1, 0, 'state="connected"'), gauge("zookeeper_state", 0, 1, 'state="suspended"'))),
+    Case(
+        "Maglev0MemberMissing",
+        (gauge("members", 3, 2, 'state="active"'), gauge("members", 1, 1, 'state="draining"')),
+    ),
+    Case(
+        "Maglev0TooFewMembers",
+        (gauge("members", 2, 1, 'state="active"'), gauge("members", 1, 2, 'state="draining"')),
+    ),
+    Case(
+        "Maglev0LeaseEnded",
+        (SHARE, gauge("lease_left_seconds", 2, 0), gauge("lease_seconds", 2, 2)),
+    ),
+    Case(
+        "Maglev0RenewalsLate",
+        (SHARE, gauge("lease_left_seconds", 1.6, 0.9), gauge("lease_seconds", 2, 2)),
+    ),
+    Case(
+        "Maglev0ZooKeeperAway",
+        (
+            gauge("zookeeper_state", 1, 0, 'state="connected"'),
+            gauge("zookeeper_state", 0, 1, 'state="suspended"'),
+        ),
+    ),
     Case("Maglev0Unable", (gauge("able", 1, 0),)),
     Case("Maglev0AllFailing", MEMBERS),
     Case("Maglev0CheckFailing", (gauge("check_up", 1, 0, 'check="tcp:80"'),)),
@@ -50,13 +70,20 @@ CASES = (
             ("maglev0_handover_seconds_bucket", 'step="acquired",le="+Inf"', "0+2x", "130+1x"),
         ),
     ),
-    Case("Maglev0ConntrackNearlyFull", (gauge("conntrack_entries", 200, 950), gauge("conntrack_entries_limit", 1000, 1000))),
+    Case(
+        "Maglev0ConntrackNearlyFull",
+        (gauge("conntrack_entries", 200, 950), gauge("conntrack_entries_limit", 1000, 1000)),
+    ),
     Case("Maglev0Errors", (("maglev0_errors_total", 'kind="kernel"', "0+0x", "0+2x"),)),
     Case("Maglev0TargetDown", (("up", "", 1, 0),)),
     Case("Maglev0SnapshotOld", (gauge("snapshot_age_seconds", 2, 300),)),
 )
 # Which other alerts tell of the same; all others stay silent.
-BESIDE = {"Maglev0AllFailing": {"Maglev0TooFewMembers"}, "Maglev0TooFewMembers": set(), "Maglev0LeaseEnded": {"Maglev0RenewalsLate"}}
+BESIDE = {
+    "Maglev0AllFailing": {"Maglev0TooFewMembers"},
+    "Maglev0TooFewMembers": set(),
+    "Maglev0LeaseEnded": {"Maglev0RenewalsLate"},
+}
 
 
 def _values(well: float | str, bad: float | str) -> str:
@@ -69,25 +96,42 @@ def _values(well: float | str, bad: float | str) -> str:
 def _test(case: Case) -> dict[str, Any]:
     def firing(at_minutes: float, alerts: set[str]) -> dict[str, Any]:
         samples = [{"labels": f'{{alertname="{alert}"}}', "value": 1} for alert in sorted(alerts)]
-        return {"expr": 'count by (alertname) (ALERTS{alertstate="firing"})', "eval_time": f"{int(60 * at_minutes)}s", "exp_samples": samples}
+        return {
+            "expr": 'count by (alertname) (ALERTS{alertstate="firing"})',
+            "eval_time": f"{int(60 * at_minutes)}s",
+            "exp_samples": samples,
+        }
 
     inputs = [
-        {"series": f"{name}{{{WHERE}{',' if labels else ''}{labels}}}", "values": _values(well, bad)} for name, labels, well, bad in case.series
+        {
+            "series": f"{name}{{{WHERE}{',' if labels else ''}{labels}}}",
+            "values": _values(well, bad),
+        }
+        for name, labels, well, bad in case.series
     ]
     return {
         "interval": "1m",
         "input_series": inputs,
-        "promql_expr_test": [firing(BAD_FROM - 0.5, set()), firing(MINUTES - 0.5, {case.alert} | BESIDE.get(case.alert, set()))],
+        "promql_expr_test": [
+            firing(BAD_FROM - 0.5, set()),
+            firing(MINUTES - 0.5, {case.alert} | BESIDE.get(case.alert, set())),
+        ],
     }
 
 
 def alerts() -> list[str]:
     """The alerts that there are, as their file names them."""
-    return [line.split()[2] for line in ALERTS.read_text().splitlines() if line.strip().startswith("- alert:")]
+    return [
+        line.split()[2]
+        for line in ALERTS.read_text().splitlines()
+        if line.strip().startswith("- alert:")
+    ]
 
 
 def test_promtool_finds_nothing_wrong() -> None:
-    assert f"{len(alerts())} rules found" in run(program("promtool"), "check", "rules", "--lint=all", "--lint-fatal", ALERTS)
+    assert f"{len(alerts())} rules found" in run(
+        program("promtool"), "check", "rules", "--lint=all", "--lint-fatal", ALERTS
+    )
     run(program("promtool"), "check", "config", "--syntax-only", SHIPPED / "scrape.yml")
 
 
@@ -98,7 +142,11 @@ def test_each_alert_has_a_case() -> None:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.alert)
 def test_an_alert_fires_when_it_should_and_only_then(case: Case, tmp_path: Path) -> None:
     rules = tmp_path / "tests.yml"
-    rules.write_text(json.dumps({"rule_files": [str(ALERTS)], "evaluation_interval": "15s", "tests": [_test(case)]}))
+    rules.write_text(
+        json.dumps(
+            {"rule_files": [str(ALERTS)], "evaluation_interval": "15s", "tests": [_test(case)]}
+        )
+    )
     run(program("promtool"), "test", "rules", rules)
 
 

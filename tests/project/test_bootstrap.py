@@ -39,7 +39,16 @@ class Machine(NamedTuple):
     scripts: Path
 
     def need(self, *what: str, status: int, user: int = 0) -> str:
-        return run("setpriv", f"--reuid={user}", "--clear-groups", "env", f"PATH={self.programs}", self.scripts / "need", *what, status=status)
+        return run(
+            "setpriv",
+            f"--reuid={user}",
+            "--clear-groups",
+            "env",
+            f"PATH={self.programs}",
+            self.scripts / "need",
+            *what,
+            status=status,
+        )
 
 
 @pytest.fixture
@@ -58,15 +67,23 @@ def machine() -> Iterator[Machine]:
 def add_apt_get(machine: Machine, *, brings: str) -> Path:
     log = machine.scripts / "apt-get.log"
     program = machine.programs / "apt-get"
-    program.write_text(APT_GET.format(log=log, lists=machine.scripts / "lists", program=machine.programs / brings))
+    program.write_text(
+        APT_GET.format(log=log, lists=machine.scripts / "lists", program=machine.programs / brings)
+    )
     program.chmod(0o755)
     return log
 
 
-def test_what_is_missing_is_installed_once_after_updating_lists_that_are_missing_too(machine: Machine) -> None:
+def test_what_is_missing_is_installed_once_after_updating_lists_that_are_missing_too(
+    machine: Machine,
+) -> None:
     log = add_apt_get(machine, brings="shellcheck")
     assert "judges the shell scripts (shellcheck)" in machine.need("check", status=0)
-    assert [line.split()[0] for line in log.read_text().splitlines()] == ["install", "update", "install"]
+    assert [line.split()[0] for line in log.read_text().splitlines()] == [
+        "install",
+        "update",
+        "install",
+    ]
     assert machine.need("check", status=0) == ""
 
 
@@ -78,18 +95,24 @@ def test_a_machine_without_apt_is_told_what_to_install(machine: Machine) -> None
 
 def test_nothing_is_installed_without_root(machine: Machine) -> None:
     log = add_apt_get(machine, brings="shellcheck")
-    assert "not root: run 'apt-get install shellcheck' as root" in machine.need("check", status=1, user=NOBODY)
+    assert "not root: run 'apt-get install shellcheck' as root" in machine.need(
+        "check", status=1, user=NOBODY
+    )
     assert not log.exists()
 
 
-def test_a_python_in_a_home_directory_serves_the_checkout_but_not_the_service(tmp_path: Path) -> None:
+def test_a_python_in_a_home_directory_serves_the_checkout_but_not_the_service(
+    tmp_path: Path,
+) -> None:
     theirs = tmp_path / "python3"
     theirs.write_text(PYTHON_AT_HOME.format(python=sys.executable, itself=theirs))
     theirs.chmod(0o755)
     assert run("env", f"PYTHON={theirs}", ROOT / ".ci/find-python") == f"{theirs}\n"
     found = run("env", f"PYTHON={theirs}", ROOT / ".ci/find-python", "--system").strip()
     assert found != str(theirs)
-    assert not run(found, "-c", "import sys; print(sys.base_prefix)").startswith(("/root/", "/home/"))
+    assert not run(found, "-c", "import sys; print(sys.base_prefix)").startswith(
+        ("/root/", "/home/")
+    )
 
 
 @pytest.mark.parametrize("target", ["demo", "test", "check", "bench", "build", "install", "clean"])
@@ -101,5 +124,7 @@ def test_make_knows_the_target_and_tells_of_it(target: str) -> None:
 def test_the_proof_of_a_commit_fails_when_make_does(tmp_path: Path) -> None:
     shutil.copytree(ROOT / ".ci", tmp_path / ".ci")
     (tmp_path / "Makefile").write_text("check:\ntest:\n\t@read line || exit 3\n")
-    done = subprocess.run([tmp_path / ".ci/run"], check=False, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [tmp_path / ".ci/run"], check=False, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 2, done.stdout  # make's own status for a recipe that failed

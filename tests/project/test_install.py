@@ -24,7 +24,14 @@ def test_systemd_accepts_the_unit(installed: Installation) -> None:
 
 
 def test_the_unit_is_locked_in(installed: Installation) -> None:
-    run("systemd-analyze", "security", "--offline=true", f"--threshold={EXPOSURE_TENTHS_MAX}", "--no-pager", installed.unit)
+    run(
+        "systemd-analyze",
+        "security",
+        "--offline=true",
+        f"--threshold={EXPOSURE_TENTHS_MAX}",
+        "--no-pager",
+        installed.unit,
+    )
 
 
 def test_the_example_is_a_sound_configuration(installed: Installation) -> None:
@@ -42,7 +49,10 @@ def test_the_manual_page_is_one(installed: Installation) -> None:
 
 
 def test_bash_finds_the_completion_by_the_command(installed: Installation) -> None:
-    assert run("bash", "-c", f"source '{installed.completion}' && complete -p maglev0") == "complete -F _maglev0 maglev0\n"
+    assert (
+        run("bash", "-c", f"source '{installed.completion}' && complete -p maglev0")
+        == "complete -F _maglev0 maglev0\n"
+    )
 
 
 def test_installing_again_keeps_settings_and_brings_new_code(installed: Installation) -> None:

@@ -33,7 +33,9 @@ MODULES = sorted(ROOT.rglob("*.py"))
 
 
 def dotted(path: Path) -> str:
-    return ".".join(("maglev0", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+    return ".".join(("maglev0", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(
+        ".__init__"
+    )
 
 
 NAMES = {dotted(path) for path in MODULES}
@@ -48,8 +50,15 @@ def imported(path: Path) -> set[str]:
     """The modules of this package that a module imports, wherever in it."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.partition(".")[0] == "maglev0":
-            found |= {full if (full := f"{node.module}.{name.name}") in NAMES else node.module for name in node.names}
+        if (
+            isinstance(node, ast.ImportFrom)
+            and node.module
+            and node.module.partition(".")[0] == "maglev0"
+        ):
+            found |= {
+                full if (full := f"{node.module}.{name.name}") in NAMES else node.module
+                for name in node.names
+            }
         elif isinstance(node, ast.Import):
             found |= {name.name for name in node.names if name.name.partition(".")[0] == "maglev0"}
     return found

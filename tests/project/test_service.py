@@ -14,7 +14,7 @@ from pyroute2 import IPRoute
 
 from maglev0.lab.testbed import namespace, network
 from maglev0.lab.testbed.process import wait_for
-from maglev0.lab.testbed.zookeeper import Ensemble, Place
+from maglev0.lab.testbed.zookeeper import Ensemble, ServerLocation
 from tests.project.booted import Systemd
 from tests.project.conftest import Installation, run
 
@@ -24,7 +24,9 @@ VIP = "198.51.100.1"
 ADDRESS = "198.18.0.1"  # the host's own
 UNIT = "maglev0.service"
 SERVES = r"backend-1 \(me!\) is responsible for node 5\n.*Nodes: +1,2,3,4,5$"
-EVENT_TIMEOUT_S = 60.0  # of a machine whose cores are all busy; these events take under 2 s of one that is not
+EVENT_TIMEOUT_S = (
+    60.0  # of a machine whose cores are all busy; these events take under 2 s of one that is not
+)
 
 # The tests' own installation lies under /tmp, of which a service with PrivateTmp sees nothing else.
 DROP_IN = """[Service]
@@ -66,13 +68,20 @@ def host() -> Iterator[str]:
 
 
 @pytest.fixture
-def systemd(host: str, installed: Installation, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Systemd]:
+def systemd(
+    host: str, installed: Installation, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Systemd]:
     units, log = tmp_path / "units", tmp_path / "log"
     drop_in = units / "maglev0.service.d/test.conf"
     drop_in.parent.mkdir(parents=True)
-    drop_in.write_text(DROP_IN.format(prefix=installed.prefix, settings=installed.settings, log=log))
+    drop_in.write_text(
+        DROP_IN.format(prefix=installed.prefix, settings=installed.settings, log=log)
+    )
     (units / installed.unit.name).symlink_to(installed.unit)
-    with Ensemble(tmp_path, [Place("127.0.0.1", namespace=host)]), Systemd(units, log, tmp_path_factory.getbasetemp(), host) as booted:
+    with (
+        Ensemble(tmp_path, [ServerLocation("127.0.0.1", namespace=host)]),
+        Systemd(units, log, tmp_path_factory.getbasetemp(), host) as booted,
+    ):
         yield booted
 
 
@@ -94,7 +103,9 @@ def in_kernel(host: str) -> str:
         return rules + run("ip", "-4", "address") + run("ip", "maddress", "show", "dev", "eth0")
 
 
-def test_the_daemon_serves_is_restarted_and_leaves_nothing(systemd: Systemd, host: str, settings: Path) -> None:
+def test_the_daemon_serves_is_restarted_and_leaves_nothing(
+    systemd: Systemd, host: str, settings: Path
+) -> None:
     assert settings.exists()
     before = in_kernel(host)
     assert systemd.systemctl("start", UNIT) == ""
@@ -106,7 +117,10 @@ def test_the_daemon_serves_is_restarted_and_leaves_nothing(systemd: Systemd, hos
 
     systemd.systemctl("kill", "--signal=KILL", UNIT)
     wait_for(
-        lambda: len(re.findall(SERVES, systemd.process.output(), re.MULTILINE)) == 2 or None, [systemd.process], EVENT_TIMEOUT_S, "a second start"
+        lambda: len(re.findall(SERVES, systemd.process.output(), re.MULTILINE)) == 2 or None,
+        [systemd.process],
+        EVENT_TIMEOUT_S,
+        "a second start",
     )
     assert systemd.show(UNIT, "NRestarts") == "1"
     assert in_kernel(host) == serving
@@ -116,13 +130,18 @@ def test_the_daemon_serves_is_restarted_and_leaves_nothing(systemd: Systemd, hos
     assert in_kernel(host) == before
 
 
-def test_a_restart_of_the_unit_is_no_change_to_the_cluster(systemd: Systemd, host: str, settings: Path) -> None:
+def test_a_restart_of_the_unit_is_no_change_to_the_cluster(
+    systemd: Systemd, host: str, settings: Path
+) -> None:
     settings.write_text(SETTINGS.replace("= 1", "= 4"))
     systemd.systemctl("start", UNIT)
     systemd.process.wait_line(SERVES, EVENT_TIMEOUT_S)
     serving = in_kernel(host)
     assert systemd.systemctl("restart", UNIT) == ""
-    systemd.process.wait_line("took back the place of backend-1, session 0x[0-9a-f]+: 5 node numbers in force", EVENT_TIMEOUT_S)
+    systemd.process.wait_line(
+        "took back the place of backend-1, session 0x[0-9a-f]+: 5 node numbers in force",
+        EVENT_TIMEOUT_S,
+    )
     assert in_kernel(host) == serving
     assert len(re.findall("joined as", systemd.process.output())) == 1
     assert "makes room for a restart" in systemd.process.output()
@@ -137,23 +156,44 @@ def test_it_says_how_it_does_is_reloaded_and_watched(systemd: Systemd, settings:
     assert systemd.show(UNIT, "ActiveState") == "active"
     systemd.process.wait_line(SERVES, EVENT_TIMEOUT_S)
     assert "failing" not in systemd.process.output()
-    wait_for(lambda: systemd.show(UNIT, "StatusText") or None, [systemd.process], EVENT_TIMEOUT_S, "a status in words")
+    wait_for(
+        lambda: systemd.show(UNIT, "StatusText") or None,
+        [systemd.process],
+        EVENT_TIMEOUT_S,
+        "a status in words",
+    )
 
     settings.write_text(SETTINGS.replace("= 1", "= 2") + "verbose = true\n")
     assert systemd.systemctl("reload", UNIT) == ""
-    systemd.process.wait_line("not taken over before a restart: --session-timeout$", EVENT_TIMEOUT_S)
+    systemd.process.wait_line(
+        "not taken over before a restart: --session-timeout$", EVENT_TIMEOUT_S
+    )
     settings.write_text(SETTINGS + "wieght = 2\n")
     assert systemd.systemctl("reload", UNIT) == ""
-    systemd.process.wait_line(f"stays as it was: {settings}:4: wieght: no such key; did you mean weight", EVENT_TIMEOUT_S)
+    systemd.process.wait_line(
+        f"stays as it was: {settings}:4: wieght: no such key; did you mean weight", EVENT_TIMEOUT_S
+    )
     assert systemd.show(UNIT, "ActiveState") == "active"
 
     settings.write_text(SETTINGS)
     systemd.systemctl("kill", "--signal=STOP", UNIT)
-    wait_for(lambda: systemd.show(UNIT, "NRestarts") != "0" or None, [systemd.process], EVENT_TIMEOUT_S, "the end of a daemon that stands still")
-    wait_for(lambda: systemd.show(UNIT, "ActiveState") == "active" or None, [systemd.process], EVENT_TIMEOUT_S, "another one")
+    wait_for(
+        lambda: systemd.show(UNIT, "NRestarts") != "0" or None,
+        [systemd.process],
+        EVENT_TIMEOUT_S,
+        "the end of a daemon that stands still",
+    )
+    wait_for(
+        lambda: systemd.show(UNIT, "ActiveState") == "active" or None,
+        [systemd.process],
+        EVENT_TIMEOUT_S,
+        "another one",
+    )
 
 
-def test_a_stop_may_take_as_long_as_connections_are_waited_for(systemd: Systemd, host: str, settings: Path) -> None:
+def test_a_stop_may_take_as_long_as_connections_are_waited_for(
+    systemd: Systemd, host: str, settings: Path
+) -> None:
     """Longer than the unit's own time-out, of which a stuck daemon would die."""
     (systemd.units / "maglev0.service.d/hasty.conf").write_text("[Service]\nTimeoutStopSec=1\n")
     settings.write_text(SETTINGS + "drain-timeout = 4\n")
@@ -162,7 +202,9 @@ def test_a_stop_may_take_as_long_as_connections_are_waited_for(systemd: Systemd,
     with namespace.inside(host):
         server, client = socket.create_server((VIP, 80)), socket.socket()
     with server, client:
-        client.bind((ADDRESS, 0))  # from the VIP to itself is a host's own talk, which nobody waits for
+        client.bind(
+            (ADDRESS, 0)
+        )  # from the VIP to itself is a host's own talk, which nobody waits for
         client.connect((VIP, 80))
         start_s = time.monotonic()
         assert systemd.systemctl("stop", UNIT) == ""
@@ -174,7 +216,9 @@ def test_a_stop_may_take_as_long_as_connections_are_waited_for(systemd: Systemd,
 def test_a_mistake_in_the_flags_is_not_tried_again(systemd: Systemd, settings: Path) -> None:
     settings.write_text("my-id = 0\n")
     (systemd.units / "given-up.service").write_text(GIVEN_UP.format(log=systemd.log))
-    (systemd.units / "maglev0.service.d/given-up.conf").write_text("[Unit]\nOnFailure=given-up.service\n")
+    (systemd.units / "maglev0.service.d/given-up.conf").write_text(
+        "[Unit]\nOnFailure=given-up.service\n"
+    )
     systemd.systemctl("start", UNIT)
     systemd.process.wait_line(f"^maglev0: {settings}:1: my-id: ", EVENT_TIMEOUT_S)
     systemd.process.wait_line("^given up$", EVENT_TIMEOUT_S)
@@ -188,14 +232,32 @@ def test_it_could_write_nowhere_and_load_nothing(systemd: Systemd, settings: Pat
     systemd.systemctl("start", UNIT)
     systemd.process.wait_line("^tried$", EVENT_TIMEOUT_S)
     refused = re.findall("^(/.*) is refused$", systemd.process.output(), re.MULTILINE)
-    assert refused == ["/run", "/etc", "/usr", "/var", "/proc/sys/net", "/lib/modules", "/root", "/home"]
+    assert refused == [
+        "/run",
+        "/etc",
+        "/usr",
+        "/var",
+        "/proc/sys/net",
+        "/lib/modules",
+        "/root",
+        "/home",
+    ]
 
 
 @pytest.mark.parametrize(
-    ("missing", "complaint"), [("CAP_NET_ADMIN", "CAP_NET_ADMIN"), ("CAP_NET_RAW", "CAP_NET_RAW"), ("CAP_BPF", "no XDP on eth0, .*CAP_BPF")]
+    ("missing", "complaint"),
+    [
+        ("CAP_NET_ADMIN", "CAP_NET_ADMIN"),
+        ("CAP_NET_RAW", "CAP_NET_RAW"),
+        ("CAP_BPF", "no XDP on eth0, .*CAP_BPF"),
+    ],
 )
-def test_no_right_is_left_to_it_in_vain(systemd: Systemd, settings: Path, missing: str, complaint: str) -> None:
+def test_no_right_is_left_to_it_in_vain(
+    systemd: Systemd, settings: Path, missing: str, complaint: str
+) -> None:
     assert settings.exists()
-    (systemd.units / "maglev0.service.d/zz-less.conf").write_text(f"[Service]\nCapabilityBoundingSet=~{missing}\n")
+    (systemd.units / "maglev0.service.d/zz-less.conf").write_text(
+        f"[Service]\nCapabilityBoundingSet=~{missing}\n"
+    )
     systemd.systemctl("start", UNIT)
     systemd.process.wait_line(complaint, EVENT_TIMEOUT_S)

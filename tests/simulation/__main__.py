@@ -39,7 +39,9 @@ def attack_all(seeds: range) -> int:
                 sys.stdout.write(f"seed {seed}: {fault}\n")
                 sys.stdout.flush()
     spent_s = time.perf_counter() - started_s
-    sys.stdout.write(f"{len(seeds)} schedules, seeds {seeds.start} to {seeds.stop - 1}, {failed} failed, {spent_s:.0f} s\n")
+    sys.stdout.write(
+        f"{len(seeds)} schedules, seeds {seeds.start} to {seeds.stop - 1}, {failed} failed, {spent_s:.0f} s\n"
+    )
     return failed
 
 
@@ -52,7 +54,12 @@ def tell(seed: int) -> int:
         play(world)
     except Exception as error:  # noqa: BLE001
         fault = f"{type(error).__name__}: {error}"
-    sys.stdout.write("\n".join([*map(str, world.scheduler.traced), f"seed {seed}: {fault or 'every promise was kept'}"]) + "\n")
+    sys.stdout.write(
+        "\n".join(
+            [*map(str, world.scheduler.traced), f"seed {seed}: {fault or 'every promise was kept'}"]
+        )
+        + "\n"
+    )
     return int(bool(fault))
 
 

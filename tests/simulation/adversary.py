@@ -23,7 +23,9 @@ MOVES: tuple[tuple[Move, float], ...] = (
 )  # fmt: skip
 RARE = (targeted.blink, targeted.overlook, targeted.pass_by, targeted.usurp)
 GAP_S = 0.05
-STRAGGLER_GAP_S = 1.02 * LEASE_MS / 1000 + 0.35  # a lease and its margin, and the renewal after that
+STRAGGLER_GAP_S = (
+    1.02 * LEASE_MS / 1000 + 0.35
+)  # a lease and its margin, and the renewal after that
 
 
 def play(world: World) -> None:
@@ -43,7 +45,10 @@ def _begin(world: World, numbers: tuple[int, ...]) -> None:
 def storm(world: World) -> None:
     """A few hosts start, then a few kinds of moves are made again and again, in bursts and with rests."""
     random, temper = world.random, world.site.temper
-    temper.stops, temper.skips = random.choice((0.0, 0.0, 0.002, 0.01)), random.choice((0.0, 0.0, 0.002, 0.01))
+    temper.stops, temper.skips = (
+        random.choice((0.0, 0.0, 0.002, 0.01)),
+        random.choice((0.0, 0.0, 0.002, 0.01)),
+    )
     temper.fails, temper.slow_loads = random.choice((0.0, 0.0, 0.0, 0.003)), True
     world.ensemble.slow = random.choice((0.0, 0.005, 0.03))
     _begin(world, (2, 3, 3, 4))
@@ -74,7 +79,9 @@ def planned(world: World) -> None:
     world.settle()
     for _turn in range(world.random.randint(2, 5)):
         world.gap_bound_s = GAP_S
-        order = world.random.choice((orders.join, orders.leave, orders.weigh, orders.adapt, _restart_unseen))
+        order = world.random.choice(
+            (orders.join, orders.leave, orders.weigh, orders.adapt, _restart_unseen)
+        )
         order(world)
         world.pass_s(world.random.choice((1.0, 4.0)))
         world.settle()
@@ -93,7 +100,11 @@ def _wait_out(world: World, concerned: set[int]) -> None:
     for _step in range(80):
         world.pass_s(0.05)
         for node in world.living:
-            if node.number not in concerned and node.kernel.in_force and node.kernel.lease_end < world.scheduler.now - 0.05:
+            if (
+                node.number not in concerned
+                and node.kernel.in_force
+                and node.kernel.lease_end < world.scheduler.now - 0.05
+            ):
                 raise ViolationError(f"{node}: its lease ended while it waited for another")
 
 

@@ -5,18 +5,35 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from maglev0.protocol.ports.zookeeper import Committed, Disconnected, Node, Operation, Refused, Stat, Write
+from maglev0.protocol.ports.zookeeper import (
+    Committed,
+    Disconnected,
+    Operation,
+    Refused,
+    Stat,
+    Write,
+    Znode,
+)
 from tests.simulation.ensemble import Connection, Ensemble, Read, Request, Server, Session, looked
 from tests.simulation.scheduler import Answer, Process
 
 OVERTAKEN_S = 0.002
-READ_TIMEOUT_SHARE = 2 / 3  # of the session timeout: a server that is silent for so long is given up
+READ_TIMEOUT_SHARE = (
+    2 / 3
+)  # of the session timeout: a server that is silent for so long is given up
 
 
 class Client:
     """One session of one process, behind `znodes.ZooKeeper`."""
 
-    def __init__(self, ensemble: Ensemble, process: Process, notice: Callable[[str | None], None], timeout_s: float, former: Session | None) -> None:
+    def __init__(
+        self,
+        ensemble: Ensemble,
+        process: Process,
+        notice: Callable[[str | None], None],
+        timeout_s: float,
+        former: Session | None,
+    ) -> None:
         self.session = 0  # as the loop knows it
         self.connected = False
         self.cut = False  # from all servers
@@ -38,11 +55,11 @@ class Client:
         self._again()
         self._scheduler.after(timeout_s / 3, self._ping)
 
-    async def get(self, path: str, *, watch: bool = False) -> Node | None:
+    async def get(self, path: str, *, watch: bool = False) -> Znode | None:
         """See `znodes.ZooKeeper`."""
         return await self._ask(Read(path, watch))  # type: ignore[return-value]
 
-    async def get_all(self, paths: Sequence[str], *, watch: bool = False) -> list[Node | None]:
+    async def get_all(self, paths: Sequence[str], *, watch: bool = False) -> list[Znode | None]:
         """See `znodes.ZooKeeper`."""
         self._require_connected()
         answers = [self._ask(Read(path, watch)) for path in paths]
@@ -67,7 +84,9 @@ class Client:
         if self.session != session:
             raise Disconnected
         assert isinstance(zxid, int)
-        return Committed(zxid if any(isinstance(one, Write) for one in operations) else 0, looked(found))
+        return Committed(
+            zxid if any(isinstance(one, Write) for one in operations) else 0, looked(found)
+        )
 
     def _require_connected(self) -> None:
         if not self.connected:
@@ -93,7 +112,9 @@ class Client:
             self._kept.append(request)
             return
         connection.sent_at = max(connection.sent_at, self._scheduler.now + self._ensemble.delay_s())
-        self._scheduler.at(connection.sent_at, partial(self._pass, partial(connection.arrive, request)))
+        self._scheduler.at(
+            connection.sent_at, partial(self._pass, partial(connection.arrive, request))
+        )
 
     def _pass(self, message: Callable[[], None]) -> None:
         """A message passes the network, or waits in it."""
@@ -148,7 +169,11 @@ class Client:
     def _tire(self, connection: Connection) -> None:
         """Wait no longer for a server, if it was silent all the time."""
         silent_s = self._scheduler.now - self._heard_at
-        if connection is self._connection and self._process.alive and silent_s >= READ_TIMEOUT_SHARE * self.timeout_s - 1e-6:
+        if (
+            connection is self._connection
+            and self._process.alive
+            and silent_s >= READ_TIMEOUT_SHARE * self.timeout_s - 1e-6
+        ):
             self._lose()
 
     def _give_up(self, now: float) -> None:
@@ -198,7 +223,12 @@ class Client:
         if not process.alive or self._closed or self._connection is not None:
             return
         server = self._scheduler.random.choice(self._ensemble.servers)
-        if process.stopped_until > self._scheduler.now or self.cut or not server.serves or server.applied < self._seen:
+        if (
+            process.stopped_until > self._scheduler.now
+            or self.cut
+            or not server.serves
+            or server.applied < self._seen
+        ):
             self._again()
             return
         if self.truth is not None and not self.truth.alive:
@@ -232,7 +262,10 @@ class Client:
         """A watch fired, see `_hand_over`."""
         random = self._scheduler.random
         if random.random() < 0.1:
-            self._scheduler.after(OVERTAKEN_S * random.random(), partial(self._process.deliver, partial(self._notice, path)))
+            self._scheduler.after(
+                OVERTAKEN_S * random.random(),
+                partial(self._process.deliver, partial(self._notice, path)),
+            )
         else:
             self._notice(path)
 
@@ -243,7 +276,12 @@ class Client:
         if connection is None or session is None or self.cut:
             return
         await self._process.sleep(self._ensemble.delay_s())
-        if session.alive and session.connection is connection and self._ensemble.leader is not None and not connection.server.cut:
+        if (
+            session.alive
+            and session.connection is connection
+            and self._ensemble.leader is not None
+            and not connection.server.cut
+        ):
             self._ensemble.close_session(session)
 
     def abandon(self) -> None:

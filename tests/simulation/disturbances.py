@@ -31,7 +31,9 @@ def _server(world: World) -> Server:
 
 
 def _is_whole(world: World) -> bool:
-    return world.ensemble.leader is not None and all(one.up and not one.cut for one in world.ensemble.servers)
+    return world.ensemble.leader is not None and all(
+        one.up and not one.cut for one in world.ensemble.servers
+    )
 
 
 def lag(world: World) -> None:
@@ -110,14 +112,18 @@ def meddle(world: World, operations: Sequence[Delete | Write]) -> None:
     except Refused:
         return
     deleted = [one.path.rpartition("/") for one in operations if isinstance(one, Delete)]
-    world.ack_deleted |= any(parent == PATHS.acks for parent, _, _ in deleted) or any(one.path.startswith(PATHS.acks + "/") for one in operations)
+    world.ack_deleted |= any(parent == PATHS.acks for parent, _, _ in deleted) or any(
+        one.path.startswith(PATHS.acks + "/") for one in operations
+    )
     world.hand_deleted |= {int(name) for parent, _, name in deleted if parent == PATHS.leases}
 
 
 def _some_path(world: World) -> str:
     taken = [node.number for node in world.nodes.values()] or [1]
     number = world.random.choice(taken)
-    return world.random.choice((PATHS.member(number), PATHS.ack(number), PATHS.lease(number), PATHS.settings))
+    return world.random.choice(
+        (PATHS.member(number), PATHS.ack(number), PATHS.lease(number), PATHS.settings)
+    )
 
 
 def delete_one(world: World) -> None:
@@ -130,7 +136,16 @@ def overwrite_one(world: World) -> None:
     path = _some_path(world)
     parent = path.rpartition("/")[0]
     other = world.ensemble.tree.nodes.get(f"{parent}/{world.random.randint(1, MOST_HOSTS)}")
-    meddle(world, [Write(path, b"nonsense" if other is None or world.random.random() < 0.5 else other.data, -1)])
+    meddle(
+        world,
+        [
+            Write(
+                path,
+                b"nonsense" if other is None or world.random.random() < 0.5 else other.data,
+                -1,
+            )
+        ],
+    )
 
 
 def delete_all(world: World) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from maglev0.protocol.ports.zookeeper import Delete, Node, Operation, Refused, Stat
+from maglev0.protocol.ports.zookeeper import Delete, Operation, Refused, Stat, Znode
 from tests.simulation.scheduler import Answer, Scheduler
 from tests.simulation.tree import Transaction, Tree
 
@@ -57,7 +57,13 @@ class Session:
 class Connection:
     """One client's connection to one server: requests are answered in their order, and watches fire in the order of the changes."""
 
-    def __init__(self, server: Server, session: Session, hear: Callable[[Callable[[], None]], None], on_close: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        server: Server,
+        session: Session,
+        hear: Callable[[Callable[[], None]], None],
+        on_close: Callable[[], None],
+    ) -> None:
         self.server = server
         self.session = session
         self.open = True
@@ -153,7 +159,9 @@ class Server:
         """Answer from what this server knows."""
         node = self.tree.nodes.get(ask.path)
         if ask.watch and not (ask.children and node is None):
-            (self._child_watches if ask.children else self._data_watches).setdefault(ask.path, {})[connection] = None
+            (self._child_watches if ask.children else self._data_watches).setdefault(ask.path, {})[
+                connection
+            ] = None
         if ask.children:
             return None if node is None else (list(self.tree.children[ask.path]), node.stat)
         return node
@@ -163,12 +171,17 @@ class Server:
         ensemble = self.ensemble
         if not self.cut or ensemble.scheduler.chance(0.2):  # a cut may be a delay
             late_s = ensemble.scheduler.random.random() if self.cut else 0.0
-            ensemble.scheduler.after(ensemble.delay_s() + late_s, partial(ensemble.propose, connection, request, ensemble.epoch))
+            ensemble.scheduler.after(
+                ensemble.delay_s() + late_s,
+                partial(ensemble.propose, connection, request, ensemble.epoch),
+            )
 
     def soon(self, index: int) -> None:
         """Apply what the leader has decided, when that arrives here."""
         scheduler = self.ensemble.scheduler
-        self._applies_at = max(self._applies_at, scheduler.now + self.ensemble.delay_s() + self.lag_s)
+        self._applies_at = max(
+            self._applies_at, scheduler.now + self.ensemble.delay_s() + self.lag_s
+        )
         scheduler.at(self._applies_at, partial(self._apply_if_connected, index))
 
     def _apply_if_connected(self, index: int) -> None:
@@ -235,7 +248,9 @@ class Ensemble:
         """How long a message takes."""
         random = self.scheduler.random
         delay = LEAST_DELAY_S + (MOST_DELAY_S - LEAST_DELAY_S) * random.random()
-        return delay + random.expovariate(12.0) if self.slow and random.random() < self.slow else delay
+        return (
+            delay + random.expovariate(12.0) if self.slow and random.random() < self.slow else delay
+        )
 
     def propose(self, connection: Connection, request: Request, epoch: int) -> None:
         """A write reached the leader."""
@@ -291,7 +306,11 @@ class Ensemble:
         """End a session: its ephemeral znodes go with it, in one transaction."""
         session.alive = False
         self.scheduler.trace("leader", "ends session", hex(session.id))
-        owned = [Delete(path, -1) for path, node in self.tree.nodes.items() if node.stat.owner == session.id]
+        owned = [
+            Delete(path, -1)
+            for path, node in self.tree.nodes.items()
+            if node.stat.owner == session.id
+        ]
         self.commit(owned, session.id, closes=session.id)
 
     def _tell_touches(self) -> None:
@@ -336,7 +355,7 @@ class Ensemble:
 
 def looked(found: object) -> Stat | None:
     """The stat of a znode as read."""
-    return found.stat if isinstance(found, Node) else None
+    return found.stat if isinstance(found, Znode) else None
 
 
 def _nobody(_path: str) -> None:

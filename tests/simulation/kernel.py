@@ -9,7 +9,7 @@ from functools import partial
 from typing import NamedTuple, Protocol
 
 from maglev0.errors import DataplaneError
-from maglev0.protocol.ports.kernel import Flows, Move, Phase
+from maglev0.protocol.ports.kernel import Commit, Connections, Move
 from tests.simulation.scheduler import Answer, Process, Scheduler
 
 TIMER_TICK_S = 0.01  # HZ=100: a timer may run out so much later
@@ -40,7 +40,9 @@ class Watcher(Protocol):
 class Kernel:
     """Buckets in force, the lease's two slots, what the early stage admits, and the connections of one host."""
 
-    def __init__(self, name: str, number: int, rate: float, offset_s: float, watcher: Watcher) -> None:
+    def __init__(
+        self, name: str, number: int, rate: float, offset_s: float, watcher: Watcher
+    ) -> None:
         self.name = name
         self.number = number  # the id of its daemon
         self.rate = rate
@@ -120,7 +122,9 @@ class Temper:
 class Gate:
     """One process's view of its kernel, behind `dataplane.Gate`."""
 
-    def __init__(self, kernel: Kernel, process: Process, scheduler: Scheduler, lease_s: float, temper: Temper) -> None:
+    def __init__(
+        self, kernel: Kernel, process: Process, scheduler: Scheduler, lease_s: float, temper: Temper
+    ) -> None:
         self.kernel = kernel
         self._process = process
         self._scheduler = scheduler
@@ -139,7 +143,9 @@ class Gate:
             process.stop(random.expovariate(3.0))
         if process.free_at > self._scheduler.now:
             answer: Answer[None] = Answer()
-            process.resume_first(partial(answer.return_from, partial(self._attempt, what, effect), DataplaneError))
+            process.resume_first(
+                partial(answer.return_from, partial(self._attempt, what, effect), DataplaneError)
+            )
             await answer
         else:
             self._attempt(what, effect)
@@ -162,14 +168,16 @@ class Gate:
             answer.settle(None)
 
     def _attempt(self, what: str, effect: Callable[[], None]) -> None:
-        fails = self._scheduler.now < self.fails_until or (bool(self._temper.fails) and self._scheduler.random.random() < self._temper.fails)
+        fails = self._scheduler.now < self.fails_until or (
+            bool(self._temper.fails) and self._scheduler.random.random() < self._temper.fails
+        )
         if not fails or self._scheduler.random.random() < 0.5:
             self._scheduler.trace(self.kernel, what, sorted(self.kernel.in_force))
             effect()
         if fails:
             raise DataplaneError(f"{what}: failed")
 
-    async def load(self, move: Move) -> None:
+    async def stage(self, move: Move) -> None:
         """See `dataplane.Gate`: it takes its time, in which the loop turns."""
         self._coming = None
         temper, random = self._temper, self._scheduler.random
@@ -181,7 +189,9 @@ class Gate:
         if len(move.gains) > 1 and random.random() < 0.3:
             delay_s /= 2
             part = frozenset(sorted(move.gains)[::2])
-            await self._later(delay_s, partial(self._attempt, f"begin to {what}", partial(self._let, part)))
+            await self._later(
+                delay_s, partial(self._attempt, f"begin to {what}", partial(self._let, part))
+            )
         await self._later(delay_s, partial(self._attempt, what, partial(self._load, move)))
 
     def _let(self, part: frozenset[int]) -> None:
@@ -196,16 +206,16 @@ class Gate:
         kernel.admit(kernel.admitted | move.gains)
         self._coming = move
 
-    async def flip(self, phase: Phase) -> None:
+    async def commit(self, to: Commit) -> None:
         """See `dataplane.Gate`."""
         move = self._coming
         if move is None:
-            raise DataplaneError("flipping: no move is loaded")
-        await self._at_once(f"flip {phase.value}", partial(self._flip, move, phase))
+            raise DataplaneError("commit: no move is staged")
+        await self._at_once(f"commit {to.value}", partial(self._commit, move, to))
 
-    def _flip(self, move: Move, phase: Phase) -> None:
+    def _commit(self, move: Move, to: Commit) -> None:
         released = self.kernel.in_force - move.losses
-        if phase is Phase.ACQUIRED:
+        if to is Commit.ACQUIRE:
             self._let_in = NOTHING
             self.kernel.point(released | move.gains)
         else:
@@ -250,13 +260,13 @@ class Gate:
         """See `dataplane.Dataplane`."""
         return self.kernel.admitted - self.kernel.in_force
 
-    async def flows(self) -> Flows:
+    async def flows(self) -> Connections:
         """See `dataplane.Gate`: a long table is read in steps, between which the loop turns."""
         buckets = frozenset(one.bucket for one in self.kernel.connections.values())
         await self._later(self._scheduler.random.expovariate(20.0), _nothing)
-        return Flows(buckets, len(self.kernel.connections))
+        return Connections(buckets, len(self.kernel.connections))
 
-    async def forget(self, buckets: frozenset[int]) -> None:
+    async def unpin(self, buckets: frozenset[int]) -> None:
         """See `dataplane.Gate`."""
         await self._at_once(f"forget {sorted(buckets)}", partial(self._forget, buckets))
 

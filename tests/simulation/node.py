@@ -14,7 +14,7 @@ from maglev0.core.view import ACTIVE, DRY_RUN, Member, View, name_of
 from maglev0.errors import DataplaneError, MaglevError
 from maglev0.protocol.agreement import Agreement, Founder, Unsettled
 from maglev0.protocol.lease import terms
-from maglev0.protocol.node_state import Host
+from maglev0.protocol.node_state import Environment
 from maglev0.protocol.participant import Participant
 from maglev0.protocol.paths import Paths
 from maglev0.protocol.ports.zookeeper import Disconnected, Refused
@@ -85,7 +85,15 @@ def share(view: View, buckets: int, name: str, *, dry_run: bool = False) -> froz
 class Node:
     """One daemon on one host; restarts make another of the same id on the same kernel."""
 
-    def __init__(self, site: Site, number: int, kernel: Kernel, process: Process, flags: Flags, left: Left | None = None) -> None:  # noqa: PLR0917  all of them, always in this order
+    def __init__(  # noqa: PLR0917
+        self,
+        site: Site,
+        number: int,
+        kernel: Kernel,
+        process: Process,
+        flags: Flags,
+        left: Left | None = None,
+    ) -> None:
         self.number = number
         self.kernel = kernel
         self.process = process
@@ -101,9 +109,17 @@ class Node:
         self._waiting: Answer[None] = Answer()
         self._renewing: Answer[None] = Answer()
         self._broken = False
-        self._left = left if left is not None and site.make.takes_back(left, flags.timeout_s) else None
+        self._left = (
+            left if left is not None and site.make.takes_back(left, flags.timeout_s) else None
+        )
         self._settings = None if self._left is None else self._left.settings
-        self.client = Client(site.ensemble, process, self._notice, flags.timeout_s, None if self._left is None else self._left.session)
+        self.client = Client(
+            site.ensemble,
+            process,
+            self._notice,
+            flags.timeout_s,
+            None if self._left is None else self._left.session,
+        )
         self.gate = Gate(kernel, process, site.scheduler, LEASE_MS / 1000, site.temper)
         kernel.serves, kernel.holds = not flags.dry_run, flags.hold
         process.skips = site.temper.skips
@@ -133,7 +149,9 @@ class Node:
         answer: Answer[None] = Answer()
         self._waiting = answer
         if seconds is not None:
-            self._scheduler.after(self.process.span(max(seconds, 0.0)), partial(answer.settle, None))
+            self._scheduler.after(
+                self.process.span(max(seconds, 0.0)), partial(answer.settle, None)
+            )
         await answer
 
     async def _serve(self) -> None:
@@ -143,16 +161,46 @@ class Node:
             self.process.start(self._give_up(error))
             return
         site = self._site
-        host = Host(self.client, self.gate, self.process.clock, self._share, self._wake, self.kernel.name, 4711, self.flags.hold)
+        host = Environment(
+            self.client,
+            self.gate,
+            self.process.clock,
+            self._share,
+            self._wake,
+            self.kernel.name,
+            4711,
+            self.flags.hold,
+        )
         make = site.make.participant
-        self.participant = make(host, agreement, PATHS, me=self._member(), total_nodes=site.buckets, terms=terms(LEASE_MS))
-        self.participant.standing.kept = await self.gate.kept()
+        self.participant = make(
+            host,
+            agreement,
+            PATHS,
+            me=self._member(),
+            total_nodes=site.buckets,
+            terms=terms(LEASE_MS),
+        )
+        self.participant.node_state.kept = await self.gate.kept()
         self.participant.renewal.wake = lambda: self._renewing.settle(None)
-        self._strands += [self.process.start(self._renewals(self.participant)), self.process.start(self._sweeps(self.participant))]
+        self._strands += [
+            self.process.start(self._renewals(self.participant)),
+            self.process.start(self._sweeps(self.participant)),
+        ]
         await self._rounds(self.participant)
 
     def _member(self) -> Member:
-        return Member(self.number, "host", 4711, 0.0, "", "", HashFamily.NFTABLES, self.flags.weight, self.state, self.flags.timeout_s)
+        return Member(
+            self.number,
+            "host",
+            4711,
+            0.0,
+            "",
+            "",
+            HashFamily.NFTABLES,
+            self.flags.weight,
+            self.state,
+            self.flags.timeout_s,
+        )
 
     @property
     def state(self) -> str:
@@ -171,9 +219,15 @@ class Node:
         wishes = Wishes(self._site.buckets, None, None, None, (HashFamily.NFTABLES,))
         while True:
             left = self._left
-            settings = left.settings if left is not None and left.session.id == self.client.session else None
+            settings = (
+                left.settings
+                if left is not None and left.session.id == self.client.session
+                else None
+            )
             try:
-                self._settings = await agreement.agree(self.number, wishes, Founder(VIP, SESSION_S, 1, settings))
+                self._settings = await agreement.agree(
+                    self.number, wishes, Founder(VIP, SESSION_S, 1, settings)
+                )
             except (Disconnected, Unsettled, Refused):
                 await self.process.sleep(0.1)
             else:
@@ -216,7 +270,7 @@ class Node:
 
     def _learn(self, participant: Participant) -> None:
         if participant._seen is not None:
-            own = {self.number} if participant.standing.is_member else set()
+            own = {self.number} if participant.node_state.is_member else set()
             self.known.update({member.id for member in participant._seen.view.members} - own)
 
     def disturb(self) -> None:
@@ -235,9 +289,9 @@ class Node:
 
     async def _mend(self, participant: Participant) -> None:
         """The kernel refused something: be no member until it can be used again."""
-        participant.standing.held_known = False
+        participant.node_state.held_known = False
         try:
-            await participant.entry.withdraw()
+            await participant.joining.withdraw()
         except AGAIN:
             await self.process.sleep(0.1)
             raise
@@ -288,7 +342,9 @@ class Node:
         deadline = self._scheduler.now + drain_s
         if self.participant is not None:
             self.participant.leave()
-            while self._scheduler.now < deadline and not (self.participant.standing.is_drained and not self.kernel.connections):
+            while self._scheduler.now < deadline and not (
+                self.participant.node_state.is_drained and not self.kernel.connections
+            ):
                 await self.process.sleep(0.05)
         await self._end()
 
@@ -299,7 +355,7 @@ class Node:
         if self.participant is not None:
             for _attempt in range(5):
                 try:
-                    await self.participant.entry.withdraw()
+                    await self.participant.joining.withdraw()
                     break
                 except AGAIN:
                     await self.process.sleep(0.2)

@@ -35,7 +35,9 @@ def join(world: World) -> Node | None:
     if number is None:
         return None
     oddity = random.random()
-    return world.add_host(number, Flags(random.choice((1, 1, 1, 2, 0)), SESSION_S, oddity < 0.05, oddity > 0.96))
+    return world.add_host(
+        number, Flags(random.choice((1, 1, 1, 2, 0)), SESSION_S, oddity < 0.05, oddity > 0.96)
+    )
 
 
 def leave(world: World) -> None:
@@ -57,7 +59,9 @@ def weigh(world: World, node: Node | None = None) -> None:
     """A daemon is restarted with another weight."""
     node = node or some(world)
     if node is not None:
-        weight = world.random.choice([weight for weight in (0, 1, 2, 3) if weight != node.flags.weight])
+        weight = world.random.choice(
+            [weight for weight in (0, 1, 2, 3) if weight != node.flags.weight]
+        )
         again(world, node, node.flags._replace(weight=weight), 0.05 * world.random.random())
 
 
@@ -66,13 +70,21 @@ def adapt(world: World) -> None:
     nodes = world.living if world.random.random() < 0.1 else [some(world)]
     for node in nodes:
         if node is not None:
-            node.wish(world.random.choice((ACTIVE, ACTIVE, FAILING, FAILING, DRAINING)), world.random.choice((1, 1, node.flags.weight, 0, 3)))
+            node.wish(
+                world.random.choice((ACTIVE, ACTIVE, FAILING, FAILING, DRAINING)),
+                world.random.choice((1, 1, node.flags.weight, 0, 3)),
+            )
 
 
-def again(world: World, node: Node, flags: Flags, after_s: float, *, takes_back: bool = True) -> None:
+def again(
+    world: World, node: Node, flags: Flags, after_s: float, *, takes_back: bool = True
+) -> None:
     """Kill a daemon, and start it again after a while."""
     left = node.kill()
-    world.scheduler.after(after_s, partial(_start, world, node, flags, left if takes_back and not flags.dry_run else None))
+    world.scheduler.after(
+        after_s,
+        partial(_start, world, node, flags, left if takes_back and not flags.dry_run else None),
+    )
 
 
 def _start(world: World, node: Node, flags: Flags, left: Left | None) -> None:

@@ -8,10 +8,10 @@ from typing import Any
 
 from maglev0.core import view as views
 from maglev0.core.view import Child, View, ViewId
-from maglev0.protocol.handover import HandOver, Stage
-from maglev0.protocol.joining import Entry
+from maglev0.protocol.handover import HandOver, Phase
+from maglev0.protocol.joining import Joining
 from maglev0.protocol.lease import Others
-from maglev0.protocol.membership import Lease, Membership, Seen, view_id
+from maglev0.protocol.membership import LeaseZnode, Membership, Seen, view_id
 from maglev0.protocol.participant import Participant
 from maglev0.protocol.renewal import Renewal
 from tests.simulation.node import Make, share
@@ -21,7 +21,11 @@ class AcquiresEarly(HandOver):
     """Acquires before the others have acknowledged that they released."""
 
     def may_acquire_at(self) -> float:
-        return math.inf if self.secure is None or self.secure != self.view_id else self.others.over_at()
+        return (
+            math.inf
+            if self.secure is None or self.secure != self.view_id
+            else self.others.over_at()
+        )
 
 
 class WaitsForRememberedOwners(HandOver):
@@ -34,12 +38,16 @@ class WaitsForRememberedOwners(HandOver):
         self.before = self.view
         super().see(view, mine, now_s)
 
-    def lacking(self, stage: Stage) -> frozenset[int]:
+    def lacking(self, stage: Phase) -> frozenset[int]:
         lacking = super().lacking(stage)
-        if stage is not Stage.RELEASED or self.before is None:
+        if stage is not Phase.RELEASED or self.before is None:
             return lacking
         members = self.before.members
-        return lacking & {one.id for one in members if share(self.before, self.buckets, one.name) & self.move.gains}
+        return lacking & {
+            one.id
+            for one in members
+            if share(self.before, self.buckets, one.name) & self.move.gains
+        }
 
 
 class TrustsStragglers(HandOver):
@@ -48,7 +56,10 @@ class TrustsStragglers(HandOver):
     def may_acquire_at(self) -> float:
         if self.secure is None or self.secure != self.view_id:
             return math.inf
-        return max(self.others.over_at(), self.straggling_until if self.lacking(Stage.RELEASED) else -math.inf)
+        return max(
+            self.others.over_at(),
+            self.straggling_until if self.lacking(Phase.RELEASED) else -math.inf,
+        )
 
 
 class KeepsAcrossLapses(HandOver):
@@ -99,7 +110,7 @@ class ArmsLate(Renewal):
     """Starts the lease's timer when the answer is there."""
 
     async def _worth(self, shown: ViewId | None, started_at: float) -> None:
-        await self._host.gate.arm()
+        await self._environment.gate.arm()
         await super()._worth(shown, started_at)
 
 
@@ -116,24 +127,31 @@ class ReadsInParts(Membership):
         if parent is None:
             return None
         present = {name: node for name, node in zip(ids, nodes, strict=True) if node is not None}
-        members, _ignored = views.read_members(Child(name, node.data, node.stat.owner, node.stat.mzxid) for name, node in present.items())
-        seen = View(view_id(parent.stat), members, frozenset((name, node.stat.czxid) for name, node in present.items()))
+        members, _ignored = views.read_members(
+            Child(name, node.data, node.stat.owner, node.stat.mzxid)
+            for name, node in present.items()
+        )
+        seen = View(
+            view_id(parent.stat),
+            members,
+            frozenset((name, node.stat.czxid) for name, node in present.items()),
+        )
         return Seen(seen, {int(name): node for name, node in present.items()})
 
 
-class RejoinsFull(Entry):
+class RejoinsFull(Joining):
     """Joins with whatever is still in force, and under the lease that still runs."""
 
     async def _let_go(self) -> None:
         await self.know_held()
 
 
-class OverwritesFormerLives(Entry):
+class OverwritesFormerLives(Joining):
     """Joins over the running lease of its id's former life on another kernel."""
 
-    async def leases(self, beside: Collection[int]) -> dict[int, Lease]:
+    async def leases(self, beside: Collection[int]) -> dict[int, LeaseZnode]:
         found = await super().leases(beside)
-        self._standing.handover.others.forget(frozenset({self._standing.me.id}))
+        self._state.handover.others.forget(frozenset({self._state.me.id}))
         return found
 
 
@@ -142,8 +160,8 @@ class ForgetsConnections(Participant):
 
     async def _release(self) -> float:
         pause_s = await super()._release()
-        if self.handover.stage is Stage.RELEASED:
-            await self._host.gate.forget(self.handover.move.losses)
+        if self.handover.stage is Phase.RELEASED:
+            await self._environment.gate.unpin(self.handover.move.losses)
         return pause_s
 
 
@@ -172,8 +190,8 @@ def _renewal(participant: Participant) -> object:
     return participant.renewal
 
 
-def _entry(participant: Participant) -> object:
-    return participant.entry
+def _joining(participant: Participant) -> object:
+    return participant.joining
 
 
 def _membership(participant: Participant) -> object:
@@ -193,6 +211,6 @@ PLANTED = {
     "leaves out members that it never saw": _with(_others, AsksForKnownMembersOnly),
     "keeps its buckets over a lapsed lease": _with(_handover, KeepsAcrossLapses),
     "asks for no renewal after a straggler's lease": _with(_handover, TrustsStragglers),
-    "joins again with its kernel full": _with(_entry, RejoinsFull),
-    "joins over the lease of its former life": _with(_entry, OverwritesFormerLives),
+    "joins again with its kernel full": _with(_joining, RejoinsFull),
+    "joins over the lease of its former life": _with(_joining, OverwritesFormerLives),
 }

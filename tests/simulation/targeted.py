@@ -64,7 +64,9 @@ def overlook(world: World) -> None:
     apart_s = random.uniform(0.75, 1.0)
     blind.process.hang(apart_s)
     weigh(world, some(world, blind))
-    change = random.choice((partial(join, world), partial(leave, world), partial(weigh, world, blind)))
+    change = random.choice(
+        (partial(join, world), partial(leave, world), partial(weigh, world, blind))
+    )
     world.scheduler.after(apart_s - 0.01, partial(_slow_change, world, slow, change))
 
 
@@ -89,7 +91,10 @@ def bustle(world: World) -> None:
     """Several changes within a few round trips."""
     random = world.random
     for _change in range(random.randint(2, 5)):
-        world.scheduler.after(0.02 * random.random(), partial(random.choice((weigh, weigh, restart, join, leave)), world))
+        world.scheduler.after(
+            0.02 * random.random(),
+            partial(random.choice((weigh, weigh, restart, join, leave)), world),
+        )
 
 
 def usurp(world: World) -> None:
@@ -116,4 +121,10 @@ def flap(world: World) -> None:
     node = some(world)
     if node is not None:
         _erase(world, node.number)
-        again(world, node, node.flags, 0.3 * world.random.random(), takes_back=world.random.random() < 0.5)
+        again(
+            world,
+            node,
+            node.flags,
+            0.3 * world.random.random(),
+            takes_back=world.random.random() < 0.5,
+        )

@@ -22,7 +22,9 @@ def attack(seeds: range) -> None:
             try:
                 play(World(seed))
             except AssertionError as error:
-                pytest.fail(f"seed {seed}: {error}; python -m tests.simulation --seed {seed} tells the story")
+                pytest.fail(
+                    f"seed {seed}: {error}; python -m tests.simulation --seed {seed} tells the story"
+                )
     finally:
         logging.disable(logging.NOTSET)
 

@@ -5,14 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from maglev0.protocol.ports.zookeeper import Check, Create, Delete, Node, Operation, Reason, Refused, Stat, Write
+from maglev0.protocol.ports.zookeeper import (
+    Create,
+    Delete,
+    Operation,
+    Reason,
+    Refused,
+    Stat,
+    VersionGuard,
+    Write,
+    Znode,
+)
 
 
 class Change(NamedTuple):
     """One znode as a transaction leaves it (`None`: deleted). `watched`: its data's and its children's watches fire."""
 
     path: str
-    node: Node | None
+    node: Znode | None
     data: bool
     children: bool
 
@@ -34,7 +44,7 @@ class Tree:
     """Znodes by path; `children` by path of the parent, in the order of creation."""
 
     def __init__(self) -> None:
-        self.nodes: dict[str, Node] = {"": Node(b"", Stat(0, 0, 0, 0, 0, 0))}
+        self.nodes: dict[str, Znode] = {"": Znode(b"", Stat(0, 0, 0, 0, 0, 0))}
         self.children: dict[str, dict[str, None]] = {"": {}}
 
     def apply(self, transaction: Transaction) -> None:
@@ -55,11 +65,16 @@ class Tree:
 
     def plan(self, zxid: int, operations: Sequence[Operation], session: int) -> Transaction:
         """What a transaction would change; raises `Refused`, as ZooKeeper's PrepRequestProcessor does."""
-        draft: dict[str, Node | None] = {}
+        draft: dict[str, Znode | None] = {}
         fired: dict[str, tuple[bool, bool]] = {}
         for index, operation in enumerate(operations):
             self._plan_one(_Draft(self, draft, fired, zxid, session, index), operation)
-        return Transaction(zxid, tuple(Change(path, node, *fired.get(path, (False, False))) for path, node in draft.items()))
+        return Transaction(
+            zxid,
+            tuple(
+                Change(path, node, *fired.get(path, (False, False))) for path, node in draft.items()
+            ),
+        )
 
     @staticmethod
     def _plan_one(draft: _Draft, operation: Operation) -> None:
@@ -76,11 +91,13 @@ class Tree:
         elif isinstance(operation, Delete):
             draft.delete(operation.path)
         else:
-            assert isinstance(operation, Check)
+            assert isinstance(operation, VersionGuard)
 
     def below(self, path: str) -> list[str]:
         """A znode and all below it, the lowest first."""
-        found = [lower for name in self.children.get(path, {}) for lower in self.below(f"{path}/{name}")]
+        found = [
+            lower for name in self.children.get(path, {}) for lower in self.below(f"{path}/{name}")
+        ]
         return [*found, path] if path in self.nodes else found
 
 
@@ -88,16 +105,18 @@ class _Draft(NamedTuple):
     """A transaction in the making."""
 
     tree: Tree
-    nodes: dict[str, Node | None]
+    nodes: dict[str, Znode | None]
     fired: dict[str, tuple[bool, bool]]
     zxid: int
     session: int
     place: int
 
-    def find(self, path: str) -> Node | None:
+    def find(self, path: str) -> Znode | None:
         return self.nodes[path] if path in self.nodes else self.tree.nodes.get(path)
 
-    def put(self, path: str, node: Node | None, *, data: bool = False, children: bool = False) -> None:
+    def put(
+        self, path: str, node: Znode | None, *, data: bool = False, children: bool = False
+    ) -> None:
         before = self.fired.get(path, (False, False))
         self.nodes.pop(path, None)
         self.nodes[path] = node
@@ -111,11 +130,15 @@ class _Draft(NamedTuple):
             raise Refused(self.place, Reason(exists=True))
         self._count_child(operation.path, parent)
         owner = self.session if operation.ephemeral else 0
-        self.put(operation.path, Node(operation.data, Stat(self.zxid, self.zxid, self.zxid, 0, 0, owner)), data=True)
+        self.put(
+            operation.path,
+            Znode(operation.data, Stat(self.zxid, self.zxid, self.zxid, 0, 0, owner)),
+            data=True,
+        )
 
-    def write(self, operation: Write, node: Node) -> None:
+    def write(self, operation: Write, node: Znode) -> None:
         stat = node.stat._replace(mzxid=self.zxid, version=node.stat.version + 1)
-        self.put(operation.path, Node(operation.data, stat), data=True)
+        self.put(operation.path, Znode(operation.data, stat), data=True)
 
     def delete(self, path: str) -> None:
         parent = self.find(parent_of(path))
@@ -123,6 +146,6 @@ class _Draft(NamedTuple):
             self._count_child(path, parent)
         self.put(path, None, data=True, children=True)
 
-    def _count_child(self, path: str, parent: Node) -> None:
+    def _count_child(self, path: str, parent: Znode) -> None:
         stat = parent.stat._replace(cversion=parent.stat.cversion + 1, pzxid=self.zxid)
-        self.put(parent_of(path), Node(parent.data, stat), children=True)
+        self.put(parent_of(path), Znode(parent.data, stat), children=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from functools import partial
 
-from maglev0.protocol.handover import Stage
+from maglev0.protocol.handover import Phase
 from tests.simulation.ensemble import Ensemble
 from tests.simulation.kernel import Connection, Kernel, Temper, ViolationError
 from tests.simulation.node import LEASE_MS, PATHS, Flags, Left, Make, Node, Site
@@ -34,24 +34,35 @@ class World:
         self.gap_bound_s = math.inf
         self.gaps: list[float] = []
         self.straggler: Kernel | None = None  # what its daemon is to take has to wait for it
-        self._given_up: dict[int, float] = {}  # when a daemon gave up a bucket in order that nobody has taken since
+        self._given_up: dict[
+            int, float
+        ] = {}  # when a daemon gave up a bucket in order that nobody has taken since
         self._opened = 0
         self._lives = 0
         temper = Temper(load_s=self.random.choice((0.001, 0.02, 0.1)), slow_loads=False)
-        self.site = Site(self.scheduler, self.ensemble, self.random.choice((7, 8, 13)), temper, make)
+        self.site = Site(
+            self.scheduler, self.ensemble, self.random.choice((7, 8, 13)), temper, make
+        )
         self.scheduler.after(0.5, self._open_connection)
 
     def add_host(self, number: int, flags: Flags = Flags()) -> Node:  # noqa: B008  an immutable value
         """Another host, with a daemon of that id."""
         rate = 1 + self.random.uniform(-RATE_SPREAD, RATE_SPREAD)
-        return self.start(Kernel(f"kernel{len(self.kernels) + 1}", number, rate, self.random.uniform(0, 1e5), self), flags)
+        return self.start(
+            Kernel(
+                f"kernel{len(self.kernels) + 1}", number, rate, self.random.uniform(0, 1e5), self
+            ),
+            flags,
+        )
 
     def start(self, kernel: Kernel, flags: Flags, left: Left | None = None) -> Node:
         """A daemon on a kernel that has none."""
         if kernel not in self.nodes:
             self.kernels.append(kernel)
         self._lives += 1
-        process = Process(self.scheduler, f"n{kernel.number}.{self._lives}@{kernel}", kernel.rate, kernel.offset_s)
+        process = Process(
+            self.scheduler, f"n{kernel.number}.{self._lives}@{kernel}", kernel.rate, kernel.offset_s
+        )
         node = Node(self.site, kernel.number, kernel, process, flags, left)
         self.scheduler.trace(node, "starts", flags)
         self.nodes[kernel] = node
@@ -59,7 +70,9 @@ class World:
 
     def rehearse(self, host: Kernel) -> Node:
         """A dry run on a host whose kernel it does not touch: what it asks for goes into a kernel that nobody reaches."""
-        return self.start(Kernel(host.name, host.number, host.rate, host.offset_s, self), Flags(dry_run=True))
+        return self.start(
+            Kernel(host.name, host.number, host.rate, host.offset_s, self), Flags(dry_run=True)
+        )
 
     @property
     def living(self) -> list[Node]:
@@ -77,7 +90,12 @@ class World:
         if now >= kernel.lease_end or not kernel.serves:
             return
         for other in self.kernels:
-            if other is not kernel and other.serves and now < other.lease_end and not buckets.isdisjoint(other.in_force):
+            if (
+                other is not kernel
+                and other.serves
+                and now < other.lease_end
+                and not buckets.isdisjoint(other.in_force)
+            ):
                 self._twice(kernel, other, buckets & other.in_force)
         for bucket in self._given_up.keys() & buckets:
             gap_s = now - self._given_up.pop(bucket)
@@ -102,7 +120,9 @@ class World:
             self.excused += 1
             return
         left_s = other.lease_end - self.scheduler.now
-        raise ViolationError(f"{self.nodes[kernel]} accepts in {sorted(buckets)} while {self.nodes[other]} does for {left_s:.3f} s")
+        raise ViolationError(
+            f"{self.nodes[kernel]} accepts in {sorted(buckets)} while {self.nodes[other]} does for {left_s:.3f} s"
+        )
 
     def _is_excused(self, newer: Kernel, older: Kernel) -> bool:
         """Whether a lease of the older one was deleted by hand before the newer one, or whoever took its id, looked for the first time."""
@@ -110,7 +130,11 @@ class World:
         if number not in self.hand_deleted:
             return False
         missing = PATHS.lease(number) not in self.ensemble.tree.nodes
-        heirs = [node for kernel, node in self.nodes.items() if kernel is not older and (kernel.number == number or (missing and kernel is newer))]
+        heirs = [
+            node
+            for kernel, node in self.nodes.items()
+            if kernel is not older and (kernel.number == number or (missing and kernel is newer))
+        ]
         return any(number not in heir.known for heir in heirs)
 
     def _open_connection(self) -> None:
@@ -120,7 +144,9 @@ class World:
             if kernel.accepts(bucket, now):
                 self._opened += 1
                 kernel.connections[self._opened] = Connection(self._opened, bucket)
-                self.scheduler.after(self.random.expovariate(1.0), partial(kernel.end_connection, self._opened))
+                self.scheduler.after(
+                    self.random.expovariate(1.0), partial(kernel.end_connection, self._opened)
+                )
         self.scheduler.after(0.05, self._open_connection)
 
     def run(self, until: float) -> None:
@@ -167,7 +193,7 @@ class World:
         if kernel.in_force != node.share(handover.view):
             return f"{node} has {sorted(kernel.in_force)} in force, stage {handover.stage.name}"
         if not handover.is_settled and not self.ack_deleted:
-            return f"{node} lacks {handover.lacking(Stage.RELEASED)}, stage {handover.stage.name}"
+            return f"{node} lacks {handover.lacking(Phase.RELEASED)}, stage {handover.stage.name}"
         if kernel.lease_end - self.scheduler.now < 0.1 * LEASE_MS / 1000:
             return f"{node} has no lease"
         return ""

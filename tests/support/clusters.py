@@ -11,7 +11,7 @@ from maglev0.core.settings import Settings
 from maglev0.core.view import Member, ViewId
 from maglev0.operator.status import page
 from maglev0.operator.status.page import Status
-from maglev0.protocol.handover import Ack, Stage
+from maglev0.protocol.handover import Ack, Phase
 from maglev0.protocol.membership import LeaseRecord, view_id
 from maglev0.protocol.paths import Paths
 from maglev0.telemetry import node_report
@@ -34,7 +34,7 @@ SOUND = NodeReport(
     held=0,
     digest="",
     lease_left_s=1.6,
-    late=0,
+    kept=0,
     flows=12,
     able=True,
     problems=(),
@@ -69,7 +69,9 @@ class Cluster:
 
     def change(self, member: int, **changes: Any) -> None:
         """Write a member's record, as it does itself: with its parent."""
-        put(self.tree, PATHS.member(member), replace(member_of(member), **changes).encode(), SESSION)
+        put(
+            self.tree, PATHS.member(member), replace(member_of(member), **changes).encode(), SESSION
+        )
         put(self.tree, PATHS.members)
 
     def settle(self, *members: int) -> None:
@@ -77,14 +79,20 @@ class Cluster:
         seen = self.look()
         for member, share in seen.shares.items():
             if not members or member in members:
-                put(self.tree, PATHS.ack(member), Ack(self.view, Stage.RELEASED).encode(), SESSION)
+                put(self.tree, PATHS.ack(member), Ack(self.view, Phase.RELEASED).encode(), SESSION)
                 put(self.tree, PATHS.lease(member), LeaseRecord("kernel", 1, self.view).encode())
                 self.hold(member, share)
 
     def hold(self, member: int, buckets: frozenset[int], **changes: Any) -> None:
         """A member tells that its kernel holds these, under the view."""
         total = self.settings.total_nodes
-        report = replace(SOUND, view=self.view, held=len(buckets), digest=node_report.digest(total, buckets), **changes)
+        report = replace(
+            SOUND,
+            view=self.view,
+            held=len(buckets),
+            digest=node_report.digest(total, buckets),
+            **changes,
+        )
         put(self.tree, PATHS.report(member), report.encode(), SESSION)
         put(self.tree, PATHS.holding(member), node_report.pack(total, buckets), SESSION)
 

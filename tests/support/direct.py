@@ -5,8 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TypeVar
 
-from maglev0.protocol.ports.kernel import Flows, Move, Phase
-from maglev0.protocol.ports.zookeeper import Committed, Create, Delete, Disconnected, Node, Operation, Refused, Stat, Write
+from maglev0.protocol.ports.kernel import Commit, Connections, Move
+from maglev0.protocol.ports.zookeeper import (
+    Committed,
+    Create,
+    Delete,
+    Disconnected,
+    Operation,
+    Refused,
+    Stat,
+    Write,
+    Znode,
+)
 from tests.simulation.tree import Tree
 
 _Answer = TypeVar("_Answer")
@@ -35,12 +45,12 @@ class DirectZooKeeper:
         self._asked += 1
         self.before(self._asked)
 
-    async def get(self, path: str, *, watch: bool = False) -> Node | None:
+    async def get(self, path: str, *, watch: bool = False) -> Znode | None:
         assert watch in (False, True)
         self._ask()
         return self.tree.nodes.get(path)
 
-    async def get_all(self, paths: Sequence[str], *, watch: bool = False) -> list[Node | None]:
+    async def get_all(self, paths: Sequence[str], *, watch: bool = False) -> list[Znode | None]:
         return [await self.get(path, watch=watch) for path in paths]
 
     async def children(self, path: str, *, watch: bool = False) -> tuple[list[str], Stat] | None:
@@ -51,7 +61,10 @@ class DirectZooKeeper:
         self._ask()
         zxid = commit(self.tree, operations, self.session)
         looked = None if look is None else self.tree.nodes.get(look)
-        return Committed(zxid if any(isinstance(operation, Write) for operation in operations) else 0, None if looked is None else looked.stat)
+        return Committed(
+            zxid if any(isinstance(operation, Write) for operation in operations) else 0,
+            None if looked is None else looked.stat,
+        )
 
 
 def commit(tree: Tree, operations: Sequence[Operation], session: int = 0) -> int:
@@ -63,7 +76,15 @@ def commit(tree: Tree, operations: Sequence[Operation], session: int = 0) -> int
 
 def put(tree: Tree, path: str, data: bytes = b"", session: int = 0) -> None:
     """Create or write a znode by another hand."""
-    commit(tree, [Write(path, data, -1) if path in tree.nodes else Create(path, data, ephemeral=bool(session))], session)
+    commit(
+        tree,
+        [
+            Write(path, data, -1)
+            if path in tree.nodes
+            else Create(path, data, ephemeral=bool(session))
+        ],
+        session,
+    )
 
 
 def remove(tree: Tree, path: str) -> None:
@@ -89,11 +110,13 @@ class DirectGate:
         self.asked: list[str] = []
         self._move = Move(frozenset(), frozenset())
 
-    async def load(self, move: Move) -> None:
+    async def stage(self, move: Move) -> None:
         self._move = move
 
-    async def flip(self, phase: Phase) -> None:
-        self.in_force = (self.in_force - self._move.losses) | (self._move.gains if phase is Phase.ACQUIRED else frozenset())
+    async def commit(self, to: Commit) -> None:
+        self.in_force = (self.in_force - self._move.losses) | (
+            self._move.gains if to is Commit.ACQUIRE else frozenset()
+        )
 
     async def arm(self) -> None:
         self.asked.append("arm")
@@ -107,10 +130,10 @@ class DirectGate:
     async def owned(self) -> frozenset[int]:
         return self.in_force
 
-    async def flows(self) -> Flows:
-        return Flows(frozenset(), 0)
+    async def flows(self) -> Connections:
+        return Connections(frozenset(), 0)
 
-    async def forget(self, buckets: frozenset[int]) -> None:
+    async def unpin(self, buckets: frozenset[int]) -> None:
         self.asked.append(f"forget {sorted(buckets)}")
 
 

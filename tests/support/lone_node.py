@@ -10,7 +10,7 @@ from maglev0.core.settings import Settings, Wishes
 from maglev0.core.view import Member, View
 from maglev0.protocol.agreement import RESTORE_LOOKS, Agreement, Founder, Unsettled
 from maglev0.protocol.lease import terms
-from maglev0.protocol.node_state import Host
+from maglev0.protocol.node_state import Environment
 from maglev0.protocol.participant import Participant
 from maglev0.protocol.paths import Paths
 from tests.simulation.tree import Tree
@@ -28,14 +28,20 @@ ME = replace(SOMEONE, id=1)
 class Node:
     """One node on a tree, with a clock of its own."""
 
-    def __init__(self, tree: Tree, member: Member = ME, session: int = MINE, kernel: str = "this") -> None:
+    def __init__(
+        self, tree: Tree, member: Member = ME, session: int = MINE, kernel: str = "this"
+    ) -> None:
         self.tree = tree
         self.now_s = 1000.0
         self.zookeeper = DirectZooKeeper(tree, session)
         self.gate = DirectGate()
         self.agreement = Agreement(self.zookeeper, PATHS)
-        host = Host(self.zookeeper, self.gate, lambda: self.now_s, self._share, lambda: None, kernel, 4711)
-        self.part = Participant(host, self.agreement, PATHS, me=member, total_nodes=16, terms=terms(2000))
+        host = Environment(
+            self.zookeeper, self.gate, lambda: self.now_s, self._share, lambda: None, kernel, 4711
+        )
+        self.part = Participant(
+            host, self.agreement, PATHS, me=member, total_nodes=16, terms=terms(2000)
+        )
 
     async def _share(self, view: View) -> frozenset[int]:
         return frozenset(range(1, 17)) if view.members else frozenset()

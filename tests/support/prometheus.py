@@ -33,11 +33,17 @@ def program(name: str) -> str:
 class Prometheus:
     """As a context manager: one server on 127.0.0.1 (of a namespace, where one is named) that scrapes the targets every second."""
 
-    def __init__(self, directory: Path, targets: Sequence[str], port: int, in_namespace: str | None = None) -> None:
+    def __init__(
+        self, directory: Path, targets: Sequence[str], port: int, in_namespace: str | None = None
+    ) -> None:
         self._port = port
         self._namespace = in_namespace
         (directory / "prometheus.yml").write_text(json.dumps(_settings(targets)))  # JSON is YAML
-        flags = {"config.file": directory / "prometheus.yml", "storage.tsdb.path": directory / "data", "web.listen-address": f"127.0.0.1:{port}"}
+        flags = {
+            "config.file": directory / "prometheus.yml",
+            "storage.tsdb.path": directory / "data",
+            "web.listen-address": f"127.0.0.1:{port}",
+        }
         command = [program("prometheus"), *(f"--{name}={value}" for name, value in flags.items())]
         self.process = Process("prometheus", command, directory / "prometheus.log", in_namespace)
 
@@ -78,10 +84,14 @@ class Prometheus:
     def course(self, expression: str, seconds: float) -> list[float]:
         """The values of an expression with one value over the last seconds, one for each second."""
         now = time.time()
-        result = self.get("query_range", query=expression, start=now - seconds, end=now, step=1)["result"]
+        result = self.get("query_range", query=expression, start=now - seconds, end=now, step=1)[
+            "result"
+        ]
         return [float(value) for _at, value in result[0]["values"]] if result else []
 
-    def wait(self, condition: Callable[[], bool], what: str, timeout_s: float = START_TIMEOUT_S) -> None:
+    def wait(
+        self, condition: Callable[[], bool], what: str, timeout_s: float = START_TIMEOUT_S
+    ) -> None:
         """Return once the condition holds."""
         wait_for(lambda: True if condition() else None, [self.process], timeout_s, what, ASK_S)
 

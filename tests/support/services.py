@@ -32,7 +32,9 @@ async def running(endless: Coroutine[None, None, None]) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def serving(handler: Handler, tls: SSLContext | None = None, port: int = 0) -> AsyncIterator[int]:
+async def serving(
+    handler: Handler, tls: SSLContext | None = None, port: int = 0
+) -> AsyncIterator[int]:
     """A server on this host's loopback; yields its port."""
 
     handling: set[asyncio.Task[None]] = set()
@@ -104,7 +106,9 @@ class Lives:
         os.mkfifo(path)
         self.path = path
         self._descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-        self._ours = [os.open(path, os.O_WRONLY)]  # until the end is asked for, for there may be none between two
+        self._ours = [
+            os.open(path, os.O_WRONLY)
+        ]  # until the end is asked for, for there may be none between two
 
     async def begun(self) -> None:
         """Return when one of them has written a line into it."""
@@ -148,7 +152,9 @@ def hanging_directory(place: Path) -> Iterator[Path]:
     library = ctypes.CDLL(None, use_errno=True)
     device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
     options = f"fd={device},rootmode=40000,user_id=0,group_id=0".encode()
-    assert library.mount(b"maglev0", str(place).encode(), b"fuse", ctypes.c_ulong(0), options) == 0, os.strerror(ctypes.get_errno())
+    assert (
+        library.mount(b"maglev0", str(place).encode(), b"fuse", ctypes.c_ulong(0), options) == 0
+    ), os.strerror(ctypes.get_errno())
     try:
         yield place
     finally:

@@ -7,16 +7,16 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import cast
 
-from maglev0.coordination.session import Session, State
+from maglev0.coordination.session import Session, SessionState
 from maglev0.core.settings import Settings
 from maglev0.core.view import ViewId
-from maglev0.daemon.node_driver import Follower
-from maglev0.daemon.reconciler import Upkeep
+from maglev0.daemon.node_driver import NodeDriver
+from maglev0.daemon.reconciler import Reconciler
 from maglev0.protocol.agreement import Agreement, Unsettled
-from maglev0.protocol.handover import Ack, Stage
+from maglev0.protocol.handover import Ack, Phase
 from maglev0.protocol.membership import LeaseRecord, view_id
-from maglev0.protocol.ports.zookeeper import Create, Delete, Node, Operation, Stat, Write
-from maglev0.protocol.progress import Cluster
+from maglev0.protocol.ports.zookeeper import Create, Delete, Operation, Stat, Write, Znode
+from maglev0.protocol.progress import ClusterContext
 from tests.simulation.tree import Tree
 from tests.support.direct import DirectZooKeeper, commit
 from tests.support.lone_node import FOUNDER, ME, MINE, NO_WISH, OTHERS, PATHS
@@ -25,13 +25,18 @@ from tests.support.lone_node import FOUNDER, ME, MINE, NO_WISH, OTHERS, PATHS
 class AtOnce(DirectZooKeeper):
     """Answers at once, in the place of a `Session`: the others have acknowledged every view, and whoever left has given its lease back."""
 
-    state = State.CONNECTED
+    state = SessionState.CONNECTED
     timeout_s = 4.0
 
-    async def get_all(self, paths: Sequence[str], *, watch: bool = False) -> list[Node | None]:
+    async def get_all(self, paths: Sequence[str], *, watch: bool = False) -> list[Znode | None]:
         others = {path for path in paths if PATHS.acknowledging(path) not in (None, ME.id)}
-        released = Ack(self.view, Stage.RELEASED).encode()
-        return [Node(released, Stat(0, 0, 0, 0, 0, OTHERS)) if path in others else await self.get(path, watch=watch) for path in paths]
+        released = Ack(self.view, Phase.RELEASED).encode()
+        return [
+            Znode(released, Stat(0, 0, 0, 0, 0, OTHERS))
+            if path in others
+            else await self.get(path, watch=watch)
+            for path in paths
+        ]
 
     @property
     def view(self) -> ViewId:
@@ -41,12 +46,20 @@ class AtOnce(DirectZooKeeper):
 class Through:
     """The node `ME`, and the hand that changes who else is there: ids up to `most`."""
 
-    def __init__(self, settings: Settings, upkeep: Upkeep, node: type[Follower], most: int) -> None:
+    def __init__(
+        self, settings: Settings, upkeep: Reconciler, node: type[NodeDriver], most: int
+    ) -> None:
         self._most = most
         self._settings = settings
         self.zookeeper = AtOnce(Tree(), MINE)
         self._agreement = Agreement(self.zookeeper, PATHS)
-        self.node = node(cast("Session", self.zookeeper), upkeep, self._agreement, Cluster(PATHS, settings, "this", hold=False), ME)
+        self.node = node(
+            cast("Session", self.zookeeper),
+            upkeep,
+            self._agreement,
+            ClusterContext(PATHS, settings, "this", hold=False),
+            ME,
+        )
 
     async def found(self, others: Sequence[int]) -> None:
         """Make a cluster of those members, under the settings that were handed in."""
@@ -55,7 +68,12 @@ class Through:
                 await self._agreement.agree(ME.id, NO_WISH, FOUNDER)
             self.commit(Write(PATHS.settings, self._settings.encode(), -1))
         released = LeaseRecord("another", 1, None, released=True).encode()
-        self.commit(*(Create(PATHS.lease(other), released, ephemeral=False) for other in range(ME.id + 1, self._most + 1)))
+        self.commit(
+            *(
+                Create(PATHS.lease(other), released, ephemeral=False)
+                for other in range(ME.id + 1, self._most + 1)
+            )
+        )
         self.commit(*map(joining, others))
 
     def commit(self, *operations: Operation) -> None:

@@ -28,7 +28,14 @@ ROOT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-B", "-m", "maglev0")
 NO_ZOOKEEPER = "--zk=127.0.0.1:1"
 # Another user, who may read whatever directory the interpreter lies in, and nothing else.
-NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search")
+NOBODY = (
+    "setpriv",
+    "--reuid=65534",
+    "--regid=65534",
+    "--clear-groups",
+    "--inh-caps=-all,+dac_read_search",
+    "--ambient-caps=-all,+dac_read_search",
+)
 
 
 class Answer(NamedTuple):
@@ -39,7 +46,9 @@ class Answer(NamedTuple):
 
 def ran(arguments: Sequence[str], prefix: Sequence[str] = ()) -> Answer:
     """What the command answered within a bound."""
-    done = subprocess.run([*prefix, *COMMAND, *arguments], cwd=ROOT, capture_output=True, timeout=BOUND_S, check=False)
+    done = subprocess.run(
+        [*prefix, *COMMAND, *arguments], cwd=ROOT, capture_output=True, timeout=BOUND_S, check=False
+    )
     return Answer(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
@@ -53,7 +62,14 @@ class Refusal(NamedTuple):
     file: str | None = None
 
     def __str__(self) -> str:
-        words = (*self.prefix[:1], "maglev0", *(shlex.quote(argument) if argument.isprintable() else ascii(argument) for argument in self.arguments))
+        words = (
+            *self.prefix[:1],
+            "maglev0",
+            *(
+                shlex.quote(argument) if argument.isprintable() else ascii(argument)
+                for argument in self.arguments
+            ),
+        )
         return " ".join(words) + ("" if self.file is None else f", FILE: {ascii(self.file)[1:-1]}")
 
 
@@ -71,8 +87,14 @@ def refused(refusal: Refusal) -> Answer:
         path = Path(home) / "FILE"
         if refusal.file is not None:
             path.write_text(refusal.file)
-        answer = ran([argument.replace("=FILE", f"={path}") for argument in refusal.arguments], refusal.prefix)
-        return answer._replace(stdout=answer.stdout.replace(f"{home}/", ""), stderr=answer.stderr.replace(f"{home}/", ""))
+        answer = ran(
+            [argument.replace("=FILE", f"={path}") for argument in refusal.arguments],
+            refusal.prefix,
+        )
+        return answer._replace(
+            stdout=answer.stdout.replace(f"{home}/", ""),
+            stderr=answer.stderr.replace(f"{home}/", ""),
+        )
 
 
 IDS = ": allowed are the whole numbers from 1 to 1048576"
@@ -80,58 +102,141 @@ UNREADABLE = "cannot read the command line: "
 
 REFUSALS = [
     *refusals("--my-id", ("0", "-1", "one", "1.5", "", "1048577", "1_0", "٣"), IDS),
-    Refusal(("--my-id=6", "--total-nodes=5"), "--my-id=6: allowed are the whole numbers from 1 to 5 (--total-nodes)"),
+    Refusal(
+        ("--my-id=6", "--total-nodes=5"),
+        "--my-id=6: allowed are the whole numbers from 1 to 5 (--total-nodes)",
+    ),
     *refusals("--total-nodes", ("0", "-5", "5.0", "1e3", "", "1048577"), IDS),
-    Refusal(("--total-nodes=17", "--dataplane=clusterip"), "--total-nodes=17: allowed are the whole numbers from 1 to 16 for clusterip"),
-    Refusal(("--total-nodes=1048577", "--dataplane=nftables"), "--total-nodes=1048577: allowed are the whole numbers from 1 to 1048576 for nftables"),
+    Refusal(
+        ("--total-nodes=17", "--dataplane=clusterip"),
+        "--total-nodes=17: allowed are the whole numbers from 1 to 16 for clusterip",
+    ),
+    Refusal(
+        ("--total-nodes=1048577", "--dataplane=nftables"),
+        "--total-nodes=1048577: allowed are the whole numbers from 1 to 1048576 for nftables",
+    ),
     *refusals(
         "--zk",
         ("", "zk1,,zk2", "zk 1", "10.0.0.256", "[:::]", "[fe80::1%eth0]", "zk1:2181:x", "zk\udcff"),
         " is no host[:port]; allowed is a list as ",
     ),
-    *refusals("--zk", ("zk1:0", "zk1:65536", "zk1:", "zk1:x"), ": allowed are the whole numbers from 1 to 65535"),
-    *refusals("--zk", ("zk1//a", "zk1/a/../b", "zk1/a\nb", "zk1/\udcff", "zk1/😀"), "the chroot behind the hosts must be a printable path"),
-    *refusals("--zk", ("zk1/zookeeper",), "--zk=zk1/zookeeper: the chroot /zookeeper is ZooKeeper's own"),
     *refusals(
-        "--cluster-ip", ("", "198.51.100", "198.51.100.256", "198.51.100.1/32", "2001:db8::1"), ": allowed are IPv4 addresses, as 198.51.100.1 or "
+        "--zk",
+        ("zk1:0", "zk1:65536", "zk1:", "zk1:x"),
+        ": allowed are the whole numbers from 1 to 65535",
     ),
-    *refusals("--cluster-ip", ("224.0.0.1", "127.0.0.1", "0.0.0.0", "169.254.0.1", "255.255.255.255"), ": allowed are unicast IPv4 addresses"),  # noqa: S104
-    *refusals("--cluster-ip", ("198.51.100.1,198.51.100.1",), ": allowed is each address once, and 198.51.100.1 stands there twice"),
-    *refusals("--cluster-ip", ("198.51.100.1,vip", "198.51.100.1,"), " is none of them: allowed are IPv4 addresses, as "),
-    *refusals("--cluster-ip", (",".join(f"198.51.100.{number}" for number in range(65)),), ": allowed are at most 64 addresses, and these are 65"),
     *refusals(
-        "--interface", ("", "eth0:1", "a/b", "eth*", "eth 0", "a" * 16, "eth\x1b"), ": allowed is the name of a network interface: 1 to 15 bytes"
+        "--zk",
+        ("zk1//a", "zk1/a/../b", "zk1/a\nb", "zk1/\udcff", "zk1/😀"),
+        "the chroot behind the hosts must be a printable path",
     ),
-    *refusals("--interface", ("lo",), ": allowed is an interface that other machines reach, not the loopback"),
+    *refusals(
+        "--zk", ("zk1/zookeeper",), "--zk=zk1/zookeeper: the chroot /zookeeper is ZooKeeper's own"
+    ),
+    *refusals(
+        "--cluster-ip",
+        ("", "198.51.100", "198.51.100.256", "198.51.100.1/32", "2001:db8::1"),
+        ": allowed are IPv4 addresses, as 198.51.100.1 or ",
+    ),
+    *refusals(
+        "--cluster-ip",
+        ("224.0.0.1", "127.0.0.1", "0.0.0.0", "169.254.0.1", "255.255.255.255"),  # noqa: S104
+        ": allowed are unicast IPv4 addresses",
+    ),
+    *refusals(
+        "--cluster-ip",
+        ("198.51.100.1,198.51.100.1",),
+        ": allowed is each address once, and 198.51.100.1 stands there twice",
+    ),
+    *refusals(
+        "--cluster-ip",
+        ("198.51.100.1,vip", "198.51.100.1,"),
+        " is none of them: allowed are IPv4 addresses, as ",
+    ),
+    *refusals(
+        "--cluster-ip",
+        (",".join(f"198.51.100.{number}" for number in range(65)),),
+        ": allowed are at most 64 addresses, and these are 65",
+    ),
+    *refusals(
+        "--interface",
+        ("", "eth0:1", "a/b", "eth*", "eth 0", "a" * 16, "eth\x1b"),
+        ": allowed is the name of a network interface: 1 to 15 bytes",
+    ),
+    *refusals(
+        "--interface",
+        ("lo",),
+        ": allowed is an interface that other machines reach, not the loopback",
+    ),
     *refusals("--dataplane", ("", "xdp", "NFTABLES"), ": allowed are auto, clusterip and nftables"),
     *refusals(
-        "--cluster-mac", ("", "03:bf", "03bf.c633.6401", "03:bf:c6:33:64:0g"), ": a MAC address is six bytes in hexadecimal, as 03:bf:c6:33:64:01"
+        "--cluster-mac",
+        ("", "03:bf", "03bf.c633.6401", "03:bf:c6:33:64:0g"),
+        ": a MAC address is six bytes in hexadecimal, as 03:bf:c6:33:64:01",
     ),
-    *refusals("--cluster-mac", ("02:bf:c6:33:64:01",), ": the cluster MAC must be multicast: its first byte must be odd"),
-    *refusals("--cluster-mac", ("ff:ff:ff:ff:ff:ff",), ": the broadcast address is not a multicast group"),
-    *refusals("--hash-mode", ("", "destip"), ": allowed are sourceip, sourceip-sourceport and sourceip-sourceport-destport"),
     *refusals(
-        "--hash-seed", ("", "-1", "4294967296", "0x100000000", "seed"), ": allowed are the whole numbers from 0 to 4294967295, also in hexadecimal"
+        "--cluster-mac",
+        ("02:bf:c6:33:64:01",),
+        ": the cluster MAC must be multicast: its first byte must be odd",
     ),
-    *refusals("--session-timeout", ("", "0", "0.09", "3601", "nan", "4s"), ": allowed are 0.1 to 3600 seconds, as 4 or 1.5"),
+    *refusals(
+        "--cluster-mac", ("ff:ff:ff:ff:ff:ff",), ": the broadcast address is not a multicast group"
+    ),
+    *refusals(
+        "--hash-mode",
+        ("", "destip"),
+        ": allowed are sourceip, sourceip-sourceport and sourceip-sourceport-destport",
+    ),
+    *refusals(
+        "--hash-seed",
+        ("", "-1", "4294967296", "0x100000000", "seed"),
+        ": allowed are the whole numbers from 0 to 4294967295, also in hexadecimal",
+    ),
+    *refusals(
+        "--session-timeout",
+        ("", "0", "0.09", "3601", "nan", "4s"),
+        ": allowed are 0.1 to 3600 seconds, as 4 or 1.5",
+    ),
     Refusal(("--my-id",), "--my-id requires argument; " + UNREADABLE + "--my-id"),
     Refusal(("--dry-run=1",), "--dry-run must not have an argument; " + UNREADABLE + "--dry-run=1"),
-    Refusal(("--hash=1",), "--hash is not a unique prefix: --hash-mode, --hash-seed?; " + UNREADABLE + "--hash=1"),
-    *refusals("--weight", ("", "-1", "1001", "x"), ": allowed are the whole numbers from 0 to 1000"),
-    *refusals("--drain-timeout", ("", "86401", "1m"), ": allowed are 0 to 86400 seconds, as 30 or 0.5"),
+    Refusal(
+        ("--hash=1",),
+        "--hash is not a unique prefix: --hash-mode, --hash-seed?; " + UNREADABLE + "--hash=1",
+    ),
+    *refusals(
+        "--weight", ("", "-1", "1001", "x"), ": allowed are the whole numbers from 0 to 1000"
+    ),
+    *refusals(
+        "--drain-timeout", ("", "86401", "1m"), ": allowed are 0 to 86400 seconds, as 30 or 0.5"
+    ),
     *refusals("--xdp", ("", "skb"), ": allowed are auto, native, generic and off"),
     *refusals("--zk-loss", ("", "drop"), ": allowed are release and hold"),
     *refusals("--check", ("", "udp:53"), ": allowed are tcp:PORT, tcp:ADDRESS:PORT, http://"),
     *refusals("--check", ("tcp:http", "tcp:0"), ": allowed is a port from 1 to 65535"),
     *refusals("--check", ("exec:check-web",), ": allowed is a program by its whole path"),
     *refusals("--check", ("file:up",), ": allowed is a file's whole path"),
-    Refusal(("--check=tcp:80", "--check=tcp:80"), "--check=tcp:80: given twice; allowed are different checks"),
-    *refusals("--check-timing", ("", "2", "2,1,2"), ": allowed is INTERVAL,TIMEOUT,RISE,FALL, as 2,1,2,3"),
-    *refusals("--check-timing", ("0,1,2,3",), ": allowed for the interval are 0.1 to 3600 seconds"),
-    *refusals("--notify", ("", "notify-us", "/usr/local/bin/"), ": allowed is a program by its whole path and without arguments, as "),
-    *refusals("--metrics", ("", "9105", "localhost:9105", "0.0.0.0:0", "::1:9105"), ": allowed is an IP address of this machine and a port, as "),
+    Refusal(
+        ("--check=tcp:80", "--check=tcp:80"),
+        "--check=tcp:80: given twice; allowed are different checks",
+    ),
     *refusals(
-        "--zk-auth", ("", "digest:me:", "basic:me:/etc/maglev0/password"), "…: allowed is digest:USER:PASSWORD-FILE or sasl:USER:PASSWORD-FILE"
+        "--check-timing", ("", "2", "2,1,2"), ": allowed is INTERVAL,TIMEOUT,RISE,FALL, as 2,1,2,3"
+    ),
+    *refusals("--check-timing", ("0,1,2,3",), ": allowed for the interval are 0.1 to 3600 seconds"),
+    *refusals(
+        "--notify",
+        ("", "notify-us", "/usr/local/bin/"),
+        ": allowed is a program by its whole path and without arguments, as ",
+    ),
+    *refusals(
+        "--metrics",
+        ("", "9105", "localhost:9105", "0.0.0.0:0", "::1:9105"),
+        ": allowed is an IP address of this machine and a port, as ",
+    ),
+    *refusals(
+        "--zk-auth",
+        ("", "digest:me:", "basic:me:/etc/maglev0/password"),
+        "…: allowed is digest:USER:PASSWORD-FILE or sasl:USER:PASSWORD-FILE",
     ),
     *refusals("--zk-ca", ("",), ": allowed is the path of a file"),
     Refusal(("--zk-key=/key",), "--zk-key=/key: --zk-key needs --zk-cert"),
@@ -139,7 +244,11 @@ REFUSALS = [
     Refusal(("--check-config=1",), "--check-config must not have an argument; " + UNREADABLE),
     Refusal(("--config=FILE",), "--config=FILE: cannot be read: No such file or directory"),
     *refusals("--config", ("/",), "--config=/: cannot be read: Is a directory"),
-    *refusals("--config", ("/dev/zero",), "--config=/dev/zero: cannot be read: not a file; allowed is a TOML file"),
+    *refusals(
+        "--config",
+        ("/dev/zero",),
+        "--config=/dev/zero: cannot be read: not a file; allowed is a TOML file",
+    ),
     *file_refusals(
         ("my-id = 0", '1: my-id: "0" is refused; allowed are the whole numbers from 1 to 1048576'),
         ("my_id = 1", "1: my_id: no such key; did you mean my-id?"),
@@ -147,13 +256,25 @@ REFUSALS = [
             "# eth1 is the other\ninterface = eth0",
             "2: interface: not TOML, invalid value at column 13; allowed is key = value, with every text in quotes",
         ),
-        ("my-id = 1\nmy-id = 2", "2: 'my-id' is there a second time; allowed is once, and line 1 has it"),
+        (
+            "my-id = 1\nmy-id = 2",
+            "2: 'my-id' is there a second time; allowed is once, and line 1 has it",
+        ),
         ("[maglev0]\nmy-id = 1", "1: 'maglev0' is a table; allowed is key = value"),
-        ('check = [\n  "tcp:80",\n  "tcp:x",\n]', '3: check: "tcp:x" is refused; allowed is a port from 1 to 65535'),
-        ("check = [\n", "1: a list or text that begins here is never closed; allowed is key = value"),
+        (
+            'check = [\n  "tcp:80",\n  "tcp:x",\n]',
+            '3: check: "tcp:x" is refused; allowed is a port from 1 to 65535',
+        ),
+        (
+            "check = [\n",
+            "1: a list or text that begins here is never closed; allowed is key = value",
+        ),
         ('verbose = "yes"', "1: verbose: neither on nor off; allowed are true and false"),
         ("weight = [1]", "1: weight: a list; allowed is one value"),
-        ("hash-seed = 7", "1: hash-seed: the seed is a secret and others may read this file; allowed in a file of mode 600"),
+        (
+            "hash-seed = 7",
+            "1: hash-seed: the seed is a secret and others may read this file; allowed in a file of mode 600",
+        ),
         ('zk-auth = "hunter2"', '1: zk-auth: "…" is refused; allowed is digest:USER:PASSWORD-FILE'),
         (
             "my-id = 0\nweight = -1",
@@ -167,17 +288,42 @@ REFUSALS = [
     ),
     Refusal(("--prio=2",), UNREADABLE + "--prio=2; maglev0 --help shows what is allowed"),
     Refusal(("-x",), UNREADABLE + "-x; maglev0 --help shows what is allowed"),
-    Refusal(("start",), UNREADABLE + "start; did you mean maglev0 status? maglev0 --help shows what is allowed"),
+    Refusal(
+        ("start",),
+        UNREADABLE + "start; did you mean maglev0 status? maglev0 --help shows what is allowed",
+    ),
     Refusal(("\x1b[2J",), UNREADABLE + r"'\x1b[2J'; maglev0 --help shows what is allowed"),
-    Refusal(("--hash-seed=7", "--prio"), UNREADABLE + "--hash-seed=… --prio; maglev0 --help shows what is allowed"),
-    Refusal(("--my-id=1", "--my-id=2"), UNREADABLE + "--my-id=1 --my-id=2; maglev0 --help shows what is allowed"),
+    Refusal(
+        ("--hash-seed=7", "--prio"),
+        UNREADABLE + "--hash-seed=… --prio; maglev0 --help shows what is allowed",
+    ),
+    Refusal(
+        ("--my-id=1", "--my-id=2"),
+        UNREADABLE + "--my-id=1 --my-id=2; maglev0 --help shows what is allowed",
+    ),
 ]
 
 # What only a kernel can refuse.
-NFTABLES_WITHOUT_RIGHT = Refusal(("--dataplane=nftables",), "nftables needs CAP_NET_ADMIN and CAP_NET_RAW: run maglev0 as root", 1, NOBODY)
-CLUSTERIP_WITHOUT_RIGHT = Refusal(("--dataplane=clusterip",), "clusterip needs CAP_NET_ADMIN and CAP_NET_RAW: run maglev0 as root", 1, NOBODY)
-NO_MODULE = Refusal(("--dataplane=clusterip",), " has no module ipt_CLUSTERIP, which left Linux in 6.3: use --dataplane=nftables", 1)
-NO_INTERFACE = Refusal(("--interface=nowhere0",), "--interface=nowhere0: no such interface; this machine has: ", 1)
+NFTABLES_WITHOUT_RIGHT = Refusal(
+    ("--dataplane=nftables",),
+    "nftables needs CAP_NET_ADMIN and CAP_NET_RAW: run maglev0 as root",
+    1,
+    NOBODY,
+)
+CLUSTERIP_WITHOUT_RIGHT = Refusal(
+    ("--dataplane=clusterip",),
+    "clusterip needs CAP_NET_ADMIN and CAP_NET_RAW: run maglev0 as root",
+    1,
+    NOBODY,
+)
+NO_MODULE = Refusal(
+    ("--dataplane=clusterip",),
+    " has no module ipt_CLUSTERIP, which left Linux in 6.3: use --dataplane=nftables",
+    1,
+)
+NO_INTERFACE = Refusal(
+    ("--interface=nowhere0",), "--interface=nowhere0: no such interface; this machine has: ", 1
+)
 
 
 def assert_refused(refusal: Refusal, stdout: str | None = None) -> None:
@@ -189,7 +335,9 @@ def assert_refused(refusal: Refusal, stdout: str | None = None) -> None:
     assert refusal.told in answer.stderr
 
 
-@pytest.mark.parametrize("refusal", REFUSALS, ids=[ascii(str(refusal))[1:80] for refusal in REFUSALS])
+@pytest.mark.parametrize(
+    "refusal", REFUSALS, ids=[ascii(str(refusal))[1:80] for refusal in REFUSALS]
+)
 def test_what_is_refused(refusal: Refusal) -> None:
     assert_refused(refusal, stdout="")
 
@@ -203,7 +351,9 @@ def test_a_dataplane_without_the_right_to_it_says_which_is_missing(refusal: Refu
 @pytest.mark.kernel
 def test_a_dataplane_that_this_kernel_lacks_says_what_is_missing() -> None:
     major, minor = re.findall(r"\d+", os.uname().release)[:2]
-    assert (int(major), int(minor)) >= (6, 3), "this test is about the kernels that have lost CLUSTERIP"
+    assert (int(major), int(minor)) >= (6, 3), (
+        "this test is about the kernels that have lost CLUSTERIP"
+    )
     assert_refused(NO_MODULE)
 
 
@@ -271,7 +421,11 @@ def test_the_help_names_every_subcommand_and_each_has_a_help_of_its_own() -> Non
     assert re.findall(r"^  maglev0 ([a-z]+) {2,}", text, re.MULTILINE) == [*COMMANDS]
     for name in COMMANDS:
         answer = ran([name, "--help"])
-        assert (answer.status, answer.stderr, answer.stdout.startswith(f"maglev0 {name}: ")) == (0, "", True)
+        assert (answer.status, answer.stderr, answer.stdout.startswith(f"maglev0 {name}: ")) == (
+            0,
+            "",
+            True,
+        )
 
 
 # --check-config.
@@ -303,7 +457,12 @@ def test_an_unsound_one_is_told_all_its_errors(tmp_path: Path) -> None:
 def network_namespace() -> Iterator[tuple[str, ...]]:
     """A network namespace with an interface, d0, that lasts as long as its only process; what leads a command into it."""
     script = "ip link add d0 type veth peer d1 && ip link set d0 up && ip link set d1 up && echo ready && exec cat"
-    with subprocess.Popen(["unshare", "--net", "sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+    with subprocess.Popen(
+        ["unshare", "--net", "sh", "-c", script],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "ready\n"
         yield ("nsenter", f"--net=/proc/{holder.pid}/ns/net")
@@ -314,7 +473,9 @@ def network_namespace() -> Iterator[tuple[str, ...]]:
 def daemon(prefix: Sequence[str], *arguments: str) -> Iterator[subprocess.Popen[str]]:
     """A daemon that has claimed its VIP and looks for ZooKeeper, where there is none."""
     command = [*prefix, *COMMAND, NO_ZOOKEEPER, "--interface=d0", *arguments]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         try:
             assert process.stdout is not None
             assert " dataplane nftables: " in process.stdout.readline()
@@ -350,16 +511,30 @@ def test_a_daemon_that_never_found_zookeeper_ends_when_told_to(number: signal.Si
 
 def table() -> Iterator[str]:
     """What was given, what was printed, the exit status: a line each."""
-    for refusal in (*REFUSALS, NFTABLES_WITHOUT_RIGHT, CLUSTERIP_WITHOUT_RIGHT, NO_MODULE, NO_INTERFACE):
+    for refusal in (
+        *REFUSALS,
+        NFTABLES_WITHOUT_RIGHT,
+        CLUSTERIP_WITHOUT_RIGHT,
+        NO_MODULE,
+        NO_INTERFACE,
+    ):
         answer = refused(refusal)
         yield f"| `{refusal}` | {answer.stderr.strip()} | {answer.status} |"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["status", "--help"], ["lab", "--help"]], ids=str)
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["status", "--help"], ["lab", "--help"]], ids=str
+)
 def test_a_reader_that_went_away_is_no_traceback(arguments: list[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run([sys.executable, "-m", "maglev0", *arguments], stdout=writer, stderr=subprocess.PIPE, timeout=20, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "maglev0", *arguments],
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        timeout=20,
+        check=False,
+    )
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")
 

@@ -15,8 +15,15 @@ TIMEOUT_S = 3600.0
 def main() -> int:
     """Print what the machine printed; 1 unless all agree."""
     with tempfile.TemporaryDirectory() as results:
-        console = run_in_machine(kernel_image(), [PYTHON, "-m", "tests.vm.guest.explain_flows", *sys.argv[1:]], Path(results), TIMEOUT_S)
-    told = [line for line in console.splitlines() if line.startswith(("seed", "clusterip", "Flow("))]
+        console = run_in_machine(
+            kernel_image(),
+            [PYTHON, "-m", "tests.vm.guest.explain_flows", *sys.argv[1:]],
+            Path(results),
+            TIMEOUT_S,
+        )
+    told = [
+        line for line in console.splitlines() if line.startswith(("seed", "clusterip", "Flow("))
+    ]
     sys.stdout.write("\n".join(told or console.splitlines()[-40:]) + "\n")
     return 0 if told and "Flow(" not in "".join(told) else 1
 

@@ -12,7 +12,9 @@ ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache" / "vm"
 SUITE = "bookworm"
 FALLBACK_MIRROR = "http://deb.debian.org/debian"
-IMAGE = re.compile(r"linux-image-(6\.1\.0-(\d+)-amd64)")  # not -dbg, -unsigned, -rt or -cloud, whose names go on
+IMAGE = re.compile(
+    r"linux-image-(6\.1\.0-(\d+)-amd64)"
+)  # not -dbg, -unsigned, -rt or -cloud, whose names go on
 FETCH_TIMEOUT_S = 240.0
 
 
@@ -36,9 +38,17 @@ def _fetch() -> None:
     """Unpack under another name first, so that an interrupted fetch leaves nothing that looks whole."""
     apt = _private_apt()
     _run(*apt, "update")
-    found = [match for match in map(IMAGE.fullmatch, _run("apt-cache", *apt[1:], "pkgnames", "linux-image-6.1.0-").split()) if match]
+    found = [
+        match
+        for match in map(
+            IMAGE.fullmatch, _run("apt-cache", *apt[1:], "pkgnames", "linux-image-6.1.0-").split()
+        )
+        if match
+    ]
     if not found:
-        raise RuntimeError(f"no linux-image-6.1.0-*-amd64 in {SUITE}: is the mirror in this machine's apt sources one of Debian's?")
+        raise RuntimeError(
+            f"no linux-image-6.1.0-*-amd64 in {SUITE}: is the mirror in this machine's apt sources one of Debian's?"
+        )
     newest = max(found, key=lambda match: int(match[2]))
     _run(*apt, "download", newest[0])
     (archive,) = CACHE.glob(f"{newest[0]}_*.deb")
@@ -55,7 +65,9 @@ def _private_apt() -> list[str]:
     for folder in ("lists/partial", "archives/partial"):
         (CACHE / folder).mkdir(parents=True, exist_ok=True)
     sources = CACHE / "sources.list"
-    sources.write_text(f"deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {_mirror()} {SUITE} main\n")
+    sources.write_text(
+        f"deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] {_mirror()} {SUITE} main\n"
+    )
     options = {
         "Dir::Etc::SourceList": sources,
         "Dir::Etc::SourceParts": "-",
@@ -65,19 +77,29 @@ def _private_apt() -> list[str]:
         "APT::Sandbox::User": "root",  # apt's own user may not reach the checkout
         "Acquire::Languages": "none",
     }
-    return ["apt-get", "-q", *(word for name, value in options.items() for word in ("-o", f"{name}={value}"))]
+    return [
+        "apt-get",
+        "-q",
+        *(word for name, value in options.items() for word in ("-o", f"{name}={value}")),
+    ]
 
 
 def _mirror() -> str:
     """The Debian mirror that this machine uses already, for it may reach no other."""
     for path in [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]:
-        if path.is_file() and (match := re.search(r"^(?:deb|URIs:).*?(https?://\S+/debian)/?(?:\s|$)", path.read_text(), re.MULTILINE)):
+        if path.is_file() and (
+            match := re.search(
+                r"^(?:deb|URIs:).*?(https?://\S+/debian)/?(?:\s|$)", path.read_text(), re.MULTILINE
+            )
+        ):
             return match[1]
     return FALLBACK_MIRROR
 
 
 def _run(*command: str) -> str:
-    done = subprocess.run(command, cwd=CACHE, capture_output=True, text=True, timeout=FETCH_TIMEOUT_S, check=False)
+    done = subprocess.run(
+        command, cwd=CACHE, capture_output=True, text=True, timeout=FETCH_TIMEOUT_S, check=False
+    )
     if done.returncode != 0:
         raise RuntimeError(f"{command[0]} {command[-1]}: {done.stderr.strip()}")
     return done.stdout

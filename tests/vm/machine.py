@@ -31,10 +31,25 @@ def run_in_machine(image: KernelImage, command: list[str], results: Path, timeou
     inside = ["env", *(f"{name}={value}" for name, value in _environment().items()), *command]
     process = subprocess.Popen(
         [
-            *(str(PROGRAMS / "vng"), "--disable-kvm", "--run", str(image.vmlinuz), "--user", "root", "--cpus", "2", "--memory", "1G", "--verbose"),
+            *(
+                str(PROGRAMS / "vng"),
+                "--disable-kvm",
+                "--run",
+                str(image.vmlinuz),
+                "--user",
+                "root",
+                "--cpus",
+                "2",
+                "--memory",
+                "1G",
+                "--verbose",
+            ),
             *("--cwd", str(ROOT), f"--rwdir={results}", "--", shlex.join(inside)),
         ],
-        env={**os.environ, "PATH": f"{PROGRAMS}:{os.environ['PATH']}"},  # vng calls its own parts by name
+        env={
+            **os.environ,
+            "PATH": f"{PROGRAMS}:{os.environ['PATH']}",
+        },  # vng calls its own parts by name
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -46,7 +61,10 @@ def run_in_machine(image: KernelImage, command: list[str], results: Path, timeou
         return process.communicate(timeout=timeout_s)[0]
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
-        return process.communicate(timeout=KILL_TIMEOUT_S)[0] + f"\nthe machine was not done in {timeout_s} s and was ended\n"
+        return (
+            process.communicate(timeout=KILL_TIMEOUT_S)[0]
+            + f"\nthe machine was not done in {timeout_s} s and was ended\n"
+        )
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

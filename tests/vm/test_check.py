@@ -16,5 +16,8 @@ RELEASE = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
 @pytest.mark.kernel
 @pytest.mark.skipif(RELEASE < (6, 3), reason="this kernel may well have the target")
 def test_a_kernel_without_the_target_is_told_apart() -> None:
-    with pytest.raises(UnavailableError, match=r"has no module ipt_CLUSTERIP, which left Linux in 6\.3: use --dataplane=nftables"):
+    with pytest.raises(
+        UnavailableError,
+        match=r"has no module ipt_CLUSTERIP, which left Linux in 6\.3: use --dataplane=nftables",
+    ):
         clusterip.check()

@@ -17,7 +17,9 @@ from tests.vm.machine import PYTHON, run_in_machine
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(1000)]
 
 GUEST = Path(__file__).parent / "guest"
-MACHINE_TIMEOUT_S = 900.0  # some 150 s where nothing else runs; there is no KVM, so a busy machine takes far longer
+MACHINE_TIMEOUT_S = (
+    900.0  # some 150 s where nothing else runs; there is no KVM, so a busy machine takes far longer
+)
 CONSOLE_LINES = 40  # of the console, in a report
 
 
@@ -26,7 +28,11 @@ def expected() -> list[str]:
     found = []
     for path in sorted(GUEST.glob("test_*.py")):
         nodes = ast.parse(path.read_text()).body
-        found += [f"{path.stem}::{node.name}" for node in nodes if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")]
+        found += [
+            f"{path.stem}::{node.name}"
+            for node in nodes
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_")
+        ]
     return found
 
 
@@ -49,12 +55,24 @@ class Outcomes:
         cases = self._cases.get(function)
         if not cases:
             return [f"it did not run; the machine's last words:\n{self.console}"]
-        return [f"{case.get('name')}: {part.tag}\n{part.text or part.get('message')}" for case in cases for part in case if part.tag in BAD]
+        return [
+            f"{case.get('name')}: {part.tag}\n{part.text or part.get('message')}"
+            for case in cases
+            for part in case
+            if part.tag in BAD
+        ]
 
     def printed(self, function: str) -> str:
         """What the function printed."""
-        parts = [part.text or "" for case in self._cases.get(function, []) for part in case if part.tag == "system-out"]
-        return "\n".join(text.partition("\n")[2] for text in parts).strip()  # below pytest's headline
+        parts = [
+            part.text or ""
+            for case in self._cases.get(function, [])
+            for part in case
+            if part.tag == "system-out"
+        ]
+        return "\n".join(
+            text.partition("\n")[2] for text in parts
+        ).strip()  # below pytest's headline
 
 
 @pytest.fixture(scope="session")
@@ -91,8 +109,15 @@ def test_inside(outcomes: Outcomes, function: str) -> None:
 
 
 def test_a_function_that_did_not_run_inside_is_a_problem(tmp_path: Path) -> None:
-    assert "Kernel panic" in Outcomes(tmp_path / "never written", "booting\nKernel panic").problems("test_rule::test_any")[0]
+    assert (
+        "Kernel panic"
+        in Outcomes(tmp_path / "never written", "booting\nKernel panic").problems(
+            "test_rule::test_any"
+        )[0]
+    )
 
 
 def test_the_sources_promise_tests_of_every_file() -> None:
-    assert {name.partition("::")[0] for name in expected()} == {path.stem for path in GUEST.glob("test_*.py")}
+    assert {name.partition("::")[0] for name in expected()} == {
+        path.stem for path in GUEST.glob("test_*.py")
+    }

@@ -9,7 +9,7 @@ import pytest
 from kazoo.client import KazooClient
 from kazoo.retry import KazooRetry
 
-from maglev0.lab.testbed.zookeeper import Ensemble, Place
+from maglev0.lab.testbed.zookeeper import Ensemble, ServerLocation
 from tests.zookeeper.guarded import Guard
 from tests.zookeeper.site import DEADLINE_S, Site
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from maglev0.lab.testbed.zookeeper import Server
+    from maglev0.lab.testbed.zookeeper import ZooKeeperServer
 
 
 # Below the ports that the kernel gives to outgoing connections (ip_local_port_range): one of those may hold a server's port while it is
@@ -29,21 +29,26 @@ LONGEST_SESSION_MS = 60_000
 class _Ensemble(Ensemble):
     """Three servers that grant long sessions, too: an election may last longer than the 20 ticks, 4 s here, that are the most by default."""
 
-    def _write_configuration(self, server: Server) -> None:
+    def _write_configuration(self, server: ZooKeeperServer) -> None:
         super()._write_configuration(server)
         with (server.directory / "zoo.cfg").open("a") as file:
             file.write(f"maxSessionTimeout={LONGEST_SESSION_MS}\n")
 
 
-def _places(count: int) -> list[Place]:
+def _places(count: int) -> list[ServerLocation]:
     ports = iter(_free_ports(3 * count))
-    return [Place("127.0.0.1", next(ports), next(ports), next(ports)) for _ in range(count)]
+    return [
+        ServerLocation("127.0.0.1", next(ports), next(ports), next(ports)) for _ in range(count)
+    ]
 
 
 def _free_ports(count: int) -> list[int]:
     free: set[int] = set()
     while len(free) < count:
-        with suppress(OSError), socket.create_server(("127.0.0.1", random.choice(SERVER_PORTS))) as holder:
+        with (
+            suppress(OSError),
+            socket.create_server(("127.0.0.1", random.choice(SERVER_PORTS))) as holder,
+        ):
             free.add(holder.getsockname()[1])
     return list(free)
 
@@ -79,7 +84,9 @@ def guard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Guard]:
 def client(shared_ensemble: Ensemble) -> Iterator[KazooClient]:
     """The test's own eyes and hands in ZooKeeper."""
     retry = KazooRetry(max_tries=-1, delay=0.05, max_delay=0.5)
-    zookeeper = KazooClient(shared_ensemble.connect_string, timeout=DEADLINE_S, connection_retry=retry)
+    zookeeper = KazooClient(
+        shared_ensemble.connect_string, timeout=DEADLINE_S, connection_retry=retry
+    )
     zookeeper.start(timeout=DEADLINE_S)
     yield zookeeper
     zookeeper.stop()
@@ -87,7 +94,9 @@ def client(shared_ensemble: Ensemble) -> Iterator[KazooClient]:
 
 
 @pytest.fixture
-def site(shared_ensemble: Ensemble, client: KazooClient, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
+def site(
+    shared_ensemble: Ensemble, client: KazooClient, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Site]:
     """A cluster of its own for each test, in a chroot of several parts that does not exist yet."""
     place = Site(shared_ensemble, client, f"/tests/{tmp_path.name}/{abs(id(request))}", tmp_path)
     yield place

@@ -23,7 +23,7 @@ from maglev0.lab.testbed.process import Process, python_module, wait_for
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from maglev0.lab.testbed.zookeeper import Ensemble, Server
+    from maglev0.lab.testbed.zookeeper import Ensemble, ZooKeeperServer
 
 SCALE = float(os.environ.get("MAGLEV0_TEST_SCALE", "1"))
 """The one setting for slow machines: every deadline below is multiplied by it. Bounds that the daemon promises are not."""
@@ -66,12 +66,19 @@ class Node:
 
     def wait_count(self, pattern: str, count: int) -> None:
         """Return once it has printed that many matching lines."""
-        wait_for(lambda: True if self.count(pattern) >= count else None, [self.process], DEADLINE_S, f"{count} lines {pattern!r}")
+        wait_for(
+            lambda: True if self.count(pattern) >= count else None,
+            [self.process],
+            DEADLINE_S,
+            f"{count} lines {pattern!r}",
+        )
 
     def session(self) -> int:
         """The session with which it joined last."""
         self.wait_line(r"joined as .*session")
-        return int(re.findall(r"joined as \S+ session (0x[0-9a-f]+)", self.process.output())[-1], 16)
+        return int(
+            re.findall(r"joined as \S+ session (0x[0-9a-f]+)", self.process.output())[-1], 16
+        )
 
     def ends(self, within_s: float = DEADLINE_S) -> int:
         """Its exit status."""
@@ -95,7 +102,9 @@ class Node:
 class Site:
     """One VIP's cluster under a chroot of its own, and a client that looks into it and disturbs it."""
 
-    def __init__(self, ensemble: Ensemble, client: KazooClient, chroot: str, directory: Path) -> None:
+    def __init__(
+        self, ensemble: Ensemble, client: KazooClient, chroot: str, directory: Path
+    ) -> None:
         self.ensemble = ensemble
         self.client = client
         self.chroot = chroot
@@ -105,10 +114,22 @@ class Site:
         self.nodes: list[Node] = []
         self._directory = directory
 
-    def start(self, number: int, *flags: str, timeout_s: float = TIMEOUT_S, zk: str | None = None, prefix: Sequence[str] = ()) -> Node:
+    def start(
+        self,
+        number: int,
+        *flags: str,
+        timeout_s: float = TIMEOUT_S,
+        zk: str | None = None,
+        prefix: Sequence[str] = (),
+    ) -> Node:
         """Start the daemon `number` and do not wait for it; `prefix` is a command to run it under."""
         hosts = self.ensemble.connect_string if zk is None else zk
-        arguments = [f"--zk={hosts}{self.chroot}", f"--session-timeout={timeout_s}", "--dry-run", f"--my-id={number}"]
+        arguments = [
+            f"--zk={hosts}{self.chroot}",
+            f"--session-timeout={timeout_s}",
+            "--dry-run",
+            f"--my-id={number}",
+        ]
         command = [*prefix, *python_module("maglev0", *arguments, *flags)]
         log = self._directory / f"{len(self.nodes)}-backend-{number}.log"
         node = Node(number, Process(f"backend-{number}", command, log))
@@ -125,7 +146,12 @@ class Site:
         """Wait until these nodes, and they alone, are members in what each printed last, with the same owners, and each holds its own."""
         ids = tuple(sorted(node.number for node in nodes))
         what = f"{[node.number for node in nodes]} to agree on {ids}"
-        return wait_for(lambda: _common([node.picture for node in nodes], nodes, ids), [node.process for node in nodes], DEADLINE_S, what)
+        return wait_for(
+            lambda: _common([node.picture for node in nodes], nodes, ids),
+            [node.process for node in nodes],
+            DEADLINE_S,
+            what,
+        )
 
     def member_path(self, number: int) -> str:
         """The znode of a member."""
@@ -185,9 +211,16 @@ class Site:
                 return
 
     def _tree(self, path: str) -> list[str]:
-        return [path, *(znode for name in self.client.get_children(path) for znode in self._tree(f"{path}/{name}"))]
+        return [
+            path,
+            *(
+                znode
+                for name in self.client.get_children(path)
+                for znode in self._tree(f"{path}/{name}")
+            ),
+        ]
 
-    def server_of(self, node: Node) -> Server:
+    def server_of(self, node: Node) -> ZooKeeperServer:
         """The server that a daemon is connected to."""
         ports = _remote_ports(node.process.pid)
         return next(server for server in self.ensemble.servers if server.place.client_port in ports)
@@ -198,18 +231,28 @@ class Site:
             with suppress(ProcessLookupError):
                 node.process.kill()
         for node in self.nodes:
-            assert "Traceback" not in node.process.log.read_text(errors="replace"), node.process.output()
+            assert "Traceback" not in node.process.log.read_text(errors="replace"), (
+                node.process.output()
+            )
 
 
-def _common(pictures: list[Picture | None], nodes: Sequence[Node], ids: tuple[int, ...]) -> Picture | None:
+def _common(
+    pictures: list[Picture | None], nodes: Sequence[Node], ids: tuple[int, ...]
+) -> Picture | None:
     first = pictures[0]
     if first is None or first.members != ids:
         return None
     for node, picture in zip(nodes, pictures, strict=True):
-        if picture is None or (picture.members, picture.owners, picture.shares) != (first.members, first.owners, first.shares):
+        if picture is None or (picture.members, picture.owners, picture.shares) != (
+            first.members,
+            first.owners,
+            first.shares,
+        ):
             return None
         name = f"backend-{node.number}"
-        if picture.owners and picture.held != ",".join(str(number) for number in sorted(picture.owners) if picture.owners[number] == name):
+        if picture.owners and picture.held != ",".join(
+            str(number) for number in sorted(picture.owners) if picture.owners[number] == name
+        ):
             return None
     return first
 
@@ -221,7 +264,9 @@ def _remote_ports(pid: int) -> set[int]:
         with suppress(OSError):
             inodes.add(str(descriptor.readlink()).removeprefix("socket:[").rstrip("]"))
     rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
-    return {int(row[2].partition(":")[2], 16) for row in rows if row[3] == "01" and row[9] in inodes}
+    return {
+        int(row[2].partition(":")[2], 16) for row in rows if row[3] == "01" and row[9] in inodes
+    }
 
 
 def eventually(condition: Any, what: str, timeout_s: float = DEADLINE_S) -> None:

@@ -14,7 +14,7 @@ from kazoo.security import OPEN_ACL_UNSAFE, make_digest_acl
 
 from maglev0.config.configuration import parse_zk
 from maglev0.config.zookeeper_access import ZooKeeperAccess
-from maglev0.coordination.session import Session, State
+from maglev0.coordination.session import Session, SessionState
 from maglev0.lab.testbed.zookeeper import Ensemble, Security
 from maglev0.protocol.ports.zookeeper import Create, Write
 from tests.zookeeper.guarded import PASSWORD, USER, Guard
@@ -46,7 +46,9 @@ def outsider(guard: Guard) -> Iterator[KazooClient]:
 
 
 @pytest.fixture
-def place(guard: Guard, insider: KazooClient, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
+def place(
+    guard: Guard, insider: KazooClient, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Site]:
     """A chroot of its own for each test; the site's client has the cluster's password."""
     made = Site(guard.ensemble, insider, f"/{request.node.name}"[:40].rstrip("["), tmp_path)
     yield made
@@ -55,7 +57,9 @@ def place(guard: Guard, insider: KazooClient, tmp_path: Path, request: pytest.Fi
 
 def _start(place: Site, guard: Guard, number: int, *flags: str) -> Node:
     """Start a daemon that comes by TLS and digest, unless flags say otherwise."""
-    return place.start(number, *(flags or (guard.auth(), *guard.tls)), zk=guard.ensemble.secure_connect_string)
+    return place.start(
+        number, *(flags or (guard.auth(), *guard.tls)), zk=guard.ensemble.secure_connect_string
+    )
 
 
 def _joined(place: Site, guard: Guard, *numbers: int) -> list[Node]:
@@ -73,7 +77,9 @@ def _znodes(client: KazooClient, path: str) -> dict[str, Any]:
     return found
 
 
-def test_an_outsider_can_neither_read_nor_change_anything(place: Site, guard: Guard, outsider: KazooClient) -> None:
+def test_an_outsider_can_neither_read_nor_change_anything(
+    place: Site, guard: Guard, outsider: KazooClient
+) -> None:
     nodes = _joined(place, guard, 1, 2)
     forged = json.dumps(RECORD | {"id": 3}).encode()
     order = b'{"format": 2, "drained": true, "weight": 1000}'
@@ -83,7 +89,9 @@ def test_an_outsider_can_neither_read_nor_change_anything(place: Site, guard: Gu
         lambda: outsider.create(place.member_path(3), forged, ephemeral=True),
         lambda: outsider.create(f"{place.base}/orders/1", order),
         lambda: outsider.set(place.member_path(1), forged),
-        lambda: outsider.set(f"{place.base}/leases/1", b'{"kernel": "", "pid": 1, "secure": null, "released": true}'),
+        lambda: outsider.set(
+            f"{place.base}/leases/1", b'{"kernel": "", "pid": 1, "secure": null, "released": true}'
+        ),
         lambda: outsider.delete(f"{place.base}/leases/2"),
         lambda: outsider.delete(f"{place.base}/acks/2"),
         lambda: outsider.delete(place.settings_path),
@@ -96,7 +104,10 @@ def test_an_outsider_can_neither_read_nor_change_anything(place: Site, guard: Gu
         *(partial(outsider.delete, f"{place.base}/{name}") for name in parents),
         *(partial(outsider.get_children, f"{place.base}/{name}") for name in parents),
         *(partial(outsider.create, f"{place.base}/{name}/7") for name in parents),
-        *(partial(outsider.get, f"{place.base}/{name}/1") for name in ("members", "leases", "reports", "held")),
+        *(
+            partial(outsider.get, f"{place.base}/{name}/1")
+            for name in ("members", "leases", "reports", "held")
+        ),
     ]
     for attempt in attempts:
         with pytest.raises(NoAuthError):
@@ -107,18 +118,33 @@ def test_an_outsider_can_neither_read_nor_change_anything(place: Site, guard: Gu
     place.agreed(*nodes)
 
 
-def test_members_outside_the_acl_are_not_counted_though_an_insider_made_them(place: Site, guard: Guard) -> None:
+def test_members_outside_the_acl_are_not_counted_though_an_insider_made_them(
+    place: Site, guard: Guard
+) -> None:
     nodes = _joined(place, guard, 1, 2)
-    strange = {3: OPEN_ACL_UNSAFE, 4: [make_digest_acl("somebody", "else", all=True)], 5: [*_acl(place), *OPEN_ACL_UNSAFE]}
+    strange = {
+        3: OPEN_ACL_UNSAFE,
+        4: [make_digest_acl("somebody", "else", all=True)],
+        5: [*_acl(place), *OPEN_ACL_UNSAFE],
+    }
     for number, acl in strange.items():
-        place.client.create(place.member_path(number), json.dumps(RECORD | {"id": number}).encode(), ephemeral=True, acl=acl)
+        place.client.create(
+            place.member_path(number),
+            json.dumps(RECORD | {"id": number}).encode(),
+            ephemeral=True,
+            acl=acl,
+        )
     order = b'{"format": 2, "drained": false, "weight": 7}'
     place.client.create(f"{place.base}/orders/1", order, acl=OPEN_ACL_UNSAFE)
     place.client.create(f"{place.base}/orders/2", order, acl=_acl(place))
-    place.wait_znode(place.member_path(2), lambda data: data is not None and json.loads(data)["weight"] == 7)
+    place.wait_znode(
+        place.member_path(2), lambda data: data is not None and json.loads(data)["weight"] == 7
+    )
     for node in nodes:
         for number in strange:
-            node.wait_line(f"ignored {place.members_path}/{number}: others than this cluster may change it")
+            node.wait_line(
+                f"ignored {place.members_path}/{number}: others than this cluster may change it"
+            )
     place.agreed(*nodes)
     nodes.append(_start(place, guard, 5))
     nodes[-1].wait_line("id 5 is held by session")
@@ -139,18 +165,27 @@ def test_whose_cluster_it_is_not_does_not_start(place: Site, guard: Guard) -> No
     nodes = _joined(place, guard, 1)
     out = "^maglev0: using ZooKeeper: NoAuthError: an ACL there keeps this node out of "
     anybody = place.start(2)
-    for node in (_start(place, guard, 3, guard.auth("digest", guard.wrong), *guard.tls), _start(place, guard, 4, *guard.tls)):
+    for node in (
+        _start(place, guard, 3, guard.auth("digest", guard.wrong), *guard.tls),
+        _start(place, guard, 4, *guard.tls),
+    ):
         assert node.ends() == 1
         assert node.count("^maglev0: ") == 1
-        assert node.lines[-1].startswith(f"maglev0: {place.base} is not this cluster's alone, by its ACL, or was not always: correct --zk-auth, or ")
+        assert node.lines[-1].startswith(
+            f"maglev0: {place.base} is not this cluster's alone, by its ACL, or was not always: correct --zk-auth, or "
+        )
     assert anybody.ends() == 1
     assert anybody.count(f"{out}/.*: give --zk-auth, or another /chroot in --zk$") == 1
     place.agreed(*nodes)
 
 
 @pytest.mark.parametrize("part", ["base", "members", "settings"])
-def test_a_cluster_that_was_open_is_not_taken_over_but_founded_anew(place: Site, guard: Guard, outsider: KazooClient, part: str) -> None:
-    path = {"base": place.base, "members": place.members_path, "settings": place.settings_path}[part]
+def test_a_cluster_that_was_open_is_not_taken_over_but_founded_anew(
+    place: Site, guard: Guard, outsider: KazooClient, part: str
+) -> None:
+    path = {"base": place.base, "members": place.members_path, "settings": place.settings_path}[
+        part
+    ]
     if part == "base":
         outsider.ensure_path(path)
     else:
@@ -160,13 +195,17 @@ def test_a_cluster_that_was_open_is_not_taken_over_but_founded_anew(place: Site,
     late = _start(place, guard, 2)
     assert late.ends() == 1
     assert late.lines[-1].startswith(f"maglev0: {path} is not this cluster's alone, ")
-    assert late.lines[-1].endswith(f"stop all daemons of this cluster and delete it (zkCli.sh: deleteall {place.base})")
+    assert late.lines[-1].endswith(
+        f"stop all daemons of this cluster and delete it (zkCli.sh: deleteall {place.base})"
+    )
     place.delete_tree(place.base)
     _joined(place, guard, 2)
 
 
 @pytest.mark.parametrize("scheme", ["sasl", "x509"])
-def test_other_identities_serve_as_well(place: Site, guard: Guard, outsider: KazooClient, scheme: str) -> None:
+def test_other_identities_serve_as_well(
+    place: Site, guard: Guard, outsider: KazooClient, scheme: str
+) -> None:
     flags = [guard.auth("sasl"), *guard.tls] if scheme == "sasl" else guard.tls
     nodes = [_start(place, guard, number, *flags) for number in (1, 2)]
     place.agreed(*nodes)
@@ -184,9 +223,18 @@ def test_other_identities_serve_as_well(place: Site, guard: Guard, outsider: Kaz
 def test_who_is_not_let_in_is_told_so_once_and_for_all(place: Site, guard: Guard) -> None:
     readable, missing = guard.file("readable", PASSWORD, 0o644), guard.directory / "missing"
     final = {
-        (guard.auth("sasl", guard.wrong), *guard.tls): (1, r"ZooKeeper's servers refuse user maglev of --zk-auth \(wrong user or password\): "),
-        (guard.auth("digest", readable), *guard.tls): (2, f"--zk-auth=digest:maglev: others than its owner .*: chmod 600 {readable}$"),
-        (guard.auth("digest", missing), *guard.tls): (2, "--zk-auth=digest:maglev: .* cannot be read: no such file or directory$"),
+        (guard.auth("sasl", guard.wrong), *guard.tls): (
+            1,
+            r"ZooKeeper's servers refuse user maglev of --zk-auth \(wrong user or password\): ",
+        ),
+        (guard.auth("digest", readable), *guard.tls): (
+            2,
+            f"--zk-auth=digest:maglev: others than its owner .*: chmod 600 {readable}$",
+        ),
+        (guard.auth("digest", missing), *guard.tls): (
+            2,
+            "--zk-auth=digest:maglev: .* cannot be read: no such file or directory$",
+        ),
         (f"--zk-ca={guard.password}",): (2, "--zk-ca=.*: no certificate in PEM form$"),
     }
     nodes = {line: _start(place, guard, 1, *flags) for flags, line in final.items()}
@@ -195,14 +243,27 @@ def test_who_is_not_let_in_is_told_so_once_and_for_all(place: Site, guard: Guard
         assert node.count("^maglev0: ") == node.count(f"^maglev0: {line}") == 1
 
 
-def test_tls_that_fails_is_told_once_for_each_reason(place: Site, guard: Guard, tmp_path: Path) -> None:
+def test_tls_that_fails_is_told_once_for_each_reason(
+    place: Site, guard: Guard, tmp_path: Path
+) -> None:
     secure, plain = guard.ensemble.secure_connect_string, guard.ensemble.connect_string
     stranger = guard.stranger.issue("client")
-    with Ensemble.on_loopback(tmp_path / "expired", security=Security(keys=guard.authority.issue("expired", days=-1))) as expired:
+    with Ensemble.on_loopback(
+        tmp_path / "expired", security=Security(keys=guard.authority.issue("expired", days=-1))
+    ) as expired:
         told = {
-            "shows a certificate that does not hold: unable to get local issuer certificate": (secure, f"--zk-ca={guard.stranger.certificate}"),
-            "shows a certificate that does not hold: certificate has expired": (expired.secure_connect_string, *guard.tls),
-            "refuses this node's certificate, or that it has none: .* bad certificate; see": (secure, guard.tls[0]),
+            "shows a certificate that does not hold: unable to get local issuer certificate": (
+                secure,
+                f"--zk-ca={guard.stranger.certificate}",
+            ),
+            "shows a certificate that does not hold: certificate has expired": (
+                expired.secure_connect_string,
+                *guard.tls,
+            ),
+            "refuses this node's certificate, or that it has none: .* bad certificate; see": (
+                secure,
+                guard.tls[0],
+            ),
             "refuses this node's certificate, or that it has none: .* certificate unknown; see": (
                 secure,
                 guard.tls[0],
@@ -230,22 +291,24 @@ def test_a_session_is_known_again_after_a_break_and_by_who_comes_after(guard: Gu
     """The rights come with the connection, not with the session: each must authenticate anew."""
     address = parse_zk(guard.ensemble.secure_connect_string)
     client = str(guard.client)
-    access = ZooKeeperAccess("digest", USER, str(guard.password), str(guard.authority.certificate), client, client)
+    access = ZooKeeperAccess(
+        "digest", USER, str(guard.password), str(guard.authority.certificate), client, client
+    )
 
     async def use() -> None:
         session = Session(address, DEADLINE_S, lambda _path: None, access=access)
         session.start()
-        await session.until(State.CONNECTED)
+        await session.until(SessionState.CONNECTED)
         await session.commit([Create("/again", b"", ephemeral=True)])
         guard.ensemble.servers[0].restart()
-        await session.until(State.SUSPENDED)
-        await session.until(State.CONNECTED)
+        await session.until(SessionState.SUSPENDED)
+        await session.until(SessionState.CONNECTED)
         await session.commit([Write("/again", b"1", 0)])
         identity = session.identity
         _die(session)
         heir = Session(address, DEADLINE_S, lambda _path: None, identity, access)
         heir.start()
-        await heir.until(State.CONNECTED)
+        await heir.until(SessionState.CONNECTED)
         await heir.commit([Write("/again", b"2", 1)])
         found = await heir.get("/again")
         assert found is not None
@@ -256,14 +319,18 @@ def test_a_session_is_known_again_after_a_break_and_by_who_comes_after(guard: Gu
     asyncio.run(use())
 
 
-def test_an_acl_that_changes_is_seen_whatever_was_known_of_it(guard: Guard, insider: KazooClient) -> None:
+def test_an_acl_that_changes_is_seen_whatever_was_known_of_it(
+    guard: Guard, insider: KazooClient
+) -> None:
     path = "/changing"
     access = ZooKeeperAccess("digest", USER, str(guard.password))
 
     async def use() -> list[bool | None]:
-        session = Session(parse_zk(guard.ensemble.connect_string), DEADLINE_S, lambda _path: None, access=access)
+        session = Session(
+            parse_zk(guard.ensemble.connect_string), DEADLINE_S, lambda _path: None, access=access
+        )
         session.start()
-        await session.until(State.CONNECTED)
+        await session.until(SessionState.CONNECTED)
         seen: list[bool | None] = []
 
         async def look() -> None:
@@ -290,7 +357,9 @@ def test_an_acl_that_changes_is_seen_whatever_was_known_of_it(guard: Guard, insi
     assert asyncio.run(use()) == [None, True, False, False, True, None]
 
 
-def test_a_session_that_an_outsider_ends_is_a_member_that_joins_anew(place: Site, guard: Guard) -> None:
+def test_a_session_that_an_outsider_ends_is_a_member_that_joins_anew(
+    place: Site, guard: Guard
+) -> None:
     """What ZooKeeper's ACLs cannot prevent: its sessions' passwords follow from their ids, which everybody may learn by `exists`."""
     nodes = _joined(place, guard, 1, 2)
     _take_session_away(place, nodes[1])
@@ -298,7 +367,9 @@ def test_a_session_that_an_outsider_ends_is_a_member_that_joins_anew(place: Site
     place.agreed(*nodes)
 
 
-def test_a_member_whose_acl_is_opened_under_way_joins_anew_and_all_see_the_same(place: Site, guard: Guard) -> None:
+def test_a_member_whose_acl_is_opened_under_way_joins_anew_and_all_see_the_same(
+    place: Site, guard: Guard
+) -> None:
     nodes = _joined(place, guard, 1, 2)
     made = place.client.exists(place.member_path(2)).czxid
     place.client.set_acls(place.member_path(2), OPEN_ACL_UNSAFE)

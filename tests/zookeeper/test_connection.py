@@ -33,7 +33,11 @@ def _take_session_away(site: Site, node: Node) -> None:
         state = (state * 0x5DEECE66D + 0xB) & ((1 << 48) - 1)
         words.append(state >> 16 & 0xFFFFFFFF)
     signed = session - (1 << 64) if session >> 63 else session
-    thief = KazooClient(site.ensemble.connect_string, timeout=TIMEOUT_S, client_id=(signed, struct.pack("<4I", *words)))
+    thief = KazooClient(
+        site.ensemble.connect_string,
+        timeout=TIMEOUT_S,
+        client_id=(signed, struct.pack("<4I", *words)),
+    )
     thief.start(timeout=DEADLINE_S)
     assert thief.client_id[0] == signed
     thief.stop()
@@ -52,9 +56,15 @@ def test_a_lost_server_is_replaced_without_a_change_of_ownership(site: Site) -> 
     assert [node.count(TABLE) for node in nodes[:2]] == [count + 1 for count in tables]
 
 
-def test_servers_restarted_one_by_one_cost_no_session_and_few_lines(site: Site, ensemble: Ensemble) -> None:
+def test_servers_restarted_one_by_one_cost_no_session_and_few_lines(
+    site: Site, ensemble: Ensemble
+) -> None:
     nodes = site.joined(1, 2, 3, timeout_s=PATIENT_S)
-    sessions, lines, tables = [node.session() for node in nodes], [len(node.lines) for node in nodes], [node.count(TABLE) for node in nodes]
+    sessions, lines, tables = (
+        [node.session() for node in nodes],
+        [len(node.lines) for node in nodes],
+        [node.count(TABLE) for node in nodes],
+    )
     for server in ensemble.servers:
         server.restart()
     for node in nodes:
@@ -64,19 +74,29 @@ def test_servers_restarted_one_by_one_cost_no_session_and_few_lines(site: Site, 
     assert [site.owner(node.number) for node in nodes] == sessions
     assert [node.count(TABLE) for node in nodes] == tables
     # A server that stops takes its clients along, a leader all of them: twice a restart at worst, and perhaps a word on why it lasts.
-    assert all(len(node.lines) - before <= 3 * 2 * len(ensemble.servers) for node, before in zip(nodes, lines, strict=True))
+    assert all(
+        len(node.lines) - before <= 3 * 2 * len(ensemble.servers)
+        for node, before in zip(nodes, lines, strict=True)
+    )
     nodes.append(site.start(4, timeout_s=PATIENT_S))
     site.agreed(*nodes)
 
 
 @pytest.mark.parametrize("silence", ["freeze", "kill"])
-def test_who_hears_nothing_lets_go_before_its_session_can_expire_and_comes_back(site: Site, ensemble: Ensemble, silence: str) -> None:
+def test_who_hears_nothing_lets_go_before_its_session_can_expire_and_comes_back(
+    site: Site, ensemble: Ensemble, silence: str
+) -> None:
     nodes = site.joined(1, 2)
     silent_from = datetime.now(UTC)
     for server in ensemble.servers:
         getattr(server, silence)()
     for node in nodes:
-        alone = node.said_at("no new flow is accepted any more in [23] node numbers: no renewal from ZooKeeper in time") - silent_from
+        alone = (
+            node.said_at(
+                "no new flow is accepted any more in [23] node numbers: no renewal from ZooKeeper in time"
+            )
+            - silent_from
+        )
         assert alone.total_seconds() < TIMEOUT_S
     for server in ensemble.servers:
         if silence == "kill":
@@ -87,7 +107,9 @@ def test_who_hears_nothing_lets_go_before_its_session_can_expire_and_comes_back(
 
 
 @pytest.mark.parametrize("silence", ["freeze", "kill"])
-def test_without_a_majority_everybody_lets_go_and_comes_back(site: Site, ensemble: Ensemble, silence: str) -> None:
+def test_without_a_majority_everybody_lets_go_and_comes_back(
+    site: Site, ensemble: Ensemble, silence: str
+) -> None:
     nodes = site.joined(1, 2, 3)
     lines = [len(node.lines) for node in nodes]
     leader = ensemble.leader()
@@ -103,7 +125,9 @@ def test_without_a_majority_everybody_lets_go_and_comes_back(site: Site, ensembl
             server.thaw()
     site.agreed(*nodes)
     table = 7
-    assert all(len(node.lines) - before < 6 * table for node, before in zip(nodes, lines, strict=True))
+    assert all(
+        len(node.lines) - before < 6 * table for node, before in zip(nodes, lines, strict=True)
+    )
 
 
 def test_a_daemon_that_was_stopped_for_long_lets_go_and_joins_anew(site: Site) -> None:
@@ -130,11 +154,19 @@ def test_who_loses_its_session_joins_with_another_again_and_again(site: Site) ->
 
 
 @pytest.mark.parametrize("part", ["members", "base", "everything"])
-def test_deleted_parents_come_back_with_the_same_settings_and_later_changes_are_noticed(site: Site, part: str) -> None:
+def test_deleted_parents_come_back_with_the_same_settings_and_later_changes_are_noticed(
+    site: Site, part: str
+) -> None:
     nodes = site.joined(1, 2)
     founded = site.settings_bytes()
     for joins in (2, 3):
-        site.delete_tree({"members": site.members_path, "base": site.base, "everything": f"{site.chroot}/maglev0"}[part])
+        site.delete_tree(
+            {
+                "members": site.members_path,
+                "base": site.base,
+                "everything": f"{site.chroot}/maglev0",
+            }[part]
+        )
         for node in nodes:
             node.wait_count("joined as", joins)
         site.agreed(*nodes)

@@ -29,8 +29,16 @@ def test_a_daemon_whose_output_nobody_reads_ends_and_others_take_over(site: Site
     reading, writing = os.pipe()
     try:
         fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, os.sysconf("SC_PAGE_SIZE"))
-        arguments = [f"--zk={site.ensemble.connect_string}{site.chroot}", f"--session-timeout={TIMEOUT_S}", "--dry-run", "--my-id=2", "--verbose"]
-        with subprocess.Popen(python_module("maglev0", *arguments), stdout=writing, stderr=subprocess.PIPE, text=True) as hanging:
+        arguments = [
+            f"--zk={site.ensemble.connect_string}{site.chroot}",
+            f"--session-timeout={TIMEOUT_S}",
+            "--dry-run",
+            "--my-id=2",
+            "--verbose",
+        ]
+        with subprocess.Popen(
+            python_module("maglev0", *arguments), stdout=writing, stderr=subprocess.PIPE, text=True
+        ) as hanging:
             try:
                 other.wait_line(r"\[1 2\]")
                 _make_it_talk(site, hanging)
@@ -68,8 +76,15 @@ def test_a_daemon_whose_output_is_closed_goes_on(site: Site) -> None:
     """A log reader that went away is no reason to stop serving."""
     (other,) = site.joined(1)
     reading, writing = os.pipe()
-    arguments = [f"--zk={site.ensemble.connect_string}{site.chroot}", f"--session-timeout={TIMEOUT_S}", "--dry-run", "--my-id=2"]
-    with subprocess.Popen(python_module("maglev0", *arguments), stdout=writing, stderr=subprocess.PIPE, text=True) as speaking:
+    arguments = [
+        f"--zk={site.ensemble.connect_string}{site.chroot}",
+        f"--session-timeout={TIMEOUT_S}",
+        "--dry-run",
+        "--my-id=2",
+    ]
+    with subprocess.Popen(
+        python_module("maglev0", *arguments), stdout=writing, stderr=subprocess.PIPE, text=True
+    ) as speaking:
         os.close(writing)
         os.close(reading)
         try:
@@ -86,16 +101,22 @@ def test_a_daemon_whose_output_is_closed_goes_on(site: Site) -> None:
 
 
 @pytest.mark.parametrize("silence", ["freeze", "kill"])
-def test_who_is_told_to_stop_after_zookeeper_went_away_does(site: Site, ensemble: Ensemble, silence: str) -> None:
+def test_who_is_told_to_stop_after_zookeeper_went_away_does(
+    site: Site, ensemble: Ensemble, silence: str
+) -> None:
     (node,) = site.joined(1)
     for server in ensemble.servers:
         getattr(server, silence)()
-    node.wait_line("no new flow is accepted any more in 5 node numbers: no renewal from ZooKeeper in time")
+    node.wait_line(
+        "no new flow is accepted any more in 5 node numbers: no renewal from ZooKeeper in time"
+    )
     assert node.stop() < STOP_S
 
 
 @pytest.mark.parametrize("silence", ["freeze", "kill"])
-def test_who_is_told_to_stop_the_moment_zookeeper_goes_away_does(site: Site, ensemble: Ensemble, silence: str) -> None:
+def test_who_is_told_to_stop_the_moment_zookeeper_goes_away_does(
+    site: Site, ensemble: Ensemble, silence: str
+) -> None:
     (node,) = site.joined(1)
     for server in ensemble.servers:
         getattr(server, silence)()

@@ -64,11 +64,20 @@ NO_RECORDS = [
 
 def _wrong_records(first_id: int) -> dict[int, bytes]:
     """Records with one wrong field each, under ids of their own."""
-    return {number: json.dumps(RECORD | {"id": number} | {key: value}).encode() for number, (key, value) in enumerate(WRONG, first_id)}
+    return {
+        number: json.dumps(RECORD | {"id": number} | {key: value}).encode()
+        for number, (key, value) in enumerate(WRONG, first_id)
+    }
 
 
-@pytest.mark.parametrize("garbage", [dict(enumerate(NO_RECORDS, 4)), _wrong_records(4)], ids=["no records", "wrong fields"])
-def test_children_that_are_no_members_are_told_once_each_and_count_for_nobody(site: Site, garbage: dict[int, bytes]) -> None:
+@pytest.mark.parametrize(
+    "garbage",
+    [dict(enumerate(NO_RECORDS, 4)), _wrong_records(4)],
+    ids=["no records", "wrong fields"],
+)
+def test_children_that_are_no_members_are_told_once_each_and_count_for_nobody(
+    site: Site, garbage: dict[int, bytes]
+) -> None:
     nodes = [site.start(number, "--total-nodes=60", timeout_s=4) for number in (1, 2)]
     site.agreed(*nodes)
     for number, data in garbage.items():
@@ -101,7 +110,11 @@ def test_an_id_beyond_the_clusters_node_numbers_counts_for_nobody(site: Site) ->
 
 def test_hundreds_of_foreign_names_are_told_in_few_lines(site: Site) -> None:
     (first,) = site.joined(1)
-    names = [f"{kind}{number}" for kind in ("x", "0", "-", " ", "é", "1.", "y" * 200) for number in range(1, 60)]
+    names = [
+        f"{kind}{number}"
+        for kind in ("x", "0", "-", " ", "é", "1.", "y" * 200)
+        for number in range(1, 60)
+    ]
     for name in names:
         site.client.create_async(f"{site.members_path}/{name}")
     second = site.start(2)
@@ -129,7 +142,9 @@ def test_garbage_below_a_member_keeps_nobody_from_leaving(site: Site) -> None:
 
 
 @pytest.mark.parametrize(
-    "acl", [make_acl("world", "anyone", read=True), make_digest_acl("somebody", "else", all=True)], ids=["read only", "no rights"]
+    "acl",
+    [make_acl("world", "anyone", read=True), make_digest_acl("somebody", "else", all=True)],
+    ids=["read only", "no rights"],
 )
 @pytest.mark.parametrize("place", ["base", "members"])
 def test_missing_rights_end_the_start_with_one_line(site: Site, acl: object, place: str) -> None:
@@ -140,7 +155,9 @@ def test_missing_rights_end_the_start_with_one_line(site: Site, acl: object, pla
         site.client.create(site.members_path, acl=[acl])
     node = site.start(1)
     assert node.ends() == 1
-    assert node.count("^maglev0: using ZooKeeper: NoAuthError: an ACL there keeps this node out") == 1
+    assert (
+        node.count("^maglev0: using ZooKeeper: NoAuthError: an ACL there keeps this node out") == 1
+    )
     assert node.lines[-1].startswith("maglev0: ")
 
 

@@ -74,7 +74,9 @@ def test_a_killed_daemon_that_starts_again_waits_for_its_dying_session(site: Sit
     before = killed.session()
     killed.process.kill()
     again = site.start(2)
-    again.wait_line(f"id 2 is held by session {before:#x} \\({re.escape(socket.gethostname())}, pid {killed.process.pid}\\): waiting")
+    again.wait_line(
+        f"id 2 is held by session {before:#x} \\({re.escape(socket.gethostname())}, pid {killed.process.pid}\\): waiting"
+    )
     site.agreed(first, again)
     assert site.owner(2) == again.session() != before
 
@@ -86,7 +88,12 @@ def test_an_id_of_a_live_daemon_is_refused_with_its_host_and_pid(site: Site) -> 
     start_s = time.monotonic()
     assert second.ends() == 1
     assert time.monotonic() - start_s > TIMEOUT_S
-    assert second.count(rf"^maglev0: id 2 is held by another live daemon \({re.escape(socket.gethostname())}, pid {nodes[1].process.pid}\)") == 1
+    assert (
+        second.count(
+            rf"^maglev0: id 2 is held by another live daemon \({re.escape(socket.gethostname())}, pid {nodes[1].process.pid}\)"
+        )
+        == 1
+    )
     assert second.count("Nodes:") == 0
     assert site.owner(2) == session
     site.agreed(*nodes)
@@ -96,7 +103,12 @@ def test_a_persistent_znode_under_the_id_is_named(site: Site) -> None:
     site.client.ensure_path(site.member_path(2))
     node = site.start(2)
     assert node.ends() == 1
-    assert node.count(rf"^maglev0: {site.member_path(2)} is a persistent znode, which no daemon holds: delete it$") == 1
+    assert (
+        node.count(
+            rf"^maglev0: {site.member_path(2)} is a persistent znode, which no daemon holds: delete it$"
+        )
+        == 1
+    )
 
 
 def test_a_znode_of_another_session_is_never_taken_for_ours(site: Site) -> None:
@@ -129,10 +141,14 @@ def test_an_id_that_another_session_held_for_a_moment_is_taken_when_free(site: S
     node.wait_count("joined as", 2)
 
 
-@pytest.mark.parametrize("words", [b"", b"{}", b"x" * 900_000, None], ids=["empty", "wrong", "huge", "another member's"])
+@pytest.mark.parametrize(
+    "words", [b"", b"{}", b"x" * 900_000, None], ids=["empty", "wrong", "huge", "another member's"]
+)
 def test_a_member_whose_record_is_overwritten_joins_anew(site: Site, words: bytes | None) -> None:
     nodes = site.joined(1, 2)
-    site.client.set(site.member_path(2), site.client.get(site.member_path(1))[0] if words is None else words)
+    site.client.set(
+        site.member_path(2), site.client.get(site.member_path(1))[0] if words is None else words
+    )
     nodes[1].wait_count("joined as", 2)
     site.agreed(*nodes)
     assert site.record(2)["pid"] == nodes[1].process.pid
@@ -152,7 +168,9 @@ def test_members_that_start_at_the_same_instant_found_one_cluster(site: Site) ->
     assert sum(node.count("wrote the cluster's settings") for node in nodes) == 1
 
 
-def test_members_that_start_at_the_same_instant_replace_unreadable_settings_once(site: Site) -> None:
+def test_members_that_start_at_the_same_instant_replace_unreadable_settings_once(
+    site: Site,
+) -> None:
     site.client.ensure_path(site.members_path)
     site.client.create(site.settings_path, b"{")
     nodes = [site.start(number) for number in (1, 2, 3)]

@@ -24,7 +24,9 @@ CONTRADICTIONS = [
     ("--cluster-mac", "cluster_mac", "03:00:00:00:00:01", "03:00:00:00:00:02"),
     ("--dataplane", "hash_family", "nftables", "clusterip"),
 ]
-each_contradiction = pytest.mark.parametrize(("flag", "setting", "agreed", "other"), CONTRADICTIONS, ids=[case[0] for case in CONTRADICTIONS])
+each_contradiction = pytest.mark.parametrize(
+    ("flag", "setting", "agreed", "other"), CONTRADICTIONS, ids=[case[0] for case in CONTRADICTIONS]
+)
 
 
 def _altered(data: bytes) -> bytes:
@@ -90,14 +92,20 @@ def test_a_node_adopts_what_its_flags_leave_out(site: Site) -> None:
 
 
 @each_contradiction
-def test_a_flag_that_contradicts_the_cluster_stops_the_start(site: Site, flag: str, setting: str, agreed: object, other: object) -> None:
+def test_a_flag_that_contradicts_the_cluster_stops_the_start(
+    site: Site, flag: str, setting: str, agreed: object, other: object
+) -> None:
     first = site.start(1, f"{flag}={agreed}")
     site.agreed(first)
     founded = site.settings_bytes()
     second = site.start(2, f"{flag}={other}")
     assert second.ends() == 2
     (complaint,) = _complaints(second)
-    told = "… (the cluster has another one" if flag == "--hash-seed" else f"{other} (the cluster has {agreed}"
+    told = (
+        "… (the cluster has another one"
+        if flag == "--hash-seed"
+        else f"{other} (the cluster has {agreed}"
+    )
     assert f"{flag}={told}" in complaint
     assert site.settings_bytes() == founded
     assert site.settings()[setting] == agreed
@@ -105,7 +113,9 @@ def test_a_flag_that_contradicts_the_cluster_stops_the_start(site: Site, flag: s
 
 
 @each_contradiction
-def test_with_no_live_member_a_flag_replaces_what_it_contradicts(site: Site, flag: str, setting: str, agreed: object, other: object) -> None:
+def test_with_no_live_member_a_flag_replaces_what_it_contradicts(
+    site: Site, flag: str, setting: str, agreed: object, other: object
+) -> None:
     first = site.start(1, f"{flag}={agreed}")
     site.agreed(first)
     first.stop()
@@ -135,7 +145,9 @@ def test_a_founder_with_an_id_above_its_own_total_nodes_founds_nothing(site: Sit
 
 
 @each_harm
-def test_running_members_restore_the_same_settings_again_and_again(site: Site, harm: Callable[[bytes], bytes | None]) -> None:
+def test_running_members_restore_the_same_settings_again_and_again(
+    site: Site, harm: Callable[[bytes], bytes | None]
+) -> None:
     nodes = site.joined(1, 2)
     tables = [node.count("Nodes:") for node in nodes]
     for _ in range(3):
@@ -146,8 +158,12 @@ def test_running_members_restore_the_same_settings_again_and_again(site: Site, h
 
 
 @each_harm
-def test_a_newcomer_without_flags_adopts_what_members_restore_meanwhile(site: Site, harm: Callable[[bytes], bytes | None]) -> None:
-    member = site.start(1, "--total-nodes=7", timeout_s=10)  # its session must outlast the newcomer's start
+def test_a_newcomer_without_flags_adopts_what_members_restore_meanwhile(
+    site: Site, harm: Callable[[bytes], bytes | None]
+) -> None:
+    member = site.start(
+        1, "--total-nodes=7", timeout_s=10
+    )  # its session must outlast the newcomer's start
     site.agreed(member)
     member.freeze()
     founded = _do_harm(site, harm)
@@ -158,8 +174,12 @@ def test_a_newcomer_without_flags_adopts_what_members_restore_meanwhile(site: Si
     assert site.settings_bytes() == founded
 
 
-@pytest.mark.parametrize("data", [b"", b"{", b"[1]", b"{}", b"\xff\xfe", b"[" * 4000, b"x" * 900_000], ids=range(7))
-def test_settings_that_nobody_can_read_and_nobody_lives_by_are_replaced(site: Site, data: bytes) -> None:
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"[1]", b"{}", b"\xff\xfe", b"[" * 4000, b"x" * 900_000], ids=range(7)
+)
+def test_settings_that_nobody_can_read_and_nobody_lives_by_are_replaced(
+    site: Site, data: bytes
+) -> None:
     site.client.ensure_path(site.members_path)
     site.client.create(site.settings_path, data)
     node = site.start(1)
@@ -181,7 +201,9 @@ def test_settings_that_members_do_not_restore_stop_the_start_with_one_line(site:
     assert site.settings_bytes() == b'{"format": 3}'
 
 
-def test_a_node_that_comes_back_does_not_write_over_the_settings_of_another_version(site: Site) -> None:
+def test_a_node_that_comes_back_does_not_write_over_the_settings_of_another_version(
+    site: Site,
+) -> None:
     (node,) = site.joined(1)
     node.freeze()
     site.wait_gone(1)

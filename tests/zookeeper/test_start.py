@@ -32,33 +32,47 @@ STRANGERS = {
 }
 
 
-def test_servers_that_are_down_are_told_once_and_joined_when_they_are_up(site: Site, ensemble: Ensemble) -> None:
+def test_servers_that_are_down_are_told_once_and_joined_when_they_are_up(
+    site: Site, ensemble: Ensemble
+) -> None:
     for server in ensemble.servers:
         server.kill()
     node = site.start(1, "--verbose")
     node.wait_count("Connecting to", ATTEMPTS * len(ensemble.servers))
-    assert node.count(TELLING + "; ".join(f"{server.address} refuses connections" for server in ensemble.servers)) == 1
+    assert (
+        node.count(
+            TELLING
+            + "; ".join(f"{server.address} refuses connections" for server in ensemble.servers)
+        )
+        == 1
+    )
     assert node.count(TELLING) == 1
     for server in ensemble.servers:
         server.start()
     site.agreed(node)
 
 
-def test_servers_without_a_quorum_are_told_once_and_joined_when_they_have_one(site: Site, ensemble: Ensemble) -> None:
+def test_servers_without_a_quorum_are_told_once_and_joined_when_they_have_one(
+    site: Site, ensemble: Ensemble
+) -> None:
     lone, *others = ensemble.servers
     for server in others:
         server.kill()
     node = site.start(1, "--verbose", zk=lone.address)
     node.wait_count("Connecting to", ATTEMPTS)
     assert node.count(TELLING + f"{lone.address} runs but has no quorum") == 1
-    assert node.count(TELLING) <= 2  # in its first moment without the others it may still count as serving
+    assert (
+        node.count(TELLING) <= 2
+    )  # in its first moment without the others it may still count as serving
     for server in others:
         server.start()
     site.agreed(node)
 
 
 @pytest.mark.parametrize(("treat", "telling"), STRANGERS.values(), ids=STRANGERS.keys())
-def test_what_is_no_zookeeper_is_told_once_and_asked_ever_less_often(site: Site, treat: Callable[[object], None], telling: str) -> None:
+def test_what_is_no_zookeeper_is_told_once_and_asked_ever_less_often(
+    site: Site, treat: Callable[[object], None], telling: str
+) -> None:
     with Stranger(treat) as stranger:
         node = site.start(1, "--verbose", zk=stranger.address)
         node.wait_count("Connecting to", ATTEMPTS)
@@ -71,10 +85,17 @@ def test_what_is_no_zookeeper_is_told_once_and_asked_ever_less_often(site: Site,
 
 @pytest.mark.parametrize(
     "treat",
-    [*(case[0] for case in STRANGERS.values()), strangers.deny_session, strangers.speak_unasked, strangers.answer_another],
+    [
+        *(case[0] for case in STRANGERS.values()),
+        strangers.deny_session,
+        strangers.speak_unasked,
+        strangers.answer_another,
+    ],
     ids=lambda treat: treat.__name__,
 )
-def test_a_stranger_among_the_servers_keeps_nobody_from_joining(site: Site, ensemble: Ensemble, treat: Callable[[object], None]) -> None:
+def test_a_stranger_among_the_servers_keeps_nobody_from_joining(
+    site: Site, ensemble: Ensemble, treat: Callable[[object], None]
+) -> None:
     for server in ensemble.servers:
         server.kill()
     with Stranger(treat) as stranger:
@@ -86,7 +107,9 @@ def test_a_stranger_among_the_servers_keeps_nobody_from_joining(site: Site, ense
         assert stranger.visits_s
 
 
-def test_a_name_that_does_not_resolve_is_told_and_keeps_nobody_from_joining(site: Site, ensemble: Ensemble) -> None:
+def test_a_name_that_does_not_resolve_is_told_and_keeps_nobody_from_joining(
+    site: Site, ensemble: Ensemble
+) -> None:
     for server in ensemble.servers:
         server.kill()
     node = site.start(1, zk=f"zookeeper.invalid:2181,{ensemble.connect_string}")
@@ -102,7 +125,9 @@ def test_who_is_told_to_stop_before_zookeeper_was_ever_there_does(site: Site) ->
     assert node.stop() < STOP_S
 
 
-def test_who_is_told_to_stop_while_the_servers_are_silent_does(site: Site, ensemble: Ensemble) -> None:
+def test_who_is_told_to_stop_while_the_servers_are_silent_does(
+    site: Site, ensemble: Ensemble
+) -> None:
     for server in ensemble.servers:
         server.freeze()
     node = site.start(1)
@@ -110,18 +135,40 @@ def test_who_is_told_to_stop_while_the_servers_are_silent_does(site: Site, ensem
     assert node.stop() < STOP_S
 
 
-def test_who_is_told_to_stop_while_the_name_server_is_silent_does(site: Site, tmp_path: Path) -> None:
+def test_who_is_told_to_stop_while_the_name_server_is_silent_does(
+    site: Site, tmp_path: Path
+) -> None:
     with strangers.silent_name_server() as address:
-        (tmp_path / "resolv.conf").write_text(f"nameserver {address}\noptions timeout:30 attempts:1\n")
-        elsewhere = ["unshare", "--mount", "sh", "-c", f'mount --bind {tmp_path}/resolv.conf /etc/resolv.conf && exec "$@"', "sh"]
+        (tmp_path / "resolv.conf").write_text(
+            f"nameserver {address}\noptions timeout:30 attempts:1\n"
+        )
+        elsewhere = [
+            "unshare",
+            "--mount",
+            "sh",
+            "-c",
+            f'mount --bind {tmp_path}/resolv.conf /etc/resolv.conf && exec "$@"',
+            "sh",
+        ]
         node = site.start(1, zk="zookeeper.example:2181", prefix=elsewhere)
         node.wait_line(TELLING + "zookeeper.example:2181 does not answer")
         assert node.stop() < STOP_S
 
 
-@pytest.mark.parametrize("line", ["connected to ZooKeeper", "wrote the cluster's settings", r"VIP \S+ on", "joined as", r"\[1\]"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "connected to ZooKeeper",
+        "wrote the cluster's settings",
+        r"VIP \S+ on",
+        "joined as",
+        r"\[1\]",
+    ],
+)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_who_is_told_to_stop_while_starting_leaves_nothing(site: Site, line: str, number: signal.Signals) -> None:
+def test_who_is_told_to_stop_while_starting_leaves_nothing(
+    site: Site, line: str, number: signal.Signals
+) -> None:
     node = site.start(1)
     node.wait_line(line)
     node.process.signal(number)

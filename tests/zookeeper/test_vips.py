@@ -81,7 +81,11 @@ def test_a_reload_takes_over_what_it_can_and_names_the_rest(site: Site, tmp_path
     node = site.start(1, f"--config={file}")
     session = joined(site, VIP, 1)
 
-    reload(node, file, f'cluster-ip = ["{VIP}", "{OTHER}"]\nweight = 3\ndrain-timeout = 1\nzk-loss = "hold"\n')
+    reload(
+        node,
+        file,
+        f'cluster-ip = ["{VIP}", "{OTHER}"]\nweight = 3\ndrain-timeout = 1\nzk-loss = "hold"\n',
+    )
     node.wait_line(r"took over: --cluster-ip, --weight, --drain-timeout$")
     node.wait_line(r"warning: not taken over before a restart: --zk-loss$")
     assert joined(site, OTHER, 1) == session
@@ -125,7 +129,9 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
         yield made
 
 
-def test_a_daemon_is_ready_once_what_it_waited_for_is_known_to_fail(site: Site, manager: Manager) -> None:
+def test_a_daemon_is_ready_once_what_it_waited_for_is_known_to_fail(
+    site: Site, manager: Manager
+) -> None:
     site.start(1, f"--cluster-ip={OTHER}")
     joined(site, OTHER, 1)
     node = site.start(1, BOTH, prefix=manager.prefix)
@@ -134,7 +140,9 @@ def test_a_daemon_is_ready_once_what_it_waited_for_is_known_to_fail(site: Site, 
     eventually(lambda: manager.hear() == ["READY=1"], "to be told that it is ready")
 
 
-def test_a_daemon_is_ready_once_what_it_waited_for_is_asked_no_more(site: Site, manager: Manager, tmp_path: Path) -> None:
+def test_a_daemon_is_ready_once_what_it_waited_for_is_asked_no_more(
+    site: Site, manager: Manager, tmp_path: Path
+) -> None:
     holder = site.start(1, f"--cluster-ip={OTHER}", timeout_s=PATIENCE_S)
     joined(site, OTHER, 1)
     holder.freeze()
@@ -148,7 +156,9 @@ def test_a_daemon_is_ready_once_what_it_waited_for_is_asked_no_more(site: Site, 
     reload(node, file, f'cluster-ip = "{VIP}"\nweight = 2\n')
     eventually(lambda: manager.hear() == ["READY=1"], "to be told that it is ready")
     reload(node, file, f'cluster-ip = "{VIP}"\nweight = 3\n')
-    eventually(lambda: manager.hear() == ["READY=1", "RELOADING=1", "READY=1"], "the reload to be told")
+    eventually(
+        lambda: manager.hear() == ["READY=1", "RELOADING=1", "READY=1"], "the reload to be told"
+    )
     holder.thaw()
 
 

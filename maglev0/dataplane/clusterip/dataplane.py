@@ -25,11 +25,13 @@ from maglev0.dataplane.clusterip import guard, xtables
 from maglev0.dataplane.clusterip import rule as clusterip_rule
 from maglev0.dataplane.host import addresses as host
 from maglev0.errors import DataplaneError, UnavailableError
-from maglev0.protocol.ports.kernel import Counters, Flows, Move, Phase
+from maglev0.protocol.ports.kernel import Commit, Connections, Counters, Move
 
 log = logging.getLogger(__name__)
 
-POLL_INTERVAL_S = 1.0  # legacy iptables announces no changes; a look costs about 1.5 ms, so 0.2 % of a core
+POLL_INTERVAL_S = (
+    1.0  # legacy iptables announces no changes; a look costs about 1.5 ms, so 0.2 % of a core
+)
 NOTHING: frozenset[int] = frozenset()
 
 # Not /proc/net: that leads to the namespace of the process's first thread, while netlink and iptables act in that of the calling thread.
@@ -50,7 +52,14 @@ def rule_by_hand(vip: IPv4Address) -> Service | None:
     if not is_set_up(vip):
         return None
     with xtables.reading() as table:
-        return next((rule.service for rule in clusterip_rule.rules_of(table, vip) if rule.is_new and not rule.is_ours), None)
+        return next(
+            (
+                rule.service
+                for rule in clusterip_rule.rules_of(table, vip)
+                if rule.is_new and not rule.is_ours
+            ),
+            None,
+        )
 
 
 def check() -> None:
@@ -132,22 +141,26 @@ class ClusterIP:
         """
         check()
         if self._lease_s < 1:
-            raise UnavailableError("clusterip cannot hold the cluster's lease: the kernel counts its whole seconds, and it is shorter than one")
+            raise UnavailableError(
+                "clusterip cannot hold the cluster's lease: the kernel counts its whole seconds, and it is shorter than one"
+            )
         index = (await host.serving_link(self._service.interface)).ifindex
         self._is_open = True
         await self._settle_rules()
         self._in_force = _read_in_force(self._service.vip)
         await self._ensure_address(index)
 
-    async def load(self, move: Move) -> None:
+    async def stage(self, move: Move) -> None:
         """Remember the move: sixteen numbers need no preparation."""
         self._move = move
 
-    async def flip(self, phase: Phase) -> None:
+    async def commit(self, to: Commit) -> None:
         """Write each number's coming or going to the proc file."""
         vip = self._service.vip
-        if phase is Phase.RELEASED:
-            self._in_force -= self._move.losses  # what is given up stays so, should the writing fail halfway and a repair follow
+        if to is Commit.RELEASE:
+            self._in_force -= (
+                self._move.losses
+            )  # what is given up stays so, should the writing fail halfway and a repair follow
             _write_in_force(vip, _read_in_force(vip) - self._move.losses)
             return
         if not guard.is_there(vip):
@@ -162,7 +175,9 @@ class ClusterIP:
     async def promote(self) -> None:
         """Put the started timer in force. DataplaneError where none was started, or `drop` or `repair` ended it."""
         if self._armed is None:
-            raise DataplaneError(f"promoting the lease of {self._service.vip}: no timer runs that could be put in force")
+            raise DataplaneError(
+                f"promoting the lease of {self._service.vip}: no timer runs that could be put in force"
+            )
         guard.promote(self._service.vip, self._armed)
         self._armed = None
 
@@ -182,9 +197,9 @@ class ClusterIP:
         """None: the target judges every packet by its bucket alone."""
         return NOTHING
 
-    async def flows(self) -> Flows:
+    async def flows(self) -> Connections:
         """None that could be kept."""
-        return Flows(NOTHING, 0)
+        return Connections(NOTHING, 0)
 
     async def counters(self) -> Counters | None:
         """What the guard passed on to the target, and what it refused."""
@@ -192,7 +207,7 @@ class ClusterIP:
             passed, refused = guard.counted(table, self._service.vip)
         return Counters(judged=passed, no_lease=refused)
 
-    async def forget(self, buckets: frozenset[int]) -> None:
+    async def unpin(self, buckets: frozenset[int]) -> None:
         """Nothing is kept that could be forgotten."""
 
     @property
@@ -216,7 +231,11 @@ class ClusterIP:
 
     async def _seems_whole(self) -> bool:
         vip = self._service.vip
-        return _read_in_force(vip) == self._in_force and guard.is_there(vip) and await host.has_address(vip)
+        return (
+            _read_in_force(vip) == self._in_force
+            and guard.is_there(vip)
+            and await host.has_address(vip)
+        )
 
     async def repair(self) -> tuple[str, ...]:
         """Restore guard, rule, owned buckets and address, in that order."""
@@ -245,7 +264,10 @@ class ClusterIP:
         await _remove_ours(self._service.vip)
         self._is_open = False
         if is_set_up(self._service.vip):
-            log.info("the CLUSTERIP rule of %s that was set up by hand stays, with no node number in force", self._service.vip)
+            log.info(
+                "the CLUSTERIP rule of %s that was set up by hand stays, with no node number in force",
+                self._service.vip,
+            )
 
     async def _settle_rules(self) -> None:
         vip = self._service.vip
@@ -256,7 +278,11 @@ class ClusterIP:
                     f"using the CLUSTERIP rule of {vip} that is set up by hand: {', '.join(differences)}; change the rule or the settings"
                 )
             if differences:
-                log.info("the rule that an earlier daemon left for %s is replaced: %s", vip, ", ".join(differences))
+                log.info(
+                    "the rule that an earlier daemon left for %s is replaced: %s",
+                    vip,
+                    ", ".join(differences),
+                )
                 await remove_leftovers(vip)
         was_set_up = is_set_up(vip)
         self._complete_rules()
@@ -277,7 +303,11 @@ class ClusterIP:
             if missing.rule:
                 clusterip_rule.insert(table, service)
             guard.put_first(table, service, self._lease_s)
-        return [f"the {what} of {vip}" for what, is_missing in (("CLUSTERIP rule", missing.rule), ("guard", missing.guard)) if is_missing]
+        return [
+            f"the {what} of {vip}"
+            for what, is_missing in (("CLUSTERIP rule", missing.rule), ("guard", missing.guard))
+            if is_missing
+        ]
 
     def _missing(self, table: Any) -> _Missing:
         rule = not clusterip_rule.rules_of(table, self._service.vip)
@@ -287,7 +317,9 @@ class ClusterIP:
         """Raise DataplaneError when a rule that was made anew meanwhile hashes otherwise than the rest of the cluster."""
         differences, _is_ours = clusterip_rule.compare(self._service)
         if differences:
-            raise DataplaneError(f"the CLUSTERIP rule of {self._service.vip} was changed: {', '.join(differences)}; make it as it was")
+            raise DataplaneError(
+                f"the CLUSTERIP rule of {self._service.vip} was changed: {', '.join(differences)}; make it as it was"
+            )
 
     async def _fall_silent(self) -> None:
         """Answer for nothing where rules cannot be restored: with the target by its numbers, without it by taking the address down."""
@@ -314,7 +346,9 @@ def _read_in_force(vip: IPv4Address) -> frozenset[int]:
     try:
         text = path.read_text("ascii")
     except FileNotFoundError as error:
-        raise DataplaneError(f"reading the owned buckets of {vip}: the CLUSTERIP rule is gone") from error
+        raise DataplaneError(
+            f"reading the owned buckets of {vip}: the CLUSTERIP rule is gone"
+        ) from error
     except OSError as error:
         raise DataplaneError(f"reading {path}: {error.strerror}") from error
     return frozenset(int(number) for number in text.strip().split(",") if number)
@@ -327,7 +361,10 @@ def _empty(vip: IPv4Address) -> None:
 def _write_in_force(vip: IPv4Address, wanted: frozenset[int]) -> bool:
     """Write the differences, removals first: a bucket is nobody's for an instant rather than of two nodes. Tells whether there were any."""
     present = _read_in_force(vip)
-    for operation in (*(f"-{bucket}" for bucket in sorted(present - wanted)), *(f"+{bucket}" for bucket in sorted(wanted - present))):
+    for operation in (
+        *(f"-{bucket}" for bucket in sorted(present - wanted)),
+        *(f"+{bucket}" for bucket in sorted(wanted - present)),
+    ):
         _write_operation(vip, operation)
     return present != wanted
 
@@ -335,7 +372,9 @@ def _write_in_force(vip: IPv4Address, wanted: frozenset[int]) -> bool:
 def _write_operation(vip: IPv4Address, operation: str) -> None:
     path = _proc_file(vip)
     try:
-        with path.open("r+b", buffering=0) as file:  # unbuffered: the target takes one operation per write
+        with path.open(
+            "r+b", buffering=0
+        ) as file:  # unbuffered: the target takes one operation per write
             file.write(operation.encode("ascii"))
     except OSError as error:
         cause = _WRITE_FAILURES.get(error.errno or 0, error.strerror)
@@ -366,5 +405,8 @@ def _modules(release: str) -> frozenset[str] | None:
     for index in ("modules.dep", "modules.builtin"):
         with contextlib.suppress(OSError):
             text = Path("/lib/modules", release, index).read_text("ascii", "replace")
-            found |= {line.partition(":")[0].rpartition("/")[2].partition(".ko")[0] for line in text.splitlines()}
+            found |= {
+                line.partition(":")[0].rpartition("/")[2].partition(".ko")[0]
+                for line in text.splitlines()
+            }
     return frozenset(found) or None

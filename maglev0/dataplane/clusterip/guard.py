@@ -67,7 +67,9 @@ def is_in_place(table: Any, service: Service, lease_s: int) -> bool:
 def counted(table: Any, vip: IPv4Address) -> tuple[Count, Count]:
     """What the guard let pass, and what it dropped, since it was put up."""
     rules = xtables.rules(table, _chain(vip))
-    passed, dropped = ([rule.counted for rule in rules if rule.target == target] for target in ("RETURN", "DROP"))
+    passed, dropped = (
+        [rule.counted for rule in rules if rule.target == target] for target in ("RETURN", "DROP")
+    )
     return _sum(passed), _sum(dropped)
 
 
@@ -158,7 +160,9 @@ def _jump(service: Service) -> xtables.Rule:
 
 
 def _body(vip: IPv4Address, lease_s: int) -> list[xtables.Rule]:
-    passes = [_recent(mark(vip, slot).name, 0) + _recent(timer(vip, slot).name, lease_s) for slot in SLOTS]
+    passes = [
+        _recent(mark(vip, slot).name, 0) + _recent(timer(vip, slot).name, lease_s) for slot in SLOTS
+    ]
     chain = _chain(vip)
     return [
         *(xtables.compose(chain, xtables.EVERYTHING, matches, "RETURN") for matches in passes),
@@ -185,11 +189,15 @@ def last_written(path: Path, vip: IPv4Address) -> int | None:
 
 def _write(path: Path, operation: str) -> None:
     try:
-        with path.open("r+b", buffering=0) as file:  # unbuffered: one operation per write, at the file's beginning
+        with path.open(
+            "r+b", buffering=0
+        ) as file:  # unbuffered: one operation per write, at the file's beginning
             file.write(operation.encode("ascii"))
     except OSError as error:
         raise _failure(f"writing {operation} to", path, error) from error
 
 
 def _failure(doing: str, path: Path, error: OSError) -> DataplaneError:
-    return DataplaneError(f"{doing} {path}: {'the guard rules are gone' if error.errno == errno.ENOENT else error.strerror}")
+    return DataplaneError(
+        f"{doing} {path}: {'the guard rules are gone' if error.errno == errno.ENOENT else error.strerror}"
+    )

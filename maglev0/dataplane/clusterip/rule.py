@@ -64,13 +64,17 @@ def _rule_entry(service: Service) -> Any:
     target.set_parameter("local-node", "1")
     target.set_parameter("hash-init", str(service.hash_seed))
     entry = rule.rule
-    struct.pack_into("=H", entry, rule.entry.target_offset + EXTENSION.size + _COUNT_OF_LOCAL_NODES, 0)
+    struct.pack_into(
+        "=H", entry, rule.entry.target_offset + EXTENSION.size + _COUNT_OF_LOCAL_NODES, 0
+    )
     return entry
 
 
 def rules_of(table: Any, vip: IPv4Address) -> list[ClusterIPRule]:
     """The CLUSTERIP rules of the VIP, in all chains."""
-    found = [decode(rule, vip) for chain in table.chains for rule in xtables.rules(table, chain.name)]
+    found = [
+        decode(rule, vip) for chain in table.chains for rule in xtables.rules(table, chain.name)
+    ]
     return [rule for rule in found if rule is not None]
 
 
@@ -78,13 +82,24 @@ def decode(rule: xtables.Rule, vip: IPv4Address) -> ClusterIPRule | None:
     """What the rule says, if it is a CLUSTERIP rule of the VIP."""
     if rule.target != "CLUSTERIP" or rule.raw[4:8] != vip.packed:
         return None
-    flags, mac, total_nodes, _, _, hash_mode, hash_seed = _TARGET_INFO.unpack_from(rule.raw, rule.target_offset + EXTENSION.size)
-    service = Service(vip, xtables.text(rule.raw[16:32]), mac.hex(":"), total_nodes, _HASH_MODES[hash_mode], hash_seed)
+    flags, mac, total_nodes, _, _, hash_mode, hash_seed = _TARGET_INFO.unpack_from(
+        rule.raw, rule.target_offset + EXTENSION.size
+    )
+    service = Service(
+        vip,
+        xtables.text(rule.raw[16:32]),
+        mac.hex(":"),
+        total_nodes,
+        _HASH_MODES[hash_mode],
+        hash_seed,
+    )
     return ClusterIPRule(rule, _bears_our_mark(rule), bool(flags & _FLAG_NEW), service)
 
 
 def _bears_our_mark(rule: xtables.Rule) -> bool:
-    return any(match.name == "comment" and xtables.text(match.data) == MARK for match in rule.matches[:1])
+    return any(
+        match.name == "comment" and xtables.text(match.data) == MARK for match in rule.matches[:1]
+    )
 
 
 def compare(service: Service) -> tuple[list[str], bool]:
@@ -96,9 +111,17 @@ def compare(service: Service) -> tuple[list[str], bool]:
         rules = rules_of(table, service.vip)
     settled = [rule for rule in rules if rule.is_new]
     if not settled:
-        return [f"no rule for {service.vip} with --new is in the legacy filter table, so its settings cannot be told"], False
-    compared = [(name, getattr(rule.service, field), getattr(service, field)) for rule in settled for field, name in _SETTINGS.items()]
-    return [f"its {name} is {has}, not {asked}" for name, has, asked in compared if has != asked], all(rule.is_ours for rule in rules)
+        return [
+            f"no rule for {service.vip} with --new is in the legacy filter table, so its settings cannot be told"
+        ], False
+    compared = [
+        (name, getattr(rule.service, field), getattr(service, field))
+        for rule in settled
+        for field, name in _SETTINGS.items()
+    ]
+    return [
+        f"its {name} is {has}, not {asked}" for name, has, asked in compared if has != asked
+    ], all(rule.is_ours for rule in rules)
 
 
 def delete_ours(table: Any, vip: IPv4Address) -> None:

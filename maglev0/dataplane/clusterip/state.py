@@ -19,7 +19,7 @@ from maglev0.dataplane.clusterip import guard, xtables
 from maglev0.dataplane.clusterip import rule as clusterip_rule
 from maglev0.dataplane.clusterip.dataplane import ClusterIP
 from maglev0.dataplane.host import addresses as host
-from maglev0.dataplane.verdict import ClusterIPKernel, Host
+from maglev0.dataplane.verdict import ClusterIPKernel, InterfaceFacts
 from maglev0.errors import DataplaneError
 
 # The kernel's own clock, in which the lists of xt_recent count; nothing else shows it to a process.
@@ -38,13 +38,15 @@ async def read(settings: Settings, vip: IPv4Address) -> ClusterIPKernel:
     """
     rights.require("reading the CLUSTERIP rule")
     if not clusterip.is_set_up(vip):
-        raise DataplaneError(f"there is no CLUSTERIP rule for {vip} in this network namespace, so no daemon serves it here")
+        raise DataplaneError(
+            f"there is no CLUSTERIP rule for {vip} in this network namespace, so no daemon serves it here"
+        )
     lease_s = settings.lease_ms // CLUSTERIP_LEASE_MS
     service, guarded = _carried_out(settings, vip, lease_s)
     link = await host.find_link(service.interface)
     return ClusterIPKernel(
         service=service,
-        host=Host(link.up, await host.has_address(vip)),
+        host=InterfaceFacts(link.up, await host.has_address(vip)),
         in_force=await ClusterIP(service, settings.lease_ms).owned(),
         guarded=guarded,
         lease_left_s=_lease_left_s(vip, lease_s) if guarded else -math.inf,
@@ -57,20 +59,26 @@ def _carried_out(settings: Settings, vip: IPv4Address, lease_s: int) -> tuple[Se
         found = [rule.service for rule in clusterip_rule.rules_of(table, vip) if rule.is_new]
         guarded = bool(found) and guard.is_in_place(table, found[0], lease_s)
     if not found or found[0] != settings.service(vip, found[0].interface):
-        raise DataplaneError(f"the CLUSTERIP rule of {vip} is not for the cluster's settings: iptables-legacy -S shows it")
+        raise DataplaneError(
+            f"the CLUSTERIP rule of {vip} is not for the cluster's settings: iptables-legacy -S shows it"
+        )
     if not guarded and guard.left_something(vip):
         raise DataplaneError(f"another program has changed the guard rules of {vip}")
     return found[0], guarded
 
 
-class _Slot(NamedTuple):
+class _LeaseSlot(NamedTuple):
     marked: bool
     started: int | None  # jiffies
 
 
 def _lease_left_s(vip: IPv4Address, lease_s: int) -> float:
     """How long a marked timer still runs; negative where it ran out, minus infinity where there is none. The kernel counts up to and with the end."""
-    starts = [slot.started for slot in (_slot(vip, number) for number in guard.SLOTS) if slot.marked and slot.started is not None]
+    starts = [
+        slot.started
+        for slot in (_slot(vip, number) for number in guard.SLOTS)
+        if slot.marked and slot.started is not None
+    ]
     if not starts:
         return -math.inf
     rate_hz = _rate_hz()
@@ -78,9 +86,9 @@ def _lease_left_s(vip: IPv4Address, lease_s: int) -> float:
     return max(lease_s - (now - started) % (1 << _LONG_BITS) / rate_hz for started in starts)
 
 
-def _slot(vip: IPv4Address, number: int) -> _Slot:
+def _slot(vip: IPv4Address, number: int) -> _LeaseSlot:
     mark, timer = guard.mark(vip, number), guard.timer(vip, number)
-    return _Slot(guard.last_written(mark, vip) is not None, guard.last_written(timer, vip))
+    return _LeaseSlot(guard.last_written(mark, vip) is not None, guard.last_written(timer, vip))
 
 
 class _Clock(NamedTuple):
@@ -92,7 +100,9 @@ def _clock() -> _Clock:
     try:
         text = _TIMERS.read_text("ascii", "replace")
     except OSError as error:
-        raise DataplaneError(f"reading the kernel's clock from {_TIMERS}: {error.strerror}; whether the lease runs cannot be told") from error
+        raise DataplaneError(
+            f"reading the kernel's clock from {_TIMERS}: {error.strerror}; whether the lease runs cannot be told"
+        ) from error
     jiffies, now = _JIFFIES.search(text), _NOW.search(text)
     if jiffies is None or now is None:
         raise DataplaneError(f"reading the kernel's clock: {_TIMERS} does not show it")

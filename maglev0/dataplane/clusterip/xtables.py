@@ -28,8 +28,12 @@ _OFFSETS = struct.Struct("=HH")  # of the target and of the next entry, at 88
 _OFFSETS_AT = 88
 _COUNTERS = struct.Struct("=QQ")  # struct xt_counters: packets and bytes, at 96
 _COUNTERS_AT = 96
-_JUDGED = 84  # what of an entry decides about packets ends here; then come caches, offsets and counters
-_IP = struct.Struct("=4s4s4s4s16s16s16s16sHBB")  # struct ipt_ip: addresses, masks, interfaces, their masks, protocol, flags, inversions
+_JUDGED = (
+    84  # what of an entry decides about packets ends here; then come caches, offsets and counters
+)
+_IP = struct.Struct(
+    "=4s4s4s4s16s16s16s16sHBB"
+)  # struct ipt_ip: addresses, masks, interfaces, their masks, protocol, flags, inversions
 _COMMENT_BYTES = 256  # XT_MAX_COMMENT_LEN
 _VERDICT = bytes(4)  # of a standard target; libiptc fills it in by the target's name
 _ALIGNMENT = 8
@@ -69,7 +73,9 @@ class Rule(NamedTuple):
         while offset < self.target_offset:
             size, name, revision = EXTENSION.unpack_from(self.raw, offset)
             # Behind the name's zero there is what was in the memory: the kernel copies no more than the name.
-            found.append(Match(text(name), revision, self.raw[offset + EXTENSION.size : offset + size]))
+            found.append(
+                Match(text(name), revision, self.raw[offset + EXTENSION.size : offset + size])
+            )
             offset += size
         return tuple(found)
 
@@ -83,8 +89,15 @@ def load_iptc() -> Any:
     """Import python-iptables only where it is used: it loads C libraries, and 14 MB, at import."""
     try:
         import iptc  # noqa: PLC0415
-    except (ImportError, OSError, AttributeError, TypeError) as error:  # the last two: what it stumbles over where a library is not found
-        raise UnavailableError(f"clusterip needs python-iptables and the libraries of legacy iptables: apt install iptables ({error})") from error
+    except (
+        ImportError,
+        OSError,
+        AttributeError,
+        TypeError,
+    ) as error:  # the last two: what it stumbles over where a library is not found
+        raise UnavailableError(
+            f"clusterip needs python-iptables and the libraries of legacy iptables: apt install iptables ({error})"
+        ) from error
     return iptc
 
 
@@ -166,7 +179,9 @@ def _buffer(raw: bytes) -> Any:
 def for_destination(vip: IPv4Address, interface: str) -> bytes:
     """The head of a rule for what arrives for one address on one interface."""
     name = interface.encode()
-    mask = b"\xff" * (len(name) + 1)  # with the final zero: this interface, and none whose name merely begins so
+    mask = b"\xff" * (
+        len(name) + 1
+    )  # with the final zero: this interface, and none whose name merely begins so
     return _IP.pack(b"", vip.packed, b"", b"\xff" * 4, name, b"", mask, b"", 0, 0, 0)
 
 

@@ -24,36 +24,49 @@ from contextlib import aclosing, asynccontextmanager, contextmanager
 from ipaddress import IPv4Address
 from pathlib import Path
 
-from maglev0.core.packet_hash import Flow, PacketHash
+from maglev0.core.packet_hash import PacketFields, PacketHash
 from maglev0.core.service import HashMode
 from maglev0.dataplane.conntrack import message as ctmessage
 from maglev0.dataplane.conntrack import sockdiag
-from maglev0.dataplane.conntrack.message import Connection, Entry, State
+from maglev0.dataplane.conntrack.message import Connection, ConntrackEntry, TcpState
 from maglev0.dataplane.conntrack.sockdiag import SocketState
 from maglev0.dataplane.netlink.dump import dumped
 from maglev0.dataplane.nftables.message import NETLINK_NETFILTER
 from maglev0.errors import DataplaneError
-from maglev0.protocol.ports.kernel import Flows
+from maglev0.protocol.ports.kernel import Connections
 
 # Of these somebody may yet want something: SYN_RECV has been answered, and its client takes it for established; in FIN_WAIT and CLOSE_WAIT one side
 # has said its last and the other may send for hours; in LAST_ACK the last data may have to be sent again. Not in TIME_WAIT and CLOSE, where nothing
 # is left to be sent, nor in SYN_SENT, which nobody has answered: sent again, that SYN is the new owner's.
-ALIVE = frozenset({State.SYN_RECV, State.ESTABLISHED, State.FIN_WAIT, State.CLOSE_WAIT, State.LAST_ACK, State.SYN_SENT2})
+ALIVE = frozenset(
+    {
+        TcpState.SYN_RECV,
+        TcpState.ESTABLISHED,
+        TcpState.FIN_WAIT,
+        TcpState.CLOSE_WAIT,
+        TcpState.LAST_ACK,
+        TcpState.SYN_SENT2,
+    }
+)
 
 _ATTEMPTS = 3
 # How many bytes of a connection the hash sees.
-_HASHED_BYTES = {HashMode.SOURCE_IP: 4, HashMode.SOURCE_IP_PORT: 6, HashMode.SOURCE_IP_PORT_DEST_PORT: 8}
+_HASHED_BYTES = {
+    HashMode.SOURCE_IP: 4,
+    HashMode.SOURCE_IP_PORT: 6,
+    HashMode.SOURCE_IP_PORT_DEST_PORT: 8,
+}
 _FIELDS = struct.Struct("!4sHH")
 _TCP = 6
 # What conntrack would think, had it seen all that led to a socket's state.
 _STATES = {
-    SocketState.SYN_RECV: State.SYN_RECV,
-    SocketState.ESTABLISHED: State.ESTABLISHED,
-    SocketState.FIN_WAIT1: State.FIN_WAIT,
-    SocketState.FIN_WAIT2: State.CLOSE_WAIT,
-    SocketState.CLOSE_WAIT: State.CLOSE_WAIT,
-    SocketState.LAST_ACK: State.LAST_ACK,
-    SocketState.CLOSING: State.LAST_ACK,
+    SocketState.SYN_RECV: TcpState.SYN_RECV,
+    SocketState.ESTABLISHED: TcpState.ESTABLISHED,
+    SocketState.FIN_WAIT1: TcpState.FIN_WAIT,
+    SocketState.FIN_WAIT2: TcpState.CLOSE_WAIT,
+    SocketState.CLOSE_WAIT: TcpState.CLOSE_WAIT,
+    SocketState.LAST_ACK: TcpState.LAST_ACK,
+    SocketState.CLOSING: TcpState.LAST_ACK,
 }
 _SYSCTL = Path("/proc/sys/net/netfilter")  # of the calling thread's namespace
 _NETLINK_SOCK_DIAG = 4
@@ -68,7 +81,7 @@ _RECEIVE = 1 << 15
 _TIMEOUT_S = 2.0  # the answers are there when a question has been sent
 
 
-async def held(vip: IPv4Address, hashing: PacketHash) -> Flows:
+async def held(vip: IPv4Address, hashing: PacketHash) -> Connections:
     """Return the TCP connections to the VIP that conntrack holds in the network namespace of the calling thread.
 
     `buckets` are those in which there is any entry at all, whatever its state; `alive` is how many entries are in a state of `ALIVE`. It costs
@@ -81,7 +94,9 @@ async def held(vip: IPv4Address, hashing: PacketHash) -> Flows:
         flows = await _walk(vip, hashing)
         if _table_size() == size:
             return flows
-    raise DataplaneError("reading connection tracking: its hash table is being resized again and again")
+    raise DataplaneError(
+        "reading connection tracking: its hash table is being resized again and again"
+    )
 
 
 async def enter_sockets(vip: IPv4Address, hashing: PacketHash) -> frozenset[int]:
@@ -94,9 +109,11 @@ async def enter_sockets(vip: IPv4Address, hashing: PacketHash) -> frozenset[int]
     drops nothing; `enter_sockets`; the rules that drop; and `enter_sockets` once more, for what began before the first of these was complete.
     Raises `DataplaneError`, when the table is full for instance; calling again goes on from there.
     """
-    buckets = _Buckets(hashing)
+    buckets = _HashedBuckets(hashing)
     for family in (sockdiag.AF_INET, sockdiag.AF_INET6):
-        async with _reading("TCP sockets", "tcp_diag", _NETLINK_SOCK_DIAG, sockdiag.dump(vip, family)) as dump:
+        async with _reading(
+            "TCP sockets", "tcp_diag", _NETLINK_SOCK_DIAG, sockdiag.dump(vip, family)
+        ) as dump:
             async for messages in dump:
                 sockets = list(sockdiag.connections(messages))
                 buckets.add(connection for connection, _state in sockets)
@@ -104,7 +121,7 @@ async def enter_sockets(vip: IPv4Address, hashing: PacketHash) -> frozenset[int]
     return buckets.found()
 
 
-class _Buckets:
+class _HashedBuckets:
     """The buckets of connections, each hashed once."""
 
     def __init__(self, hashing: PacketHash) -> None:
@@ -123,18 +140,20 @@ class _Buckets:
 
     def _bucket(self, seen: bytes) -> int:
         client, client_port, port = _FIELDS.unpack(seen.ljust(_FIELDS.size, b"\0"))
-        return self._hashing.node_number(Flow(IPv4Address(client), _TCP, client_port, port))
+        return self._hashing.node_number(PacketFields(IPv4Address(client), _TCP, client_port, port))
 
 
-async def _walk(vip: IPv4Address, hashing: PacketHash) -> Flows:
-    buckets = _Buckets(hashing)
+async def _walk(vip: IPv4Address, hashing: PacketHash) -> Connections:
+    buckets = _HashedBuckets(hashing)
     alive = 0
-    async with _reading("connection tracking", "nf_conntrack_netlink", NETLINK_NETFILTER, ctmessage.dump()) as dump:
+    async with _reading(
+        "connection tracking", "nf_conntrack_netlink", NETLINK_NETFILTER, ctmessage.dump()
+    ) as dump:
         async for messages in dump:
             found = list(ctmessage.connections(messages, vip))
             alive += sum(state in ALIVE for _connection, state in found)
             buckets.add(connection for connection, _state in found)
-    return Flows(buckets.found(), alive)
+    return Connections(buckets.found(), alive)
 
 
 def _table_size() -> str:
@@ -145,43 +164,67 @@ def _table_size() -> str:
         return ""
 
 
-async def _enter(vip: IPv4Address, connections: Sequence[tuple[Connection, State]]) -> None:
+async def _enter(vip: IPv4Address, connections: Sequence[tuple[Connection, TcpState]]) -> None:
     """Enter some connections, a few at a time."""
-    with _errors("entering connections into connection tracking", "nf_conntrack_netlink"), _open() as kernel:
+    with (
+        _errors("entering connections into connection tracking", "nf_conntrack_netlink"),
+        _open() as kernel,
+    ):
         # The first question of all loads conntrack's modules where none has needed them yet, and with them come its settings.
-        _ask(kernel, ctmessage.look, [Entry(vip, connection, state, 0) for connection, state in connections[:1]], errno.ENOENT)
+        _ask(
+            kernel,
+            ctmessage.look,
+            [ConntrackEntry(vip, connection, state, 0) for connection, state in connections[:1]],
+            errno.ENOENT,
+        )
         timeouts_s = {state: _timeout_s(state) for _connection, state in connections}
-        entries = [Entry(vip, connection, state, timeouts_s[state]) for connection, state in connections]
+        entries = [
+            ConntrackEntry(vip, connection, state, timeouts_s[state])
+            for connection, state in connections
+        ]
         for start in range(0, len(entries), _ASKED_AT_ONCE):
             await asyncio.sleep(0)
-            known = _ask(kernel, ctmessage.create, entries[start : start + _ASKED_AT_ONCE], errno.EEXIST)
+            known = _ask(
+                kernel, ctmessage.create, entries[start : start + _ASKED_AT_ONCE], errno.EEXIST
+            )
             _confirm(kernel, [entry for entry, code, _answer in known if code])
 
 
-def _confirm(kernel: socket.socket, known: Sequence[Entry]) -> None:
+def _confirm(kernel: socket.socket, known: Sequence[ConntrackEntry]) -> None:
     """See that conntrack has heard both sides of connections that it knows. Of those that are gone by now, or going, nobody need hear."""
     looked = _ask(kernel, ctmessage.look, known, errno.ENOENT)
-    half_heard = [entry for entry, code, answer in looked if not code and not ctmessage.replied(answer)]
+    half_heard = [
+        entry for entry, code, answer in looked if not code and not ctmessage.replied(answer)
+    ]
     _ask(kernel, ctmessage.confirm, half_heard, errno.ENOENT, errno.EBUSY)
 
 
-def _timeout_s(state: State) -> int:
+def _timeout_s(state: TcpState) -> int:
     """How long the kernel keeps a silent connection in that state."""
     setting = _SYSCTL / f"nf_conntrack_tcp_timeout_{state.name.lower()}"
     try:
         return int(setting.read_text())
     except OSError as error:
-        raise DataplaneError(f"reading {setting}: {(error.strerror or str(error)).lower()}; modprobe nf_conntrack") from error
+        raise DataplaneError(
+            f"reading {setting}: {(error.strerror or str(error)).lower()}; modprobe nf_conntrack"
+        ) from error
 
 
 def _open() -> socket.socket:
-    kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
+    kernel = socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER
+    )
     kernel.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)  # refusals need not repeat what was asked
     kernel.settimeout(_TIMEOUT_S)
     return kernel
 
 
-def _ask(kernel: socket.socket, question: Callable[[int, Entry], bytes], entries: Sequence[Entry], *expected: int) -> list[tuple[Entry, int, bytes]]:
+def _ask(
+    kernel: socket.socket,
+    question: Callable[[int, ConntrackEntry], bytes],
+    entries: Sequence[ConntrackEntry],
+    *expected: int,
+) -> list[tuple[ConntrackEntry, int, bytes]]:
     """Put a question of each entry; return the entry, the error number of its refusal and the answer. OSError when one is refused unexpectedly."""
     if entries:
         kernel.send(b"".join(question(number, entry) for number, entry in enumerate(entries)))
@@ -196,7 +239,9 @@ def _ask(kernel: socket.socket, question: Callable[[int, Entry], bytes], entries
 
 
 @asynccontextmanager
-async def _reading(what: str, module: str, protocol: int, request: bytes) -> AsyncIterator[AsyncIterator[bytes]]:
+async def _reading(
+    what: str, module: str, protocol: int, request: bytes
+) -> AsyncIterator[AsyncIterator[bytes]]:
     with _errors(f"reading {what}", module):
         async with aclosing(dumped(protocol, request)) as dump:
             yield dump
@@ -208,6 +253,8 @@ def _errors(doing: str, module: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        remedy = _REMEDIES.get(error.errno or 0, "") or (f"modprobe {module}" if error.errno in _NO_MODULE else "")
+        remedy = _REMEDIES.get(error.errno or 0, "") or (
+            f"modprobe {module}" if error.errno in _NO_MODULE else ""
+        )
         cause = (error.strerror or str(error)).lower()
         raise DataplaneError(f"{doing}: {cause}" + (f"; {remedy}" if remedy else "")) from error

@@ -13,7 +13,15 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address
 from typing import NamedTuple, NewType
 
-from maglev0.dataplane.nftables.message import ACK, CREATE, FAMILY, HEADER, REQUEST, attribute, attributes
+from maglev0.dataplane.nftables.message import (
+    ACK,
+    CREATE,
+    FAMILY,
+    HEADER,
+    REQUEST,
+    attribute,
+    attributes,
+)
 
 _NEW, _GET = 0x100, 0x101  # NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_NEW, …_GET
 _DUMP, _EXCLUSIVE = 0x300, 0x200  # NLM_F_DUMP, NLM_F_EXCL
@@ -27,13 +35,17 @@ _IP, _PROTOCOL = 1, 2  # CTA_TUPLE_…
 _SOURCE, _DEST = 1, 2  # CTA_IP_V4_…
 _NUMBER, _SOURCE_PORT, _DEST_PORT = 1, 2, 3  # CTA_PROTO_…
 _FILTER_PROTOCOL = 8  # CTA_FILTER_F_CTA_PROTO_NUM
-_TCP_INFO, _TCP_STATE, _TCP_FLAGS = 1, 1, (4, 5)  # CTA_PROTOINFO_TCP, …_STATE, …_FLAGS_ORIGINAL and …_REPLY
+_TCP_INFO, _TCP_STATE, _TCP_FLAGS = (
+    1,
+    1,
+    (4, 5),
+)  # CTA_PROTOINFO_TCP, …_STATE, …_FLAGS_ORIGINAL and …_REPLY
 _SEEN_REPLY, _ASSURED, _CONFIRMED = 2, 4, 8  # IPS_…
 # IP_CT_TCP_FLAG_SACK_PERM and …_BE_LIBERAL, both set, as the kernel does for connections that it meets in the middle.
 _WINDOW_UNKNOWN = bytes((0x0A, 0x0A))
 
 
-class State(enum.IntEnum):
+class TcpState(enum.IntEnum):
     """TCP_CONNTRACK_…: how far connection tracking has seen a TCP connection come."""
 
     SYN_SENT = 1
@@ -52,12 +64,12 @@ class State(enum.IntEnum):
 Connection = NewType("Connection", bytes)
 
 
-class Entry(NamedTuple):
+class ConntrackEntry(NamedTuple):
     """A connection to be entered: its state, and how long it stays known while nobody says anything."""
 
     vip: IPv4Address
     connection: Connection
-    state: State
+    state: TcpState
     timeout_s: int
 
 
@@ -70,24 +82,36 @@ def dump() -> bytes:
     """
     protocol = attribute(_PROTOCOL | _NESTED, attribute(_NUMBER, _TCP_NUMBER))
     flags = attribute(1, struct.pack("=I", _FILTER_PROTOCOL))  # CTA_FILTER_ORIG_FLAGS
-    return _message(_GET, REQUEST | _DUMP, 1, attribute(_ORIGINAL | _NESTED, protocol) + attribute(_FILTER | _NESTED, flags))
+    return _message(
+        _GET,
+        REQUEST | _DUMP,
+        1,
+        attribute(_ORIGINAL | _NESTED, protocol) + attribute(_FILTER | _NESTED, flags),
+    )
 
 
-def create(number: int, entry: Entry) -> bytes:
+def create(number: int, entry: ConntrackEntry) -> bytes:
     """Enter a connection that connection tracking has not seen begin; refused with EEXIST when it knows it, in whichever direction."""
     vip, connection = entry.vip.packed, entry.connection
     reply = _tuple(_REPLY, vip, connection[:4], connection[6:], connection[4:6])
-    info = attribute(_TCP_STATE, bytes((entry.state,))) + b"".join(attribute(kind, _WINDOW_UNKNOWN) for kind in _TCP_FLAGS)
+    info = attribute(_TCP_STATE, bytes((entry.state,))) + b"".join(
+        attribute(kind, _WINDOW_UNKNOWN) for kind in _TCP_FLAGS
+    )
     protocol_info = attribute(_PROTOCOL_INFO | _NESTED, attribute(_TCP_INFO | _NESTED, info))
-    return _message(_NEW, REQUEST | ACK | CREATE | _EXCLUSIVE, number, _original(entry) + reply + _seen(entry) + protocol_info)
+    return _message(
+        _NEW,
+        REQUEST | ACK | CREATE | _EXCLUSIVE,
+        number,
+        _original(entry) + reply + _seen(entry) + protocol_info,
+    )
 
 
-def look(number: int, entry: Entry) -> bytes:
+def look(number: int, entry: ConntrackEntry) -> bytes:
     """Ask for a connection's entry, in whichever direction; refused with ENOENT when there is none."""
     return _message(_GET, REQUEST, number, _original(entry))
 
 
-def confirm(number: int, entry: Entry) -> bytes:
+def confirm(number: int, entry: ConntrackEntry) -> bytes:
     """Tell connection tracking, of an entry that it has, what it did not see: that both sides have been heard.
 
     Refused with ENOENT when there is none, with EBUSY when it is being removed, or belongs to another one as an FTP transfer does.
@@ -124,21 +148,37 @@ def connections(messages: bytes, vip: IPv4Address) -> Iterator[tuple[Connection,
     while offset < len(messages):
         end = offset + _LENGTH.unpack_from(messages, offset)[0]
         protocol, source, dest, source_port, dest_port = _original_of(messages, offset, end)
-        if protocol == _TCP_NUMBER and address in (dest, source) and source != dest:  # a host's talk with its own VIP, as its health checks'
-            client = source + source_port + dest_port if dest == address else dest + dest_port + source_port
+        if (
+            protocol == _TCP_NUMBER and address in (dest, source) and source != dest
+        ):  # a host's talk with its own VIP, as its health checks'
+            client = (
+                source + source_port + dest_port
+                if dest == address
+                else dest + dest_port + source_port
+            )
             yield Connection(client), _state_of(messages, offset, end)
         offset = (end + 3) & ~3
 
 
-def _original_of(messages: bytes, offset: int, end: int) -> tuple[bytes, bytes, bytes, bytes, bytes]:
+def _original_of(
+    messages: bytes, offset: int, end: int
+) -> tuple[bytes, bytes, bytes, bytes, bytes]:
     """An entry's protocol, source, destination and their ports, as they lie in packets: at once where they lie as in every kernel so far."""
     if end - offset >= _ENTRY.size:
-        head_1, source, head_2, dest, head_3, protocol, head_4, source_port, head_5, dest_port = _ENTRY.unpack_from(messages, offset)
+        head_1, source, head_2, dest, head_3, protocol, head_4, source_port, head_5, dest_port = (
+            _ENTRY.unpack_from(messages, offset)
+        )
         if (head_1, head_2, head_3, head_4, head_5) == _HEADS:
             return protocol, source, dest, source_port, dest_port
     entry = _nested(messages[offset + _BODY : end], _ORIGINAL)
     ip, ports = dict(attributes(_nested(entry, _IP))), dict(attributes(_nested(entry, _PROTOCOL)))
-    return ports.get(_NUMBER, b""), ip.get(_SOURCE, b""), ip.get(_DEST, b""), ports.get(_SOURCE_PORT, b""), ports.get(_DEST_PORT, b"")
+    return (
+        ports.get(_NUMBER, b""),
+        ip.get(_SOURCE, b""),
+        ip.get(_DEST, b""),
+        ports.get(_SOURCE_PORT, b""),
+        ports.get(_DEST_PORT, b""),
+    )
 
 
 def _state_of(messages: bytes, offset: int, end: int) -> int:
@@ -146,7 +186,7 @@ def _state_of(messages: bytes, offset: int, end: int) -> int:
     if found >= 0:
         return messages[found + len(_STATE_HEADS)]
     info = _nested(_nested(messages[offset + _BODY : end], _PROTOCOL_INFO), _TCP_INFO)
-    return _nested(info, _TCP_STATE)[0] if info else State.ESTABLISHED
+    return _nested(info, _TCP_STATE)[0] if info else TcpState.ESTABLISHED
 
 
 def _nested(data: bytes, kind: int) -> bytes:
@@ -172,21 +212,33 @@ _STATE_HEADS = _heads((48, _PROTOCOL_INFO | _NESTED), (44, _TCP_INFO | _NESTED),
 
 
 def _message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
-    return HEADER.pack(HEADER.size + FAMILY.size + len(body), kind, flags, sequence, 0) + _AF_INET + body
+    return (
+        HEADER.pack(HEADER.size + FAMILY.size + len(body), kind, flags, sequence, 0)
+        + _AF_INET
+        + body
+    )
 
 
-def _original(entry: Entry) -> bytes:
+def _original(entry: ConntrackEntry) -> bytes:
     connection = entry.connection
     return _tuple(_ORIGINAL, connection[:4], entry.vip.packed, connection[4:6], connection[6:])
 
 
 def _tuple(kind: int, source: bytes, dest: bytes, source_port: bytes, dest_port: bytes) -> bytes:
     ip = attribute(_SOURCE, source) + attribute(_DEST, dest)
-    protocol = attribute(_NUMBER, _TCP_NUMBER) + attribute(_SOURCE_PORT, source_port) + attribute(_DEST_PORT, dest_port)
-    return attribute(kind | _NESTED, attribute(_IP | _NESTED, ip) + attribute(_PROTOCOL | _NESTED, protocol))
+    protocol = (
+        attribute(_NUMBER, _TCP_NUMBER)
+        + attribute(_SOURCE_PORT, source_port)
+        + attribute(_DEST_PORT, dest_port)
+    )
+    return attribute(
+        kind | _NESTED, attribute(_IP | _NESTED, ip) + attribute(_PROTOCOL | _NESTED, protocol)
+    )
 
 
-def _seen(entry: Entry) -> bytes:
+def _seen(entry: ConntrackEntry) -> bytes:
     # A connection whose third segment is still to come may be pushed out of a full table by others: it is not yet assured.
-    status = _CONFIRMED | _SEEN_REPLY | (0 if entry.state is State.SYN_RECV else _ASSURED)
-    return attribute(_STATUS, struct.pack("!I", status)) + attribute(_TIMEOUT, struct.pack("!I", entry.timeout_s))
+    status = _CONFIRMED | _SEEN_REPLY | (0 if entry.state is TcpState.SYN_RECV else _ASSURED)
+    return attribute(_STATUS, struct.pack("!I", status)) + attribute(
+        _TIMEOUT, struct.pack("!I", entry.timeout_s)
+    )

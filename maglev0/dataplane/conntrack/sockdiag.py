@@ -20,10 +20,18 @@ AF_INET, AF_INET6 = 2, 10
 _BY_FAMILY = 20  # SOCK_DIAG_BY_FAMILY
 _TCP = 6
 _DUMP = 0x300  # NLM_F_DUMP
-_REQUEST = struct.Struct("=BBBxI48x")  # struct inet_diag_req_v2: family, protocol, extensions, states, struct inet_diag_sockid
-_ANSWER = struct.Struct("=BB2x2s2s16s16s")  # struct inet_diag_msg: family, state, timer and retransmissions, then ports and addresses
-_OPERATION = struct.Struct("=BBH")  # struct inet_diag_bc_op: code, how far to go on a match, and how far when there is none
-_CONDITION = struct.Struct("=BBxxi4s")  # struct inet_diag_hostcond: family, prefix length, port, address
+_REQUEST = struct.Struct(
+    "=BBBxI48x"
+)  # struct inet_diag_req_v2: family, protocol, extensions, states, struct inet_diag_sockid
+_ANSWER = struct.Struct(
+    "=BB2x2s2s16s16s"
+)  # struct inet_diag_msg: family, state, timer and retransmissions, then ports and addresses
+_OPERATION = struct.Struct(
+    "=BBH"
+)  # struct inet_diag_bc_op: code, how far to go on a match, and how far when there is none
+_CONDITION = struct.Struct(
+    "=BBxxi4s"
+)  # struct inet_diag_hostcond: family, prefix length, port, address
 _SOURCE_CONDITION = 7  # INET_DIAG_BC_S_COND
 _ANY_PORT = -1
 
@@ -45,8 +53,12 @@ def dump(vip: IPv4Address, family: int) -> bytes:
     states = sum(1 << state for state in SocketState)
     length = _OPERATION.size + _CONDITION.size
     # A condition not met leads behind the last operation, which is how a socket is left out. It finds IPv4 addresses in IPv6 ones, too.
-    filtering = _OPERATION.pack(_SOURCE_CONDITION, length, length + 4) + _CONDITION.pack(AF_INET, 32, _ANY_PORT, vip.packed)
-    body = _REQUEST.pack(family, _TCP, 0, states) + attribute(1, filtering)  # INET_DIAG_REQ_BYTECODE
+    filtering = _OPERATION.pack(_SOURCE_CONDITION, length, length + 4) + _CONDITION.pack(
+        AF_INET, 32, _ANY_PORT, vip.packed
+    )
+    body = _REQUEST.pack(family, _TCP, 0, states) + attribute(
+        1, filtering
+    )  # INET_DIAG_REQ_BYTECODE
     return HEADER.pack(HEADER.size + len(body), _BY_FAMILY, REQUEST | _DUMP, 1, 0) + body
 
 
@@ -55,7 +67,9 @@ def connections(messages: bytes) -> Iterator[tuple[Connection, SocketState]]:
     offset = 0
     while offset < len(messages):
         length = HEADER.unpack_from(messages, offset)[0]
-        family, state, port, client_port, _local, remote = _ANSWER.unpack_from(messages, offset + HEADER.size)
+        family, state, port, client_port, _local, remote = _ANSWER.unpack_from(
+            messages, offset + HEADER.size
+        )
         client = remote[12:] if family == AF_INET6 else remote[:4]
         yield Connection(client + client_port + port), SocketState(state)
         offset += (length + 3) & ~3

@@ -25,9 +25,13 @@ _LOOPBACK = 1  # the index of lo in every network namespace
 _LABEL_MAX = 15  # IFNAMSIZ less the final zero
 _SIOCADDMULTI = 0x8931  # include/uapi/linux/sockios.h
 _SIOCDELMULTI = 0x8932
-_IFREQ_HWADDR = struct.Struct("16sH6s16x")  # struct ifreq of netdevice(7): name, ifr_hwaddr's family (AF_UNSPEC), its address
+_IFREQ_HWADDR = struct.Struct(
+    "16sH6s16x"
+)  # struct ifreq of netdevice(7): name, ifr_hwaddr's family (AF_UNSPEC), its address
 _ETH_P_ARP = 0x0806
-_ARP_REQUEST = struct.pack("!HHBBH", 1, 0x0800, 6, 4, 1)  # Ethernet, IPv4, the lengths of their addresses, request (RFC 826)
+_ARP_REQUEST = struct.pack(
+    "!HHBBH", 1, 0x0800, 6, 4, 1
+)  # Ethernet, IPv4, the lengths of their addresses, request (RFC 826)
 # Not /proc/net: that leads to the namespace of the process's first thread, while sockets are of the calling thread's.
 _DEV_MCAST = Path("/proc/thread-self/net/dev_mcast")
 
@@ -57,7 +61,9 @@ class Link(NamedTuple):
     def require_up(self) -> None:
         """LinkDownError when it is switched off or without a carrier."""
         if not self.up:
-            raise LinkDownError(f"interface {self.name} is down or without a carrier; it serves again when the link is up")
+            raise LinkDownError(
+                f"interface {self.name} is down or without a carrier; it serves again when the link is up"
+            )
 
 
 async def find_link(interface: str) -> Link:
@@ -67,7 +73,12 @@ async def find_link(interface: str) -> Link:
     found = [link for link in links if link.get_attr("IFLA_IFNAME") == interface]
     if not found:
         raise DataplaneError(f"interface {interface} is gone; it serves again when it is back")
-    return Link(interface, int(found[0]["index"]), found[0]["flags"] & _LINK_UP == _LINK_UP, _sharer(found[0], links))
+    return Link(
+        interface,
+        int(found[0]["index"]),
+        found[0]["flags"] & _LINK_UP == _LINK_UP,
+        _sharer(found[0], links),
+    )
 
 
 async def serving_link(interface: str) -> Link:
@@ -81,7 +92,11 @@ def _sharer(link: Any, links: list[Any]) -> str | None:
     master = link.get_attr("IFLA_MASTER")
     for other in links:
         # The other end of a veth names this one in the same attribute; a device of another namespace bears that namespace's id.
-        stacked = other.get_attr("IFLA_LINK") == link["index"] and other.get_attr("IFLA_LINK_NETNSID") is None and _kind(other) != "veth"
+        stacked = (
+            other.get_attr("IFLA_LINK") == link["index"]
+            and other.get_attr("IFLA_LINK_NETNSID") is None
+            and _kind(other) != "veth"
+        )
         if other["index"] == master or (stacked and other["index"] != link["index"]):
             return str(other.get_attr("IFLA_IFNAME"))
     return None
@@ -116,7 +131,9 @@ async def place_address(interface: str, index: int, vip: IPv4Address) -> bool:
             if elsewhere in (index, _LOOPBACK):
                 continue
             if not _is_ours(address):
-                raise DataplaneError(f"{vip} stands on another interface than {interface}: remove it there, or name that one by --interface")
+                raise DataplaneError(
+                    f"{vip} stands on another interface than {interface}: remove it there, or name that one by --interface"
+                )
             await _change_address(netlink, "del", elsewhere, vip)
         if found.keys() & {index, _LOOPBACK}:
             return False
@@ -127,7 +144,10 @@ async def place_address(interface: str, index: int, vip: IPv4Address) -> bool:
 async def warn_of_found_address(vip: IPv4Address) -> None:
     """Tell the operator, at the start, what an address that others put up means for the time after."""
     if await has_address(vip) and not await has_our_address(vip):
-        log.warning("the address %s was here before and will stay: once maglev0 has left, this host answers for every node number", vip)
+        log.warning(
+            "the address %s was here before and will stay: once maglev0 has left, this host answers for every node number",
+            vip,
+        )
 
 
 async def remove_our_address(vip: IPv4Address) -> None:
@@ -144,7 +164,9 @@ async def _holders(netlink: AsyncIPRoute, vip: IPv4Address) -> list[Any]:
     return [address for address in addresses if address.get_attr("IFA_LOCAL") == str(vip)]
 
 
-async def _change_address(netlink: AsyncIPRoute, verb: str, index: int, vip: IPv4Address, **more: str) -> None:
+async def _change_address(
+    netlink: AsyncIPRoute, verb: str, index: int, vip: IPv4Address, **more: str
+) -> None:
     try:
         await netlink.addr(verb, index=index, address=str(vip), prefixlen=32, **more)
     except NetlinkError as error:
@@ -185,13 +207,17 @@ def remove_multicast(interface: str, mac: str) -> None:
 
 
 def _change_multicast(request: int, interface: str, mac: str) -> None:
-    argument = _IFREQ_HWADDR.pack(interface.encode(), socket.AF_UNSPEC, bytes.fromhex(mac.replace(":", "")))
+    argument = _IFREQ_HWADDR.pack(
+        interface.encode(), socket.AF_UNSPEC, bytes.fromhex(mac.replace(":", ""))
+    )
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         try:
             fcntl.ioctl(any_socket, request, argument)
         except OSError as error:
             verb = "add" if request == _SIOCADDMULTI else "del"
-            raise DataplaneError(f"ip maddr {verb} {mac} dev {interface}: {error.strerror}") from error
+            raise DataplaneError(
+                f"ip maddr {verb} {mac} dev {interface}: {error.strerror}"
+            ) from error
 
 
 def announce(interface: str, vip: IPv4Address, mac: str) -> None:
@@ -204,7 +230,18 @@ def announce(interface: str, vip: IPv4Address, mac: str) -> None:
         with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ETH_P_ARP)) as link:
             link.bind((interface, _ETH_P_ARP))
             own = link.getsockname()[4]
-            frame = b"\xff" * 6 + own + struct.pack("!H", _ETH_P_ARP) + _ARP_REQUEST + cluster + vip.packed + b"\0" * 6 + vip.packed
+            frame = (
+                b"\xff" * 6
+                + own
+                + struct.pack("!H", _ETH_P_ARP)
+                + _ARP_REQUEST
+                + cluster
+                + vip.packed
+                + b"\0" * 6
+                + vip.packed
+            )
             link.send(frame)
     except OSError as error:
-        raise DataplaneError(f"gratuitous ARP for {vip} on {interface}: {error.strerror}") from error
+        raise DataplaneError(
+            f"gratuitous ARP for {vip} on {interface}: {error.strerror}"
+        ) from error

@@ -42,7 +42,11 @@ async def _found(vip: IPv4Address, wanted: str | None) -> Interface:
     if index is None or index not in links or (not wanted and names.get(LOOPBACK) == index):
         raise _not_found(vip, wanted, sorted(names))
     own = [text for text, at in map(_held, addresses) if at == index and text != str(vip)]
-    return Interface(links[index].get_attr("IFLA_IFNAME"), links[index].get_attr("IFLA_ADDRESS") or "", own[0] if own else "")
+    return Interface(
+        links[index].get_attr("IFLA_IFNAME"),
+        links[index].get_attr("IFLA_ADDRESS") or "",
+        own[0] if own else "",
+    )
 
 
 async def _leading_to(netlink: AsyncIPRoute, vip: IPv4Address, addresses: list[Any]) -> int | None:
@@ -57,11 +61,17 @@ async def _leading_to(netlink: AsyncIPRoute, vip: IPv4Address, addresses: list[A
 
 
 def _held(address: Any) -> tuple[str, int]:
-    return str(address.get_attr("IFA_LOCAL") or address.get_attr("IFA_ADDRESS")), int(address["index"])
+    return str(address.get_attr("IFA_LOCAL") or address.get_attr("IFA_ADDRESS")), int(
+        address["index"]
+    )
 
 
 def _not_found(vip: IPv4Address, wanted: str | None, names: list[str]) -> UnavailableError:
     present = ", ".join(name for name in names if name != LOOPBACK) or "none"
     if wanted:
-        return UnavailableError(f"--interface={wanted}: no such interface; this machine has: {present}")
-    return UnavailableError(f"--interface left out: no interface holds {vip} and no route but the loopback leads there; name one of: {present}")
+        return UnavailableError(
+            f"--interface={wanted}: no such interface; this machine has: {present}"
+        )
+    return UnavailableError(
+        f"--interface left out: no interface holds {vip} and no route but the loopback leads there; name one of: {present}"
+    )

@@ -16,7 +16,9 @@ from maglev0.dataplane.nftables.message import HEADER
 
 _ERROR, _DONE = 2, 3  # NLMSG_ERROR, NLMSG_DONE
 _LENGTH_AND_KIND = struct.Struct("=IH")  # of struct nlmsghdr
-_BUFFER = 1 << 15  # the most that the kernel puts into one datagram of a dump (netlink_recvmsg, net/netlink/af_netlink.c)
+_BUFFER = (
+    1 << 15
+)  # the most that the kernel puts into one datagram of a dump (netlink_recvmsg, net/netlink/af_netlink.c)
 _DATAGRAMS = 2  # at a time: some 300 entries, which the loop digests in a few milliseconds
 _TIMEOUT_S = 10.0  # the kernel always has an answer; what is waited for is the thread's turn
 
@@ -26,7 +28,9 @@ async def dumped(protocol: int, request: bytes) -> AsyncGenerator[bytes, None]:
 
     Raises OSError when the kernel refuses.
     """
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol) as kernel:
+    with socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol
+    ) as kernel:
         kernel.settimeout(_TIMEOUT_S)
         await asyncio.to_thread(kernel.send, request)  # returns with the first datagram filled
         complete = False

@@ -19,7 +19,9 @@ _RTMGRP_IPV4_IFADDR = 0x10
 _NETLINK_NETFILTER = 12
 _NFNLGRP_NFTABLES = 7  # include/uapi/linux/netfilter/nfnetlink.h
 _SOL_NETLINK, _ADD_MEMBERSHIP, _DROP_MEMBERSHIP = 270, 1, 2  # include/uapi/linux/netlink.h
-_NFT_MSG_NEWGEN = (10 << 8) | 15  # NFNL_SUBSYS_NFTABLES, NFT_MSG_NEWGEN: closes the notices of one transaction
+_NFT_MSG_NEWGEN = (
+    10 << 8
+) | 15  # NFNL_SUBSYS_NFTABLES, NFT_MSG_NEWGEN: closes the notices of one transaction
 _NFTA_GEN_PROC_PID = 2
 _HEADER = struct.Struct("=IHHII")  # struct nlmsghdr
 _NFGENMSG_SIZE = 4
@@ -45,7 +47,9 @@ class KernelEvents:
 
     def watch_tables(self, *, watch: bool) -> None:
         """Hear of changed tables, or not: for each element of a set the kernel makes a notice, which takes longer than the change itself."""
-        self._tables.setsockopt(_SOL_NETLINK, _ADD_MEMBERSHIP if watch else _DROP_MEMBERSHIP, _NFNLGRP_NFTABLES)
+        self._tables.setsockopt(
+            _SOL_NETLINK, _ADD_MEMBERSHIP if watch else _DROP_MEMBERSHIP, _NFNLGRP_NFTABLES
+        )
 
     def close(self) -> None:
         """Stop listening."""
@@ -54,7 +58,10 @@ class KernelEvents:
 
     async def wait(self) -> None:
         """Return at the next relevant change; notices that came meanwhile are taken together."""
-        tasks = [asyncio.create_task(self._route_changed()), asyncio.create_task(self._tables_changed())]
+        tasks = [
+            asyncio.create_task(self._route_changed()),
+            asyncio.create_task(self._tables_changed()),
+        ]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -85,11 +92,17 @@ class KernelEvents:
 
 def _listen(protocol: int, groups: int) -> socket.socket:
     try:
-        listener = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC, protocol)
+        listener = socket.socket(
+            socket.AF_NETLINK,
+            socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC,
+            protocol,
+        )
         listener.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
         listener.bind((0, groups))
     except OSError as error:
-        raise DataplaneError(f"listening to the kernel's notices: {error.strerror}; run as root") from error
+        raise DataplaneError(
+            f"listening to the kernel's notices: {error.strerror}; run as root"
+        ) from error
     return listener
 
 
@@ -103,7 +116,9 @@ def _ignore(listener: socket.socket, port: int) -> None:
         + struct.pack("=HBBI", 0x06, 0, 0, 0)  # BPF_RET: nothing of it
         + struct.pack("=HBBI", 0x06, 0, 0, 0xFFFFFFFF)  # BPF_RET: all of it
     )
-    listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HL", 4, ctypes.addressof(program)))
+    listener.setsockopt(
+        socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HL", 4, ctypes.addressof(program))
+    )
 
 
 async def _receive(listener: socket.socket) -> bytes | None:
@@ -124,7 +139,9 @@ def _drain(listener: socket.socket) -> None:
             return
         except OSError as error:
             if error.errno != errno.ENOBUFS:
-                raise DataplaneError(f"listening to the kernel's notices: {error.strerror}") from error
+                raise DataplaneError(
+                    f"listening to the kernel's notices: {error.strerror}"
+                ) from error
 
 
 def _process(notice: bytes) -> int:

@@ -56,7 +56,9 @@ class Tables:
             self._port = self._kernel.getsockname()[0]
         if self.dump.owner("inet") not in (0, self._port):
             self.close()
-            raise DataplaneError(f"nftables table {self._name} belongs to another process: maglev0 runs for this address already")
+            raise DataplaneError(
+                f"nftables table {self._name} belongs to another process: maglev0 runs for this address already"
+            )
 
     def close(self) -> None:
         """Let go of the sockets; the tables stay, as orphans if they were owned."""
@@ -71,14 +73,21 @@ class Tables:
         for family in _FAMILIES:
             try:
                 self.run(nfmessage.new_table(family, self._name, _PERSIST if self._guard else None))
-            except _UnsupportedError:  # the kernel does not know the flag, or the table was made without it
+            except (
+                _UnsupportedError
+            ):  # the kernel does not know the flag, or the table was made without it
                 self.run(nfmessage.new_table(family, self._name))
 
     def own(self) -> None:
         """Keep others off the tables, where the kernel can do that and they were made for it."""
         with contextlib.suppress(_UnsupportedError):
             if self._guard:
-                self.run(*(nfmessage.new_table(family, self._name, _OWNER | _PERSIST) for family in _FAMILIES))
+                self.run(
+                    *(
+                        nfmessage.new_table(family, self._name, _OWNER | _PERSIST)
+                        for family in _FAMILIES
+                    )
+                )
                 self._guarded = True
 
     def disown(self) -> None:
@@ -90,7 +99,9 @@ class Tables:
     def remove(self) -> None:
         """Remove both tables, whether or not they are there."""
         for family in _FAMILIES:
-            self.run(nfmessage.new_table(family, self._name), nfmessage.delete_table(family, self._name))
+            self.run(
+                nfmessage.new_table(family, self._name), nfmessage.delete_table(family, self._name)
+            )
 
     def run(self, *messages: Message) -> None:
         """Carry out one transaction; `DataplaneError` when it was refused, and nothing of it took place."""
@@ -116,11 +127,15 @@ class _UnsupportedError(DataplaneError):
 
 def _open(port: int) -> socket.socket:
     try:
-        kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, nfmessage.NETLINK_NETFILTER)
+        kernel = socket.socket(
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, nfmessage.NETLINK_NETFILTER
+        )
         kernel.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _SEND_BUFFER)
         kernel.bind((port, 0))
     except OSError as error:
-        raise DataplaneError(f"opening a socket to nftables: {(error.strerror or str(error)).lower()}; run as root") from error
+        raise DataplaneError(
+            f"opening a socket to nftables: {(error.strerror or str(error)).lower()}; run as root"
+        ) from error
     return kernel
 
 
@@ -129,5 +144,9 @@ def _refusal(kernel: socket.socket) -> int:
     codes = []
     with contextlib.suppress(BlockingIOError):
         while True:
-            codes.append(-struct.unpack_from("=i", kernel.recv(_RECEIVE, socket.MSG_DONTWAIT), HEADER.size)[0])
+            codes.append(
+                -struct.unpack_from("=i", kernel.recv(_RECEIVE, socket.MSG_DONTWAIT), HEADER.size)[
+                    0
+                ]
+            )
     return next(filter(None, codes), 0 if codes else errno.ENOMSG)

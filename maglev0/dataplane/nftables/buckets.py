@@ -15,30 +15,32 @@ from maglev0.core.service import Service
 from maglev0.dataplane.nftables import message as nfmessage
 from maglev0.dataplane.nftables import ruleset
 from maglev0.dataplane.nftables.batch import Tables
-from maglev0.dataplane.xdp.filter import Front
+from maglev0.dataplane.xdp.filter import XdpFilter
 from maglev0.errors import DataplaneError
-from maglev0.protocol.ports.kernel import Move, Phase
+from maglev0.protocol.ports.kernel import Commit, Move
 
 PIECE = nfmessage.MAX_ELEMENTS  # elements in one transaction, some 4 ms: signals, the watchdog and renewals are served in between
 _SETS = (ruleset.ADMITTED, *ruleset.OWNED)
 
 
-class Buckets:
+class BucketSets:
     """The sets of buckets in the tables of one service. What they should hold is remembered, and changes when the kernel has changed.
 
     `front`, which judges before the early stage, is told to admit before the early stage does, and to refuse after it.
     """
 
-    def __init__(self, tables: Tables, service: Service, front: Front) -> None:
+    def __init__(self, tables: Tables, service: Service, xdp_filter: XdpFilter) -> None:
         self._tables = tables
-        self._front = front
+        self._xdp_filter = xdp_filter
         self._service = service
         self._table = ruleset.table_name(service.vip)
         self._held: dict[str, set[int]] = {name: set() for name in _SETS}
         self._slot = ruleset.OWNED[0]  # or the other one, or both
         self._coming: str | None = None  # the slot with a loaded move
         self._let_in: frozenset[int] = frozenset()  # what was admitted for that move alone
-        self._apart: frozenset[int] | None = None  # where the two slots may differ; `None`: anywhere
+        self._apart: frozenset[int] | None = (
+            None  # where the two slots may differ; `None`: anywhere
+        )
 
     async def adopt(self) -> None:
         """Take up what the kernel holds; a move that another process loaded and did not flip is forgotten."""
@@ -57,10 +59,12 @@ class Buckets:
 
     async def admit(self, buckets: Iterable[int]) -> None:
         """Let the early stage pass these buckets too, for the connections that are kept in them."""
-        await self._readmit(frozenset(), ruleset.elements(self._service, buckets) - self._held[ruleset.ADMITTED])
+        await self._readmit(
+            frozenset(), ruleset.elements(self._service, buckets) - self._held[ruleset.ADMITTED]
+        )
 
-    async def load(self, move: Move) -> None:
-        """See `Gate.load`."""
+    async def stage(self, move: Move) -> None:
+        """See `Gate.stage`."""
         gains, losses = (ruleset.elements(self._service, buckets) for buckets in move)
         await self._settle(gains)
         coming = _other(self._slot)
@@ -87,11 +91,11 @@ class Buckets:
         await self._readmit(given_up, frozenset())
         self._let_in -= given_up
 
-    def flip(self, phase: Phase) -> None:
-        """See `Gate.flip`."""
+    def commit(self, to: Commit) -> None:
+        """See `Gate.commit`."""
         if self._coming is None:
             raise DataplaneError("flipping nftables: no move is loaded")
-        if phase is Phase.ACQUIRED:
+        if to is Commit.ACQUIRE:
             self._point(self._coming)
             self._let_in = frozenset()
         elif self._slot != self._coming:
@@ -108,8 +112,8 @@ class Buckets:
             needed |= await self._read(self._coming)
         return ruleset.buckets(self._service, await self._read(ruleset.ADMITTED) - needed)
 
-    async def forget(self, buckets: frozenset[int]) -> None:
-        """See `Gate.forget`."""
+    async def unpin(self, buckets: frozenset[int]) -> None:
+        """See `Gate.unpin`."""
         needed = self._in_force() | (self._held[self._coming] if self._coming else set())
         unneeded = ruleset.elements(self._service, buckets) - needed
         await self._readmit(unneeded & self._held[ruleset.ADMITTED], frozenset())
@@ -126,9 +130,9 @@ class Buckets:
 
     async def _readmit(self, removed: AbstractSet[int], added: AbstractSet[int]) -> None:
         """Change what is admitted: in front first where more is, behind first where less is."""
-        self._front.admit(added)
+        self._xdp_filter.admit(added)
         await self._change(ruleset.ADMITTED, removed, added)
-        self._front.refuse(removed)
+        self._xdp_filter.refuse(removed)
 
     async def _replace(self, name: str, held: set[int], wanted: Iterable[int]) -> bool:
         """Turn what a set holds into what is wanted, removals first; return whether that differed. `held` tells at any time what it holds."""
@@ -141,8 +145,13 @@ class Buckets:
         """Take some out of what a set holds, and put others in."""
         await self._put(name, self._held[name], removed, added)
 
-    async def _put(self, name: str, held: set[int], removed: AbstractSet[int], added: AbstractSet[int]) -> None:
-        for change, numbers, note in ((nfmessage.delete_numbers, removed, held.difference_update), (nfmessage.add_numbers, added, held.update)):
+    async def _put(
+        self, name: str, held: set[int], removed: AbstractSet[int], added: AbstractSet[int]
+    ) -> None:
+        for change, numbers, note in (
+            (nfmessage.delete_numbers, removed, held.difference_update),
+            (nfmessage.add_numbers, added, held.update),
+        ):
             listed = sorted(numbers)
             for start in range(0, len(listed), PIECE):
                 piece = listed[start : start + PIECE]
@@ -151,7 +160,9 @@ class Buckets:
                 await asyncio.sleep(0)
 
     def _in_force(self) -> frozenset[int]:
-        return frozenset.intersection(*(frozenset(self._held[name]) for name in _sets_of(self._slot)))
+        return frozenset.intersection(
+            *(frozenset(self._held[name]) for name in _sets_of(self._slot))
+        )
 
     async def _read_in_force(self) -> frozenset[int]:
         slot = self._read_slot()
@@ -161,7 +172,10 @@ class Buckets:
     def _point(self, slot: str) -> None:
         """Put a slot in force, or both, in one small transaction."""
         vip = self._service.vip
-        self._tables.run(nfmessage.empty(self._table, ruleset.OWNED_SLOT), nfmessage.add_goto(self._table, ruleset.OWNED_SLOT, vip, slot))
+        self._tables.run(
+            nfmessage.empty(self._table, ruleset.OWNED_SLOT),
+            nfmessage.add_goto(self._table, ruleset.OWNED_SLOT, vip, slot),
+        )
         self._slot = slot
 
     async def _read(self, name: str) -> frozenset[int]:

@@ -14,20 +14,22 @@ from maglev0.dataplane.host import addresses as host
 from maglev0.dataplane.netlink.events import KernelEvents
 from maglev0.dataplane.nftables import ruleset
 from maglev0.dataplane.nftables.batch import Tables
-from maglev0.dataplane.nftables.buckets import Buckets
-from maglev0.dataplane.nftables.lease_timer import Lease
+from maglev0.dataplane.nftables.buckets import BucketSets
+from maglev0.dataplane.nftables.lease_timer import LeaseTimer
 from maglev0.dataplane.nftables.libnftables import Nft, NftError
 from maglev0.dataplane.nftables.rules import Rules
 from maglev0.dataplane.nftables.ruleset import Hook
-from maglev0.dataplane.xdp import filter as front
-from maglev0.dataplane.xdp.filter import Front
+from maglev0.dataplane.xdp import filter as xdp_filter
+from maglev0.dataplane.xdp.filter import XdpFilter
 from maglev0.errors import DataplaneError, UnavailableError
-from maglev0.protocol.ports.kernel import Count, Counters, Flows, Move, Phase
+from maglev0.protocol.ports.kernel import Commit, Connections, Count, Counters, Move
 
 log = logging.getLogger(__name__)
 
 _ATTEMPTS = 3  # at restoring rules before the node counts as unable to serve
-_PROBE = Service(IPv4Address("192.0.2.1"), "lo", "03:bf:c0:00:02:01", 65537, HashMode.SOURCE_IP_PORT_DEST_PORT, 1)
+_PROBE = Service(
+    IPv4Address("192.0.2.1"), "lo", "03:bf:c0:00:02:01", 65537, HashMode.SOURCE_IP_PORT_DEST_PORT, 1
+)
 
 
 def check() -> None:
@@ -45,7 +47,7 @@ def check() -> None:
 async def remove_leftovers(vip: IPv4Address) -> None:
     """Remove what a killed daemon left for the VIP: the address first, the rules last."""
     with contextlib.suppress(DataplaneError):
-        front.remove_leftovers(vip)
+        xdp_filter.remove_leftovers(vip)
     tables = Tables(ruleset.table_name(vip))
     try:
         tables.open()
@@ -65,14 +67,24 @@ class Nftables:
 
     family = HashFamily.NFTABLES
 
-    def __init__(self, service: Service, lease_ms: int, *, xdp: Xdp = Xdp.OFF, guard: bool = True, counted: bool = False) -> None:
+    def __init__(
+        self,
+        service: Service,
+        lease_ms: int,
+        *,
+        xdp: Xdp = Xdp.OFF,
+        guard: bool = True,
+        counted: bool = False,
+    ) -> None:
         self._service = service
-        self._hashing = PacketHash(HashFamily.NFTABLES, service.hash_mode, service.hash_seed, service.total_nodes)
+        self._hashing = PacketHash(
+            HashFamily.NFTABLES, service.hash_mode, service.hash_seed, service.total_nodes
+        )
         self._tables = Tables(ruleset.table_name(service.vip), guard=guard)
         self._rules = Rules(self._tables, service, counted=counted)
-        self._front = Front(service, xdp)
-        self._buckets = Buckets(self._tables, service, self._front)
-        self._lease = Lease(self._tables, service.vip, lease_ms)
+        self._xdp_filter = XdpFilter(service, xdp)
+        self._buckets = BucketSets(self._tables, service, self._xdp_filter)
+        self._lease = LeaseTimer(self._tables, service.vip, lease_ms)
         self._events: KernelEvents | None = None
         self._mac_added = False
         self._is_trusted = True
@@ -81,28 +93,34 @@ class Nftables:
         """See `Dataplane.open`. The rules stand before the address does, so that nothing is ever answered that they did not judge."""
         service = self._service
         self._tables.open()
-        self._events = self._events or KernelEvents(ruleset.table_name(service.vip), self._tables.port)
+        self._events = self._events or KernelEvents(
+            ruleset.table_name(service.vip), self._tables.port
+        )
         link = await host.find_link(service.interface)
         self._rules.choose_hook(shared=link.sharer is not None)
         # The note is written before the MAC is added: a daemon killed in between leaves a note too many, never one too few.
         present = host.has_multicast(service.interface, service.cluster_mac)
-        self._mac_added = not present or self._rules.noted() or await host.has_our_address(service.vip)
+        self._mac_added = (
+            not present or self._rules.noted() or await host.has_our_address(service.vip)
+        )
         self._rules.note(mac_added=self._mac_added)
         await (self._adopt_rules() if self._rules.in_force() else self._install_rules())
         self._watch()
         if not self._tables.guarded:
-            log.info("this kernel lets others flush our nftables rules, which are restored behind them; Linux 6.9 and later can forbid it")
-        self._front.open(link.ifindex, link.sharer, self._buckets.admitted)
+            log.info(
+                "this kernel lets others flush our nftables rules, which are restored behind them; Linux 6.9 and later can forbid it"
+            )
+        self._xdp_filter.open(link.ifindex, link.sharer, self._buckets.admitted)
         await host.warn_of_found_address(service.vip)
         await self._restore_host(await host.find_link(service.interface))
 
-    async def load(self, move: Move) -> None:
-        """See `Gate.load`: in pieces, between which the loop turns."""
-        await self._buckets.load(move)
+    async def stage(self, move: Move) -> None:
+        """See `Gate.stage`: in pieces, between which the loop turns."""
+        await self._buckets.stage(move)
 
-    async def flip(self, phase: Phase) -> None:
-        """See `Gate.flip`: one element of a map is replaced."""
-        self._buckets.flip(phase)
+    async def commit(self, to: Commit) -> None:
+        """See `Gate.commit`: one element of a map is replaced."""
+        self._buckets.commit(to)
 
     async def arm(self) -> None:
         """See `Gate.arm`."""
@@ -124,25 +142,30 @@ class Nftables:
         """See `Dataplane.kept`. Gains that a killed daemon had loaded count as kept until they are forgotten: nobody can tell them apart."""
         return await self._buckets.kept()
 
-    async def flows(self) -> Flows:
+    async def flows(self) -> Connections:
         """See `Gate.flows`: what connection tracking knows."""
         return await connections.held(self._service.vip, self._hashing)
 
     async def counters(self) -> Counters | None:
         """See `Dataplane.counters`."""
-        xdp = self._front.counters()
+        xdp = self._xdp_filter.counters()
         passed, refused = (None, None) if xdp is None else (Count(*xdp.passed), Count(*xdp.dropped))
         named = self._tables.dump.counters()
-        return Counters(passed, refused, self._rules.refused_early(), *(named.get(name) for name in (*ruleset.ACCEPTED, *ruleset.REFUSED)))
+        return Counters(
+            passed,
+            refused,
+            self._rules.refused_early(),
+            *(named.get(name) for name in (*ruleset.ACCEPTED, *ruleset.REFUSED)),
+        )
 
-    async def forget(self, buckets: frozenset[int]) -> None:
-        """See `Gate.forget`."""
-        await self._buckets.forget(buckets)
+    async def unpin(self, buckets: frozenset[int]) -> None:
+        """See `Gate.unpin`."""
+        await self._buckets.unpin(buckets)
 
     @property
     def early_drop(self) -> str:
         """See `Dataplane.early_drop`."""
-        return self._front.mode
+        return self._xdp_filter.mode
 
     def distrust(self) -> None:
         """See `Dataplane.distrust`."""
@@ -183,7 +206,7 @@ class Nftables:
         with contextlib.suppress(DataplaneError):
             if self._mac_added:
                 host.remove_multicast(service.interface, service.cluster_mac)
-        self._front.close()
+        self._xdp_filter.close()
         try:
             self._tables.remove()
         finally:
@@ -196,7 +219,7 @@ class Nftables:
 
     async def _install_rules(self) -> None:
         """Put up rules where there are none, or those of another version or for other settings, and keep the connections that there are."""
-        self._front.forget()
+        self._xdp_filter.forget()
         if not self._rules.standing():
             # Nothing judges yet and nothing shall be cut, so connections are entered before the gate closes, and once more for those since.
             self._rules.prepare()
@@ -247,7 +270,7 @@ class Nftables:
         link.require_up()
         service = self._service
         restored = []
-        if self._front.repair(link.ifindex, link.sharer, self._buckets.admitted):
+        if self._xdp_filter.repair(link.ifindex, link.sharer, self._buckets.admitted):
             restored.append(f"the XDP program on {service.interface}")
         if not host.has_multicast(service.interface, service.cluster_mac):
             host.add_multicast(service.interface, service.cluster_mac)

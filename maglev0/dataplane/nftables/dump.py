@@ -22,7 +22,7 @@ from maglev0.dataplane.nftables.message import (
     HEADER,
     NETLINK_NETFILTER,
     REQUEST,
-    Kind,
+    MessageKind,
     attribute,
     attributes,
     chains_of,
@@ -39,11 +39,16 @@ from maglev0.protocol.ports.kernel import Count
 _DUMP = 0x300  # NLM_F_DUMP
 _INTERRUPTED = 0x10  # NLM_F_DUMP_INTR: the rules changed meanwhile
 _ERROR, _DONE = 2, 3  # NLMSG_ERROR, NLMSG_DONE
-_BUFFER = 1 << 15  # the most that the kernel puts into one datagram of a dump (netlink_recvmsg, net/netlink/af_netlink.c)
+_BUFFER = (
+    1 << 15
+)  # the most that the kernel puts into one datagram of a dump (netlink_recvmsg, net/netlink/af_netlink.c)
 _ATTEMPTS = 20
 _TIMEOUT_S = 2.0
-_USE = {Kind.GET_TABLE: 3, Kind.GET_CHAIN: 6}  # NFTA_TABLE_USE, NFTA_CHAIN_USE: counts of what leads there, elements of maps included
-_NAME = {Kind.GET_CHAIN: 3, Kind.GET_SET: 2}  # NFTA_CHAIN_NAME, NFTA_SET_NAME
+_USE = {
+    MessageKind.GET_TABLE: 3,
+    MessageKind.GET_CHAIN: 6,
+}  # NFTA_TABLE_USE, NFTA_CHAIN_USE: counts of what leads there, elements of maps included
+_NAME = {MessageKind.GET_CHAIN: 3, MessageKind.GET_SET: 2}  # NFTA_CHAIN_NAME, NFTA_SET_NAME
 _RULE_CHAIN = 2  # NFTA_RULE_CHAIN
 _TABLE_OWNER = 7  # NFTA_TABLE_OWNER
 _SET_FLAGS, _SET_ANONYMOUS, _SET_MAP = 3, 0x1, 0x8  # NFTA_SET_FLAGS, NFT_SET_…
@@ -72,7 +77,10 @@ class Dump:
 
     def owner(self, family: str) -> int:
         """Return the netlink port of the socket that owns a table, 0 where none does or there is no such table."""
-        owners = [dict(attributes(entry)).get(_TABLE_OWNER, b"") for entry in self._entries_of(Kind.GET_TABLE, family)]
+        owners = [
+            dict(attributes(entry)).get(_TABLE_OWNER, b"")
+            for entry in self._entries_of(MessageKind.GET_TABLE, family)
+        ]
         return int.from_bytes(b"".join(owners), "big")
 
     def structure(self, family: str) -> bytes:
@@ -80,24 +88,36 @@ class Dump:
 
         Two readings are equal exactly when nobody changed any of that in between; elements of sets and maps may.
         """
-        kinds = (Kind.GET_TABLE, Kind.GET_CHAIN, Kind.GET_RULE)
-        return b"".join(_steady_part(kind, entry) for kind in kinds for entry in self._entries_of(kind, family))
+        kinds = (MessageKind.GET_TABLE, MessageKind.GET_CHAIN, MessageKind.GET_RULE)
+        return b"".join(
+            _steady_part(kind, entry) for kind in kinds for entry in self._entries_of(kind, family)
+        )
 
     def counted(self, chain: str) -> Count:
         """Return what the counters in a chain's rules have counted, all together."""
         wanted = text(_RULE_CHAIN, chain)
-        counts = [counts_of(entry) for entry in self._entries_of(Kind.GET_RULE, "inet", wanted) if wanted in entry]
+        counts = [
+            counts_of(entry)
+            for entry in self._entries_of(MessageKind.GET_RULE, "inet", wanted)
+            if wanted in entry
+        ]
         return Count(*(sum(column) for column in zip((0, 0), *counts, strict=True)))
 
     def counters(self) -> dict[str, Count]:
         """Return what each named counter of the table has counted; empty where there is no such table."""
-        found = [counter_of(entry) for entry in self._entries_of(Kind.GET_OBJECTS, "inet")]
+        found = [counter_of(entry) for entry in self._entries_of(MessageKind.GET_OBJECTS, "inet")]
         return {name: Count(packets, size) for name, packets, size in filter(None, found)}
 
     def objects(self, family: str) -> Objects:
         """Return the names of a table's chains, sets and maps; none where there is no such table."""
-        chains = tuple(_name(Kind.GET_CHAIN, entry) for entry in self._entries_of(Kind.GET_CHAIN, family))
-        flags = {_name(Kind.GET_SET, entry): _set_flags(entry) for entry in self._entries_of(Kind.GET_SET, family)}
+        chains = tuple(
+            _name(MessageKind.GET_CHAIN, entry)
+            for entry in self._entries_of(MessageKind.GET_CHAIN, family)
+        )
+        flags = {
+            _name(MessageKind.GET_SET, entry): _set_flags(entry)
+            for entry in self._entries_of(MessageKind.GET_SET, family)
+        }
         named = {name: flag for name, flag in flags.items() if not flag & _SET_ANONYMOUS}
         maps = tuple(name for name, flag in named.items() if flag & _SET_MAP)
         return Objects(chains, tuple(name for name in named if name not in maps), maps)
@@ -108,7 +128,7 @@ class Dump:
         for _attempt in range(_ATTEMPTS):
             found: set[int] = set()
             try:
-                for entry in self._dump(Kind.GET_ELEMENTS, "inet", text(2, name)):
+                for entry in self._dump(MessageKind.GET_ELEMENTS, "inet", text(2, name)):
                     found.update(numbers_of(entry))
                     await asyncio.sleep(0)
             except InterruptedError:
@@ -125,18 +145,24 @@ class Dump:
     def goto(self, name: str) -> str | None:
         """Return the chain that the one element of a verdict map leads to, `None` while there is none; DataplaneError when there is no such map."""
         try:
-            chains = [chain for entry in self._steady(Kind.GET_ELEMENTS, "inet", text(2, name)) for chain in chains_of(entry)]
+            chains = [
+                chain
+                for entry in self._steady(MessageKind.GET_ELEMENTS, "inet", text(2, name))
+                for chain in chains_of(entry)
+            ]
         except FileNotFoundError as error:
             raise self._no_set(name) from error
         return chains[0] if len(chains) == 1 else None
 
-    def _entries_of(self, kind: Kind, family: str, more: bytes = b"") -> list[bytes]:
+    def _entries_of(self, kind: MessageKind, family: str, more: bytes = b"") -> list[bytes]:
         try:
-            return [entry for entry in self._steady(kind, family, more) if text(1, self._table) in entry]
+            return [
+                entry for entry in self._steady(kind, family, more) if text(1, self._table) in entry
+            ]
         except FileNotFoundError:
             return []
 
-    def _steady(self, kind: Kind, family: str, more: bytes = b"") -> list[bytes]:
+    def _steady(self, kind: MessageKind, family: str, more: bytes = b"") -> list[bytes]:
         """All entries of a short dump, of one consistent generation of the rules; FileNotFoundError when what they are in is missing."""
         for _attempt in range(_ATTEMPTS):
             try:
@@ -145,20 +171,25 @@ class Dump:
                 continue
         raise self._unsteady()
 
-    def _dump(self, kind: Kind, family: str, more: bytes = b"") -> Iterator[bytes]:
+    def _dump(self, kind: MessageKind, family: str, more: bytes = b"") -> Iterator[bytes]:
         """Yield the attributes of each object; InterruptedError at the end when rules changed meanwhile, FileNotFoundError when there are none."""
         body = FAMILY.pack(FAMILIES[family], 0, 0) + text(1, self._table) + more
         complete = False
         try:
             kernel = self._kernel = self._kernel or _open()
-            kernel.send(HEADER.pack(HEADER.size + len(body), message_type(kind), REQUEST | _DUMP, 1, 0) + body)
+            kernel.send(
+                HEADER.pack(HEADER.size + len(body), message_type(kind), REQUEST | _DUMP, 1, 0)
+                + body
+            )
             yield from _entries(kernel)
             complete = True
         except (InterruptedError, FileNotFoundError):
             complete = True
             raise
         except OSError as error:
-            raise DataplaneError(f"reading nftables table {family} {self._table}: {(error.strerror or str(error)).lower()}") from error
+            raise DataplaneError(
+                f"reading nftables table {family} {self._table}: {(error.strerror or str(error)).lower()}"
+            ) from error
         finally:
             if not complete:
                 self.close()  # answers to this question must not be taken for some to the next
@@ -167,23 +198,29 @@ class Dump:
         return DataplaneError(f"reading nftables table inet {self._table}: there is no set {name}")
 
     def _unsteady(self) -> DataplaneError:
-        return DataplaneError(f"reading nftables table {self._table}: other programs change the rules without a pause")
+        return DataplaneError(
+            f"reading nftables table {self._table}: other programs change the rules without a pause"
+        )
 
 
 def _open() -> socket.socket:
-    kernel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER)
+    kernel = socket.socket(
+        socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER
+    )
     kernel.settimeout(_TIMEOUT_S)
     return kernel
 
 
-def _steady_part(kind: Kind, entry: bytes) -> bytes:
+def _steady_part(kind: MessageKind, entry: bytes) -> bytes:
     """What of an entry only a change of rules changes."""
-    if kind is Kind.GET_RULE:
+    if kind is MessageKind.GET_RULE:
         return without_counts(entry)
-    return b"".join(attribute(number, value) for number, value in attributes(entry) if number != _USE.get(kind))
+    return b"".join(
+        attribute(number, value) for number, value in attributes(entry) if number != _USE.get(kind)
+    )
 
 
-def _name(kind: Kind, entry: bytes) -> str:
+def _name(kind: MessageKind, entry: bytes) -> str:
     return dict(attributes(entry))[_NAME[kind]].rstrip(b"\0").decode()
 
 

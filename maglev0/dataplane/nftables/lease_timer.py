@@ -13,7 +13,7 @@ from maglev0.dataplane.nftables import ruleset
 from maglev0.dataplane.nftables.batch import Tables
 
 
-class Lease:
+class LeaseTimer:
     """The two lease slots in the tables of one VIP."""
 
     def __init__(self, tables: Tables, vip: IPv4Address, length_ms: int) -> None:
@@ -34,7 +34,10 @@ class Lease:
         first, second = ruleset.LEASES
         slot = second if self._in_force == first else first
         # Before 6.12 the kernel leaves the timeout of an element that is there as it was.
-        self._tables.run(nfmessage.empty(self._table, slot), nfmessage.add_address(self._table, slot, self._vip, self._length_ms))
+        self._tables.run(
+            nfmessage.empty(self._table, slot),
+            nfmessage.add_address(self._table, slot, self._vip, self._length_ms),
+        )
         self._armed = slot
 
     def promote(self) -> None:
@@ -42,7 +45,8 @@ class Lease:
         if self._armed is None:
             return
         self._tables.run(
-            nfmessage.empty(self._table, ruleset.LEASE_SLOT), nfmessage.add_goto(self._table, ruleset.LEASE_SLOT, self._vip, self._armed)
+            nfmessage.empty(self._table, ruleset.LEASE_SLOT),
+            nfmessage.add_goto(self._table, ruleset.LEASE_SLOT, self._vip, self._armed),
         )
         self._in_force, self._armed = self._armed, None
 

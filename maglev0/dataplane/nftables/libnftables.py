@@ -24,7 +24,9 @@ class Nft:
         try:
             self._library = ctypes.CDLL(_LIBRARY)
         except OSError as error:
-            raise UnavailableError(f"nftables: {_LIBRARY} is missing; apt install nftables") from error
+            raise UnavailableError(
+                f"nftables: {_LIBRARY} is missing; apt install nftables"
+            ) from error
         self._declare()
         self._context = self._library.nft_ctx_new(0)
         if not self._context:
@@ -48,7 +50,9 @@ class Nft:
         status = self._library.nft_run_cmd_from_buffer(self._context, commands.encode())
         # Both buffers are emptied by reading them.
         complaint = self._library.nft_ctx_get_error_buffer(self._context).decode(errors="replace")
-        output: str = self._library.nft_ctx_get_output_buffer(self._context).decode(errors="replace")
+        output: str = self._library.nft_ctx_get_output_buffer(self._context).decode(
+            errors="replace"
+        )
         if status:
             raise NftError(f"nft: {complaint.partition(chr(10))[0] or 'refused without a reason'}")
         return output

@@ -33,7 +33,7 @@ _GOTO = -4 & 0xFFFFFFFF  # NFT_GOTO
 _COUNTER, _COUNTER_OBJECT = b"counter\0", 1  # the expression's name, and NFT_OBJECT_COUNTER
 
 
-class Kind(enum.IntEnum):
+class MessageKind(enum.IntEnum):
     """Which message; the attribute that names the table is number 1 in each."""
 
     NEW_TABLE = 0  # NFT_MSG_NEWTABLE, and so on
@@ -51,7 +51,7 @@ class Kind(enum.IntEnum):
 class Message(NamedTuple):
     """One message of a batch: what to do, in which family, with which attributes."""
 
-    kind: Kind
+    kind: MessageKind
     family: str
     body: bytes
 
@@ -61,13 +61,17 @@ def batch(messages: Sequence[Message]) -> bytes:
     resource = struct.unpack("=H", struct.pack("!H", _SUBSYSTEM))[0]
     parts = [_pack(_BATCH_BEGIN, REQUEST, FAMILY.pack(0, 0, resource))]
     for number, (kind, family, body) in enumerate(messages, 1):
-        flags = REQUEST | (CREATE if kind in (Kind.NEW_TABLE, Kind.NEW_ELEMENTS) else 0) | (ACK if number == len(messages) else 0)
+        flags = (
+            REQUEST
+            | (CREATE if kind in (MessageKind.NEW_TABLE, MessageKind.NEW_ELEMENTS) else 0)
+            | (ACK if number == len(messages) else 0)
+        )
         parts.append(_pack(message_type(kind), flags, FAMILY.pack(FAMILIES[family], 0, 0) + body))
     parts.append(_pack(_BATCH_END, REQUEST, FAMILY.pack(0, 0, resource)))
     return b"".join(parts)
 
 
-def message_type(kind: Kind) -> int:
+def message_type(kind: MessageKind) -> int:
     """The type of a message of nf_tables among those of all netfilter."""
     return _SUBSYSTEM << 8 | kind
 
@@ -96,38 +100,52 @@ def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
 def new_table(family: str, table: str, flags: int | None = None) -> Message:
     """Make a table, or see that it is there; without `flags` one that is there keeps its own."""
     more = b"" if flags is None else attribute(2, struct.pack("!I", flags))  # NFTA_TABLE_FLAGS
-    return Message(Kind.NEW_TABLE, family, text(1, table) + more)
+    return Message(MessageKind.NEW_TABLE, family, text(1, table) + more)
 
 
 def delete_table(family: str, table: str) -> Message:
     """Remove a table and all that is in it."""
-    return Message(Kind.DELETE_TABLE, family, text(1, table))
+    return Message(MessageKind.DELETE_TABLE, family, text(1, table))
 
 
 def add_numbers(table: str, name: str, numbers: Sequence[int]) -> Message:
     """Put at most `MAX_ELEMENTS` 32-bit numbers into a set; those that are there already do no harm."""
-    return Message(Kind.NEW_ELEMENTS, "inet", _in_set(table, name) + attribute(3 | _NESTED, _plain_elements(numbers)))
+    return Message(
+        MessageKind.NEW_ELEMENTS,
+        "inet",
+        _in_set(table, name) + attribute(3 | _NESTED, _plain_elements(numbers)),
+    )
 
 
 def delete_numbers(table: str, name: str, numbers: Sequence[int]) -> Message:
     """Take at most `MAX_ELEMENTS` 32-bit numbers out of a set; refused when one of them is not there."""
-    return Message(Kind.DELETE_ELEMENTS, "inet", _in_set(table, name) + attribute(3 | _NESTED, _plain_elements(numbers)))
+    return Message(
+        MessageKind.DELETE_ELEMENTS,
+        "inet",
+        _in_set(table, name) + attribute(3 | _NESTED, _plain_elements(numbers)),
+    )
 
 
 def empty(table: str, name: str) -> Message:
     """Take everything out of a set or a map."""
-    return Message(Kind.DELETE_ELEMENTS, "inet", _in_set(table, name))
+    return Message(MessageKind.DELETE_ELEMENTS, "inet", _in_set(table, name))
 
 
 def add_address(table: str, name: str, address: IPv4Address, timeout_ms: int) -> Message:
     """Put an address into a set, which the kernel takes out again by itself when its time is over."""
-    return _add_element(table, name, _address_key(address) + attribute(4, struct.pack("!Q", timeout_ms)))  # NFTA_SET_ELEM_TIMEOUT
+    return _add_element(
+        table, name, _address_key(address) + attribute(4, struct.pack("!Q", timeout_ms))
+    )  # NFTA_SET_ELEM_TIMEOUT
 
 
 def add_goto(table: str, name: str, address: IPv4Address, chain: str) -> Message:
     """Put an address into a verdict map: go to that chain."""
-    verdict = attribute(1, struct.pack("!I", _GOTO)) + text(2, chain)  # NFTA_VERDICT_CODE, NFTA_VERDICT_CHAIN
-    data = attribute(2 | _NESTED, attribute(2 | _NESTED, verdict))  # NFTA_SET_ELEM_DATA, NFTA_DATA_VERDICT
+    verdict = attribute(1, struct.pack("!I", _GOTO)) + text(
+        2, chain
+    )  # NFTA_VERDICT_CODE, NFTA_VERDICT_CHAIN
+    data = attribute(
+        2 | _NESTED, attribute(2 | _NESTED, verdict)
+    )  # NFTA_SET_ELEM_DATA, NFTA_DATA_VERDICT
     return _add_element(table, name, _address_key(address) + data)
 
 
@@ -136,11 +154,16 @@ def numbers_of(entry: bytes) -> Sequence[int]:
     elements = _elements(entry)
     words = array("I", elements[: len(elements) & ~3])
     # Plain elements are all built alike, so the numbers stand at a fixed distance; the kernel keeps host order.
-    if all(len(set(words[word::_ELEMENT_WORDS])) <= 1 for word in range(_ELEMENT_WORDS - 1)) and len(words) % _ELEMENT_WORDS == 0:
+    if (
+        all(len(set(words[word::_ELEMENT_WORDS])) <= 1 for word in range(_ELEMENT_WORDS - 1))
+        and len(words) % _ELEMENT_WORDS == 0
+    ):
         return words[_ELEMENT_WORDS - 1 :: _ELEMENT_WORDS]
     # Others may add some with a comment.
     keys = (_inside_all(element, 1) for _kind, element in attributes(elements))  # NFTA_SET_ELEM_KEY
-    return [int.from_bytes(value, sys.byteorder) for key in keys for value in _inside(key, 1)]  # NFTA_DATA_VALUE
+    return [
+        int.from_bytes(value, sys.byteorder) for key in keys for value in _inside(key, 1)
+    ]  # NFTA_DATA_VALUE
 
 
 def chains_of(entry: bytes) -> Iterator[str]:
@@ -174,7 +197,9 @@ def counter_of(entry: bytes) -> tuple[str, int, int] | None:
 
 def _counters(entry: bytes) -> Iterator[bytes]:
     """The attributes of each counter in one dumped rule."""
-    for _kind, expression in attributes(_inside_all(entry, 4) if _COUNTER in entry else b""):  # NFTA_RULE_EXPRESSIONS
+    for _kind, expression in attributes(
+        _inside_all(entry, 4) if _COUNTER in entry else b""
+    ):  # NFTA_RULE_EXPRESSIONS
         found = dict(attributes(expression))  # NFTA_EXPR_NAME, …_DATA
         if found.get(1) == _COUNTER:
             yield found[2]
@@ -204,12 +229,16 @@ def _plain_elements(numbers: Sequence[int]) -> bytes:
 
 
 def _address_key(address: IPv4Address) -> bytes:
-    return attribute(1 | _NESTED, attribute(1, address.packed))  # NFTA_SET_ELEM_KEY, NFTA_DATA_VALUE
+    return attribute(
+        1 | _NESTED, attribute(1, address.packed)
+    )  # NFTA_SET_ELEM_KEY, NFTA_DATA_VALUE
 
 
 def _add_element(table: str, name: str, element: bytes) -> Message:
-    elements = attribute(3 | _NESTED, attribute(1 | _NESTED, element))  # NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_LIST_ELEM
-    return Message(Kind.NEW_ELEMENTS, "inet", _in_set(table, name) + elements)
+    elements = attribute(
+        3 | _NESTED, attribute(1 | _NESTED, element)
+    )  # NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_LIST_ELEM
+    return Message(MessageKind.NEW_ELEMENTS, "inet", _in_set(table, name) + elements)
 
 
 def _elements(entry: bytes) -> bytes:

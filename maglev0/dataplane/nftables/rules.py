@@ -16,7 +16,9 @@ from maglev0.protocol.ports.kernel import Count
 
 log = logging.getLogger(__name__)
 
-_NOBODYS = IPv4Address("192.0.2.1")  # what stands for our own VIP must not stand in the way of what is only tried
+_NOBODYS = IPv4Address(
+    "192.0.2.1"
+)  # what stands for our own VIP must not stand in the way of what is only tried
 _FAMILIES = ("inet", "arp")
 
 
@@ -37,14 +39,19 @@ class Rules:
     def choose_hook(self, *, shared: bool) -> None:
         """Let the early stage stand where it costs least; `shared` says that others have packets from the interface, too, which must be there."""
         if self._can_ingress is None:
-            self._can_ingress = self._takes(ruleset.probe(replace(self._service, vip=_NOBODYS), Hook.INGRESS))
+            self._can_ingress = self._takes(
+                ruleset.probe(replace(self._service, vip=_NOBODYS), Hook.INGRESS)
+            )
         self._hook = Hook.INGRESS if self._can_ingress and not shared else Hook.PREROUTING
 
     def _takes(self, commands: str) -> bool:
         try:
             self._nft.check(commands)
         except NftError as error:
-            log.info("the early stage stands in prerouting: at an interface's ingress, where it costs less, this kernel refuses it (%s)", error)
+            log.info(
+                "the early stage stands in prerouting: at an interface's ingress, where it costs less, this kernel refuses it (%s)",
+                error,
+            )
             return False
         return True
 
@@ -92,10 +99,15 @@ class Rules:
         return structure != self._structure or self._fingerprint not in structure[0]
 
     def _commands(self) -> str:
-        return ruleset.install(self._service, self._hook, mac_added=self._mac_added, counted=self._counted)
+        return ruleset.install(
+            self._service, self._hook, mac_added=self._mac_added, counted=self._counted
+        )
 
     def _replace(self, commands: str) -> None:
-        clear = [ruleset.clear(self._service.vip, family, *self._tables.dump.objects(family)) for family in _FAMILIES]
+        clear = [
+            ruleset.clear(self._service.vip, family, *self._tables.dump.objects(family))
+            for family in _FAMILIES
+        ]
         self._write("".join(clear) + commands)
 
     def _write(self, commands: str) -> None:

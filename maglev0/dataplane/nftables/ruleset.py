@@ -46,11 +46,25 @@ LEASE_SLOT = "lease_slot"
 NEW_FLOWS, ESTABLISHED, OTHER = ACCEPTED = ("new_flows", "established", "other")
 NO_LEASE, NOT_OWNED, NOT_ESTABLISHED = REFUSED = ("no_lease", "not_owned", "not_established")
 
-_CHAINS = ("early", "second", "judge", "judge_tcp", "judge_icmp", "new_flow", *LEASES, "leased", *OWNED, OWNED_BOTH)
+_CHAINS = (
+    "early",
+    "second",
+    "judge",
+    "judge_tcp",
+    "judge_icmp",
+    "new_flow",
+    *LEASES,
+    "leased",
+    *OWNED,
+    OWNED_BOTH,
+)
 _ARP_CHAINS = ("input", "output")
 _WHOLE = "ip frag-off & 0x3fff == 0"  # no more fragments, and no offset
 _ICMP_ERRORS = "{ destination-unreachable, redirect, time-exceeded, parameter-problem }"
-_PORT_FIELDS = {HashMode.SOURCE_IP_PORT: " . th sport", HashMode.SOURCE_IP_PORT_DEST_PORT: " . th sport . th dport"}
+_PORT_FIELDS = {
+    HashMode.SOURCE_IP_PORT: " . th sport",
+    HashMode.SOURCE_IP_PORT_DEST_PORT: " . th sport . th dport",
+}
 _ACCEPT = "meta pkttype set host accept"  # the cluster MAC makes it a multicast, which TCP refuses
 _NO_OWNER = f"counter name {NOT_OWNED} drop"
 _NO_LEASE = f"counter name {NO_LEASE} drop"
@@ -72,7 +86,14 @@ def table_name(vip: IPv4Address) -> str:
 def fingerprint(service: Service, hook: Hook) -> str:
     """What tells these very rules from others: buckets that a killed daemon left mean nothing under other ones."""
     return hashlib.blake2b(
-        "\n".join([*_declarations(service, hook), *_rules(service), *_hooks(service, hook, "", counted=False)]).encode(), digest_size=8
+        "\n".join(
+            [
+                *_declarations(service, hook),
+                *_rules(service),
+                *_hooks(service, hook, "", counted=False),
+            ]
+        ).encode(),
+        digest_size=8,
     ).hexdigest()
 
 
@@ -82,23 +103,36 @@ def install(service: Service, hook: Hook, *, mac_added: bool, counted: bool = Fa
     `mac_added` says that the cluster MAC on the interface is ours to remove; an empty set remembers that across a killed daemon. `counted` has
     the early stage count what it refuses.
     """
-    return "\n".join([prepare(service, hook, mac_added=mac_added), *_hooks(service, hook, fingerprint(service, hook), counted=counted)])
+    return "\n".join(
+        [
+            prepare(service, hook, mac_added=mac_added),
+            *_hooks(service, hook, fingerprint(service, hook), counted=counted),
+        ]
+    )
 
 
 def prepare(service: Service, hook: Hook, *, mac_added: bool) -> str:
     """The same without the rules that lead to the others: nothing is judged yet, but connection tracking begins."""
     name = table_name(service.vip)
     note = [f"add set inet {name} {MAC_NOTE} {{ type ether_addr; }}"] if mac_added else []
-    flush = [f"flush chain inet {name} {chain}" for chain in _CHAINS] + [f"flush chain arp {name} {chain}" for chain in _ARP_CHAINS]
+    flush = [f"flush chain inet {name} {chain}" for chain in _CHAINS] + [
+        f"flush chain arp {name} {chain}" for chain in _ARP_CHAINS
+    ]
     return "\n".join([*note, *_declarations(service, hook), *flush, *_rules(service)])
 
 
-def clear(vip: IPv4Address, family: str, chains: Iterable[str], sets: Iterable[str], maps: Iterable[str]) -> str:
+def clear(
+    vip: IPv4Address, family: str, chains: Iterable[str], sets: Iterable[str], maps: Iterable[str]
+) -> str:
     """Commands that empty a table of other rules, in one transaction with those that fill it; a table deleted would come back without its flags."""
     where = f"{family} {table_name(vip)}"
     maps = tuple(maps)
     flush = [f"flush table {where}", *(f"flush map {where} {name}" for name in maps)]
-    delete = [f"delete {kind} {where} {name}" for kind, names in (("map", maps), ("set", sets), ("chain", chains)) for name in names]
+    delete = [
+        f"delete {kind} {where} {name}"
+        for kind, names in (("map", maps), ("set", sets), ("chain", chains))
+        for name in names
+    ]
     return "\n".join([*flush, *delete, ""])
 
 
@@ -132,11 +166,21 @@ def _declarations(service: Service, hook: Hook) -> list[str]:
         *(f"add counter inet {name} {counter}" for counter in (*ACCEPTED, *REFUSED)),
         *(f"add set inet {name} {bucket_set} {numbers}" for bucket_set in (ADMITTED, *OWNED)),
         *(f"add set inet {name} {lease} {{ type ipv4_addr; flags timeout; }}" for lease in LEASES),
-        *(f"add map inet {name} {slot} {{ type ipv4_addr : verdict; }}" for slot in (OWNED_SLOT, LEASE_SLOT)),
+        *(
+            f"add map inet {name} {slot} {{ type ipv4_addr : verdict; }}"
+            for slot in (OWNED_SLOT, LEASE_SLOT)
+        ),
         f"add chain inet {name} early {{ type filter hook {early} priority -450; policy accept; }}",
         f"add chain inet {name} second {{ type filter hook prerouting priority -150; policy accept; }}",
-        *(f"add chain inet {name} {chain}" for chain in _CHAINS if chain not in ("early", "second")),
-        *(f"add chain arp {name} {way} {{ type filter hook {way} priority 0; policy accept; }}" for way in _ARP_CHAINS),
+        *(
+            f"add chain inet {name} {chain}"
+            for chain in _CHAINS
+            if chain not in ("early", "second")
+        ),
+        *(
+            f"add chain arp {name} {way} {{ type filter hook {way} priority 0; policy accept; }}"
+            for way in _ARP_CHAINS
+        ),
     ]
 
 
@@ -145,7 +189,10 @@ def _hooks(service: Service, hook: Hook, comment: str, *, counted: bool) -> list
     early = judged if hook is Hook.PREROUTING else f"ip daddr {service.vip}"
     refuse = "counter drop" if counted else "drop"
     return [
-        *(f'add rule inet {name} early {early} {rule} {refuse} comment "{comment}"' for rule in _foreign(service)),
+        *(
+            f'add rule inet {name} early {early} {rule} {refuse} comment "{comment}"'
+            for rule in _foreign(service)
+        ),
         f"add rule inet {name} second {judged} goto judge",
     ]
 
@@ -161,7 +208,11 @@ def _foreign(service: Service) -> list[str]:
     if ports is None:
         kinds = {"ip protocol != icmp": "", errors: ""}
     else:
-        kinds = {f"{_WHOLE} ip protocol {{ tcp, udp }}": ports, f"{_WHOLE} ip protocol != {{ tcp, udp, icmp }}": "", errors: ""}
+        kinds = {
+            f"{_WHOLE} ip protocol {{ tcp, udp }}": ports,
+            f"{_WHOLE} ip protocol != {{ tcp, udp, icmp }}": "",
+            errors: "",
+        }
     return [f"{kind} {_hashed(service, fields)} != @{ADMITTED}" for kind, fields in kinds.items()]
 
 
@@ -169,21 +220,30 @@ def _rules(service: Service) -> list[str]:
     name = table_name(service.vip)
     judges = {
         # One look at the protocol, for a rule that does not match costs a packet nearly as much as one that does.
-        "judge": ["meta l4proto vmap { tcp : goto judge_tcp, icmp : goto judge_icmp }", "goto new_flow"],
+        "judge": [
+            "meta l4proto vmap { tcp : goto judge_tcp, icmp : goto judge_icmp }",
+            "goto new_flow",
+        ],
         "judge_tcp": [
             # ECN marks a SYN with more flags (RFC 3168, 6.1.1), so those are left out of the comparison.
             "tcp flags & (fin | syn | rst | ack) == syn goto new_flow",
             f"ct state established,related counter name {ESTABLISHED} {_ACCEPT}",
             _NO_CONNECTION,
         ],
-        "judge_icmp": [f"icmp type != {_ICMP_ERRORS} goto new_flow", f"ct state related counter name {ESTABLISHED} {_ACCEPT}", _NO_CONNECTION],
+        "judge_icmp": [
+            f"icmp type != {_ICMP_ERRORS} goto new_flow",
+            f"ct state related counter name {ESTABLISHED} {_ACCEPT}",
+            _NO_CONNECTION,
+        ],
         "new_flow": [f"ip daddr vmap @{LEASE_SLOT}", _NO_LEASE],
         **{lease: [f"ip daddr @{lease} goto leased", _NO_LEASE] for lease in LEASES},
         "leased": [f"ip daddr vmap @{OWNED_SLOT}", _NO_OWNER],
         **{owned: [*_accepting(service, owned), _NO_OWNER] for owned in OWNED},
         OWNED_BOTH: [*_in_bucket(service, OWNED[0], f"goto {OWNED[1]}"), _NO_OWNER],
     }
-    return [f"add rule inet {name} {chain} {rule}" for chain, rules in judges.items() for rule in rules] + [
+    return [
+        f"add rule inet {name} {chain} {rule}" for chain, rules in judges.items() for rule in rules
+    ] + [
         f'add rule arp {name} input iifname != "{service.interface}" arp daddr ip {service.vip} drop',
         f'add rule arp {name} output oifname != "{service.interface}" arp saddr ip {service.vip} drop',
         f'add rule arp {name} output oifname "{service.interface}" arp saddr ip {service.vip} arp saddr ether set {service.cluster_mac}',
@@ -197,7 +257,10 @@ def _accepting(service: Service, name: str) -> list[str]:
         kinds = [("tcp", "", NEW_FLOWS), ("!= tcp", "", OTHER)]
     else:
         kinds = [("tcp", ports, NEW_FLOWS), ("udp", ports, OTHER), ("!= { tcp, udp }", "", OTHER)]
-    return [f"meta l4proto {kind} {_hashed(service, fields)} @{name} counter name {counter} {_ACCEPT}" for kind, fields, counter in kinds]
+    return [
+        f"meta l4proto {kind} {_hashed(service, fields)} @{name} counter name {counter} {_ACCEPT}"
+        for kind, fields, counter in kinds
+    ]
 
 
 def _in_bucket(service: Service, name: str, verdict: str) -> list[str]:

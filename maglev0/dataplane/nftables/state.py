@@ -13,15 +13,23 @@ from maglev0.dataplane import rights
 from maglev0.dataplane.host import addresses as host
 from maglev0.dataplane.nftables import ruleset
 from maglev0.dataplane.nftables.dump import Dump
-from maglev0.dataplane.nftables.message import Kind, attributes, text
+from maglev0.dataplane.nftables.message import MessageKind, attributes, text
 from maglev0.dataplane.nftables.ruleset import Hook
-from maglev0.dataplane.verdict import Host, NftablesKernel
+from maglev0.dataplane.verdict import InterfaceFacts, NftablesKernel
 from maglev0.dataplane.xdp import state as look
 from maglev0.errors import DataplaneError
 
 _ATTEMPTS = 20  # at reading twice the same; a hand-over changes the sets for some hundred milliseconds at most
-_RULE_CHAIN, _TABLE_FLAGS, _DORMANT = 2, 2, 1  # NFTA_RULE_CHAIN, NFTA_TABLE_FLAGS, NFT_TABLE_F_DORMANT
-_ELEMENTS, _ELEMENT, _EXPIRATION = 3, 1, 5  # NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_LIST_ELEM, NFTA_SET_ELEM_EXPIRATION
+_RULE_CHAIN, _TABLE_FLAGS, _DORMANT = (
+    2,
+    2,
+    1,
+)  # NFTA_RULE_CHAIN, NFTA_TABLE_FLAGS, NFT_TABLE_F_DORMANT
+_ELEMENTS, _ELEMENT, _EXPIRATION = (
+    3,
+    1,
+    5,
+)  # NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_LIST_ELEM, NFTA_SET_ELEM_EXPIRATION
 
 
 async def read(settings: Settings, vip: IPv4Address) -> NftablesKernel:
@@ -31,7 +39,7 @@ async def read(settings: Settings, vip: IPv4Address) -> NftablesKernel:
     make them.
     """
     rights.require("reading the nftables rules")
-    dump = _Reading(ruleset.table_name(vip))
+    dump = _StateReading(ruleset.table_name(vip))
     try:
         service, hook = _carried_out(dump, settings, vip)
         _require_whole(dump, service, hook)
@@ -40,10 +48,13 @@ async def read(settings: Settings, vip: IPv4Address) -> NftablesKernel:
         return NftablesKernel(
             service=service,
             hook=hook,
-            host=Host(link.up, await host.has_address(vip)),
+            host=InterfaceFacts(link.up, await host.has_address(vip)),
             program=look.read(service, link.ifindex),
             admitted=ruleset.buckets(service, buckets.admitted),
-            owned={name: ruleset.buckets(service, held) for name, held in zip(ruleset.OWNED, buckets.owned, strict=True)},
+            owned={
+                name: ruleset.buckets(service, held)
+                for name, held in zip(ruleset.OWNED, buckets.owned, strict=True)
+            },
             owned_slot=buckets.slot,
             lease_left_s=lease.left_s,
             lease_slot=lease.slot,
@@ -52,36 +63,52 @@ async def read(settings: Settings, vip: IPv4Address) -> NftablesKernel:
         dump.close()
 
 
-class _Buckets(NamedTuple):
+class _BucketSets(NamedTuple):
     slot: str | None
     admitted: frozenset[int]
     owned: tuple[frozenset[int], ...]
 
 
-class _Lease(NamedTuple):
+class _LeaseSlots(NamedTuple):
     slot: str | None
     left_s: dict[str, float]
 
 
-class _Reading(Dump):
+class _StateReading(Dump):
     """What is asked here beside what the daemon asks."""
 
     def rules(self) -> Counter[str]:
         """How many rules each chain has."""
-        return Counter(dict(attributes(entry))[_RULE_CHAIN].rstrip(b"\0").decode() for entry in self._entries_of(Kind.GET_RULE, "inet"))
+        return Counter(
+            dict(attributes(entry))[_RULE_CHAIN].rstrip(b"\0").decode()
+            for entry in self._entries_of(MessageKind.GET_RULE, "inet")
+        )
 
     def sleeps(self) -> bool:
         """Whether somebody has switched the table off."""
-        flags = [dict(attributes(entry)).get(_TABLE_FLAGS, b"") for entry in self._entries_of(Kind.GET_TABLE, "inet")]
+        flags = [
+            dict(attributes(entry)).get(_TABLE_FLAGS, b"")
+            for entry in self._entries_of(MessageKind.GET_TABLE, "inet")
+        ]
         return any(int.from_bytes(flag, "big") & _DORMANT for flag in flags)
 
     def left_s(self, name: str) -> float | None:
         """How long the kernel keeps the element of a set with timeouts; `None` where there is none any more."""
         try:
-            found = [inner for entry in self._steady(Kind.GET_ELEMENTS, "inet", text(2, name)) for inner in _elements(entry)]
+            found = [
+                inner
+                for entry in self._steady(MessageKind.GET_ELEMENTS, "inet", text(2, name))
+                for inner in _elements(entry)
+            ]
         except FileNotFoundError as error:
             raise self._no_set(name) from error
-        return max((int.from_bytes(dict(attributes(element)).get(_EXPIRATION, b""), "big") / 1000 for element in found), default=None)
+        return max(
+            (
+                int.from_bytes(dict(attributes(element)).get(_EXPIRATION, b""), "big") / 1000
+                for element in found
+            ),
+            default=None,
+        )
 
 
 def _elements(entry: bytes) -> list[bytes]:
@@ -93,26 +120,32 @@ def _carried_out(dump: Dump, settings: Settings, vip: IPv4Address) -> tuple[Serv
     """Which service the rules were made for: the fingerprint in them tells their interface, too."""
     structure = dump.structure("inet")
     if not structure:
-        raise DataplaneError(f"there is no nftables table inet {ruleset.table_name(vip)} in this network namespace, so no daemon serves {vip} here")
+        raise DataplaneError(
+            f"there is no nftables table inet {ruleset.table_name(vip)} in this network namespace, so no daemon serves {vip} here"
+        )
     for _index, interface in socket.if_nameindex():
         service = settings.service(vip, interface)
         for hook in Hook:
             if ruleset.fingerprint(service, hook).encode() in structure:
                 return service, hook
     table = f"nftables table inet {ruleset.table_name(vip)}"
-    raise DataplaneError(f"the rules in {table} are not this version's for the cluster's settings, or their interface is gone")
+    raise DataplaneError(
+        f"the rules in {table} are not this version's for the cluster's settings, or their interface is gone"
+    )
 
 
-def _require_whole(dump: _Reading, service: Service, hook: Hook) -> None:
+def _require_whole(dump: _StateReading, service: Service, hook: Hook) -> None:
     """DataplaneError where somebody took rules out of our tables, or put others in."""
     lines = ruleset.install(service, hook, mac_added=False).splitlines()
     rule = f"add rule inet {ruleset.table_name(service.vip)} "
     wanted = Counter(line.removeprefix(rule).split()[0] for line in lines if line.startswith(rule))
     if dump.rules() != wanted or dump.sleeps():
-        raise DataplaneError(f"another program has changed the rules in nftables table inet {ruleset.table_name(service.vip)}")
+        raise DataplaneError(
+            f"another program has changed the rules in nftables table inet {ruleset.table_name(service.vip)}"
+        )
 
 
-async def _steady_buckets(dump: Dump) -> _Buckets:
+async def _steady_buckets(dump: Dump) -> _BucketSets:
     """The sets as they stood together at one time: in a hand-over one is being filled while another is in force."""
     before = await _buckets(dump)
     for _attempt in range(_ATTEMPTS):
@@ -123,16 +156,20 @@ async def _steady_buckets(dump: Dump) -> _Buckets:
     raise DataplaneError("reading the buckets in force: they change all the time; ask again")
 
 
-async def _buckets(dump: Dump) -> _Buckets:
+async def _buckets(dump: Dump) -> _BucketSets:
     slot = dump.goto(ruleset.OWNED_SLOT)
     first, second = ruleset.OWNED
-    return _Buckets(slot, await dump.elements(ruleset.ADMITTED), (await dump.elements(first), await dump.elements(second)))
+    return _BucketSets(
+        slot,
+        await dump.elements(ruleset.ADMITTED),
+        (await dump.elements(first), await dump.elements(second)),
+    )
 
 
-def _steady_lease(dump: _Reading) -> _Lease:
+def _steady_lease(dump: _StateReading) -> _LeaseSlots:
     for _attempt in range(_ATTEMPTS):
         slot = dump.goto(ruleset.LEASE_SLOT)
         left_s = {name: left for name in ruleset.LEASES if (left := dump.left_s(name)) is not None}
         if dump.goto(ruleset.LEASE_SLOT) == slot:
-            return _Lease(slot, left_s)
+            return _LeaseSlots(slot, left_s)
     raise DataplaneError("reading the lease: it changes all the time; ask again")

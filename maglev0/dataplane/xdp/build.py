@@ -27,14 +27,23 @@ class BuildWithXdp(build_py):
         try:
             compile_bpf(_PLACE / _SOURCE, place / _PLACE / _OBJECT)
         except OSError as error:
-            sys.stderr.write(f"warning: built without the XDP program: {error}; apt install clang libbpf-dev\n")
+            sys.stderr.write(
+                f"warning: built without the XDP program: {error}; apt install clang libbpf-dev\n"
+            )
 
 
 def compile_bpf(source: Path, target: Path) -> None:
     """Compile C for the kernel's virtual machine, in this machine's byte order; OSError with the reason when that fails."""
-    architecture = sysconfig.get_config_var("MULTIARCH")  # where Debian keeps the headers that linux/types.h includes
+    architecture = sysconfig.get_config_var(
+        "MULTIARCH"
+    )  # where Debian keeps the headers that linux/types.h includes
     include = [f"-I/usr/include/{architecture}"] if architecture else []
     target.parent.mkdir(parents=True, exist_ok=True)
-    result = subprocess.run([*_COMPILE, *include, "-c", str(source), "-o", str(target)], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [*_COMPILE, *include, "-c", str(source), "-o", str(target)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if result.returncode:
         raise OSError(result.stderr.strip().partition("\n")[0])

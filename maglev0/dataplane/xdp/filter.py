@@ -15,7 +15,7 @@ from pathlib import Path
 from maglev0.core.service import Service, Xdp
 from maglev0.dataplane.xdp import libbpf, maps
 from maglev0.dataplane.xdp.libbpf import Bpf, BpfError
-from maglev0.dataplane.xdp.pins import BPF_FILE_SYSTEM, Pins, Shared, any_left
+from maglev0.dataplane.xdp.pins import BPF_FILE_SYSTEM, AttachedProgram, Pins, any_left
 from maglev0.errors import DataplaneError
 
 log = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def remove_leftovers(vip: IPv4Address) -> None:
         Pins(Bpf(), file_system()).forget(vip)
 
 
-class Front:
+class XdpFilter:
     """The XDP program's part for one service. `open` once the rules stand, `close` before they go."""
 
     def __init__(self, service: Service, wish: Xdp) -> None:
@@ -43,7 +43,7 @@ class Front:
         self._wish = wish
         self._bpf: Bpf | None = None
         self._pins: Pins | None = None
-        self._shared: Shared | None = None
+        self._shared: AttachedProgram | None = None
         self._bits = maps.Bits()
         self._index = 0  # where it was tried last
 
@@ -62,17 +62,25 @@ class Front:
         if self._wish is Xdp.OFF or stacked is not None:
             self.forget()
             if stacked is not None and self._wish is not Xdp.OFF:
-                self._say_off(f"{stacked} shares the interface's packets, which our rules do not judge there")
+                self._say_off(
+                    f"{stacked} shares the interface's packets, which our rules do not judge there"
+                )
             return
         try:
             self._bpf = self._bpf or Bpf()
             self._pins = self._pins or Pins(self._bpf, file_system())
-            self._shared = self._pins.join(self._service, index, _FLAGS[self._wish], lambda shared: self._fill(shared, numbers))
+            self._shared = self._pins.join(
+                self._service, index, _FLAGS[self._wish], lambda shared: self._fill(shared, numbers)
+            )
         except DataplaneError as error:
             self.forget()
             self._say_off(_reason(error))
         else:
-            log.info("XDP on %s: %s, refuses foreign packets before the stack", self._service.interface, self.mode)
+            log.info(
+                "XDP on %s: %s, refuses foreign packets before the stack",
+                self._service.interface,
+                self.mode,
+            )
 
     def admit(self, numbers: Collection[int]) -> None:
         """Pass these buckets too; called before nftables admits them."""
@@ -104,15 +112,18 @@ class Front:
         """How the program runs: native, generic, or "off" where it does not."""
         return "off" if self._shared is None else MODES.get(self._shared.mode, "another way")
 
-    def counters(self) -> maps.Counters | None:
+    def counters(self) -> maps.XdpCounters | None:
         """What arrived for the VIP since the program was attached; None where it is not."""
         if self._shared is None or self._bpf is None:
             return None
         size = maps.COUNTER_SIZE * self._bpf.processors
-        passed, dropped = (self._bpf.look_up(self._shared.counters, key, size) for key in maps.counter_keys(self._shared.slot))
-        return maps.Counters(maps.counted(passed), maps.counted(dropped))
+        passed, dropped = (
+            self._bpf.look_up(self._shared.counters, key, size)
+            for key in maps.counter_keys(self._shared.slot)
+        )
+        return maps.XdpCounters(maps.counted(passed), maps.counted(dropped))
 
-    def _fill(self, shared: Shared, numbers: Collection[int]) -> None:
+    def _fill(self, shared: AttachedProgram, numbers: Collection[int]) -> None:
         words, update = maps.whole(shared.slot, numbers, self._service.total_nodes)
         if self._bpf is not None:
             self._bpf.put_all(shared.admitted, *update, len(words))
@@ -123,7 +134,9 @@ class Front:
         if self._shared is None or self._bpf is None:
             return
         try:
-            self._bpf.put_all(self._shared.admitted, *maps.batch(self._shared.slot, words), len(words))
+            self._bpf.put_all(
+                self._shared.admitted, *maps.batch(self._shared.slot, words), len(words)
+            )
         except BpfError as error:
             self._let_go()
             self.forget()
@@ -131,7 +144,7 @@ class Front:
         else:
             self._bits.take(words)
 
-    def _stands(self, shared: Shared) -> bool:
+    def _stands(self, shared: AttachedProgram) -> bool:
         try:
             return self._pins is not None and self._pins.stands(shared)
         except BpfError:
@@ -144,7 +157,12 @@ class Front:
 
     def _say_off(self, reason: str) -> None:
         level = logging.INFO if self._wish is Xdp.AUTO else logging.WARNING
-        log.log(level, "no XDP on %s, nftables alone refuses foreign packets: %s", self._service.interface, reason)
+        log.log(
+            level,
+            "no XDP on %s, nftables alone refuses foreign packets: %s",
+            self._service.interface,
+            reason,
+        )
 
 
 def _reason(error: DataplaneError) -> str:

@@ -41,7 +41,12 @@ class BpfError(DataplaneError):
 
 
 class _LinkOptions(ctypes.Structure):
-    _fields_ = (("sz", ctypes.c_size_t), ("flags", ctypes.c_uint32), ("iter_info", ctypes.c_void_p), ("iter_info_len", ctypes.c_uint32))
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("flags", ctypes.c_uint32),
+        ("iter_info", ctypes.c_void_p),
+        ("iter_info_len", ctypes.c_uint32),
+    )
 
 
 class _QueryOptions(ctypes.Structure):
@@ -56,7 +61,11 @@ class _QueryOptions(ctypes.Structure):
 
 
 class _BatchOptions(ctypes.Structure):
-    _fields_ = (("sz", ctypes.c_size_t), ("elem_flags", ctypes.c_uint64), ("flags", ctypes.c_uint64))
+    _fields_ = (
+        ("sz", ctypes.c_size_t),
+        ("elem_flags", ctypes.c_uint64),
+        ("flags", ctypes.c_uint64),
+    )
 
 
 class Bpf:
@@ -75,15 +84,24 @@ class Bpf:
         except BpfError:
             self._install(elf, program, maps, place, 0)
 
-    def _install(self, elf: bytes, program: str, maps: tuple[str, ...], place: Path, flags: int) -> None:
+    def _install(
+        self, elf: bytes, program: str, maps: tuple[str, ...], place: Path, flags: int
+    ) -> None:
         library, doing = self._library, "loading the XDP program"
         opened = self._pointer(doing, library.bpf_object__open_mem, elf, len(elf), None)
         try:
-            loaded = self._pointer(doing, library.bpf_object__find_program_by_name, opened, program.encode())
+            loaded = self._pointer(
+                doing, library.bpf_object__find_program_by_name, opened, program.encode()
+            )
             library.bpf_program__set_flags(loaded, flags)
             self._call(doing, library.bpf_object__load, opened)
             for name in maps:
-                self.pin(self._call(doing, library.bpf_object__find_map_fd_by_name, opened, name.encode()), place / name)
+                self.pin(
+                    self._call(
+                        doing, library.bpf_object__find_map_fd_by_name, opened, name.encode()
+                    ),
+                    place / name,
+                )
             self.pin(self._call(doing, library.bpf_program__fd, loaded), place / program)
         finally:
             library.bpf_object__close(opened)
@@ -111,7 +129,9 @@ class Bpf:
         with self.opened(program) as descriptor:
             options = _LinkOptions(sz=ctypes.sizeof(_LinkOptions), flags=flags)
             call = self._library.bpf_link_create
-            attached = self._call("attaching XDP", call, descriptor, index, _BPF_XDP, ctypes.byref(options))
+            attached = self._call(
+                "attaching XDP", call, descriptor, index, _BPF_XDP, ctypes.byref(options)
+            )
         try:
             self.pin(attached, link)
         finally:
@@ -120,7 +140,13 @@ class Bpf:
     def replace(self, link: Path, program: Path) -> None:
         """Have a pinned link carry another pinned program from now on, without a packet in between."""
         with self.opened(link) as attached, self.opened(program) as descriptor:
-            self._call("replacing the XDP program", self._library.bpf_link_update, attached, descriptor, None)
+            self._call(
+                "replacing the XDP program",
+                self._library.bpf_link_update,
+                attached,
+                descriptor,
+                None,
+            )
 
     def detach(self, link: Path) -> None:
         """Detach what a pinned link attached: at once, though the pin and others' descriptors may live on."""
@@ -132,26 +158,56 @@ class Bpf:
         if not link.exists():
             return 0
         with self.opened(link) as descriptor:
-            information, size = ctypes.create_string_buffer(_INFO_BYTES), ctypes.c_uint32(_INFO_BYTES)
-            self._call(f"asking for {link}", self._library.bpf_obj_get_info_by_fd, descriptor, information, ctypes.byref(size))
+            information, size = (
+                ctypes.create_string_buffer(_INFO_BYTES),
+                ctypes.c_uint32(_INFO_BYTES),
+            )
+            self._call(
+                f"asking for {link}",
+                self._library.bpf_obj_get_info_by_fd,
+                descriptor,
+                information,
+                ctypes.byref(size),
+            )
             return int(_LINK_INFO.unpack_from(information.raw)[0])
 
     def mode(self, index: int) -> int:
         """How the interface's program is attached: NATIVE, GENERIC, or 0 for none and all else."""
         options = _QueryOptions(sz=ctypes.sizeof(_QueryOptions))
-        self._call(f"asking for XDP on interface {index}", self._library.bpf_xdp_query, index, 0, ctypes.byref(options))
+        self._call(
+            f"asking for XDP on interface {index}",
+            self._library.bpf_xdp_query,
+            index,
+            0,
+            ctypes.byref(options),
+        )
         return _MODES.get(options.attach_mode, 0)
 
     def put(self, table: int, key: bytes, value: bytes) -> None:
         """Set one element of a map."""
-        self._call("changing a BPF map", self._library.bpf_map_update_elem, table, key, value, ctypes.c_uint64(0))
+        self._call(
+            "changing a BPF map",
+            self._library.bpf_map_update_elem,
+            table,
+            key,
+            value,
+            ctypes.c_uint64(0),
+        )
 
     def put_all(self, table: int, keys: bytes, values: bytes, count: int) -> None:
         """Set `count` elements of a map in one call (Linux 5.6 and later)."""
         options, done = _BatchOptions(sz=ctypes.sizeof(_BatchOptions)), ctypes.c_uint32(count)
         if count:
             call = self._library.bpf_map_update_batch
-            self._call("changing a BPF map", call, table, keys, values, ctypes.byref(done), ctypes.byref(options))
+            self._call(
+                "changing a BPF map",
+                call,
+                table,
+                keys,
+                values,
+                ctypes.byref(done),
+                ctypes.byref(options),
+            )
 
     def take_out(self, table: int, key: bytes) -> None:
         """Delete an element of a map, which must be there."""
@@ -165,7 +221,12 @@ class Bpf:
 
     def run(self, program: int, options: ctypes.Structure) -> None:
         """Run a program by BPF_PROG_TEST_RUN, as the library's `struct bpf_test_run_opts` says; the answers stand there, too."""
-        self._call("running a BPF program", self._library.bpf_prog_test_run_opts, program, ctypes.byref(options))
+        self._call(
+            "running a BPF program",
+            self._library.bpf_prog_test_run_opts,
+            program,
+            ctypes.byref(options),
+        )
 
     def keys(self, table: int, size: int, most: int) -> list[bytes]:
         """The keys of a map of at most so many elements."""
@@ -196,7 +257,9 @@ class Bpf:
         return result
 
     def _error(self, doing: str, number: int) -> BpfError:
-        kernel = [said.partition(_KERNEL_SAYS)[2].strip() for said in self._said if _KERNEL_SAYS in said]
+        kernel = [
+            said.partition(_KERNEL_SAYS)[2].strip() for said in self._said if _KERNEL_SAYS in said
+        ]
         return BpfError(doing, number, kernel[-1] if kernel else "")
 
 
@@ -218,7 +281,9 @@ def _loaded() -> _Loaded:
 
     def hear(_level: int, form: bytes, values: Any) -> int:
         buffer = ctypes.create_string_buffer(_MESSAGE_BYTES)
-        ctypes.CDLL(None).vsnprintf(buffer, ctypes.c_size_t(_MESSAGE_BYTES), form, ctypes.c_void_p(values))
+        ctypes.CDLL(None).vsnprintf(
+            buffer, ctypes.c_size_t(_MESSAGE_BYTES), form, ctypes.c_void_p(values)
+        )
         said.append(buffer.value.decode(errors="replace").strip())
         return 0
 

@@ -33,7 +33,7 @@ class Counter(NamedTuple):
     bytes: int
 
 
-class Counters(NamedTuple):
+class XdpCounters(NamedTuple):
     """What arrived for one VIP: passed on to the next stage, and dropped as foreign."""
 
     passed: Counter
@@ -54,7 +54,9 @@ def free_slot(taken: Collection[int]) -> int:
     """The lowest slot that no VIP has. Raises `UnavailableError` when the program serves as many VIPs as one can."""
     slot = next((slot for slot in range(MAX_VIPS) if slot not in taken), None)
     if slot is None:
-        raise UnavailableError(f"the program on the interface serves {MAX_VIPS} addresses already, the most that it can")
+        raise UnavailableError(
+            f"the program on the interface serves {MAX_VIPS} addresses already, the most that it can"
+        )
     return slot
 
 
@@ -100,10 +102,14 @@ class Bits:
 
 def batch(slot: int, words: Mapping[int, int]) -> tuple[bytes, bytes]:
     """Keys and values of an update of `admitted`."""
-    return array("I", (slot * WORDS + index for index in words)).tobytes(), array("Q", words.values()).tobytes()
+    return array("I", (slot * WORDS + index for index in words)).tobytes(), array(
+        "Q", words.values()
+    ).tobytes()
 
 
-def whole(slot: int, buckets: Iterable[int], total_nodes: int) -> tuple[Mapping[int, int], tuple[bytes, bytes]]:
+def whole(
+    slot: int, buckets: Iterable[int], total_nodes: int
+) -> tuple[Mapping[int, int], tuple[bytes, bytes]]:
     """All words that a service of so many buckets has, and their update."""
     words = dict.fromkeys(range(-(-max(2, total_nodes) // WORD_BITS)), 0)
     words.update(Bits().added(buckets))

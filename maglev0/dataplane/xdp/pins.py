@@ -35,7 +35,7 @@ _NAME = re.compile(r"(\d+)_(\d+)_([0-9a-f]{16})")
 _NETNS = Path("/proc/thread-self/ns/net")
 
 
-class Place(NamedTuple):
+class PinnedProgram(NamedTuple):
     """Where one program of ours is pinned."""
 
     path: Path
@@ -53,10 +53,10 @@ class Place(NamedTuple):
         return self.path / LINK
 
 
-class Shared(NamedTuple):
+class AttachedProgram(NamedTuple):
     """A program that serves a VIP: on which interface, how attached, in which slot, and descriptors of its maps."""
 
-    place: Place
+    place: PinnedProgram
     mode: int
     slot: int
     vips: int
@@ -85,7 +85,9 @@ class Pins:
         self._file_system = file_system
         self._root = file_system / "maglev0"
 
-    def join(self, service: Service, index: int, flags: int, fill: Callable[[Shared], None]) -> Shared:
+    def join(
+        self, service: Service, index: int, flags: int, fill: Callable[[AttachedProgram], None]
+    ) -> AttachedProgram:
         """Have the interface's program serve the VIP, attaching it as `flags` say where there is none.
 
         `fill` writes the VIP's bits before the first packet is judged by them. Raises `UnavailableError` or `BpfError` for what keeps a program from
@@ -105,14 +107,14 @@ class Pins:
         with self._locked():
             self._forget(vip)
 
-    def stands(self, shared: Shared) -> bool:
+    def stands(self, shared: AttachedProgram) -> bool:
         """Whether the program is still attached."""
         return self._stands(shared.place)
 
-    def _stands(self, place: Place) -> bool:
+    def _stands(self, place: PinnedProgram) -> bool:
         return self._bpf.interface_of(place.link) == place.ifindex
 
-    def _standing(self, index: int, digest: str, vip: IPv4Address) -> Place | None:
+    def _standing(self, index: int, digest: str, vip: IPv4Address) -> PinnedProgram | None:
         """Our program on the interface, one of another version only if it serves nobody else; all that stands nowhere is removed."""
         found = None
         for place in places(self._root):
@@ -121,11 +123,15 @@ class Pins:
             elif place.ifindex == index:
                 found = place
         if found is not None and found.digest != digest and self._vips(found) - {vip.packed}:
-            raise UnavailableError("another version of maglev0 serves other addresses there; it can once those have been restarted too")
+            raise UnavailableError(
+                "another version of maglev0 serves other addresses there; it can once those have been restarted too"
+            )
         return found
 
-    def _install(self, elf: bytes, digest: str, index: int, flags: int, former: Place | None) -> Place:
-        place = Place(self._root / f"{_netns()}_{index}_{digest}", index, digest)
+    def _install(
+        self, elf: bytes, digest: str, index: int, flags: int, former: PinnedProgram | None
+    ) -> PinnedProgram:
+        place = PinnedProgram(self._root / f"{_netns()}_{index}_{digest}", index, digest)
         place.path.mkdir(mode=0o700)
         try:
             self._bpf.install(elf, PROGRAM, MAPS, place.path)
@@ -138,11 +144,15 @@ class Pins:
         except BpfError as error:
             _remove(place)
             if error.number in (errno.EBUSY, errno.EEXIST):
-                raise UnavailableError("another XDP program is attached, which is left alone") from error
+                raise UnavailableError(
+                    "another XDP program is attached, which is left alone"
+                ) from error
             raise
         return place
 
-    def _serve(self, service: Service, place: Place, fill: Callable[[Shared], None]) -> Shared:
+    def _serve(
+        self, service: Service, place: PinnedProgram, fill: Callable[[AttachedProgram], None]
+    ) -> AttachedProgram:
         descriptors = [self._bpf.get(place.path / name) for name in MAPS]
         try:
             return self._enter(service, place, descriptors, fill)
@@ -151,22 +161,36 @@ class Pins:
                 os.close(descriptor)
             raise
 
-    def _enter(self, service: Service, place: Place, descriptors: list[int], fill: Callable[[Shared], None]) -> Shared:
+    def _enter(
+        self,
+        service: Service,
+        place: PinnedProgram,
+        descriptors: list[int],
+        fill: Callable[[AttachedProgram], None],
+    ) -> AttachedProgram:
         vips, admitted, counters = descriptors
         values = {key: self._bpf.look_up(vips, key, maps.VIP_SIZE) for key in self._keys(vips)}
         own = values.get(service.vip.packed)
-        slot = maps.free_slot([maps.slot_of(value) for value in values.values()]) if own is None else maps.slot_of(own)
-        shared = Shared(place, self._bpf.mode(place.ifindex), slot, vips, admitted, counters)
+        slot = (
+            maps.free_slot([maps.slot_of(value) for value in values.values()])
+            if own is None
+            else maps.slot_of(own)
+        )
+        shared = AttachedProgram(
+            place, self._bpf.mode(place.ifindex), slot, vips, admitted, counters
+        )
         value = maps.vip_value(service, slot)
         if own is None:
             self._reset(shared)
         elif own != value:
-            self._bpf.take_out(vips, service.vip.packed)  # hashed another way, its bits mean other buckets
+            self._bpf.take_out(
+                vips, service.vip.packed
+            )  # hashed another way, its bits mean other buckets
         fill(shared)
         self._bpf.put(vips, service.vip.packed, value)
         return shared
 
-    def _reset(self, shared: Shared) -> None:
+    def _reset(self, shared: AttachedProgram) -> None:
         """Count from zero: the slot may have been another VIP's."""
         for key in maps.counter_keys(shared.slot):
             self._bpf.put(shared.counters, key, bytes(maps.COUNTER_SIZE * self._bpf.processors))
@@ -183,12 +207,12 @@ class Pins:
                 self._bpf.detach(place.link)
                 _remove(place)
 
-    def _take_out(self, place: Place, vip: IPv4Address) -> None:
+    def _take_out(self, place: PinnedProgram, vip: IPv4Address) -> None:
         with self._bpf.opened(place.path / "vips") as vips:
             if vip.packed in self._keys(vips):
                 self._bpf.take_out(vips, vip.packed)
 
-    def _vips(self, place: Place) -> set[bytes]:
+    def _vips(self, place: PinnedProgram) -> set[bytes]:
         with self._bpf.opened(place.path / "vips") as vips:
             return set(self._keys(vips))
 
@@ -199,12 +223,16 @@ class Pins:
     def _locked(self) -> Iterator[None]:
         """Hold the lock, an flock on the directory, which the last one to leave removes."""
         if not _is_bpf_file_system(self._file_system):
-            raise UnavailableError(f"no BPF file system on {self._file_system}; mount -t bpf bpf {self._file_system}")
+            raise UnavailableError(
+                f"no BPF file system on {self._file_system}; mount -t bpf bpf {self._file_system}"
+            )
         lock = self._lock()
         try:
             yield
         except OSError as error:
-            raise UnavailableError(f"{error.filename}: {(error.strerror or str(error)).lower()}") from error
+            raise UnavailableError(
+                f"{error.filename}: {(error.strerror or str(error)).lower()}"
+            ) from error
         finally:
             with suppress(OSError):  # not empty: others are there
                 self._root.rmdir()
@@ -231,28 +259,37 @@ def _netns() -> int:
     return _NETNS.stat().st_ino
 
 
-def places(root: Path) -> list[Place]:
+def places(root: Path) -> list[PinnedProgram]:
     """Where programs of this network namespace are pinned: nowhere while there is no `root`."""
     try:
         paths = sorted(root.iterdir())
     except FileNotFoundError:
         return []
     matches = [(path, _NAME.fullmatch(path.name)) for path in paths]
-    return [Place(path, int(match[2]), match[3]) for path, match in matches if match and int(match[1]) == _netns()]
+    return [
+        PinnedProgram(path, int(match[2]), match[3])
+        for path, match in matches
+        if match and int(match[1]) == _netns()
+    ]
 
 
 def _elf() -> bytes:
     try:
         return _OBJECT.read_bytes()
     except FileNotFoundError as error:
-        raise UnavailableError("this installation has no XDP program: clang was missing when it was built; apt install clang libbpf-dev") from error
+        raise UnavailableError(
+            "this installation has no XDP program: clang was missing when it was built; apt install clang libbpf-dev"
+        ) from error
 
 
 def _is_bpf_file_system(path: Path) -> bool:
-    return any(line.split()[1:3] == [str(path), "bpf"] for line in Path("/proc/thread-self/mounts").read_text().splitlines())
+    return any(
+        line.split()[1:3] == [str(path), "bpf"]
+        for line in Path("/proc/thread-self/mounts").read_text().splitlines()
+    )
 
 
-def _remove(place: Place) -> None:
+def _remove(place: PinnedProgram) -> None:
     for name in (LINK, PROGRAM, *MAPS):
         (place.path / name).unlink(missing_ok=True)
     place.path.rmdir()

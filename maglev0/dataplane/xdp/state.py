@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from maglev0.core.service import Service
-from maglev0.dataplane.verdict import Program
+from maglev0.dataplane.verdict import XdpFacts
 from maglev0.dataplane.xdp import filter as front
 from maglev0.dataplane.xdp import maps
 from maglev0.dataplane.xdp.libbpf import Bpf
@@ -16,7 +16,7 @@ from maglev0.dataplane.xdp.pins import places
 from maglev0.errors import UnavailableError
 
 
-def read(service: Service, index: int) -> Program | None:
+def read(service: Service, index: int) -> XdpFacts | None:
     """What the program on the interface of that index is and does, `None` where there is none. Raises `BpfError`."""
     try:
         bpf = Bpf()
@@ -25,14 +25,21 @@ def read(service: Service, index: int) -> Program | None:
     mode = bpf.mode(index)
     place = _place(bpf, index)
     if place is not None:
-        return Program(front.MODES.get(mode, "another way"), _admitted(bpf, place, service))
-    return Program(front.MODES[mode], None) if mode else None
+        return XdpFacts(front.MODES.get(mode, "another way"), _admitted(bpf, place, service))
+    return XdpFacts(front.MODES[mode], None) if mode else None
 
 
 def _place(bpf: Bpf, index: int) -> Path | None:
     """Where the program of ours on that interface is pinned."""
     found = places(front.file_system() / "maglev0")
-    return next((place.path for place in found if place.ifindex == index and bpf.interface_of(place.link) == index), None)
+    return next(
+        (
+            place.path
+            for place in found
+            if place.ifindex == index and bpf.interface_of(place.link) == index
+        ),
+        None,
+    )
 
 
 def _admitted(bpf: Bpf, place: Path, service: Service) -> frozenset[int] | None:
@@ -53,4 +60,8 @@ def _buckets(bpf: Bpf, admitted: int, slot: int, total_nodes: int) -> Iterator[i
         key = struct.pack("=I", slot * maps.WORDS + first // maps.WORD_BITS)
         word = int.from_bytes(bpf.look_up(admitted, key, maps.WORD_BITS // 8), sys.byteorder)
         if word:
-            yield from (bucket for bucket in range(first, min(first + maps.WORD_BITS, total_nodes + 1)) if word >> bucket - first & 1)
+            yield from (
+                bucket
+                for bucket in range(first, min(first + maps.WORD_BITS, total_nodes + 1))
+                if word >> bucket - first & 1
+            )

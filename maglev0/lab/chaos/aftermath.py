@@ -64,9 +64,15 @@ def lines(tally: Tally, timeline: Timeline) -> list[str]:
     """As text; none where nothing was lost."""
     found = []
     for cause, loss in losses(tally, timeline).items():
-        rows = {"its kernel answered last": loss.silent_s, "others answered first": loss.first_s, "all its buckets were served again": loss.all_s}
+        rows = {
+            "its kernel answered last": loss.silent_s,
+            "others answered first": loss.first_s,
+            "all its buckets were served again": loss.all_s,
+        }
         for what, values in rows.items():
             figures = f"median {quantile(values, 0.5):.3f} s, 90 % {quantile(values, 0.9):.3f} s, most {max(values, default=0.0):.3f} s"
             found.append(f"{cause}: {what} after {figures} ({len(values)} times)")
-        found.append(f"{cause}: sources without an answer at some time: median {quantile(loss.affected, 0.5):.1%}")
+        found.append(
+            f"{cause}: sources without an answer at some time: median {quantile(loss.affected, 0.5):.1%}"
+        )
     return found

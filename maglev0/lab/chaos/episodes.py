@@ -64,7 +64,9 @@ class Timeline:
     def __init__(self, episodes: Sequence[Episode], until_ns: int) -> None:
         self.episodes = episodes
         self.until_ns = until_ns
-        self._begins_ns = [episode.since_ns - (0 if episode.is_quiet else IN_FLIGHT_NS) for episode in episodes]
+        self._begins_ns = [
+            episode.since_ns - (0 if episode.is_quiet else IN_FLIGHT_NS) for episode in episodes
+        ]
 
     def index_at(self, at_ns: int) -> int:
         """The number of the episode that an instant belongs to."""
@@ -77,4 +79,11 @@ class Timeline:
     def duration_s(self, causes: Collection[str]) -> float:
         """How long episodes of these causes lasted together."""
         ends_ns = [*(episode.since_ns for episode in self.episodes[1:]), self.until_ns]
-        return sum(end_ns - episode.since_ns for episode, end_ns in zip(self.episodes, ends_ns, strict=True) if episode.cause in causes) / 1e9
+        return (
+            sum(
+                end_ns - episode.since_ns
+                for episode, end_ns in zip(self.episodes, ends_ns, strict=True)
+                if episode.cause in causes
+            )
+            / 1e9
+        )

@@ -17,8 +17,8 @@ from maglev0.lab.testbed.node import LEAVE_TIMEOUT_S
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from maglev0.lab.chaos.stage import Stage
-    from maglev0.lab.testbed.zookeeper import Server
+    from maglev0.lab.chaos.stage import Trial
+    from maglev0.lab.testbed.zookeeper import ZooKeeperServer
 
 # systemd's RestartSec=1 would outlast a session of 1 s; a supervisor may be quicker.
 RESTART_S = 0.1
@@ -31,14 +31,14 @@ ELECTION_ASK_S = 0.02
 ELECTION_TIMEOUT_S = 60.0
 
 
-class Fault(NamedTuple):
+class LabFault(NamedTuple):
     """`act` does it from its begin to when all is as before; `least` is how many nodes have to serve for it."""
 
-    act: Callable[[Stage], None]
+    act: Callable[[Trial], None]
     least: int = LEAST_SERVING
 
 
-def join(stage: Stage) -> None:
+def join(stage: Trial) -> None:
     """A node whose daemon does not run starts it; where there is none, one leaves first."""
     if not stage.absent:
         leave(stage)
@@ -49,7 +49,7 @@ def join(stage: Stage) -> None:
     stage.settle()
 
 
-def leave(stage: Stage) -> None:
+def leave(stage: Trial) -> None:
     """SIGTERM: hand-over, drain, end; users go on with their connections there for a while."""
     number = stage.pick()
     node = stage.node(number)
@@ -61,11 +61,13 @@ def leave(stage: Stage) -> None:
     stage.clients.retire(number)
     status = node.daemon.wait(LEAVE_TIMEOUT_S)
     if status:
-        raise LabError(f"{node.daemon.name} ended with status {status} when it was told to leave, see {node.machine.log}")
+        raise LabError(
+            f"{node.daemon.name} ended with status {status} when it was told to leave, see {node.machine.log}"
+        )
     stage.clients.wait_served(LEAVE_TIMEOUT_S)
 
 
-def kill(stage: Stage) -> None:
+def kill(stage: Trial) -> None:
     """SIGKILL to a daemon that stays dead for some time; its machine lives."""
     number = stage.pick()
     stage.begin("kill", stage.crash(number), f"node {number}")
@@ -78,7 +80,7 @@ def kill(stage: Stage) -> None:
     stage.settle()
 
 
-def crash_and_restart(stage: Stage) -> None:
+def crash_and_restart(stage: Trial) -> None:
     """SIGKILL, and a supervisor starts the daemon again at once: within its session's life nobody sees a change."""
     number = stage.pick()
     stage.begin("crash and restart", stage.crash(number), f"node {number}")
@@ -88,36 +90,40 @@ def crash_and_restart(stage: Stage) -> None:
     stage.settle()
 
 
-def restart(stage: Stage) -> None:
+def restart(stage: Trial) -> None:
     """The restart signal, and the next daemon at once."""
     _restart(stage, stage.pick(), "restart")
 
 
-def restart_all(stage: Stage) -> None:
+def restart_all(stage: Trial) -> None:
     """Every node in turn."""
     for number in sorted(stage.serving):
         _restart(stage, number, "restart of all in turn")
 
 
-def weight(stage: Stage) -> None:
+def weight(stage: Trial) -> None:
     """A restart with another weight."""
     number = stage.pick()
     before = stage.weights[number]
-    stage.weights[number] = stage.rng.choice([weight for weight in stage.choices.weights if weight != before])
+    stage.weights[number] = stage.rng.choice(
+        [weight for weight in stage.choices.weights if weight != before]
+    )
     _restart(stage, number, "weight", f", weight {before} to {stage.weights[number]}")
 
 
-def _restart(stage: Stage, number: int, cause: str, note: str = "") -> None:
+def _restart(stage: Trial, number: int, cause: str, note: str = "") -> None:
     stage.begin(cause, stage.planned(), f"node {number}{note}")
     node = stage.node(number)
     status = node.suspend_daemon()
     if status:
-        raise LabError(f"{node.daemon.name} ended with status {status} when it was told to restart, see {node.machine.log}")
+        raise LabError(
+            f"{node.daemon.name} ended with status {status} when it was told to restart, see {node.machine.log}"
+        )
     stage.start(number)
     stage.settle()
 
 
-def pause_short(stage: Stage) -> None:
+def pause_short(stage: Trial) -> None:
     """SIGSTOP and SIGCONT within a lease: at most the rest of one is lost."""
     number = stage.pick()
     stage.begin("pause, short", stage.crash(number), f"node {number}")
@@ -129,7 +135,7 @@ def pause_short(stage: Stage) -> None:
     stage.settle()
 
 
-def pause_long(stage: Stage) -> None:
+def pause_long(stage: Trial) -> None:
     """SIGSTOP for three session timeouts, then SIGCONT: the others take over, the woken node joins again."""
     number = stage.pick()
     node = stage.node(number)
@@ -144,7 +150,7 @@ def pause_long(stage: Stage) -> None:
     stage.settle_after(number, announced)
 
 
-def stop_at_call(stage: Stage) -> None:
+def stop_at_call(stage: Trial) -> None:
     """The daemon is stopped as one of its threads comes to some system call, for longer than its session lives; the others take over."""
     number = stage.pick()
     node = stage.node(number)
@@ -164,7 +170,7 @@ def stop_at_call(stage: Stage) -> None:
     stage.settle_after(number, announced)
 
 
-def cut_management(stage: Stage) -> None:
+def cut_management(stage: Trial) -> None:
     """A node loses ZooKeeper and nothing else, for longer than its session; its connections go on."""
     number = stage.pick()
     cable = stage.node(number).machine.management_cable
@@ -179,7 +185,7 @@ def cut_management(stage: Stage) -> None:
     stage.settle_after(number, announced)
 
 
-def cut_traffic(stage: Stage) -> None:
+def cut_traffic(stage: Trial) -> None:
     """A node loses its clients and the carrier there; it has to leave by itself."""
     number = stage.pick()
     cable = stage.node(number).machine.traffic_cable
@@ -188,17 +194,25 @@ def cut_traffic(stage: Stage) -> None:
     network.pull(cable)
     stage.settle(without=[number])
     announced = stage.node(number).announcements()
-    stage.begin("traffic cut, then mended", replace(stage.planned(), breaks=frozenset({number})), f"node {number}")
+    stage.begin(
+        "traffic cut, then mended",
+        replace(stage.planned(), breaks=frozenset({number})),
+        f"node {number}",
+    )
     network.push(cable)
     stage.settle_after(number, announced)
 
 
-def mute_traffic(stage: Stage) -> None:
+def mute_traffic(stage: Trial) -> None:
     """A switch swallows a node's traffic while the carrier stays: nobody is promised to notice before the switch is mended."""
     number = stage.pick()
     cable = stage.node(number).machine.traffic_cable
     lasting_s = stage.rng.uniform(0.5, 3.0)
-    stage.begin("traffic swallowed", replace(stage.crash(number, breaks=[number]), gap_s=lasting_s + stage.crash_s), f"node {number}")
+    stage.begin(
+        "traffic swallowed",
+        replace(stage.crash(number, breaks=[number]), gap_s=lasting_s + stage.crash_s),
+        f"node {number}",
+    )
     stage.cluster.network.mute(cable)
     time.sleep(lasting_s)
     stage.cluster.network.unmute(cable)
@@ -206,7 +220,7 @@ def mute_traffic(stage: Stage) -> None:
     stage.settle()
 
 
-def cut_both(stage: Stage) -> None:
+def cut_both(stage: Trial) -> None:
     """Both cables pulled, and put back later."""
     number = stage.pick()
     node = stage.node(number)
@@ -214,12 +228,16 @@ def cut_both(stage: Stage) -> None:
     node.pull_cables()
     stage.settle(without=[number])
     announced = node.announcements()
-    stage.begin("both cut, then mended", replace(stage.planned(), breaks=frozenset({number})), f"node {number}")
+    stage.begin(
+        "both cut, then mended",
+        replace(stage.planned(), breaks=frozenset({number})),
+        f"node {number}",
+    )
     node.push_cables()
     stage.settle_after(number, announced)
 
 
-def lose_host(stage: Stage) -> None:
+def lose_host(stage: Trial) -> None:
     """A power cut; later the machine boots and its daemon starts."""
     number = stage.pick()
     node = stage.node(number)
@@ -228,12 +246,16 @@ def lose_host(stage: Stage) -> None:
     stage.serving.discard(number)
     stage.settle()
     node.power_on()
-    stage.begin("host lost, then booted", replace(stage.planned(), breaks=frozenset({number})), f"node {number}")
+    stage.begin(
+        "host lost, then booted",
+        replace(stage.planned(), breaks=frozenset({number})),
+        f"node {number}",
+    )
     stage.start(number)
     stage.settle()
 
 
-def kill_leader(stage: Stage) -> None:
+def kill_leader(stage: Trial) -> None:
     """ZooKeeper's leader is killed, another elected, the killed one started again."""
     leader = stage.cluster.zookeeper.leader()
     _lose_leader(stage, "ZooKeeper leader killed", leader, leader.kill)
@@ -242,7 +264,7 @@ def kill_leader(stage: Stage) -> None:
     stage.settle()
 
 
-def freeze_leader(stage: Stage) -> None:
+def freeze_leader(stage: Trial) -> None:
     """ZooKeeper's leader falls silent while its connections stand, another is elected, the silent one wakes."""
     leader = stage.cluster.zookeeper.leader()
     _lose_leader(stage, "ZooKeeper leader silent", leader, leader.freeze)
@@ -251,7 +273,9 @@ def freeze_leader(stage: Stage) -> None:
     stage.settle()
 
 
-def _lose_leader(stage: Stage, cause: str, leader: Server, lose: Callable[[], None]) -> None:
+def _lose_leader(
+    stage: Trial, cause: str, leader: ZooKeeperServer, lose: Callable[[], None]
+) -> None:
     """Lose it, wait for the next one; what clients went without until then is ZooKeeper's doing."""
     episode = stage.begin(cause, stage.crash())
     lose()
@@ -262,7 +286,7 @@ def _lose_leader(stage: Stage, cause: str, leader: Server, lose: Callable[[], No
     episode.note = f"no leader for {episode.allowance.gap_s - stage.crash_s:.1f} s"
 
 
-def lose_all_servers(stage: Stage) -> None:
+def lose_all_servers(stage: Trial) -> None:
     """Every server of ZooKeeper is killed, and started again some seconds later."""
     servers = stage.cluster.zookeeper.servers
     stage.begin("ZooKeeper away", stage.crash())
@@ -278,14 +302,14 @@ def lose_all_servers(stage: Stage) -> None:
     stage.settle()
 
 
-def _allow_until_now(stage: Stage) -> None:
+def _allow_until_now(stage: Trial) -> None:
     """Nobody can be served for as long as ZooKeeper was away, and a moment longer."""
     episode = stage.episodes[-1]
     away_s = (time.monotonic_ns() - episode.since_ns) / 1e9
     episode.allowance = replace(episode.allowance, gap_s=away_s + stage.crash_s, nodes=None)
 
 
-def _await_leader(servers: list[Server]) -> None:
+def _await_leader(servers: list[ZooKeeperServer]) -> None:
     deadline_s = time.monotonic() + ELECTION_TIMEOUT_S
     while all(server.mode() != "leader" for server in servers):
         if time.monotonic() > deadline_s:
@@ -293,17 +317,21 @@ def _await_leader(servers: list[Server]) -> None:
         time.sleep(ELECTION_ASK_S)
 
 
-def flush(stage: Stage) -> None:
+def flush(stage: Trial) -> None:
     """Another program on a node throws all nftables rules away."""
     number = stage.pick()
     stage.begin("nft flush ruleset", stage.crash(number), f"node {number}")
     path = namespace.path_of(stage.node(number).machine.namespace)
-    subprocess.run(["nsenter", f"--net={path}", "--", "nft", "flush", "ruleset"], check=True, capture_output=True)
+    subprocess.run(
+        ["nsenter", f"--net={path}", "--", "nft", "flush", "ruleset"],
+        check=True,
+        capture_output=True,
+    )
     time.sleep(stage.session_s)
     stage.settle()
 
 
-def load(stage: Stage) -> None:
+def load(stage: Trial) -> None:
     """Both cores are busy with something else; whoever is too slow may lose its lease, but nothing worse."""
     stage.begin("both cores busy", replace(stage.crash(), nodes=None))
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
@@ -317,24 +345,24 @@ def load(stage: Stage) -> None:
 
 
 FAULTS = {
-    "join": Fault(join),
-    "leave": Fault(leave, LEAST_SERVING + 1),
-    "kill": Fault(kill),
-    "crash": Fault(crash_and_restart),
-    "restart": Fault(restart),
-    "restart-all": Fault(restart_all),
-    "weight": Fault(weight),
-    "pause-short": Fault(pause_short),
-    "pause-long": Fault(pause_long),
-    "stop-at-call": Fault(stop_at_call),
-    "cut-management": Fault(cut_management),
-    "cut-traffic": Fault(cut_traffic),
-    "mute-traffic": Fault(mute_traffic),
-    "cut-both": Fault(cut_both),
-    "lose-host": Fault(lose_host),
-    "kill-leader": Fault(kill_leader),
-    "freeze-leader": Fault(freeze_leader),
-    "lose-zookeeper": Fault(lose_all_servers),
-    "flush": Fault(flush),
-    "load": Fault(load),
+    "join": LabFault(join),
+    "leave": LabFault(leave, LEAST_SERVING + 1),
+    "kill": LabFault(kill),
+    "crash": LabFault(crash_and_restart),
+    "restart": LabFault(restart),
+    "restart-all": LabFault(restart_all),
+    "weight": LabFault(weight),
+    "pause-short": LabFault(pause_short),
+    "pause-long": LabFault(pause_long),
+    "stop-at-call": LabFault(stop_at_call),
+    "cut-management": LabFault(cut_management),
+    "cut-traffic": LabFault(cut_traffic),
+    "mute-traffic": LabFault(mute_traffic),
+    "cut-both": LabFault(cut_both),
+    "lose-host": LabFault(lose_host),
+    "kill-leader": LabFault(kill_leader),
+    "freeze-leader": LabFault(freeze_leader),
+    "lose-zookeeper": LabFault(lose_all_servers),
+    "flush": LabFault(flush),
+    "load": LabFault(load),
 }

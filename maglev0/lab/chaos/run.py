@@ -40,12 +40,12 @@ from maglev0.core.service import HashFamily, Xdp
 from maglev0.errors import ConfigError, MaglevError
 from maglev0.lab.chaos import report
 from maglev0.lab.chaos.faults import FAULTS
-from maglev0.lab.chaos.stage import Stage
+from maglev0.lab.chaos.stage import Trial
 from maglev0.lab.chaos.verdict import judge
 from maglev0.lab.errors import LabError
 from maglev0.lab.testbed import prerequisites, supervisor
-from maglev0.lab.testbed.cluster import Cluster, Settings
-from maglev0.lab.traffic.clients import Clients, Pace, Result
+from maglev0.lab.testbed.cluster import Lab, LabSettings
+from maglev0.lab.traffic.clients import ClientResult, Clients, Pace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,10 +57,10 @@ SEEDS = range(1, 1_000_000)
 
 
 @dataclass(frozen=True)
-class Plan:
+class ChaosPlan:
     """One run: which faults in which order, on what, for how long."""
 
-    settings: Settings
+    settings: LabSettings
     faults: tuple[str, ...]
     seed: int
     seconds: float
@@ -76,12 +76,12 @@ def chosen(faults: tuple[str, ...], rng: random.Random) -> Iterator[str]:
         yield from rng.sample(faults, len(faults))
 
 
-def run(cluster: Cluster, plan: Plan) -> tuple[Result, Timeline, str | None]:
+def run(cluster: Lab, plan: ChaosPlan) -> tuple[ClientResult, Timeline, str | None]:
     """Do it on a cluster that is built; what clients saw, what was done, and what ended it early, if anything did."""
     cluster.start()
     with Clients(cluster, Pace(rate=plan.rate)) as clients:
         clients.wait_held()
-        stage = Stage(cluster, clients, random.Random(plan.seed))  # noqa: S311  no secret
+        stage = Trial(cluster, clients, random.Random(plan.seed))  # noqa: S311  no secret
         stage.quiet()
         broke_off = None
         try:
@@ -91,7 +91,7 @@ def run(cluster: Cluster, plan: Plan) -> tuple[Result, Timeline, str | None]:
         return clients.stop(), stage.timeline(), broke_off
 
 
-def _trouble(stage: Stage, plan: Plan) -> None:
+def _trouble(stage: Trial, plan: ChaosPlan) -> None:
     until_s = time.monotonic() + plan.seconds
     for name in chosen(plan.faults, stage.rng):
         if time.monotonic() > until_s:
@@ -110,40 +110,46 @@ def _tell(text: str) -> None:
     sys.stderr.flush()
 
 
-def trial(cluster: Cluster, plan: Plan) -> int:
+def trial(cluster: Lab, plan: ChaosPlan) -> int:
     """Build, run, judge and tell; the exit status."""
     cluster.build()
     result, timeline, broke_off = run(cluster, plan)
     verdict = judge(result.tally, result.turns, timeline, hold=plan.hold)
     if broke_off is not None:
-        verdict.faults.append(f"ended early, in {timeline.episodes[-1].cause} ({timeline.episodes[-1].note}): {broke_off}")
+        verdict.faults.append(
+            f"ended early, in {timeline.episodes[-1].cause} ({timeline.episodes[-1].note}): {broke_off}"
+        )
     if plan.as_json:
         sys.stdout.write(report.to_json(verdict, result, plan.seed) + "\n")
     else:
-        sys.stdout.write(f"seed {plan.seed}\n{report.text(verdict, result, timeline, hold=plan.hold)}\n")
+        sys.stdout.write(
+            f"seed {plan.seed}\n{report.text(verdict, result, timeline, hold=plan.hold)}\n"
+        )
     if not verdict.good:
         keep_logs(cluster, plan.logs / f"seed-{plan.seed}")
     return 0 if verdict.good else 1
 
 
-def keep_logs(cluster: Cluster, directory: Path) -> None:
+def keep_logs(cluster: Lab, directory: Path) -> None:
     """Copy the logs, and what the client saw, before they go with the lab."""
     no_use = shutil.ignore_patterns("version-2", "orders", "back", "lock", "*-run", "*-bpf")
     shutil.copytree(cluster.claim.directory, directory, ignore=no_use, dirs_exist_ok=True)
     _tell(f"logs and what the client saw: {directory}")
 
 
-def _plan(arguments: dict[str, Any]) -> Plan:
+def _plan(arguments: dict[str, Any]) -> ChaosPlan:
     names = tuple(arguments["--faults"].split(",")) if arguments["--faults"] else tuple(FAULTS)
     unknown = sorted(set(names) - set(FAULTS))
     if unknown:
-        raise ConfigError(f"--faults={arguments['--faults']}: no such fault: {', '.join(unknown)}; chaos --help names all")
+        raise ConfigError(
+            f"--faults={arguments['--faults']}: no such fault: {', '.join(unknown)}; chaos --help names all"
+        )
     if arguments["--zk-loss"] not in ZK_LOSS:
         raise ConfigError(f"--zk-loss={arguments['--zk-loss']}: must be release or hold")
     if arguments["--xdp"] not in tuple(Xdp):
         raise ConfigError(f"--xdp={arguments['--xdp']}: must be auto, native, generic or off")
     hold = arguments["--zk-loss"] == "hold"
-    settings = Settings(
+    settings = LabSettings(
         nodes=int(_number(arguments, "--nodes", 3, 10)),
         total_nodes=int(_number(arguments, "--total-nodes", 10, 1 << 20)),
         dataplane="nftables",
@@ -151,9 +157,18 @@ def _plan(arguments: dict[str, Any]) -> Plan:
         zookeepers=int(_number(arguments, "--zookeepers", 1, 3)),
         more_flags=(f"--xdp={arguments['--xdp']}", f"--zk-loss={arguments['--zk-loss']}"),
     )
-    seed = random.SystemRandom().choice(SEEDS) if arguments["--seed"] is None else int(_number(arguments, "--seed", 0, 1 << 63))
-    seconds, rate = _number(arguments, "--seconds", 0, 86_400), _number(arguments, "--rate", 1, 5_000)
-    return Plan(settings, names, seed, seconds, rate, hold, Path(arguments["--logs"]), arguments["--json"])
+    seed = (
+        random.SystemRandom().choice(SEEDS)
+        if arguments["--seed"] is None
+        else int(_number(arguments, "--seed", 0, 1 << 63))
+    )
+    seconds, rate = (
+        _number(arguments, "--seconds", 0, 86_400),
+        _number(arguments, "--rate", 1, 5_000),
+    )
+    return ChaosPlan(
+        settings, names, seed, seconds, rate, hold, Path(arguments["--logs"]), arguments["--json"]
+    )
 
 
 def _number(arguments: dict[str, Any], flag: str, least: float, most: float) -> float:
@@ -172,7 +187,7 @@ def main() -> int:
     try:
         plan = _plan(docopt.docopt(__doc__))
         prerequisites.check(HashFamily.NFTABLES)
-        return supervisor.run(lambda mine: trial(Cluster(plan.settings, mine), plan))
+        return supervisor.run(lambda mine: trial(Lab(plan.settings, mine), plan))
     except MaglevError as error:
         sys.stderr.write(f"chaos: {error}\n")
         return error.exit_status

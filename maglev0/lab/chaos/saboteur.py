@@ -25,25 +25,31 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
     from maglev0.dataplane.nftables.message import Message
-    from maglev0.lab.testbed.node import Node
+    from maglev0.lab.testbed.node import LabNode
 
 _PIDFD_GETFD = 438  # the same on every architecture that Linux has had since 5.6
 _ANSWER = 1 << 16
 
 
-def put_in_force(node: Node, vip: IPv4Address, buckets: Collection[int]) -> None:
+def put_in_force(node: LabNode, vip: IPv4Address, buckets: Collection[int]) -> None:
     """Have a node's kernel accept new flows in buckets that are not its own: an overlap, if they are another's."""
     table, numbers = ruleset.table_name(vip), sorted(buckets)
-    _change(node, table, lambda slot: [nfmessage.add_numbers(table, name, numbers) for name in (slot, ruleset.ADMITTED)])
+    _change(
+        node,
+        table,
+        lambda slot: [
+            nfmessage.add_numbers(table, name, numbers) for name in (slot, ruleset.ADMITTED)
+        ],
+    )
 
 
-def take_out_of_force(node: Node, vip: IPv4Address, buckets: Collection[int]) -> None:
+def take_out_of_force(node: LabNode, vip: IPv4Address, buckets: Collection[int]) -> None:
     """Have a node's kernel refuse new flows in buckets of its own: a hole."""
     table, numbers = ruleset.table_name(vip), sorted(buckets)
     _change(node, table, lambda slot: [nfmessage.delete_numbers(table, slot, numbers)])
 
 
-def _change(node: Node, table: str, messages: Callable[[str], list[Message]]) -> None:
+def _change(node: LabNode, table: str, messages: Callable[[str], list[Message]]) -> None:
     with namespace.inside(node.machine.namespace):
         dump = Dump(table)
         try:
@@ -54,7 +60,9 @@ def _change(node: Node, table: str, messages: Callable[[str], list[Message]]) ->
             raise LabError(f"{node.machine.name}: nothing is in force, or a hand-over is under way")
         with _halted(node.daemon.pid), _socket(node.daemon.pid, owner) as kernel:
             kernel.send(nfmessage.batch(messages(slot)))
-            with suppress(BlockingIOError):  # the answers are there by now, and are not for the daemon to see
+            with suppress(
+                BlockingIOError
+            ):  # the answers are there by now, and are not for the daemon to see
                 while True:
                     kernel.recv(_ANSWER, socket.MSG_DONTWAIT)
 
@@ -79,7 +87,11 @@ def _socket(pid: int, port: int) -> socket.socket:
             with suppress(OSError):
                 if str(link.readlink()).startswith("socket:"):
                     copy = socket.socket(fileno=_copy(process, int(link.name)))
-                    if copy.family == socket.AF_NETLINK and copy.proto == nfmessage.NETLINK_NETFILTER and copy.getsockname()[0] == port:
+                    if (
+                        copy.family == socket.AF_NETLINK
+                        and copy.proto == nfmessage.NETLINK_NETFILTER
+                        and copy.getsockname()[0] == port
+                    ):
                         return copy
                     copy.close()
     finally:

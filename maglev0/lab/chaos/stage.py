@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Iterable
 
-    from maglev0.lab.testbed.cluster import Cluster
-    from maglev0.lab.testbed.node import Node
+    from maglev0.lab.testbed.cluster import Lab
+    from maglev0.lab.testbed.node import LabNode
     from maglev0.lab.traffic.clients import Clients
 
 # Well above the longest thing that is waited for: a drain, an election by the sample settings.
@@ -43,10 +43,12 @@ class Choices:
     away_s: float | None = None
 
 
-class Stage:
+class Trial:
     """What all faults share; `serving` are the nodes whose daemon is up and meant to serve, `weights` what they were started with."""
 
-    def __init__(self, cluster: Cluster, clients: Clients, rng: random.Random, choices: Choices = Choices()) -> None:
+    def __init__(
+        self, cluster: Lab, clients: Clients, rng: random.Random, choices: Choices = Choices()
+    ) -> None:
         self.cluster = cluster
         self.clients = clients
         self.rng = rng
@@ -62,18 +64,24 @@ class Stage:
         """The nodes whose machine is on and whose daemon is not."""
         return set(self.cluster.nodes) - self.serving
 
-    def node(self, number: int) -> Node:
+    def node(self, number: int) -> LabNode:
         """A node by its number."""
         return self.cluster.nodes[number]
 
     def pick(self, among: Iterable[int] | None = None) -> int:
         """One of the nodes, by default of those that serve."""
         candidates = sorted(self.serving if among is None else among)
-        return self.choices.target if self.choices.target in candidates else self.rng.choice(candidates)
+        return (
+            self.choices.target
+            if self.choices.target in candidates
+            else self.rng.choice(candidates)
+        )
 
     def begin(self, cause: str, allowance: Allowance, note: str = "") -> Episode:
         """From now on whatever happens has this cause."""
-        episode = Episode(cause, time.monotonic_ns(), allowance, sum(self.clients.held().values()), note)
+        episode = Episode(
+            cause, time.monotonic_ns(), allowance, sum(self.clients.held().values()), note
+        )
         self.episodes.append(episode)
         return episode
 
@@ -83,7 +91,9 @@ class Stage:
 
     def crash(self, *nodes: int, breaks: Iterable[int] = ()) -> Allowance:
         """What a crash of nodes may show."""
-        return Allowance(self.crash_s, planned=False, nodes=frozenset(nodes), breaks=frozenset(breaks))
+        return Allowance(
+            self.crash_s, planned=False, nodes=frozenset(nodes), breaks=frozenset(breaks)
+        )
 
     def start(self, number: int) -> None:
         """Start a node's daemon with its weight."""
@@ -95,7 +105,9 @@ class Stage:
         """Wait until all that serve, but those `without`, agree, and every request is answered."""
         members = self.serving - set(without)
         weights = tuple((f"backend-{number}", self.weights[number]) for number in sorted(members))
-        self.cluster.settle(members, SETTLE_TIMEOUT_S, shares_of(self.cluster.settings.total_nodes, weights))
+        self.cluster.settle(
+            members, SETTLE_TIMEOUT_S, shares_of(self.cluster.settings.total_nodes, weights)
+        )
         self.clients.wait_served(SETTLE_TIMEOUT_S)
         time.sleep(CALM_S)
 

@@ -34,7 +34,11 @@ def busy_threads(pid: int, within_s: float) -> list[int]:
     """Those that did something within the time: an idle one would come to no system call for long."""
     before = {thread: _switches(pid, thread) for thread in threads(pid)}
     time.sleep(within_s)
-    return [thread for thread in threads(pid) if _switches(pid, thread) - before.get(thread, 0) >= BUSY_SWITCHES]
+    return [
+        thread
+        for thread in threads(pid)
+        if _switches(pid, thread) - before.get(thread, 0) >= BUSY_SWITCHES
+    ]
 
 
 def _switches(pid: int, thread: int) -> int:
@@ -67,13 +71,17 @@ def _run_to(thread: int, count: int, deadline_s: float) -> None:
     while True:
         status = _wait(thread, deadline_s)
         if status is None:
-            raise LabError(f"thread {thread} came to {stops} of {count} stops at system calls in time")
+            raise LabError(
+                f"thread {thread} came to {stops} of {count} stops at system calls in time"
+            )
         if os.WSTOPSIG(status) == _SYSTEM_CALL_STOP:
             stops += 1
             if stops == count:
                 return
         is_event = status >> 16 == _EVENT_STOP
-        passed_on = 0 if is_event or os.WSTOPSIG(status) == _SYSTEM_CALL_STOP else os.WSTOPSIG(status)
+        passed_on = (
+            0 if is_event or os.WSTOPSIG(status) == _SYSTEM_CALL_STOP else os.WSTOPSIG(status)
+        )
         _ptrace(_SYSCALL, thread, passed_on)
 
 
@@ -108,6 +116,11 @@ def _call_of(thread: int) -> str:
 def _ptrace(request: int, thread: int, data: int = 0) -> None:
     library = ctypes.CDLL(None, use_errno=True)
     library.ptrace.restype = ctypes.c_long
-    if library.ptrace(ctypes.c_long(request), ctypes.c_long(thread), ctypes.c_void_p(0), ctypes.c_void_p(data)) == -1:
+    if (
+        library.ptrace(
+            ctypes.c_long(request), ctypes.c_long(thread), ctypes.c_void_p(0), ctypes.c_void_p(data)
+        )
+        == -1
+    ):
         number = ctypes.get_errno()
         raise OSError(number, f"ptrace {request:#x} of {thread}: {os.strerror(number)}")

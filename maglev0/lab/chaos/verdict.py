@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from maglev0.lab.chaos.episodes import PLANNED_GAP_S, PLANNED_QUANTILE, Episode, Timeline
 from maglev0.lab.traffic.gaps import Gap, gaps, passages, quantile
-from maglev0.lab.traffic.raw import Kind
+from maglev0.lab.traffic.raw import RequestKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -29,7 +29,7 @@ MOST_TOLD = 20
 
 
 @dataclass
-class Row:
+class CauseRow:
     """All episodes of one cause together. `gaps_s` has one value for each bucket that moved or went unserved; `outside_s` those of other nodes'."""
 
     cause: str
@@ -46,17 +46,31 @@ class Row:
 
     def figures(self) -> dict[str, Any]:
         """The row as numbers, for JSON."""
-        measured = {f"gap_p{round(share * 100)}_s": quantile(self.gaps_s, share) for share in QUANTILES}
-        worst = {"gap_max_s": max(self.gaps_s, default=0.0), "stall_max_s": max(self.stalls_s, default=0.0)}
-        counts = {name: getattr(self, name) for name in ("cause", "times", "asked", "lost", "doubles", "held")}
-        return counts | {"moved": len(self.gaps_s), "bound_s": self.bound_s} | measured | worst | {"broken": dict(self.broken)}
+        measured = {
+            f"gap_p{round(share * 100)}_s": quantile(self.gaps_s, share) for share in QUANTILES
+        }
+        worst = {
+            "gap_max_s": max(self.gaps_s, default=0.0),
+            "stall_max_s": max(self.stalls_s, default=0.0),
+        }
+        counts = {
+            name: getattr(self, name)
+            for name in ("cause", "times", "asked", "lost", "doubles", "held")
+        }
+        return (
+            counts
+            | {"moved": len(self.gaps_s), "bound_s": self.bound_s}
+            | measured
+            | worst
+            | {"broken": dict(self.broken)}
+        )
 
 
 @dataclass
-class Verdict:
+class TrialVerdict:
     """The whole report; it is good when `faults` is empty."""
 
-    rows: dict[str, Row]
+    rows: dict[str, CauseRow]
     faults: list[str]
 
     @property
@@ -65,7 +79,14 @@ class Verdict:
         return not self.faults
 
 
-def judge(tally: Tally, turns: Iterable[Turn], timeline: Timeline, *, hold: bool = False, idle: bool = False) -> Verdict:
+def judge(
+    tally: Tally,
+    turns: Iterable[Turn],
+    timeline: Timeline,
+    *,
+    hold: bool = False,
+    idle: bool = False,
+) -> TrialVerdict:
     """Hold everything against its episode; with `hold` double answers are counted, but are no fault.
 
     `idle` says that nothing but the cluster and its clients kept the machine busy: the percentiles of planned changes are promised there.
@@ -79,10 +100,10 @@ class _Judge:
         self._hold = hold
         self._idle = idle
         self._start_ns = timeline.episodes[0].since_ns
-        self._rows: dict[str, Row] = {}
+        self._rows: dict[str, CauseRow] = {}
         self._faults: dict[str, list[str]] = {}
 
-    def judge(self, tally: Tally, turns: Iterable[Turn]) -> Verdict:
+    def judge(self, tally: Tally, turns: Iterable[Turn]) -> TrialVerdict:
         for episode in self._timeline.episodes:
             row = self._row(episode)
             row.times += 1
@@ -94,15 +115,17 @@ class _Judge:
             self._judge_turn(turn)
         if self._idle:
             self._judge_percentiles()
-        return Verdict(self._rows, list(self._told()))
+        return TrialVerdict(self._rows, list(self._told()))
 
-    def _row(self, episode: Episode) -> Row:
-        return self._rows.setdefault(episode.cause, Row(episode.cause))
+    def _row(self, episode: Episode) -> CauseRow:
+        return self._rows.setdefault(episode.cause, CauseRow(episode.cause))
 
     def _blame(self, sort: str, at_ns: int, text: str) -> None:
         episode = self._timeline.at(at_ns)
         note = f" ({episode.note})" if episode.note else ""
-        self._faults.setdefault(sort, []).append(f"{(at_ns - self._start_ns) / 1e9:.3f} s, {episode.cause}{note}: {text}")
+        self._faults.setdefault(sort, []).append(
+            f"{(at_ns - self._start_ns) / 1e9:.3f} s, {episode.cause}{note}: {text}"
+        )
 
     def _told(self) -> Iterator[str]:
         for sort, faults in self._faults.items():
@@ -119,8 +142,12 @@ class _Judge:
             if tally.is_double(number):
                 row.doubles += 1
                 if not self._hold:
-                    spoke = [node for node in range(64) if (tally.nodes[number] | tally.refusing[number]) >> node & 1]
-                    what = f"{Kind(tally.kinds[number]).name} of source {tally.sources[number]} by nodes {spoke}, {tally.answers[number]} answers"
+                    spoke = [
+                        node
+                        for node in range(64)
+                        if (tally.nodes[number] | tally.refusing[number]) >> node & 1
+                    ]
+                    what = f"{RequestKind(tally.kinds[number]).name} of source {tally.sources[number]} by nodes {spoke}, {tally.answers[number]} answers"
                     self._blame("double", sent_ns, what)
 
     def _judge_gaps(self, tally: Tally) -> None:
@@ -138,12 +165,20 @@ class _Judge:
         if episode.is_quiet:
             self._blame("quiet", passage.began_ns, way)
             return
-        concerned = allowance.nodes is None or passage.old in allowance.nodes or passage.new in allowance.nodes
+        concerned = (
+            allowance.nodes is None
+            or passage.old in allowance.nodes
+            or passage.new in allowance.nodes
+        )
         (row.gaps_s if concerned else row.outside_s).append(gap.length_s)
         if passage.new is None:
             self._blame("gap", passage.began_ns, f"{way}, never served again")
         elif gap.least_s > allowance.gap_s:
-            self._blame("gap", passage.began_ns, f"{way}, for {gap.least_s:.3f} s, allowed {allowance.gap_s:.3f} s")
+            self._blame(
+                "gap",
+                passage.began_ns,
+                f"{way}, for {gap.least_s:.3f} s, allowed {allowance.gap_s:.3f} s",
+            )
 
     def _judge_turn(self, turn: Turn) -> None:
         episode = self._explaining(turn)
@@ -152,7 +187,11 @@ class _Judge:
         if turn.what == "stalled":
             row.stalls_s.append(lasted_s)
             if allowance.planned and lasted_s > max(allowance.gap_s, PLANNED_GAP_S) + STALL_SLACK_S:
-                self._blame("stall", turn.since_ns, f"connection {turn.connection} of node {turn.node} for {lasted_s:.3f} s")
+                self._blame(
+                    "stall",
+                    turn.since_ns,
+                    f"connection {turn.connection} of node {turn.node} for {lasted_s:.3f} s",
+                )
         elif turn.is_break or turn.what in {"foreign", "refused"}:
             row.broken[turn.what] += 1
             if turn.node not in allowance.breaks:
@@ -163,10 +202,16 @@ class _Judge:
         """The episode that a turn belongs to: where an idle connection breaks, the one since its last answer that could break it."""
         first, last = (self._timeline.index_at(at_ns) for at_ns in (turn.good_ns, turn.since_ns))
         since = self._timeline.episodes[first : last + 1]
-        return next((episode for episode in since if turn.node in episode.allowance.breaks), since[-1])
+        return next(
+            (episode for episode in since if turn.node in episode.allowance.breaks), since[-1]
+        )
 
     def _judge_percentiles(self) -> None:
-        planned = {episode.cause for episode in self._timeline.episodes if episode.allowance.planned and not episode.is_quiet}
+        planned = {
+            episode.cause
+            for episode in self._timeline.episodes
+            if episode.allowance.planned and not episode.is_quiet
+        }
         for cause, row in self._rows.items():
             values = row.gaps_s if cause in planned else row.outside_s
             reached_s = quantile(values, PLANNED_QUANTILE)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 from maglev0.lab.testbed import addresses, namespace
 
 if TYPE_CHECKING:
-    from maglev0.lab.testbed.cluster import Cluster
+    from maglev0.lab.testbed.cluster import Lab
 
 
-def text(cluster: Cluster) -> str:
+def text(cluster: Lab) -> str:
     """The guide to this very lab, each command ready to be copied."""
     claim = cluster.claim
     node = cluster.nodes[1].machine
@@ -44,7 +44,7 @@ end it
 """
 
 
-def maglev0(cluster: Cluster, command: str) -> str:
+def maglev0(cluster: Lab, command: str) -> str:
     """A command of the operator's on the first node."""
     node = cluster.nodes[1].machine
     where = f"--zk={cluster.zookeeper.connect_string} --cluster-ip={cluster.settings.vip}"

@@ -11,7 +11,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from maglev0.lab.testbed.cluster import Settings
+    from maglev0.lab.testbed.cluster import LabSettings
     from maglev0.lab.testbed.node_log import Picture
     from maglev0.lab.traffic.report import Report
 
@@ -44,7 +44,7 @@ class Narrator:
         """Say that something is not as it should be."""
         self._console.print(Text(f"NOT AS PROMISED: {text}", style="bold red"))
 
-    def drawing(self, settings: Settings) -> None:
+    def drawing(self, settings: LabSettings) -> None:
         """The lab as it is wired."""
         names = [f"backend-{number}" for number in range(1, settings.nodes + 1)]
         if len(names) > _DRAWN_NODES:
@@ -82,7 +82,9 @@ class Narrator:
         grid = Table.grid(padding=(0, 2))
         for name, answered in _in_order(shares):
             bar = Text("█" * max(1, round(_BAR_CELLS * answered / total)), style=_colour(name))
-            grid.add_row(Text(f"  {name}"), Text(f"{answered:5}"), Text(f"{answered / total:6.1%}"), bar)
+            grid.add_row(
+                Text(f"  {name}"), Text(f"{answered:5}"), Text(f"{answered / total:6.1%}"), bar
+            )
         self._console.print(grid)
 
 

@@ -7,18 +7,18 @@ import time
 from typing import TYPE_CHECKING
 
 from maglev0.lab.testbed.node import LEAVE_TIMEOUT_S
-from maglev0.lab.traffic.clients import Clients, Pace, Result
-from maglev0.lab.traffic.probe import Plan
+from maglev0.lab.traffic.clients import ClientResult, Clients, Pace
+from maglev0.lab.traffic.probe import ProbePlan
 
 if TYPE_CHECKING:
     from maglev0.lab.demo.narration import Narrator
-    from maglev0.lab.testbed.cluster import Cluster
+    from maglev0.lab.testbed.cluster import Lab
     from maglev0.lab.traffic.report import Report
 
-QUIET = Plan(requests=2000, clients=250)
+QUIET = ProbePlan(requests=2000, clients=250)
 # Each client asks every 100 ms: how finely the time without an answer is known. UDP alone: a TCP connection whose bucket moves is reset by
 # its new owner, who does not know it, and that counts as a second answer, too.
-DURING_CHANGE = Plan(requests=None, clients=100, rate_per_s=1000.0, protocols=("udp",))
+DURING_CHANGE = ProbePlan(requests=None, clients=100, rate_per_s=1000.0, protocols=("udp",))
 # Nothing but held connections, which exchange a line each second.
 CONNECTIONS = Pace((0,), rate=0.0, held_rate=0.0, connections=100)
 DRAIN_ROUNDS = 15  # of 100 ms each: longer than it takes every user of a connection to speak
@@ -29,7 +29,7 @@ EVIDENCE_LINES = 100
 class Demo:
     """One telling of the story, on a cluster that has been built and runs no daemon yet."""
 
-    def __init__(self, cluster: Cluster, narrator: Narrator) -> None:
+    def __init__(self, cluster: Lab, narrator: Narrator) -> None:
         self._cluster = cluster
         self._narrator = narrator
         self._faults: list[str] = []
@@ -51,17 +51,23 @@ class Demo:
         return self._end()
 
     def _join(self) -> None:
-        self._narrator.chapter("The nodes join one by one. Every node computes the same table: who owns which node number (a digit for each)")
+        self._narrator.chapter(
+            "The nodes join one by one. Every node computes the same table: who owns which node number (a digit for each)"
+        )
         for node in self._cluster.nodes.values():
             started_s = time.monotonic()
             node.start_daemon()
             picture = self._cluster.settle()
-            self._narrator.say(f"members {list(picture.members)}, seen by all {time.monotonic() - started_s:.1f} s after the daemon's start")
+            self._narrator.say(
+                f"members {list(picture.members)}, seen by all {time.monotonic() - started_s:.1f} s after the daemon's start"
+            )
             self._narrator.owners(picture)
 
     def _serve(self, when: str) -> None:
         """Probe while nothing changes: anything but one answer to each request is a fault."""
-        self._narrator.chapter(f"{QUIET.requests} requests over TCP and UDP, each from a fresh port: {when}")
+        self._narrator.chapter(
+            f"{QUIET.requests} requests over TCP and UDP, each from a fresh port: {when}"
+        )
         before = {node.machine.name: len(node.log_lines()) for node in self._cluster.nodes.values()}
         report = self._cluster.probe(QUIET)
         self._narrator.bars(report)
@@ -77,13 +83,17 @@ class Demo:
         wrong = [exchange for exchange in report.exchanges if exchange.times_answered != 1]
         clients = len({exchange.client for exchange in wrong})
         since, until = (exchange.sent_s - first_s for exchange in (wrong[0], wrong[-1]))
-        self._narrator.say(f"{len(wrong)} requests of {clients} clients, sent {since:.2f} s to {until:.2f} s after the first of all")
+        self._narrator.say(
+            f"{len(wrong)} requests of {clients} clients, sent {since:.2f} s to {until:.2f} s after the first of all"
+        )
         for node in self._cluster.nodes.values():
             for line in node.log_lines()[before[node.machine.name] :][:EVIDENCE_LINES]:
                 self._narrator.say(f"  {node.machine.name}: {line}")
 
     def _lose(self, number: int) -> None:
-        self._narrator.chapter(f"backend-{number} is lost: its plugs are pulled and everything on it gets kill -9, while clients keep asking")
+        self._narrator.chapter(
+            f"backend-{number} is lost: its plugs are pulled and everything on it gets kill -9, while clients keep asking"
+        )
         with self._cluster.probing(DURING_CHANGE) as probing:
             probing.let_all_ask(rounds=5)
             lost_s = time.monotonic()
@@ -91,7 +101,9 @@ class Demo:
             picture = self._cluster.settle()
             seen_s = time.monotonic()
             probing.let_all_ask(rounds=4)
-        self._narrator.say(f"members {list(picture.members)}, seen by all {seen_s - lost_s:.1f} s after the loss")
+        self._narrator.say(
+            f"members {list(picture.members)}, seen by all {seen_s - lost_s:.1f} s after the loss"
+        )
         self._narrator.owners(picture)
         self._tell_outages(probing.report, lost_s)
 
@@ -111,7 +123,9 @@ class Demo:
     def _tell_change(self, report: Report) -> None:
         """Tell what clients saw of a change: going without is its price, two answers to one request are a fault at any time."""
         affected = len({outage.client for outage in report.outages()})
-        self._narrator.say(f"{affected} of {report.clients} clients went without meanwhile; all in all {report.summary()}")
+        self._narrator.say(
+            f"{affected} of {report.clients} clients went without meanwhile; all in all {report.summary()}"
+        )
         if report.twice:
             self._fault(f"{report.twice} requests were answered twice during the change")
 
@@ -121,11 +135,15 @@ class Demo:
         self._cluster.nodes[number].power_on()
         self._cluster.nodes[number].start_daemon()
         picture = self._cluster.settle()
-        self._narrator.say(f"members {list(picture.members)}, seen by all {time.monotonic() - started_s:.1f} s after power on")
+        self._narrator.say(
+            f"members {list(picture.members)}, seen by all {time.monotonic() - started_s:.1f} s after power on"
+        )
         self._narrator.owners(picture)
 
     def _leave(self, number: int, users: Clients) -> None:
-        self._narrator.chapter(f"backend-{number} is stopped in order, by SIGTERM; it serves the connections that it has until their users end them")
+        self._narrator.chapter(
+            f"backend-{number} is stopped in order, by SIGTERM; it serves the connections that it has until their users end them"
+        )
         node, others = self._cluster.nodes[number], set(self._cluster.live()) - {number}
         with self._cluster.probing(DURING_CHANGE) as probing:
             probing.let_all_ask(rounds=2)
@@ -146,7 +164,7 @@ class Demo:
         self._narrator.owners(picture)
         self._tell_change(probing.report)
 
-    def _tell_connections(self, result: Result) -> None:
+    def _tell_connections(self, result: ClientResult) -> None:
         """Tell what became of connections; CLUSTERIP cannot keep them, so there it is no fault."""
         broken = sum(turn.is_break for turn in result.turns)
         text = f"{CONNECTIONS.connections} TCP connections were held while one node joined and another left: {broken} broken"
@@ -160,9 +178,13 @@ class Demo:
         self._narrator.bad(text)
 
     def _end(self) -> int:
-        self._narrator.chapter("The end. Everything is removed now; maglev0 lab --keep leaves a cluster running to play with")
+        self._narrator.chapter(
+            "The end. Everything is removed now; maglev0 lab --keep leaves a cluster running to play with"
+        )
         if not self._faults:
-            self._narrator.good("no request was answered twice, and in quiet times every one was answered")
+            self._narrator.good(
+                "no request was answered twice, and in quiet times every one was answered"
+            )
             return 0
         for fault in self._faults:
             self._narrator.bad(fault)

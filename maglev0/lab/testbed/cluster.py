@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Self
 from maglev0.lab.errors import LabError
 from maglev0.lab.testbed import addresses, claim, network
 from maglev0.lab.testbed.network import MANAGEMENT, TRAFFIC, Network, Socket
-from maglev0.lab.testbed.node import INTERFACE, Machine, Node
+from maglev0.lab.testbed.node import INTERFACE, LabNode, Machine
 from maglev0.lab.testbed.node_log import Picture
 from maglev0.lab.testbed.process import Process, python_module, wait_for
-from maglev0.lab.testbed.zookeeper import Ensemble, Place, Times
-from maglev0.lab.traffic.probe import Plan
+from maglev0.lab.testbed.zookeeper import Ensemble, ServerLocation, Times
+from maglev0.lab.traffic.probe import ProbePlan
 from maglev0.lab.traffic.report import Report
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ PROBE_MARGIN_S = 20.0
 
 
 @dataclass(frozen=True)
-class Settings:
+class LabSettings:
     """How large the lab is and what its daemons are told; `more_flags` are further ones for every daemon.
 
     `tick_ms`, `init_limit` and `sync_limit` are ZooKeeper's, see `Times`.
@@ -51,7 +51,7 @@ class Settings:
 class Probing:
     """A probing under way; after `stop` its report is there."""
 
-    def __init__(self, process: Process, plan: Plan) -> None:
+    def __init__(self, process: Process, plan: ProbePlan) -> None:
         self._process = process
         self._round_s = plan.clients / plan.rate_per_s
         self._report: Report | None = None
@@ -85,23 +85,30 @@ class Probing:
         self._process.kill()
 
 
-class Cluster:
+class Lab:
     """As a context manager: built, with every node's power on and no daemon started; removed at the end, whatever happened."""
 
-    def __init__(self, settings: Settings, mine: Claim | None = None) -> None:
+    def __init__(self, settings: LabSettings, mine: Claim | None = None) -> None:
         """`mine` is the name to build it under; without it the cluster takes one of its own."""
         self.settings = settings
         self.claim = mine or claim.claim()
         self.network = Network(self.claim.namespace("switch"))
         places = [self._place(number) for number in range(1, settings.zookeepers + 1)]
-        self.zookeeper = Ensemble(self.claim.directory, places, Times(settings.tick_ms, settings.init_limit, settings.sync_limit))
+        self.zookeeper = Ensemble(
+            self.claim.directory,
+            places,
+            Times(settings.tick_ms, settings.init_limit, settings.sync_limit),
+        )
         self.nodes = {number: self._node(number) for number in range(1, settings.nodes + 1)}
         self.client = self.claim.namespace("client")
 
-    def _place(self, server: int) -> Place:
-        return Place(str(addresses.zookeeper_address(server)), namespace=self.claim.namespace(f"zookeeper{server}"))
+    def _place(self, server: int) -> ServerLocation:
+        return ServerLocation(
+            str(addresses.zookeeper_address(server)),
+            namespace=self.claim.namespace(f"zookeeper{server}"),
+        )
 
-    def _node(self, number: int) -> Node:
+    def _node(self, number: int) -> LabNode:
         settings = self.settings
         arguments = [
             f"--total-nodes={settings.total_nodes}",
@@ -112,7 +119,11 @@ class Cluster:
             f"--session-timeout={settings.session_timeout_s}",
             *settings.more_flags,
         ]
-        return Node(Machine(number, self.claim.namespace(f"node{number}"), self.claim.directory), self.network, arguments)
+        return LabNode(
+            Machine(number, self.claim.namespace(f"node{number}"), self.claim.directory),
+            self.network,
+            arguments,
+        )
 
     def build(self) -> None:
         """Networks, ZooKeeper, the client, and every node's power on."""
@@ -126,16 +137,24 @@ class Cluster:
 
     def _plug_client(self) -> None:
         network.make_namespace(self.client)
-        self.network.plug("client", TRAFFIC, Socket(self.client, INTERFACE, addresses.CLIENT_ROUTER))
+        self.network.plug(
+            "client", TRAFFIC, Socket(self.client, INTERFACE, addresses.CLIENT_ROUTER)
+        )
         network.own_range(self.client, addresses.CLIENTS)
         network.discard_range(self.client, addresses.PROBERS)
         # The client's router knows the VIP's network as one of its own links, as a real one would.
-        network.add_route(self.client, IPv4Network(f"{self.settings.vip}/24", strict=False), INTERFACE)
+        network.add_route(
+            self.client, IPv4Network(f"{self.settings.vip}/24", strict=False), INTERFACE
+        )
 
-    def _plug_zookeeper(self, number: int, place: Place) -> None:
+    def _plug_zookeeper(self, number: int, place: ServerLocation) -> None:
         in_namespace = self.claim.namespace(f"zookeeper{number}")
         network.make_namespace(in_namespace)
-        self.network.plug(f"zookeeper{number}", MANAGEMENT, Socket(in_namespace, INTERFACE, IPv4Address(place.host)))
+        self.network.plug(
+            f"zookeeper{number}",
+            MANAGEMENT,
+            Socket(in_namespace, INTERFACE, IPv4Address(place.host)),
+        )
 
     def close(self) -> None:
         """Remove everything; harmless when done twice."""
@@ -168,7 +187,12 @@ class Cluster:
         """The numbers of the nodes whose daemon runs."""
         return tuple(number for number, node in self.nodes.items() if node.runs_daemon)
 
-    def settle(self, members: Collection[int] | None = None, timeout_s: float = SETTLE_TIMEOUT_S, shares: Mapping[str, int] | None = None) -> Picture:
+    def settle(
+        self,
+        members: Collection[int] | None = None,
+        timeout_s: float = SETTLE_TIMEOUT_S,
+        shares: Mapping[str, int] | None = None,
+    ) -> Picture:
         """Wait until the log of every member's daemon shows exactly these members with the same shares, and what its kernel then held.
 
         Without `members` they are the nodes whose daemon runs; `shares` are those to wait for, where members alone do not tell. From there on
@@ -178,40 +202,56 @@ class Cluster:
         if not expected:
             raise LabError("no daemon runs that could settle")
         daemons = [self.nodes[number].daemon for number in expected]
-        return wait_for(lambda: self._agreed(expected, shares), daemons, timeout_s, f"all daemons to see members {list(expected)}")
+        return wait_for(
+            lambda: self._agreed(expected, shares),
+            daemons,
+            timeout_s,
+            f"all daemons to see members {list(expected)}",
+        )
 
     def _agreed(self, members: tuple[int, ...], shares: Mapping[str, int] | None) -> Picture | None:
         pictures = [self.nodes[number].picture() for number in members]
         first = pictures[0]
-        if first is None or first.members != members or (shares is not None and first.shares != shares):
+        if (
+            first is None
+            or first.members != members
+            or (shares is not None and first.shares != shares)
+        ):
             return None
-        agreed = all(picture is not None and picture._replace(held=first.held) == first for picture in pictures)
+        agreed = all(
+            picture is not None and picture._replace(held=first.held) == first
+            for picture in pictures
+        )
         return first if agreed else None
 
-    def probe(self, plan: Plan | None = None) -> Report:
+    def probe(self, plan: ProbePlan | None = None) -> Report:
         """Carry out a plan that has a number of requests, from its start to its end."""
-        chosen = self._plan(plan or Plan())
+        chosen = self._plan(plan or ProbePlan())
         if chosen.requests is None:
-            raise LabError("a plan without a number of requests has no end of its own: use probing()")
+            raise LabError(
+                "a plan without a number of requests has no end of its own: use probing()"
+            )
         probing = self._start(chosen)
         probing.finish(chosen.requests / chosen.rate_per_s + PROBE_MARGIN_S)
         return probing.report
 
     @contextmanager
-    def probing(self, plan: Plan | None = None) -> Iterator[Probing]:
+    def probing(self, plan: ProbePlan | None = None) -> Iterator[Probing]:
         """Probe at a steady rate while the block runs; its report is there afterwards, times in CLOCK_MONOTONIC."""
-        probing = self._start(replace(self._plan(plan or Plan()), requests=None))
+        probing = self._start(replace(self._plan(plan or ProbePlan()), requests=None))
         try:
             yield probing
             probing.stop()
         finally:
             probing.kill()
 
-    def _plan(self, plan: Plan) -> Plan:
+    def _plan(self, plan: ProbePlan) -> ProbePlan:
         return replace(plan, vip=self.settings.vip)
 
-    def _start(self, plan: Plan) -> Probing:
+    def _start(self, plan: ProbePlan) -> Probing:
         command = python_module("maglev0.lab.traffic.probe", *plan.arguments(), "--json")
-        process = Process("probing client", command, self.claim.directory / "probe.log", self.client)
+        process = Process(
+            "probing client", command, self.claim.directory / "probe.log", self.client
+        )
         process.wait_line("^probing$")
         return Probing(process, plan)

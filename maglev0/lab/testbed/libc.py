@@ -58,9 +58,23 @@ def watch_growth(paths: list[str]) -> int:
 
 def die_with_parent(signal_number: int) -> None:
     """Have the kernel send this process `signal_number` when the thread that started it ends."""
-    _call("prctl", PR_SET_PDEATHSIG, ctypes.c_ulong(signal_number), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0))
+    _call(
+        "prctl",
+        PR_SET_PDEATHSIG,
+        ctypes.c_ulong(signal_number),
+        ctypes.c_ulong(0),
+        ctypes.c_ulong(0),
+        ctypes.c_ulong(0),
+    )
 
 
 def adopt_orphans() -> None:
     """Make this process the parent of every descendant whose own parent has ended."""
-    _call("prctl", PR_SET_CHILD_SUBREAPER, ctypes.c_ulong(1), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0))
+    _call(
+        "prctl",
+        PR_SET_CHILD_SUBREAPER,
+        ctypes.c_ulong(1),
+        ctypes.c_ulong(0),
+        ctypes.c_ulong(0),
+        ctypes.c_ulong(0),
+    )

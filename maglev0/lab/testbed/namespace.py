@@ -78,7 +78,11 @@ def processes(name: str) -> list[int]:
     """The process ids living in the namespace, this process left out."""
     identity = _identity(path_of(name))
     candidates = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
-    return [pid for pid in candidates if pid != os.getpid() and identity is not None and _lives_in(pid, identity)]
+    return [
+        pid
+        for pid in candidates
+        if pid != os.getpid() and identity is not None and _lives_in(pid, identity)
+    ]
 
 
 def kill_processes(name: str) -> None:

@@ -60,12 +60,18 @@ class Network:
     def plug(self, cable: str, switch: str, end: Socket) -> None:
         """Lead a cable from one of the two switches to a machine and configure its interface there."""
         with _netlink(self._switch) as netlink:
-            peer = {"ifname": end.interface, "net_ns_fd": end.namespace} | ({} if end.mac is None else {"address": end.mac})
+            peer = {"ifname": end.interface, "net_ns_fd": end.namespace} | (
+                {} if end.mac is None else {"address": end.mac}
+            )
             netlink.link("add", ifname=cable, kind="veth", peer=peer)
-            netlink.link("set", ifname=cable, master=netlink.link_lookup(ifname=switch)[0], state="up")
+            netlink.link(
+                "set", ifname=cable, master=netlink.link_lookup(ifname=switch)[0], state="up"
+            )
         with _netlink(end.namespace) as netlink:
             index = netlink.link_lookup(ifname=end.interface)[0]
-            netlink.addr("add", index=index, address=str(end.address), prefixlen=addresses.PREFIX_LENGTH)
+            netlink.addr(
+                "add", index=index, address=str(end.address), prefixlen=addresses.PREFIX_LENGTH
+            )
             netlink.link("set", index=index, state="up")
         self._await_forwarding(cable)
 
@@ -98,9 +104,13 @@ class Network:
             plain = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
         with plain:
             plain.send(_port_state(index, state))
-            error = -struct.unpack_from("i", plain.recv(4096), 16)[0]  # behind the header, linux/netlink.h
+            error = -struct.unpack_from("i", plain.recv(4096), 16)[
+                0
+            ]  # behind the header, linux/netlink.h
         if error:
-            raise LabError(f"setting the switch's port {cable} to state {state}: {os.strerror(error)}")
+            raise LabError(
+                f"setting the switch's port {cable} to state {state}: {os.strerror(error)}"
+            )
 
     def _set_state(self, cable: str, state: str) -> None:
         with _netlink(self._switch) as netlink:
@@ -118,7 +128,9 @@ class Network:
 
 def _port_state(index: int, state: int) -> bytes:
     """RTM_SETLINK for a bridge's port (rtnetlink(7)); pyroute2 0.9 takes the attribute for the link's own up or down."""
-    attributes = struct.pack("HHHHB3x", 12, 12 | 0x8000, 5, 1, state)  # IFLA_PROTINFO, nested: IFLA_BRPORT_STATE
+    attributes = struct.pack(
+        "HHHHB3x", 12, 12 | 0x8000, 5, 1, state
+    )  # IFLA_PROTINFO, nested: IFLA_BRPORT_STATE
     body = struct.pack("BxHiII", _AF_BRIDGE, 0, index, 0, 0) + attributes
     return struct.pack("IHHII", 16 + len(body), 19, 0x5, 1, 0) + body
 
@@ -135,19 +147,29 @@ def make_namespace(name: str) -> None:
         netlink.link("set", ifname="lo", state="up")
 
 
-def add_route(in_namespace: str, destination: IPv4Network, interface: str, gateway: IPv4Address | None = None) -> None:
+def add_route(
+    in_namespace: str, destination: IPv4Network, interface: str, gateway: IPv4Address | None = None
+) -> None:
     """Send `destination` out of the interface, to `gateway` or to whoever answers for the address there."""
     with _netlink(in_namespace) as netlink:
         index = netlink.link_lookup(ifname=interface)[0]
         via = {} if gateway is None else {"gateway": str(gateway)}
-        netlink.route("add", dst=str(destination), oif=index, scope="link" if gateway is None else "universe", **via)
+        netlink.route(
+            "add",
+            dst=str(destination),
+            oif=index,
+            scope="link" if gateway is None else "universe",
+            **via,
+        )
 
 
 def own_range(in_namespace: str, addresses_owned: IPv4Network) -> None:
     """Make every address of the range the namespace's own by one route of type local: a thousand addresses at the price of one."""
     with _netlink(in_namespace) as netlink:
         index = netlink.link_lookup(ifname="lo")[0]
-        netlink.route("add", dst=str(addresses_owned), oif=index, type="local", table=255, scope="host")
+        netlink.route(
+            "add", dst=str(addresses_owned), oif=index, type="local", table=255, scope="host"
+        )
 
 
 def discard_range(in_namespace: str, addresses_discarded: IPv4Network) -> None:

@@ -63,14 +63,16 @@ class Machine:
         return self.directory / f"{self.name}.log"
 
 
-class Node:
+class LabNode:
     """A machine and what runs on it; it is made switched off."""
 
     def __init__(self, machine: Machine, net: Network, daemon_arguments: Sequence[str]) -> None:
         """`daemon_arguments` are those of `maglev0` behind `--my-id`."""
         self.machine = machine
         self._network = net
-        self.daemon_command = python_module("maglev0", f"--my-id={machine.number}", *daemon_arguments)
+        self.daemon_command = python_module(
+            "maglev0", f"--my-id={machine.number}", *daemon_arguments
+        )
         self._responder: Process | None = None
         self._daemon: Process | None = None
 
@@ -95,14 +97,28 @@ class Node:
         machine.runtime_directory.mkdir(mode=0o700)
         self._mount_bpf()
         network.make_namespace(machine.namespace)
-        traffic = Socket(machine.namespace, INTERFACE, addresses.node_address(machine.number), addresses.node_mac(machine.number))
+        traffic = Socket(
+            machine.namespace,
+            INTERFACE,
+            addresses.node_address(machine.number),
+            addresses.node_mac(machine.number),
+        )
         self._network.plug(machine.traffic_cable, TRAFFIC, traffic)
         managed = Socket(machine.namespace, "eth1", addresses.managed_address(machine.number))
         self._network.plug(machine.management_cable, MANAGEMENT, managed)
         for clients in (addresses.CLIENTS, addresses.PROBERS):
             network.add_route(machine.namespace, clients, INTERFACE, addresses.CLIENT_ROUTER)
-        command = python_module("maglev0.lab.traffic.responder", f"--name={machine.name}", f"--port={addresses.SERVICE_PORT}")
-        self._responder = Process(f"service of {machine.name}", command, machine.directory / f"{machine.name}-service.log", machine.namespace)
+        command = python_module(
+            "maglev0.lab.traffic.responder",
+            f"--name={machine.name}",
+            f"--port={addresses.SERVICE_PORT}",
+        )
+        self._responder = Process(
+            f"service of {machine.name}",
+            command,
+            machine.directory / f"{machine.name}-service.log",
+            machine.namespace,
+        )
         self._responder.wait_line("^serving$")
 
     def power_off(self) -> None:
@@ -129,8 +145,13 @@ class Node:
         """Start the daemon, and do not wait for it."""
         machine = self.machine
         command = [*self.daemon_command, *more_arguments]
-        environment = {"RUNTIME_DIRECTORY": str(machine.runtime_directory), "MAGLEV0_BPFFS": str(machine.bpf_file_system)}
-        self._daemon = Process(f"daemon of {machine.name}", command, machine.log, machine.namespace, environment)
+        environment = {
+            "RUNTIME_DIRECTORY": str(machine.runtime_directory),
+            "MAGLEV0_BPFFS": str(machine.bpf_file_system),
+        }
+        self._daemon = Process(
+            f"daemon of {machine.name}", command, machine.log, machine.namespace, environment
+        )
 
     def stop_daemon(self) -> int:
         """SIGTERM, and wait for the hand-over and the drain; its exit status."""
@@ -162,7 +183,11 @@ class Node:
 
     def log_lines(self) -> list[str]:
         """All that its daemons have logged, run after run."""
-        return self.machine.log.read_text(errors="replace").splitlines() if self.machine.log.exists() else []
+        return (
+            self.machine.log.read_text(errors="replace").splitlines()
+            if self.machine.log.exists()
+            else []
+        )
 
     def picture(self) -> node_log.Picture | None:
         """What its running daemon last said of the cluster."""
@@ -175,7 +200,9 @@ class Node:
     def wait_announcements(self, count: int, timeout_s: float) -> None:
         """Return once its running daemon has said so `count` times."""
         what = f"{self.machine.name} to say that it serves"
-        wait_for(lambda: True if self.announcements() >= count else None, [self.daemon], timeout_s, what)
+        wait_for(
+            lambda: True if self.announcements() >= count else None, [self.daemon], timeout_s, what
+        )
 
     def reap(self) -> None:
         """End what runs here and collect its exit status."""

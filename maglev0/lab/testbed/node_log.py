@@ -38,7 +38,11 @@ def latest(log: str) -> Picture | None:
     shares: Counter[str] = Counter()
     for line in log.splitlines():
         if match := _MEMBERS.search(line):
-            members, owners, shares = tuple(int(number) for number in match[1].split()), {}, Counter()
+            members, owners, shares = (
+                tuple(int(number) for number in match[1].split()),
+                {},
+                Counter(),
+            )
         elif match := _OWNER.search(line):
             owners[int(match[2])] = match[1]
             shares[match[1]] += 1

@@ -35,12 +35,21 @@ class Process:
     """One running program; everything it prints goes to the file `log`, behind what is already there."""
 
     def __init__(
-        self, name: str, command: Sequence[str], log: Path, in_namespace: str | None = None, environment: Mapping[str, str] | None = None
+        self,
+        name: str,
+        command: Sequence[str],
+        log: Path,
+        in_namespace: str | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         """Start `command`; `name` is what error messages call it, `environment` what is added to or changed in ours."""
         self.name = name
         self.log = log
-        prefix = [] if in_namespace is None else ["nsenter", f"--net={namespace.path_of(in_namespace)}", "--"]
+        prefix = (
+            []
+            if in_namespace is None
+            else ["nsenter", f"--net={namespace.path_of(in_namespace)}", "--"]
+        )
         with log.open("ab") as output:
             self._start = output.tell()
             self._popen = subprocess.Popen(
@@ -68,7 +77,12 @@ class Process:
     def wait_line(self, pattern: str, timeout_s: float = START_TIMEOUT_S) -> re.Match[str]:
         """The first match of `pattern` in this run's output; raises LabError when it ends or the time passes before."""
         expression = re.compile(pattern, re.MULTILINE)
-        return wait_for(lambda: expression.search(self.output()), [self], timeout_s, f"line {pattern!r} of {self.name}")
+        return wait_for(
+            lambda: expression.search(self.output()),
+            [self],
+            timeout_s,
+            f"line {pattern!r} of {self.name}",
+        )
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal, to nobody else even if it has ended."""
@@ -79,7 +93,9 @@ class Process:
         try:
             return self._popen.wait(timeout_s)
         except subprocess.TimeoutExpired as error:
-            raise LabError(f"waiting for {self.name} (process {self.pid}): it did not end within {timeout_s} s") from error
+            raise LabError(
+                f"waiting for {self.name} (process {self.pid}): it did not end within {timeout_s} s"
+            ) from error
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
         """Ask it to end by SIGTERM and wait; its exit status."""
@@ -92,7 +108,13 @@ class Process:
         return self.wait()
 
 
-def wait_for(condition: Callable[[], T | None], processes: Sequence[Process], timeout_s: float, what: str, ask_s: float | None = None) -> T:
+def wait_for(
+    condition: Callable[[], T | None],
+    processes: Sequence[Process],
+    timeout_s: float,
+    what: str,
+    ask_s: float | None = None,
+) -> T:
     """The first value but None of `condition`, asked anew whenever one of the processes prints something, and every `ask_s` where that tells nothing.
 
     Raises LabError when one of the processes ends, or after `timeout_s`; `what` names the thing waited for.
@@ -107,16 +129,22 @@ def wait_for(condition: Callable[[], T | None], processes: Sequence[Process], ti
             if value is not None:
                 return value
             if ended is not None:
-                raise LabError(f"waiting for {what}: {ended.name} ended, its last words: {_last_words(ended)}")
+                raise LabError(
+                    f"waiting for {what}: {ended.name} ended, its last words: {_last_words(ended)}"
+                )
             _sleep_until(growth, exits, deadline_s, ask_s, what)
     finally:
         for descriptor in [growth, *exits]:
             os.close(descriptor)
 
 
-def _sleep_until(growth: int, exits: list[int], deadline_s: float, ask_s: float | None, what: str) -> None:
+def _sleep_until(
+    growth: int, exits: list[int], deadline_s: float, ask_s: float | None, what: str
+) -> None:
     remaining_s = max(0.0, deadline_s - time.monotonic())
-    readable, _, _ = select.select([growth, *exits], [], [], remaining_s if ask_s is None else min(ask_s, remaining_s))
+    readable, _, _ = select.select(
+        [growth, *exits], [], [], remaining_s if ask_s is None else min(ask_s, remaining_s)
+    )
     if not readable and time.monotonic() >= deadline_s:
         raise LabError(f"waiting for {what}: nothing in time")
     if growth in readable:
@@ -132,4 +160,6 @@ def _environment() -> dict[str, str]:
     """Ours, with this very package first on the path: a checkout need not be installed for its lab to run."""
     ours = str(Path(maglev0.__file__).parent.parent)
     inherited = os.environ.get("PYTHONPATH")
-    return os.environ | {"PYTHONPATH": ours if inherited is None else f"{ours}{os.pathsep}{inherited}"}
+    return os.environ | {
+        "PYTHONPATH": ours if inherited is None else f"{ours}{os.pathsep}{inherited}"
+    }

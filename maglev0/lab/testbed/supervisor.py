@@ -73,7 +73,10 @@ def _work(work: Callable[[Claim], int], mine: Claim) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.write(f"maglev0: {error}\n")
         status = error.exit_status
-    except (BrokenPipeError, SystemExit):  # whoever read the story has gone; rich turns that into an exit
+    except (
+        BrokenPipeError,
+        SystemExit,
+    ):  # whoever read the story has gone; rich turns that into an exit
         status = 1
     except BaseException:
         traceback.print_exc()
@@ -113,7 +116,11 @@ def _kill_orphans() -> None:
 
 
 def _children() -> list[int]:
-    return [pid for pid in (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()) if _parent_of(pid) == os.getpid()]
+    return [
+        pid
+        for pid in (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+        if _parent_of(pid) == os.getpid()
+    ]
 
 
 def _parent_of(pid: int) -> int | None:

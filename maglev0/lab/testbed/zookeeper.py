@@ -17,13 +17,24 @@ from maglev0.lab.testbed.process import Process
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-JAR = Path("/usr/share/java/zookeeper.jar")  # its manifest names the jars it needs, so a short class path does (0.25 s to start, not 0.8 s)
+JAR = Path(
+    "/usr/share/java/zookeeper.jar"
+)  # its manifest names the jars it needs, so a short class path does (0.25 s to start, not 0.8 s)
 LOGGING_JAR = Path("/usr/share/java/slf4j-simple.jar")
 # What that manifest forgets, of libnetty-java, which the package depends on: without these a server that is to speak TLS ends every connection.
 TLS_JARS = (Path("/usr/share/java/netty-codec.jar"), Path("/usr/share/java/netty-resolver.jar"))
 # A small heap and the first compiler tier start fastest; with its performance data on, the JVM leaves files under /tmp.
-JAVA_FLAGS = ("-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData", "-Djava.awt.headless=true")
-LOG_FLAGS = ("-Dorg.slf4j.simpleLogger.showDateTime=true", "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSS")
+JAVA_FLAGS = (
+    "-Xmx128m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-XX:-UsePerfData",
+    "-Djava.awt.headless=true",
+)
+LOG_FLAGS = (
+    "-Dorg.slf4j.simpleLogger.showDateTime=true",
+    "-Dorg.slf4j.simpleLogger.dateTimeFormat=yyyy-MM-dd'T'HH:mm:ss.SSS",
+)
 LOGIN = "jaas.conf"
 SERVE_TIMEOUT_S = 20.0
 # There is no event for "the port answers"; asking costs the server a fraction of a millisecond.
@@ -41,7 +52,7 @@ class Times:
 
 
 @dataclass(frozen=True)
-class Place:
+class ServerLocation:
     """Where one server listens: an address of the namespace (None: of this one) and four ports."""
 
     host: str
@@ -64,12 +75,18 @@ class Security:
     keys: Path | None = None
     trusted: Path | None = None
 
-    def settings(self, place: Place) -> list[str]:
+    def settings(self, place: ServerLocation) -> list[str]:
         """The lines for zoo.cfg."""
-        lines = ["authProvider.sasl=org.apache.zookeeper.server.auth.SASLAuthenticationProvider"] if self.users else []
+        lines = (
+            ["authProvider.sasl=org.apache.zookeeper.server.auth.SASLAuthenticationProvider"]
+            if self.users
+            else []
+        )
         if self.keys is None:
             return lines
-        trusted = self.keys if self.trusted is None else self.trusted  # Netty's factory wants one in any case
+        trusted = (
+            self.keys if self.trusted is None else self.trusted
+        )  # Netty's factory wants one in any case
         return [
             *lines,
             f"secureClientPort={place.secure_port}",
@@ -86,16 +103,20 @@ class Security:
     def login(self) -> str:
         """The text of the JAAS configuration."""
         users = " ".join(f'user_{name}="{password}"' for name, password in self.users.items())
-        return f"Server {{ org.apache.zookeeper.server.auth.DigestLoginModule required {users}; }};\n"
+        return (
+            f"Server {{ org.apache.zookeeper.server.auth.DigestLoginModule required {users}; }};\n"
+        )
 
 
 OPEN = Security()
 
 
-class Server:
+class ZooKeeperServer:
     """One server of an ensemble; made without starting it."""
 
-    def __init__(self, number: int, place: Place, directory: Path, security: Security = OPEN) -> None:
+    def __init__(
+        self, number: int, place: ServerLocation, directory: Path, security: Security = OPEN
+    ) -> None:
         self.number = number
         self.place = place
         self.directory = directory
@@ -126,8 +147,17 @@ class Server:
             flags.append(f"-Djava.security.auth.login.config={self.directory / LOGIN}")
         jars = [JAR, LOGGING_JAR, *(() if self.security.keys is None else TLS_JARS)]
         java = ["java", *JAVA_FLAGS, *LOG_FLAGS, *flags, "-cp", ":".join(map(str, jars))]
-        command = [*java, "org.apache.zookeeper.server.quorum.QuorumPeerMain", str(self.directory / "zoo.cfg")]
-        self._process = Process(f"zookeeper server {self.number}", command, self.directory / "server.log", self.place.namespace)
+        command = [
+            *java,
+            "org.apache.zookeeper.server.quorum.QuorumPeerMain",
+            str(self.directory / "zoo.cfg"),
+        ]
+        self._process = Process(
+            f"zookeeper server {self.number}",
+            command,
+            self.directory / "server.log",
+            self.place.namespace,
+        )
 
     def stop(self) -> None:
         """End it in order."""
@@ -160,23 +190,36 @@ class Server:
         """'standalone', 'leader' or 'follower' as it says itself; None while it serves nobody."""
         try:
             with namespace.inside(self.place.namespace):
-                connection = socket.create_connection((self.place.host, self.place.client_port), ASK_TIMEOUT_S)
+                connection = socket.create_connection(
+                    (self.place.host, self.place.client_port), ASK_TIMEOUT_S
+                )
             with connection, connection.makefile("rwb") as stream:
                 stream.write(b"srvr")
                 stream.flush()
                 answer = stream.read().decode()
         except OSError:
             return None
-        return next((line.removeprefix("Mode: ") for line in answer.splitlines() if line.startswith("Mode: ")), None)
+        return next(
+            (
+                line.removeprefix("Mode: ")
+                for line in answer.splitlines()
+                if line.startswith("Mode: ")
+            ),
+            None,
+        )
 
     def wait_until_serving(self, timeout_s: float = SERVE_TIMEOUT_S) -> None:
         """Return once clients are served, by a leader or with one; raises LabError after `timeout_s` or when the server ends."""
         deadline_s = time.monotonic() + timeout_s
         while self.mode() is None:
             if self.process.ended:
-                raise LabError(f"zookeeper server {self.number} ended at its start, see {self.process.log}")
+                raise LabError(
+                    f"zookeeper server {self.number} ended at its start, see {self.process.log}"
+                )
             if time.monotonic() > deadline_s:
-                raise LabError(f"zookeeper server {self.number} does not serve after {timeout_s} s, see {self.process.log}")
+                raise LabError(
+                    f"zookeeper server {self.number} does not serve after {timeout_s} s, see {self.process.log}"
+                )
             time.sleep(ASK_INTERVAL_S)
 
 
@@ -186,15 +229,34 @@ class Ensemble:
     As a context manager it starts all, waits until they serve, and ends them. `directory` holds their data and logs.
     """
 
-    def __init__(self, directory: Path, places: Sequence[Place], times: Times = Times(), security: Security = OPEN) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        places: Sequence[ServerLocation],
+        times: Times = Times(),
+        security: Security = OPEN,
+    ) -> None:
         self.times = times
-        self.servers = tuple(Server(number, place, directory / f"zookeeper-{number}", security) for number, place in enumerate(places, start=1))
+        self.servers = tuple(
+            ZooKeeperServer(number, place, directory / f"zookeeper-{number}", security)
+            for number, place in enumerate(places, start=1)
+        )
 
     @classmethod
-    def on_loopback(cls, directory: Path, size: int = 1, times: Times = Times(), security: Security = OPEN) -> Self:
+    def on_loopback(
+        cls, directory: Path, size: int = 1, times: Times = Times(), security: Security = OPEN
+    ) -> Self:
         """An ensemble on 127.0.0.1, on ports that are free now."""
         ports = iter(_free_ports(4 * size))
-        return cls(directory, [Place("127.0.0.1", next(ports), next(ports), next(ports), next(ports)) for _ in range(size)], times, security)
+        return cls(
+            directory,
+            [
+                ServerLocation("127.0.0.1", next(ports), next(ports), next(ports), next(ports))
+                for _ in range(size)
+            ],
+            times,
+            security,
+        )
 
     @property
     def connect_string(self) -> str:
@@ -214,7 +276,7 @@ class Ensemble:
         self.wait_until_serving()
 
     def wait_until_serving(self) -> None:
-        """Return once each server serves, as `Server.wait_until_serving` has it."""
+        """Return once each server serves, as `ZooKeeperServer.wait_until_serving` has it."""
         for server in self.servers:
             server.wait_until_serving()
 
@@ -234,17 +296,21 @@ class Ensemble:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def leader(self) -> Server:
+    def leader(self) -> ZooKeeperServer:
         """The server that leads now, or stands alone; raises LabError while there is none."""
         for server in self.servers:
             if server.mode() in {"leader", "standalone"}:
                 return server
         raise LabError("no zookeeper server leads")
 
-    def _write_configuration(self, server: Server) -> None:
+    def _write_configuration(self, server: ZooKeeperServer) -> None:
         server.directory.mkdir(parents=True, exist_ok=True)
         (server.directory / "myid").write_text(f"{server.number}\n")
-        lines = [*_settings(server, self.times), *server.security.settings(server.place), *self._peers()]
+        lines = [
+            *_settings(server, self.times),
+            *server.security.settings(server.place),
+            *self._peers(),
+        ]
         (server.directory / "zoo.cfg").write_text("\n".join(lines) + "\n")
         (server.directory / LOGIN).write_text(server.security.login())
 
@@ -252,10 +318,13 @@ class Ensemble:
         if len(self.servers) == 1:
             return []
         places = [(server.number, server.place) for server in self.servers]
-        return [f"server.{number}={place.host}:{place.peer_port}:{place.election_port}" for number, place in places]
+        return [
+            f"server.{number}={place.host}:{place.peer_port}:{place.election_port}"
+            for number, place in places
+        ]
 
 
-def _settings(server: Server, times: Times) -> list[str]:
+def _settings(server: ZooKeeperServer, times: Times) -> list[str]:
     return [
         f"tickTime={times.tick_ms}",
         f"initLimit={times.init_limit}",

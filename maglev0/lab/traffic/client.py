@@ -37,7 +37,7 @@ import docopt
 
 from maglev0.lab.testbed import addresses
 from maglev0.lab.traffic import held
-from maglev0.lab.traffic.raw import FRESH, HELD, Builder, Kind, Reply, Segment, vip_filter
+from maglev0.lab.traffic.raw import FRESH, HELD, Builder, Reply, RequestKind, Segment, vip_filter
 from maglev0.lab.traffic.tally import Tally
 
 ORDERS, TALLY, TURNS = "orders", "tally", "turns"
@@ -62,15 +62,19 @@ _ETH_P_IP = 0x0800
 class Asker:
     """Sends raw requests when they are due."""
 
-    def __init__(self, builder: Builder, target: tuple[str, int], sources: list[int], tally: Tally) -> None:
+    def __init__(
+        self, builder: Builder, target: tuple[str, int], sources: list[int], tally: Tally
+    ) -> None:
         self._builder = builder
         self._target = target
         self._sources = [(number, addresses.prober_address(number).packed) for number in sources]
         self._tally = tally
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_RAW)
+        self._socket = socket.socket(
+            socket.AF_INET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, socket.IPPROTO_RAW
+        )
         self._asked = dict.fromkeys((FRESH, HELD), 0)
 
-    def ask(self, kinds: tuple[Kind, ...]) -> None:
+    def ask(self, kinds: tuple[RequestKind, ...]) -> None:
         """Send the next request of these kinds: all sources take turns with one kind, then with the next."""
         turn = self._asked[kinds]
         self._asked[kinds] = turn + 1
@@ -98,7 +102,9 @@ class Client:
         self._directory = Path(arguments["--directory"])
         self._tally = Tally()
         self._builder = Builder(vip, port)
-        self._asker = Asker(self._builder, (str(vip), 0), _numbers(arguments["--sources"]), self._tally)
+        self._asker = Asker(
+            self._builder, (str(vip), 0), _numbers(arguments["--sources"]), self._tally
+        )
         self._epoll = select.epoll()
         self._held = held.Held((vip, port), int(arguments["--connections"]), self._epoll)
         self._wire = _wire(arguments["--interface"], vip)
@@ -148,7 +154,9 @@ class Client:
                 return
             heard = self._builder.read(frame)
             if isinstance(heard, Reply):
-                self._tally.answer(heard.request, heard.node, time.monotonic_ns(), refusal=heard.refusal)
+                self._tally.answer(
+                    heard.request, heard.node, time.monotonic_ns(), refusal=heard.refusal
+                )
                 if heard.reset is not None:
                     self._asker.send(heard.reset)
             elif isinstance(heard, Segment):
@@ -165,7 +173,13 @@ class Client:
         _, dropped = struct.unpack("II", self._wire.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8))
         usage = resource.getrusage(resource.RUSAGE_SELF)
         cpu_s = usage.ru_utime + usage.ru_stime
-        return {"asked": len(self._tally), "lost": self._lost(), "dropped": dropped, "cpu_s": cpu_s, "held": self._held.by_node()}
+        return {
+            "asked": len(self._tally),
+            "lost": self._lost(),
+            "dropped": dropped,
+            "cpu_s": cpu_s,
+            "held": self._held.by_node(),
+        }
 
     def _lost(self) -> int:
         """How many requests went without an answer of those that were just asked; their answers would be here by now."""
@@ -178,7 +192,9 @@ class Client:
 def _numbers(text: str) -> list[int]:
     """'0-3,7' as [0, 1, 2, 3, 7]."""
     spans = (part.partition("-") for part in text.split(","))
-    return [number for first, _, last in spans for number in range(int(first), int(last or first) + 1)]
+    return [
+        number for first, _, last in spans for number in range(int(first), int(last or first) + 1)
+    ]
 
 
 def _wire(interface: str, vip: IPv4Address) -> socket.socket:
@@ -186,7 +202,11 @@ def _wire(interface: str, vip: IPv4Address) -> socket.socket:
     wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
     program = ctypes.create_string_buffer(vip_filter(vip, SNAP_BYTES))
     # struct sock_fprog: number of instructions of 8 bytes, pointer to them
-    wire.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HP", len(program) // 8, ctypes.addressof(program)))
+    wire.setsockopt(
+        socket.SOL_SOCKET,
+        _SO_ATTACH_FILTER,
+        struct.pack("HP", len(program) // 8, ctypes.addressof(program)),
+    )
     wire.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
     wire.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, BUFFER_BYTES)
     wire.bind((interface, _ETH_P_IP))

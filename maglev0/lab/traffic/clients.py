@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address
     from pathlib import Path
 
-    from maglev0.lab.testbed.cluster import Cluster
+    from maglev0.lab.testbed.cluster import Lab
 
 ANSWER_S = 10.0  # on a machine whose cores are all busy
 ASK_S = 0.1  # nothing tells; asking takes a fraction of a millisecond
@@ -38,10 +38,15 @@ class Pace:
     def arguments(self) -> list[str]:
         """As flags of the client."""
         sources = ",".join(map(str, self.sources))
-        return [f"--sources={sources}", f"--rate={self.rate}", f"--held-rate={self.held_rate}", f"--connections={self.connections}"]
+        return [
+            f"--sources={sources}",
+            f"--rate={self.rate}",
+            f"--held-rate={self.held_rate}",
+            f"--connections={self.connections}",
+        ]
 
 
-class Result(NamedTuple):
+class ClientResult(NamedTuple):
     """All that the client saw, and the processor time it used for it."""
 
     tally: Tally
@@ -52,13 +57,17 @@ class Result(NamedTuple):
 class Clients:
     """The client under way. As a context manager it is ended with the block, saved or not."""
 
-    def __init__(self, cluster: Cluster, pace: Pace) -> None:
+    def __init__(self, cluster: Lab, pace: Pace) -> None:
         self._pace = pace
         self._directory: Path = cluster.claim.directory / "client"
         self._directory.mkdir(exist_ok=True)
         vip: IPv4Address = cluster.settings.vip
         command = python_module(
-            client.__name__, f"--directory={self._directory}", f"--vip={vip}", f"--port={addresses.SERVICE_PORT}", *pace.arguments()
+            client.__name__,
+            f"--directory={self._directory}",
+            f"--vip={vip}",
+            f"--port={addresses.SERVICE_PORT}",
+            *pace.arguments(),
         )
         self._process = Process("client", command, self._directory / "log", cluster.client)
         self._process.wait_line("^asking$")
@@ -79,19 +88,35 @@ class Clients:
 
     def wait_held(self, timeout_s: float = ANSWER_S) -> None:
         """Return once all connections stand."""
-        wait_for(lambda: None if self.held().get(0) else True, [self._process], timeout_s, "all connections to stand", ASK_S)
+        wait_for(
+            lambda: None if self.held().get(0) else True,
+            [self._process],
+            timeout_s,
+            "all connections to stand",
+            ASK_S,
+        )
 
     def wait_served(self, timeout_s: float) -> None:
         """Return once everybody is answered again: nothing is lost of what was asked in the last moments."""
-        wait_for(lambda: None if self._status()["lost"] else True, [self._process], timeout_s, "all requests to be answered", ASK_S)
+        wait_for(
+            lambda: None if self._status()["lost"] else True,
+            [self._process],
+            timeout_s,
+            "all requests to be answered",
+            ASK_S,
+        )
 
-    def stop(self) -> Result:
+    def stop(self) -> ClientResult:
         """End it, and read what it saw."""
         status = self._status()
         self._process.stop(END_S)
         if status["dropped"]:
-            raise LabError(f"counting answers: the kernel dropped {status['dropped']} frames before they were read; ask at a lower rate")
-        return Result(Tally.read(self._directory / TALLY), held.read(self._directory / TURNS), status["cpu_s"])
+            raise LabError(
+                f"counting answers: the kernel dropped {status['dropped']} frames before they were read; ask at a lower rate"
+            )
+        return ClientResult(
+            Tally.read(self._directory / TALLY), held.read(self._directory / TURNS), status["cpu_s"]
+        )
 
     def _status(self) -> dict[str, Any]:
         answer: dict[str, Any] = self._order("status")
@@ -107,4 +132,6 @@ class Clients:
                 asking.sendto(json.dumps(order).encode(), str(self._directory / ORDERS))
                 return json.loads(asking.recv(65536))
             except OSError as error:
-                raise LabError(f"ordering {order[0]} of the client: {error}; see {self._directory / 'log'}") from error
+                raise LabError(
+                    f"ordering {order[0]} of the client: {error}; see {self._directory / 'log'}"
+                ) from error

@@ -17,7 +17,7 @@ _ECHO_REPLY, _ECHO_REQUEST, _UNREACHABLE = 0, 8, 3
 _RST = 0x04
 
 
-class Flow(NamedTuple):
+class RequestFlow(NamedTuple):
     """One request of the client: protocol ('tcp', 'udp', 'ping'), its address and its port (a ping's identifier)."""
 
     protocol: str
@@ -28,7 +28,7 @@ class Flow(NamedTuple):
 class Answer(NamedTuple):
     """A packet that answers a request; `refusal` is a reset or an ICMP error: somebody took the request who does not serve it."""
 
-    flow: Flow
+    flow: RequestFlow
     refusal: bool
 
 
@@ -41,7 +41,9 @@ def parse(packet: bytes, source: bytes) -> Answer | None:
         return _parse_icmp(packet, header)
     if header.protocol == _NUMBERS["tcp"]:
         return _parse_tcp(packet, header)
-    return Answer(_flow(header.protocol, header.destination, _second_port(packet, header)), refusal=False)
+    return Answer(
+        _flow(header.protocol, header.destination, _second_port(packet, header)), refusal=False
+    )
 
 
 def _parse_tcp(packet: bytes, header: _Header) -> Answer | None:
@@ -54,13 +56,23 @@ def _parse_tcp(packet: bytes, header: _Header) -> Answer | None:
 def _parse_icmp(packet: bytes, header: _Header) -> Answer | None:
     kind = packet[header.length]
     if kind == _ECHO_REPLY:
-        return Answer(_flow(header.protocol, header.destination, struct.unpack_from("!H", packet, header.length + 4)[0]), refusal=False)
+        return Answer(
+            _flow(
+                header.protocol,
+                header.destination,
+                struct.unpack_from("!H", packet, header.length + 4)[0],
+            ),
+            refusal=False,
+        )
     refused = packet[header.length + 8 :]
     inner = _Header.of(refused) if kind == _UNREACHABLE else None
     if inner is None or inner.protocol not in _PROTOCOLS:
         return None
     offset = inner.length + (4 if inner.protocol == _NUMBERS["ping"] else 0)
-    return Answer(_flow(inner.protocol, inner.source, struct.unpack_from("!H", refused, offset)[0]), refusal=True)
+    return Answer(
+        _flow(inner.protocol, inner.source, struct.unpack_from("!H", refused, offset)[0]),
+        refusal=True,
+    )
 
 
 def _second_port(packet: bytes, header: _Header) -> int:
@@ -68,8 +80,8 @@ def _second_port(packet: bytes, header: _Header) -> int:
     return port
 
 
-def _flow(protocol: int, client: bytes, port: int) -> Flow:
-    return Flow(_PROTOCOLS[protocol], str(IPv4Address(client)), port)
+def _flow(protocol: int, client: bytes, port: int) -> RequestFlow:
+    return RequestFlow(_PROTOCOLS[protocol], str(IPv4Address(client)), port)
 
 
 class _Header(NamedTuple):
@@ -84,7 +96,10 @@ class _Header(NamedTuple):
         if len(packet) < _HEADER_BYTES or packet[0] >> 4 != 4:
             return None
         length = 4 * (packet[0] & 0xF)
-        if len(packet) < length + _QUOTED_BYTES or struct.unpack_from("!H", packet, 6)[0] & _FRAGMENT_OFFSET:
+        if (
+            len(packet) < length + _QUOTED_BYTES
+            or struct.unpack_from("!H", packet, 6)[0] & _FRAGMENT_OFFSET
+        ):
             return None
         return cls(length, packet[9], packet[12:16], packet[16:20])
 

@@ -42,7 +42,7 @@ class Passage(NamedTuple):
 
 
 @dataclass
-class _Walk:
+class _SourceWalk:
     """How far one source's requests have been read."""
 
     owner: int | None = None
@@ -54,13 +54,13 @@ class _Walk:
 
 def passages(tally: Tally, end_ns: int) -> Iterator[Passage]:
     """Every source's moves and gaps, those of one source in the order of time; requests sent after `end_ns` are not looked at."""
-    walks: dict[int, _Walk] = {}
+    walks: dict[int, _SourceWalk] = {}
     for number in range(len(tally)):
         sent_ns = tally.sent_ns[number]
         if sent_ns > end_ns:
             break
         source, owner = tally.sources[number], tally.owner(number)
-        walk = walks.setdefault(source, _Walk())
+        walk = walks.setdefault(source, _SourceWalk())
         if owner is None:
             walk.lost += 1
             walk.lost_from_ns = walk.lost_from_ns or sent_ns
@@ -68,14 +68,23 @@ def passages(tally: Tally, end_ns: int) -> Iterator[Passage]:
             continue
         if walk.lost or walk.owner not in (None, owner):
             yield _passage(source, walk, owner, sent_ns)
-        walks[source] = _Walk(owner, sent_ns)
+        walks[source] = _SourceWalk(owner, sent_ns)
     for source, walk in walks.items():
         if walk.lost:
             yield _passage(source, walk, None, end_ns)
 
 
-def _passage(source: int, walk: _Walk, new: int | None, next_ns: int) -> Passage:
-    return Passage(source, walk.owner, new, walk.last_ns or walk.lost_from_ns, next_ns, walk.lost, walk.lost_from_ns, walk.lost_to_ns)
+def _passage(source: int, walk: _SourceWalk, new: int | None, next_ns: int) -> Passage:
+    return Passage(
+        source,
+        walk.owner,
+        new,
+        walk.last_ns or walk.lost_from_ns,
+        next_ns,
+        walk.lost,
+        walk.lost_from_ns,
+        walk.lost_to_ns,
+    )
 
 
 class Gap(NamedTuple):
@@ -96,11 +105,13 @@ def gaps(found: Iterable[Passage]) -> list[Gap]:
     groups: dict[tuple[int | None, int | None], list[Passage]] = {}
     for passage in found:
         groups.setdefault((passage.old, passage.new), []).append(passage)
-    return [gap for group in groups.values() for shared in _sharing(group) for gap in _measured(shared)]
+    return [
+        gap for group in groups.values() for shared in _sharing(group) for gap in _measured(shared)
+    ]
 
 
 @dataclass
-class _Shared:
+class _SharedGap:
     """Passages that may have been through one gap: after `last_ns`, before `next_ns`."""
 
     members: list[Passage]
@@ -117,16 +128,25 @@ class _Shared:
         if last_ns >= next_ns or last_ns > lost_from_ns or next_ns < lost_to_ns:
             return False
         self.members.append(passage)
-        self.last_ns, self.next_ns, self.lost_from_ns, self.lost_to_ns = last_ns, next_ns, lost_from_ns, lost_to_ns
+        self.last_ns, self.next_ns, self.lost_from_ns, self.lost_to_ns = (
+            last_ns,
+            next_ns,
+            lost_from_ns,
+            lost_to_ns,
+        )
         return True
 
 
 def _sharing(group: list[Passage]) -> list[list[Passage]]:
-    found: list[_Shared] = []
+    found: list[_SharedGap] = []
     for passage in sorted(group, key=lambda passage: passage.last_ns):
         if not any(shared.take(passage) for shared in found[-1:]):
             lost_from_ns = passage.lost_from_ns or passage.next_ns
-            found.append(_Shared([passage], passage.last_ns, passage.next_ns, lost_from_ns, passage.lost_to_ns))
+            found.append(
+                _SharedGap(
+                    [passage], passage.last_ns, passage.next_ns, lost_from_ns, passage.lost_to_ns
+                )
+            )
     return [shared.members for shared in found]
 
 

@@ -64,7 +64,7 @@ def read(path: Path) -> list[Turn]:
 
 
 @dataclass
-class _Connection:
+class _HeldConnection:
     number: int
     address: str
     sock: socket.socket | None = None
@@ -88,9 +88,9 @@ class Held:
     def __init__(self, target: tuple[IPv4Address, int], count: int, waiting: select.epoll) -> None:
         self._target = (str(target[0]), target[1])
         self._epoll = waiting
-        self._connections = [_Connection.of(number) for number in range(count)]
-        self._by_descriptor: dict[int, _Connection] = {}
-        self._by_flow: dict[tuple[bytes, int], _Connection] = {}
+        self._connections = [_HeldConnection.of(number) for number in range(count)]
+        self._by_descriptor: dict[int, _HeldConnection] = {}
+        self._by_flow: dict[tuple[bytes, int], _HeldConnection] = {}
         self._next = 0
         self._due_ns = time.monotonic_ns()
         self._step_ns = int(EXCHANGE_S * 1e9) // max(1, count)
@@ -112,20 +112,28 @@ class Held:
         """Do what is due: each connection has its turn once in `EXCHANGE_S`."""
         while self._due_ns <= now_ns and self._connections:
             self._due_ns += self._step_ns
-            self._attend(self._connections[self._next % len(self._connections)], self._next // len(self._connections), now_ns)
+            self._attend(
+                self._connections[self._next % len(self._connections)],
+                self._next // len(self._connections),
+                now_ns,
+            )
             self._next += 1
 
-    def _attend(self, connection: _Connection, round_number: int, now_ns: int) -> None:
+    def _attend(self, connection: _HeldConnection, round_number: int, now_ns: int) -> None:
         if connection.sock is None:
             if now_ns >= connection.retry_ns:
                 self._open(connection, now_ns)
         elif connection.stands and connection.asked_ns:
             if now_ns - connection.asked_ns > SILENT_S * 1e9:
                 self._lose(connection, "silent", now_ns)
-        elif connection.stands and (connection.number % IDLE_SHARE or round_number % IDLE_EXCHANGES == 0 or not connection.node):
+        elif connection.stands and (
+            connection.number % IDLE_SHARE
+            or round_number % IDLE_EXCHANGES == 0
+            or not connection.node
+        ):
             self._ask(connection, connection.sock, now_ns)
 
-    def _open(self, connection: _Connection, now_ns: int) -> None:
+    def _open(self, connection: _HeldConnection, now_ns: int) -> None:
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
@@ -138,12 +146,17 @@ class Held:
             connection.retry_ns = now_ns + int(RETRY_S * 1e9)
             return
         connection.sock, connection.port, connection.asked_ns = sock, sock.getsockname()[1], now_ns
-        connection.node, connection.wire_node, connection.stands, connection.good_ns = 0, None, False, now_ns
+        connection.node, connection.wire_node, connection.stands, connection.good_ns = (
+            0,
+            None,
+            False,
+            now_ns,
+        )
         self._by_descriptor[sock.fileno()] = connection
         self._by_flow[socket.inet_aton(connection.address), connection.port] = connection
         self._epoll.register(sock, select.EPOLLOUT)
 
-    def _ask(self, connection: _Connection, sock: socket.socket, now_ns: int) -> None:
+    def _ask(self, connection: _HeldConnection, sock: socket.socket, now_ns: int) -> None:
         connection.sent += 1
         connection.asked_ns = now_ns
         try:
@@ -166,7 +179,7 @@ class Held:
             self._epoll.modify(descriptor, select.EPOLLIN | select.EPOLLRDHUP)
             self._ask(connection, sock, now_ns)
 
-    def _hear(self, connection: _Connection, sock: socket.socket, now_ns: int) -> None:
+    def _hear(self, connection: _HeldConnection, sock: socket.socket, now_ns: int) -> None:
         try:
             data = sock.recv(_READ_BYTES)
         except BlockingIOError:
@@ -185,11 +198,11 @@ class Held:
             self._say(connection, "stalled", now_ns)
         connection.asked_ns, connection.good_ns = 0, now_ns
 
-    def _lose(self, connection: _Connection, what: str, now_ns: int) -> None:
+    def _lose(self, connection: _HeldConnection, what: str, now_ns: int) -> None:
         self._say(connection, what, now_ns)
         self._close(connection, now_ns)
 
-    def _close(self, connection: _Connection, now_ns: int) -> None:
+    def _close(self, connection: _HeldConnection, now_ns: int) -> None:
         if connection.sock is not None:
             del self._by_descriptor[connection.sock.fileno()]
             del self._by_flow[socket.inet_aton(connection.address), connection.port]
@@ -200,7 +213,11 @@ class Held:
     def retire(self, node: int) -> int:
         """End the connections at a node as their users would one day, and return how many; new ones take their places."""
         now_ns = time.monotonic_ns()
-        retired = [connection for connection in self._connections if connection.stands and connection.node == node]
+        retired = [
+            connection
+            for connection in self._connections
+            if connection.stands and connection.node == node
+        ]
         for connection in retired:
             self._say(connection, "closed", now_ns)
             self._close(connection, now_ns)
@@ -217,5 +234,14 @@ class Held:
             now_ns = time.monotonic_ns()
             self._say(connection, "foreign", now_ns)
 
-    def _say(self, connection: _Connection, what: str, now_ns: int) -> None:
-        self.turns.append(Turn(now_ns, connection.number, what, connection.node, connection.asked_ns or now_ns, connection.good_ns))
+    def _say(self, connection: _HeldConnection, what: str, now_ns: int) -> None:
+        self.turns.append(
+            Turn(
+                now_ns,
+                connection.number,
+                what,
+                connection.node,
+                connection.asked_ns or now_ns,
+                connection.good_ns,
+            )
+        )

@@ -37,7 +37,7 @@ import docopt
 from maglev0.errors import MaglevError
 from maglev0.lab.testbed import addresses
 from maglev0.lab.traffic import frames
-from maglev0.lab.traffic.frames import Flow
+from maglev0.lab.traffic.frames import RequestFlow
 from maglev0.lab.traffic.report import Exchange, Report
 from maglev0.lab.traffic.sniffer import Sniffer
 
@@ -59,7 +59,7 @@ ANSWER_BYTES = 200
 
 
 @dataclass(frozen=True)
-class Plan:
+class ProbePlan:
     """What to ask: `requests` None means until stopped; `rate_per_s` counts all clients together."""
 
     vip: IPv4Address = addresses.VIP
@@ -73,14 +73,25 @@ class Plan:
 
     def arguments(self) -> list[str]:
         """The plan as arguments of the command."""
-        counts = [f"--requests={self.requests or 0}", f"--clients={self.clients}", f"--rate={self.rate_per_s}", f"--deadline={self.deadline_s}"]
-        return [f"--vip={self.vip}", f"--port={self.port}", f"--interface={self.interface}", *counts, f"--protocols={','.join(self.protocols)}"]
+        counts = [
+            f"--requests={self.requests or 0}",
+            f"--clients={self.clients}",
+            f"--rate={self.rate_per_s}",
+            f"--deadline={self.deadline_s}",
+        ]
+        return [
+            f"--vip={self.vip}",
+            f"--port={self.port}",
+            f"--interface={self.interface}",
+            *counts,
+            f"--protocols={','.join(self.protocols)}",
+        ]
 
 
 class Prober:
     """Carries out one plan in the namespace it runs in."""
 
-    def __init__(self, plan: Plan, sniffer: Sniffer) -> None:
+    def __init__(self, plan: ProbePlan, sniffer: Sniffer) -> None:
         self._plan = plan
         self._sniffer = sniffer
         self._ports = [random.choice(FIRST_PORTS)] * plan.clients  # noqa: S311  no secret
@@ -104,23 +115,37 @@ class Prober:
 
         An answer after the deadline still counts: no second packet was sent that it could answer. A busy machine is no lost request.
         """
-        counted = tuple(dict.fromkeys(answers.macs)) if exchange.protocol == "tcp" else tuple(answers.macs)
-        late = answers.first_s is not None and answers.first_s - exchange.sent_s > self._plan.deadline_s
-        return exchange._replace(answers=counted, answered_s=answers.first_s if exchange.answered_s is None and late else exchange.answered_s)
+        counted = (
+            tuple(dict.fromkeys(answers.macs))
+            if exchange.protocol == "tcp"
+            else tuple(answers.macs)
+        )
+        late = (
+            answers.first_s is not None
+            and answers.first_s - exchange.sent_s > self._plan.deadline_s
+        )
+        return exchange._replace(
+            answers=counted,
+            answered_s=answers.first_s
+            if exchange.answered_s is None and late
+            else exchange.answered_s,
+        )
 
     async def _ask(self, number: int) -> tuple[Exchange, Answers]:
         client = number % self._plan.clients
         protocol = self._plan.protocols[number // self._plan.clients % len(self._plan.protocols)]
         address = str(addresses.client_address(client))
         with self._socket(protocol, address, client) as sock:
-            flow = Flow(protocol, address, self._ports[client])
+            flow = RequestFlow(protocol, address, self._ports[client])
             answers = self._sniffer.expect(flow)
             sent_s = time.monotonic()
             answered_s = await self._answered(flow, sock, answers)
         self._open.release()
         return Exchange(protocol, address, sent_s, answered_s, ()), answers
 
-    async def _answered(self, flow: Flow, sock: socket.socket, answers: Answers) -> float | None:
+    async def _answered(
+        self, flow: RequestFlow, sock: socket.socket, answers: Answers
+    ) -> float | None:
         """When the whole answer was there; None if that did not happen in time."""
         target = (str(self._plan.vip), self._plan.port)
         try:
@@ -128,7 +153,10 @@ class Prober:
                 if flow.protocol == "tcp":
                     await asyncio.get_running_loop().sock_connect(sock, target)
                 else:
-                    sock.sendto(frames.echo_request(flow.port) if flow.protocol == "ping" else b"request", target)
+                    sock.sendto(
+                        frames.echo_request(flow.port) if flow.protocol == "ping" else b"request",
+                        target,
+                    )
                     await answers.served.wait()
             if flow.protocol == "tcp":
                 async with asyncio.timeout(TALK_S):
@@ -139,7 +167,11 @@ class Prober:
 
     def _socket(self, protocol: str, address: str, client: int) -> socket.socket:
         """A socket bound to the client's next free port; a ping's identifier takes the port's place."""
-        kinds = {"tcp": (socket.SOCK_STREAM, 0), "udp": (socket.SOCK_DGRAM, 0), "ping": (socket.SOCK_RAW, socket.IPPROTO_ICMP)}
+        kinds = {
+            "tcp": (socket.SOCK_STREAM, 0),
+            "udp": (socket.SOCK_DGRAM, 0),
+            "ping": (socket.SOCK_RAW, socket.IPPROTO_ICMP),
+        }
         kind, number = kinds[protocol]
         sock = socket.socket(socket.AF_INET, kind | socket.SOCK_NONBLOCK, number)
         for _ in range(PORT_TRIES):
@@ -169,7 +201,9 @@ async def _talk(sock: socket.socket) -> None:
 async def _late_answers(all_answers: list[Answers]) -> None:
     """Wait for second answers, and for first ones as long as some are missing."""
     await asyncio.sleep(LINGER_S)
-    missing = [asyncio.ensure_future(answers.served.wait()) for answers in all_answers if not answers.macs]
+    missing = [
+        asyncio.ensure_future(answers.served.wait()) for answers in all_answers if not answers.macs
+    ]
     if missing:
         _, lost = await asyncio.wait(missing, timeout=PATIENCE_S)
         for task in lost:
@@ -185,7 +219,7 @@ async def _set_before(event: asyncio.Event, due_s: float) -> bool:
     return event.is_set()
 
 
-async def probe(plan: Plan) -> Report:
+async def probe(plan: ProbePlan) -> Report:
     """Carry out the plan; SIGTERM and SIGINT end it early, with what was asked until then."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -196,8 +230,8 @@ async def probe(plan: Plan) -> Report:
         return await Prober(plan, sniffer).run(stop)
 
 
-def _plan(arguments: dict[str, str]) -> Plan:
-    return Plan(
+def _plan(arguments: dict[str, str]) -> ProbePlan:
+    return ProbePlan(
         vip=IPv4Address(arguments["--vip"]),
         port=int(arguments["--port"]),
         interface=arguments["--interface"],

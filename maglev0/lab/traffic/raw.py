@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ipaddress import IPv4Address
 
 
-class Kind(enum.IntEnum):
+class RequestKind(enum.IntEnum):
     """What is asked, and how: the first three each time from a fresh port, the last two always from the same."""
 
     SYN = 0
@@ -28,8 +28,8 @@ class Kind(enum.IntEnum):
     HELD_PING = 4
 
 
-FRESH = (Kind.SYN, Kind.UDP, Kind.PING)
-HELD = (Kind.HELD_UDP, Kind.HELD_PING)
+FRESH = (RequestKind.SYN, RequestKind.UDP, RequestKind.PING)
+HELD = (RequestKind.HELD_UDP, RequestKind.HELD_PING)
 
 _ICMP_NUMBER, _TCP_NUMBER, _UDP_NUMBER = 1, 6, 17
 _SYN, _RST, _ACK = 0x02, 0x04, 0x10
@@ -72,14 +72,18 @@ class Builder:
         self._vip = vip.packed
         self._port = port
 
-    def request(self, kind: Kind, source: bytes, port: int, number: int) -> bytes:
+    def request(self, kind: RequestKind, source: bytes, port: int, number: int) -> bytes:
         """The IPv4 packet from a source address (4 bytes) and port, or identifier of a ping; the kernel fills in length and header checksum."""
-        if kind is Kind.SYN:
+        if kind is RequestKind.SYN:
             return self._tcp(source, port, number, _SYN)
-        if kind in (Kind.UDP, Kind.HELD_UDP):
+        if kind in (RequestKind.UDP, RequestKind.HELD_UDP):
             payload = b"%d" % number
             # A checksum of 0 means none (RFC 768).
-            return self._ip(_UDP_NUMBER, source) + _UDP.pack(port, self._port, 8 + len(payload), 0) + payload
+            return (
+                self._ip(_UDP_NUMBER, source)
+                + _UDP.pack(port, self._port, 8 + len(payload), 0)
+                + payload
+            )
         bare = _PING.pack(_ECHO_REQUEST, 0, 0, port, 1, number)
         return self._ip(_ICMP_NUMBER, source) + bare[:2] + _checksum(bare) + bare[4:]
 
@@ -93,7 +97,9 @@ class Builder:
 
     def read(self, frame: bytes) -> Reply | Segment | None:
         """What an Ethernet frame from the VIP says; None for what answers nothing."""
-        protocol = frame[23] if len(frame) >= _ETHERNET + _IP + 8 and frame[14] == _NO_OPTIONS else 0
+        protocol = (
+            frame[23] if len(frame) >= _ETHERNET + _IP + 8 and frame[14] == _NO_OPTIONS else 0
+        )
         if protocol == _TCP_NUMBER:
             return self._read_tcp(frame)
         if protocol == _UDP_NUMBER:
@@ -131,7 +137,9 @@ def _read_icmp(frame: bytes) -> Reply | None:
 
 
 def _numbered(digits: bytes, frame: bytes, *, refusal: bool) -> Reply | None:
-    return Reply(int(digits), node_of(frame[6:12]), refusal, reset=None) if digits.isdigit() else None
+    return (
+        Reply(int(digits), node_of(frame[6:12]), refusal, reset=None) if digits.isdigit() else None
+    )
 
 
 def _checksum(data: bytes) -> bytes:
@@ -147,4 +155,7 @@ def vip_filter(vip: IPv4Address, most_bytes: int) -> bytes:
     load_source = (0x20, 0, 0, _ETHERNET + 12)
     equals_vip = (0x15, 0, 1, int(vip))
     accept, refuse = (0x06, 0, 0, most_bytes), (0x06, 0, 0, 0)
-    return b"".join(struct.pack("=HBBI", *instruction) for instruction in (load_source, equals_vip, accept, refuse))
+    return b"".join(
+        struct.pack("=HBBI", *instruction)
+        for instruction in (load_source, equals_vip, accept, refuse)
+    )

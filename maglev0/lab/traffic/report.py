@@ -80,16 +80,27 @@ class Report:
 
     def shares(self) -> Counter[str]:
         """How many requests each node answered, by its name."""
-        return Counter(answerer(mac) for exchange in self.exchanges if exchange.times_answered for mac in exchange.answers)
+        return Counter(
+            answerer(mac)
+            for exchange in self.exchanges
+            if exchange.times_answered
+            for mac in exchange.answers
+        )
 
     def delay_s(self, quantile: float) -> float:
         """The time from request to answer below which `quantile` of the answered requests lie; 0 where none was."""
-        delays = sorted(exchange.answered_s - exchange.sent_s for exchange in self.exchanges if exchange.answered_s is not None)
+        delays = sorted(
+            exchange.answered_s - exchange.sent_s
+            for exchange in self.exchanges
+            if exchange.answered_s is not None
+        )
         return delays[min(len(delays) - 1, int(quantile * len(delays)))] if delays else 0.0
 
     def outages(self) -> list[Outage]:
         """Every client's stretches without answers, those of one client in the order of time."""
-        return [outage for exchanges in self._by_client().values() for outage in _stretches(exchanges)]
+        return [
+            outage for exchanges in self._by_client().values() for outage in _stretches(exchanges)
+        ]
 
     def _by_client(self) -> dict[str, list[Exchange]]:
         found: dict[str, list[Exchange]] = {}
@@ -109,7 +120,12 @@ class Report:
     @classmethod
     def from_json(cls, line: str) -> Report:
         """The report that `to_json` wrote."""
-        return cls(tuple(Exchange(protocol, client, sent_s, answered_s, tuple(by)) for protocol, client, sent_s, answered_s, by in json.loads(line)))
+        return cls(
+            tuple(
+                Exchange(protocol, client, sent_s, answered_s, tuple(by))
+                for protocol, client, sent_s, answered_s, by in json.loads(line)
+            )
+        )
 
 
 def _stretches(exchanges: Iterable[Exchange]) -> list[Outage]:

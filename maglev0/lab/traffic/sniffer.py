@@ -14,7 +14,7 @@ from maglev0.lab.traffic import frames
 if TYPE_CHECKING:
     from ipaddress import IPv4Address
 
-    from maglev0.lab.traffic.frames import Flow
+    from maglev0.lab.traffic.frames import RequestFlow
 
 # From <linux/if_packet.h> and <asm-generic/socket.h>; Python's socket module lacks them.
 _SOL_PACKET, _PACKET_STATISTICS, _SO_RCVBUFFORCE = 263, 6, 33
@@ -43,13 +43,13 @@ class Sniffer:
 
     def __init__(self, interface: str, vip: IPv4Address) -> None:
         self._vip = vip.packed
-        self._flows: dict[Flow, Answers] = {}
+        self._flows: dict[RequestFlow, Answers] = {}
         # SOCK_DGRAM takes the Ethernet header off; the sender's MAC comes with the address.
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK, 0)
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER_BYTES)
         self._socket.bind((interface, _ETH_P_IP))
 
-    def expect(self, flow: Flow) -> Answers:
+    def expect(self, flow: RequestFlow) -> Answers:
         """Count the answers to a request from now on; a later request with the same flow takes its place."""
         answers = Answers()
         self._flows[flow] = answers
@@ -61,10 +61,14 @@ class Sniffer:
 
     def __exit__(self, *_: object) -> None:
         asyncio.get_running_loop().remove_reader(self._socket)
-        _, dropped = struct.unpack("II", self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8))
+        _, dropped = struct.unpack(
+            "II", self._socket.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8)
+        )
         self._socket.close()
         if dropped:
-            raise LabError(f"counting answers: the kernel dropped {dropped} frames before they were read; probe at a lower rate")
+            raise LabError(
+                f"counting answers: the kernel dropped {dropped} frames before they were read; probe at a lower rate"
+            )
 
     def _hear(self) -> None:
         for _ in range(_FRAMES_AT_ONCE):

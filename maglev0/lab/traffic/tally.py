@@ -7,7 +7,7 @@ from array import array
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
-from maglev0.lab.traffic.raw import Kind
+from maglev0.lab.traffic.raw import RequestKind
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -49,7 +49,7 @@ class Tally:
     def __len__(self) -> int:
         return len(self.sent_ns)
 
-    def ask(self, kind: Kind, source: int, sent_ns: int) -> None:
+    def ask(self, kind: RequestKind, source: int, sent_ns: int) -> None:
         """Add a request."""
         self.sent_ns.append(sent_ns)
         self.answered_ns.append(0)
@@ -80,7 +80,9 @@ class Tally:
     def is_double(self, number: int) -> bool:
         """Whether more than one node spoke, or one spoke twice where an answer is one packet."""
         spoke = self.nodes[number] | self.refusing[number]
-        return spoke & (spoke - 1) != 0 or (self.kinds[number] != Kind.SYN and self.answers[number] > 1)
+        return spoke & (spoke - 1) != 0 or (
+            self.kinds[number] != RequestKind.SYN and self.answers[number] > 1
+        )
 
     def write(self, path: Path) -> None:
         """Save it."""

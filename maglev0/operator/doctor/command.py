@@ -36,7 +36,7 @@ from maglev0.core.text import printable
 from maglev0.errors import ConfigError
 from maglev0.operator import command, connection
 from maglev0.operator.doctor import examination, finding, show
-from maglev0.operator.doctor.examination import Asked
+from maglev0.operator.doctor.examination import DoctorRequest
 from maglev0.operator.doctor.finding import Severity
 
 _PROBE_FOR_S = (0.1, 3600.0)
@@ -56,15 +56,21 @@ def _run(arguments: dict[str, Any]) -> int:
     return 1 if finding.counted(findings, Severity.FAULT) else 0
 
 
-def _asked(arguments: dict[str, Any]) -> Asked:
+def _asked(arguments: dict[str, Any]) -> DoctorRequest:
     written = _configured(arguments)
-    flags = [f"{flag}={arguments[flag]}" for flag in ("--my-id", "--interface", "--session-timeout") if arguments[flag] is not None]
+    flags = [
+        f"{flag}={arguments[flag]}"
+        for flag in ("--my-id", "--interface", "--session-timeout")
+        if arguments[flag] is not None
+    ]
     given = command_line.read(flags)
-    return Asked(
+    return DoctorRequest(
         connection=connection.read(arguments),
         interface=given.interface or (written.interface if written else None),
         my_id=given.my_id if arguments["--my-id"] else (written.my_id if written else None),
-        session_timeout_s=given.session_timeout_s if arguments["--session-timeout"] else (written.session_timeout_s if written else None),
+        session_timeout_s=given.session_timeout_s
+        if arguments["--session-timeout"]
+        else (written.session_timeout_s if written else None),
         probe_for_s=_probe_for_s(arguments["--probe-for"]),
         config=written,
     )
@@ -83,5 +89,7 @@ def _probe_for_s(text: str) -> float:
     except ValueError:
         value = -1.0
     if not least_s <= value <= most_s:
-        raise ConfigError(f"--probe-for={printable(text)}: allowed are {least_s:g} to {most_s:g} seconds")
+        raise ConfigError(
+            f"--probe-for={printable(text)}: allowed are {least_s:g} to {most_s:g} seconds"
+        )
     return value

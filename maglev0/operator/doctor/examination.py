@@ -21,11 +21,11 @@ from maglev0.dataplane.host import interface as interfaces_
 from maglev0.dataplane.host.interface import Interface
 from maglev0.errors import DataplaneError, UnavailableError, ZooKeeperError
 from maglev0.operator import connection
-from maglev0.operator.connection import Connection
+from maglev0.operator.connection import ClusterAddress
 from maglev0.operator.doctor import cluster
 from maglev0.operator.doctor.arp import judge as arp
 from maglev0.operator.doctor.arp.read import Wire
-from maglev0.operator.doctor.cluster import Look, Own
+from maglev0.operator.doctor.cluster import ClusterReading, Own
 from maglev0.operator.doctor.ensemble import judge as ensemble
 from maglev0.operator.doctor.ensemble import read as servers
 from maglev0.operator.doctor.filters import foreign
@@ -50,10 +50,10 @@ SECOND_LOOK_S = 6.0  # by then every daemon that works has reported anew
 
 
 @dataclass(frozen=True)
-class Asked:
+class DoctorRequest:
     """What the command line and the configuration file ask for; `config` is what this machine's daemon is told, None where no file does."""
 
-    connection: Connection
+    connection: ClusterAddress
     interface: str | None
     my_id: int | None
     session_timeout_s: float | None
@@ -61,7 +61,7 @@ class Asked:
     config: Config | None
 
 
-async def examine(asked: Asked) -> list[Finding]:
+async def examine(asked: DoctorRequest) -> list[Finding]:
     """Look at everything, and return what was found, once each."""
     before = machine.counts()
     vips = asked.connection.vips
@@ -76,25 +76,37 @@ async def examine(asked: Asked) -> list[Finding]:
     return list(dict.fromkeys(found))
 
 
-async def _session(stack: AsyncExitStack, asked: Asked, found: list[Finding]) -> Session | None:
+async def _session(
+    stack: AsyncExitStack, asked: DoctorRequest, found: list[Finding]
+) -> Session | None:
     zk, tls = asked.connection.zk, credentials.tls(asked.connection.access)
     try:
         # Where nobody answers, a session would only be waited for.
         serves = await servers.any_serves(zk, tls)
-        session = await stack.enter_async_context(connection.session(asked.connection)) if serves else None
+        session = (
+            await stack.enter_async_context(connection.session(asked.connection))
+            if serves
+            else None
+        )
         problem = "" if serves else await diagnosis.why_no_session(zk, tls)
     except ZooKeeperError as error:
         session, problem = None, str(error)
     why = "without it no node has a lease, and none accepts a new flow"
     mend = "start it, or correct --zk; what needs it was left out here"
-    found += judged(ZOOKEEPER, f"{zk} gives sessions", fault(ZOOKEEPER, problem, why, mend) if problem else None)
+    found += judged(
+        ZOOKEEPER, f"{zk} gives sessions", fault(ZOOKEEPER, problem, why, mend) if problem else None
+    )
     return session
 
 
-async def _vip(asked: Asked, zookeeper: Session | None, vip: IPv4Address) -> list[Finding]:
+async def _vip(asked: DoctorRequest, zookeeper: Session | None, vip: IPv4Address) -> list[Finding]:
     found: list[Finding] = []
     where = await _interface(asked, vip, found)
-    first = None if zookeeper is None else await _first_look(zookeeper, asked.connection.paths(vip), found)
+    first = (
+        None
+        if zookeeper is None
+        else await _first_look(zookeeper, asked.connection.paths(vip), found)
+    )
     agreed = None if first is None else first.seen.settings
     found += await _zookeeper(asked, zookeeper, asked.connection.paths(vip), agreed)
     if where is not None:
@@ -106,45 +118,68 @@ async def _vip(asked: Asked, zookeeper: Session | None, vip: IPv4Address) -> lis
     return found
 
 
-async def _interface(asked: Asked, vip: IPv4Address, found: list[Finding]) -> Interface | None:
+async def _interface(
+    asked: DoctorRequest, vip: IPv4Address, found: list[Finding]
+) -> Interface | None:
     try:
         return await interfaces_.find(vip, asked.interface)
     except DataplaneError as error:
-        found.append(fault(network.INTERFACE, str(error), "nothing of the network can be looked at without it", "name it by --interface"))
+        found.append(
+            fault(
+                network.INTERFACE,
+                str(error),
+                "nothing of the network can be looked at without it",
+                "name it by --interface",
+            )
+        )
         return None
 
 
-async def _name(asked: Asked, vip: IPv4Address) -> str:
+async def _name(asked: DoctorRequest, vip: IPv4Address) -> str:
     found = await _interface(asked, vip, [])
     return "IF" if found is None else found.name
 
 
-async def _first_look(zookeeper: Session, paths: Paths, found: list[Finding]) -> Look | None:
+async def _first_look(
+    zookeeper: Session, paths: Paths, found: list[Finding]
+) -> ClusterReading | None:
     try:
         if await zookeeper.get(paths.settings) is None:
             found.append(
-                note(CLUSTER, f"there is no cluster at {paths.base} yet", "the first daemon founds it", "start one; or correct --zk, --cluster-ip")
+                note(
+                    CLUSTER,
+                    f"there is no cluster at {paths.base} yet",
+                    "the first daemon founds it",
+                    "start one; or correct --zk, --cluster-ip",
+                )
             )
             return None
-        return Look(await observe(zookeeper, paths), time.time())
+        return ClusterReading(await observe(zookeeper, paths), time.time())
     except (ZooKeeperError, Disconnected) as error:
-        found.append(fault(CLUSTER, str(error) or "ZooKeeper went away while it was asked", "its members could not be looked at", "maglev0 status"))
+        found.append(
+            fault(
+                CLUSTER,
+                str(error) or "ZooKeeper went away while it was asked",
+                "its members could not be looked at",
+                "maglev0 status",
+            )
+        )
         return None
 
 
-async def _last_look(zookeeper: Session, paths: Paths, first: Look) -> Look:
+async def _last_look(zookeeper: Session, paths: Paths, first: ClusterReading) -> ClusterReading:
     """A second look, after a pause where the first one asks for it; the first where there can be none."""
     try:
-        look = Look(await observe(zookeeper, paths), time.time())
+        look = ClusterReading(await observe(zookeeper, paths), time.time())
         if cluster.is_suspect(first) or cluster.is_suspect(look):
             await asyncio.sleep(SECOND_LOOK_S)
-            look = Look(await observe(zookeeper, paths), time.time())
+            look = ClusterReading(await observe(zookeeper, paths), time.time())
     except (ZooKeeperError, Disconnected):
         return first
     return look
 
 
-def _wishes(asked: Asked, vip: IPv4Address) -> Wishes | None:
+def _wishes(asked: DoctorRequest, vip: IPv4Address) -> Wishes | None:
     if asked.config is None:
         return None
     try:
@@ -153,27 +188,49 @@ def _wishes(asked: Asked, vip: IPv4Address) -> Wishes | None:
         return None
 
 
-async def _zookeeper(asked: Asked, zookeeper: Session | None, paths: Paths, agreed: Settings | None) -> list[Finding]:
+async def _zookeeper(
+    asked: DoctorRequest, zookeeper: Session | None, paths: Paths, agreed: Settings | None
+) -> list[Finding]:
     """What the servers grant and how fast they write, against the lease."""
     lease = None if agreed is None else terms(agreed.lease_ms)
-    asked_s = asked.session_timeout_s or (DEFAULT_SESSION_S if lease is None else round(lease.length_s / LEASE_SHARE, 2))
-    found = await servers.ask(asked.connection.zk, credentials.tls(asked.connection.access), asked_s)
+    asked_s = asked.session_timeout_s or (
+        DEFAULT_SESSION_S if lease is None else round(lease.length_s / LEASE_SHARE, 2)
+    )
+    found = await servers.ask(
+        asked.connection.zk, credentials.tls(asked.connection.access), asked_s
+    )
     access = asked.connection.access
-    may_change = ensemble.judge_access(identity=access.identity_scheme is not None, tls=access.ca is not None)
+    may_change = ensemble.judge_access(
+        identity=access.identity_scheme is not None, tls=access.ca is not None
+    )
     times = [*ensemble.judge(found), *may_change, *ensemble.judge_times(found, lease)]
     if zookeeper is None or lease is None:
         return times
     node = await zookeeper.get(paths.settings)
-    return times + ensemble.judge_writes([] if node is None else await servers.writes_s(zookeeper, paths, node.stat.version), lease)
+    return times + ensemble.judge_writes(
+        [] if node is None else await servers.writes_s(zookeeper, paths, node.stat.version), lease
+    )
 
 
-async def _here(asked: Asked, where: Interface, vip: IPv4Address, first: Look | None, *, knows: bool) -> list[Finding]:
+async def _here(
+    asked: DoctorRequest,
+    where: Interface,
+    vip: IPv4Address,
+    first: ClusterReading | None,
+    *,
+    knows: bool,
+) -> list[Finding]:
     """What stands on this machine, and what its network answers."""
     cluster_mac = _cluster_mac(asked, vip, first)
     serving = (first is not None and cluster.serving(first.seen, where.mac)) if knows else None
     found: list[Finding] = []
     rules = _filters(vip, where.name, cluster_mac, found)
-    wanted = Wanted(vip, cluster_mac, serving, first is not None and first.seen.settings.hash_family is HashFamily.CLUSTERIP)
+    wanted = Wanted(
+        vip,
+        cluster_mac,
+        serving,
+        first is not None and first.seen.settings.hash_family is HashFamily.CLUSTERIP,
+    )
     try:
         found += network.judge(await interfaces.read(vip, where, cluster_mac, rules=rules), wanted)
     except DataplaneError as error:
@@ -184,34 +241,49 @@ async def _here(asked: Asked, where: Interface, vip: IPv4Address, first: Look | 
         tally = await in_thread(lambda: wire.ask(asked.probe_for_s, listen=not serving))
         return found + arp.judge(tally, wire.peers, vip, cluster_mac)
     except DataplaneError as error:
-        return [*found, *(left_out(check, str(error)) for check in (arp.VIP_MAC, arp.NEIGHBOURS, arp.THERE, arp.HERE))]
+        return [
+            *found,
+            *(
+                left_out(check, str(error))
+                for check in (arp.VIP_MAC, arp.NEIGHBOURS, arp.THERE, arp.HERE)
+            ),
+        ]
 
 
-def _cluster_mac(asked: Asked, vip: IPv4Address, first: Look | None) -> str:
+def _cluster_mac(asked: DoctorRequest, vip: IPv4Address, first: ClusterReading | None) -> str:
     if first is not None:
         return first.seen.settings.cluster_mac
     return (asked.config and asked.config.cluster_mac) or settings.derived_mac(vip)
 
 
-def _filters(vip: IPv4Address, interface: str, cluster_mac: str, found: list[Finding]) -> bool | None:
+def _filters(
+    vip: IPv4Address, interface: str, cluster_mac: str, found: list[Finding]
+) -> bool | None:
     """Judge the packet filters; return whether our own rules stand, None where nobody may look."""
     try:
         filters = netfilter.read(vip)
     except DataplaneError as error:
-        found += [left_out(check, str(error)) for check in (foreign.DROPS, foreign.ADDRESSES, foreign.UNTRACKED)]
+        found += [
+            left_out(check, str(error))
+            for check in (foreign.DROPS, foreign.ADDRESSES, foreign.UNTRACKED)
+        ]
         return None
     found += foreign.judge(filters.others, vip, interface, cluster_mac)
     return filters.ours or clusterip.is_set_up(vip)
 
 
-async def _macs(zookeeper: Session, asked: Connection) -> list[Finding]:
+async def _macs(zookeeper: Session, asked: ClusterAddress) -> list[Finding]:
     """Judge the cluster MACs of all clusters."""
     base = f"{asked.zk.chroot}/maglev0"
     macs: dict[str, str] = {}
     try:
         listed = await zookeeper.children(base)
         names = [] if listed is None else sorted(listed[0])[:MAX_CLUSTERS]
-        for name, node in zip(names, await zookeeper.get_all([f"{base}/{name}/settings" for name in names]), strict=True):
+        for name, node in zip(
+            names,
+            await zookeeper.get_all([f"{base}/{name}/settings" for name in names]),
+            strict=True,
+        ):
             with suppress(ValueError):
                 if node is not None and await _lives(zookeeper, f"{base}/{name}"):
                     macs[printable(name)] = settings.decode(node.data).cluster_mac

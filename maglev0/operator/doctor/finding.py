@@ -72,7 +72,11 @@ def summary(findings: Iterable[Finding]) -> str:
     """One line with the counts; a check counts once, whatever it found."""
     found = list(findings)
     checks = len({finding.check for finding in found})
-    parts = [_number(checks, "check"), _number(counted(found, Severity.FAULT), "fault"), _number(counted(found, Severity.WARNING), "warning")]
+    parts = [
+        _number(checks, "check"),
+        _number(counted(found, Severity.FAULT), "fault"),
+        _number(counted(found, Severity.WARNING), "warning"),
+    ]
     skipped = counted(found, Severity.LEFT_OUT)
     return ", ".join([*parts, f"{skipped} left out"] if skipped else parts)
 

@@ -9,13 +9,25 @@ from dataclasses import asdict
 from maglev0.operator.doctor import finding
 from maglev0.operator.doctor.finding import Finding, Severity
 
-_STYLES = {Severity.FAULT: "bold red", Severity.WARNING: "bold yellow", Severity.NOTE: "cyan", Severity.LEFT_OUT: "magenta", Severity.SOUND: "green"}
+_STYLES = {
+    Severity.FAULT: "bold red",
+    Severity.WARNING: "bold yellow",
+    Severity.NOTE: "cyan",
+    Severity.LEFT_OUT: "magenta",
+    Severity.SOUND: "green",
+}
 
 
 def as_json(findings: Sequence[Finding]) -> str:
     """One object in one line, the findings of sound checks included."""
     counts = {severity.name.lower(): finding.counted(findings, severity) for severity in Severity}
-    return json.dumps({"findings": [asdict(one) for one in finding.ordered(findings)], "counts": counts, "summary": finding.summary(findings)})
+    return json.dumps(
+        {
+            "findings": [asdict(one) for one in finding.ordered(findings)],
+            "counts": counts,
+            "summary": finding.summary(findings),
+        }
+    )
 
 
 def as_text(findings: Sequence[Finding], *, verbose: bool) -> None:
@@ -26,7 +38,9 @@ def as_text(findings: Sequence[Finding], *, verbose: bool) -> None:
     console = Console(highlight=False, soft_wrap=True)
     for one in finding.ordered(findings):
         if one.severity is not Severity.SOUND or verbose:
-            console.print(Text.assemble((one.severity, _STYLES[one.severity]), f": {one.check}: {one.what}"))
+            console.print(
+                Text.assemble((one.severity, _STYLES[one.severity]), f": {one.check}: {one.what}")
+            )
             for word, text in (("why", one.why), ("mend", one.mend)):
                 if text:
                     console.print(Text.assemble((f"  {word}: ", "dim"), text))

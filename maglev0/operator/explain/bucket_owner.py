@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from maglev0.core import table
 from maglev0.core.view import DRY_RUN, Member, name_of
-from maglev0.protocol.handover import Stage
+from maglev0.protocol.handover import Phase
 from maglev0.telemetry.node_report import NodeReport
 from maglev0.telemetry.observer import Observation
 
@@ -25,7 +25,7 @@ class Party(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Custody:
+class BucketOwner:
     """One bucket's owner, and the former one (`None`: nobody).
 
     `knows_before` is False where no member's report tells of the view before. `move` tells in words what the bucket waits for, "" at rest.
@@ -41,13 +41,13 @@ class Custody:
     report: NodeReport | None
 
 
-def of(seen: Observation, bucket: int) -> Custody:
+def of(seen: Observation, bucket: int) -> BucketOwner:
     """What the znodes tell of a bucket, from 1."""
     name = seen.owners[bucket - 1]
     owner = next((member for member in seen.view.members if member.name == name), None)
     weights = _before(seen, owner)
     former = "" if weights is None else _owner_under(seen.settings.total_nodes, weights, bucket)
-    return Custody(
+    return BucketOwner(
         bucket=bucket,
         owner=_party(seen, name),
         before=_party(seen, former),
@@ -65,7 +65,11 @@ def _before(seen: Observation, owner: Member | None) -> Mapping[int, int] | None
     """
     if seen.view.id.cversion <= 1:
         return {}  # nobody ever was there but the one who joined first
-    told = {member: report.before for member, report in seen.reports.items() if report.view == seen.view.id and report.before}
+    told = {
+        member: report.before
+        for member, report in seen.reports.items()
+        if report.view == seen.view.id and report.before
+    }
     return told.get(owner.id if owner is not None and owner.id in told else min(told, default=0))
 
 
@@ -82,7 +86,11 @@ def _party(seen: Observation, name: str) -> Party | None:
 
 
 def _move(seen: Observation, bucket: int, owner: str) -> str:
-    late = [f"{member.name} ({_progress(seen, member)})" for member in seen.view.members if member.state != DRY_RUN and not _released(seen, member)]
+    late = [
+        f"{member.name} ({_progress(seen, member)})"
+        for member in seen.view.members
+        if member.state != DRY_RUN and not _released(seen, member)
+    ]
     if late:
         return f"waits until all have let go of what they give up: not yet {', '.join(late)}"
     if owner and bucket in seen.findings.holes:
@@ -92,12 +100,16 @@ def _move(seen: Observation, bucket: int, owner: str) -> str:
 
 def _released(seen: Observation, member: Member) -> bool:
     ack = seen.acks.get(member.id)
-    return ack is not None and ack.view == seen.view.id and ack.stage >= Stage.RELEASED
+    return ack is not None and ack.view == seen.view.id and ack.stage >= Phase.RELEASED
 
 
 def _progress(seen: Observation, member: Member) -> str:
     ack = seen.acks.get(member.id)
-    return "has not acknowledged this view" if ack is None or ack.view != seen.view.id else ack.stage.name.lower()
+    return (
+        "has not acknowledged this view"
+        if ack is None or ack.view != seen.view.id
+        else ack.stage.name.lower()
+    )
 
 
 def _in_force(seen: Observation, bucket: int) -> str:

@@ -33,16 +33,16 @@ from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv4Address
 from typing import Any
 
-from maglev0.core.packet_hash import Flow, PacketHash
+from maglev0.core.packet_hash import PacketFields, PacketHash
 from maglev0.core.service import HashFamily
 from maglev0.core.settings import Settings
 from maglev0.core.text import printable
 from maglev0.dataplane import verdict
-from maglev0.dataplane.verdict import Kernel, Tracked, Verdict
+from maglev0.dataplane.verdict import PacketVerdict, ServingKernel, Tracked
 from maglev0.errors import ConfigError, DataplaneError
 from maglev0.operator import command, connection
 from maglev0.operator.explain import bucket_owner
-from maglev0.operator.explain.bucket_owner import Custody, Party
+from maglev0.operator.explain.bucket_owner import BucketOwner, Party
 from maglev0.telemetry import observer
 from maglev0.telemetry.observer import Observation
 
@@ -54,7 +54,7 @@ _STEP_WORDS = {True: "passes", False: "drops", None: "unknown"}
 
 
 @dataclass(frozen=True)
-class Asked:
+class AskedFlow:
     """The flow that a command line is about; a port is `None` where it was left out."""
 
     source: IPv4Address
@@ -63,18 +63,18 @@ class Asked:
     protocol: int
 
     @property
-    def flow(self) -> Flow:
+    def flow(self) -> PacketFields:
         """The flow, with 0 for what was left out."""
-        return Flow(self.source, self.protocol, self.source_port or 0, self.dest_port or 0)
+        return PacketFields(self.source, self.protocol, self.source_port or 0, self.dest_port or 0)
 
 
 @dataclass(frozen=True)
 class Local:
     """What this machine's own kernel says; `why_not` tells why it was not asked, `note` why no connection was looked for."""
 
-    kernel: Kernel | None
-    new_flow: Verdict | None
-    connection: Verdict | None
+    kernel: ServingKernel | None
+    new_flow: PacketVerdict | None
+    connection: PacketVerdict | None
     tracked: Tracked | None
     note: str
     why_not: str
@@ -84,11 +84,11 @@ class Local:
 class Explanation:
     """The whole answer."""
 
-    asked: Asked
+    asked: AskedFlow
     vip: IPv4Address
     total_nodes: int
     view: int
-    custody: Custody
+    custody: BucketOwner
     local: Local
 
 
@@ -100,19 +100,30 @@ def main(arguments: list[str]) -> int:
 def _work(arguments: dict[str, Any]) -> int:
     asked, conn = parse(arguments), connection.read(arguments)
     explanation = asyncio.run(_explain(asked, conn))
-    sys.stdout.write(json.dumps(as_json(explanation), indent=2) + "\n" if arguments["--json"] else as_text(explanation))
+    sys.stdout.write(
+        json.dumps(as_json(explanation), indent=2) + "\n"
+        if arguments["--json"]
+        else as_text(explanation)
+    )
     return 0
 
 
-def parse(arguments: Mapping[str, Any]) -> Asked:
+def parse(arguments: Mapping[str, Any]) -> AskedFlow:
     """What the command line says of the flow; ConfigError where it is wrong."""
     address, colon, port = arguments["SRC"].partition(":")
     try:
         source = IPv4Address(address)
     except AddressValueError as error:
-        raise ConfigError(f"{printable(arguments['SRC'])}: allowed is an IPv4 address, as 203.0.113.9 or 203.0.113.9:40000") from error
+        raise ConfigError(
+            f"{printable(arguments['SRC'])}: allowed is an IPv4 address, as 203.0.113.9 or 203.0.113.9:40000"
+        ) from error
     dest_port = arguments["DST-PORT"]
-    return Asked(source, _port(port) if colon else None, None if dest_port is None else _port(dest_port), _protocol(arguments["--protocol"]))
+    return AskedFlow(
+        source,
+        _port(port) if colon else None,
+        None if dest_port is None else _port(dest_port),
+        _protocol(arguments["--protocol"]),
+    )
 
 
 def _port(text: str) -> int:
@@ -125,30 +136,41 @@ def _protocol(text: str) -> int:
     if text in _PROTOCOLS:
         return _PROTOCOLS[text]
     if not re.fullmatch("[0-9]{1,3}", text) or int(text) > 255:
-        raise ConfigError(f"--protocol={printable(text)}: allowed are tcp, udp, icmp and the whole numbers from 0 to 255")
+        raise ConfigError(
+            f"--protocol={printable(text)}: allowed are tcp, udp, icmp and the whole numbers from 0 to 255"
+        )
     return int(text)
 
 
-async def _explain(asked: Asked, conn: connection.Connection) -> Explanation:
+async def _explain(asked: AskedFlow, conn: connection.ClusterAddress) -> Explanation:
     vip = connection.vip(conn)
     async with connection.session(conn) as session:
         seen = await observer.observe(session, await connection.cluster(session, conn, vip))
     bucket = bucket_of(asked, seen.settings)
     return Explanation(
-        asked, vip, seen.settings.total_nodes, seen.view_number, bucket_owner.of(seen, bucket), await ask_kernel(asked, seen, vip, bucket)
+        asked,
+        vip,
+        seen.settings.total_nodes,
+        seen.view_number,
+        bucket_owner.of(seen, bucket),
+        await ask_kernel(asked, seen, vip, bucket),
     )
 
 
-def bucket_of(asked: Asked, settings: Settings) -> int:
+def bucket_of(asked: AskedFlow, settings: Settings) -> int:
     """The flow's bucket; ConfigError names the port without which it cannot be told."""
-    hashing = PacketHash(settings.hash_family, settings.hash_mode, settings.hash_seed, settings.total_nodes)
+    hashing = PacketHash(
+        settings.hash_family, settings.hash_mode, settings.hash_seed, settings.total_nodes
+    )
     missing = verdict.missing_ports(hashing, asked.protocol, asked.source_port, asked.dest_port)
     if missing:
-        raise ConfigError(f"the cluster's hash mode, {settings.hash_mode}, looks at ports: give {' and '.join(missing)}")
+        raise ConfigError(
+            f"the cluster's hash mode, {settings.hash_mode}, looks at ports: give {' and '.join(missing)}"
+        )
     return hashing.node_number(asked.flow)
 
 
-async def ask_kernel(asked: Asked, seen: Observation, vip: IPv4Address, bucket: int) -> Local:
+async def ask_kernel(asked: AskedFlow, seen: Observation, vip: IPv4Address, bucket: int) -> Local:
     """Read what this machine's kernel has in force, and judge the flow by it."""
     try:
         kernel = await read_kernel(seen.settings, vip)
@@ -159,7 +181,7 @@ async def ask_kernel(asked: Asked, seen: Observation, vip: IPv4Address, bucket: 
     return Local(kernel, kernel.new_flow(bucket), judged, tracked, note, "")
 
 
-async def read_kernel(settings: Settings, vip: IPv4Address) -> Kernel:
+async def read_kernel(settings: Settings, vip: IPv4Address) -> ServingKernel:
     """What the kernel of the cluster's hash family holds here; DataplaneError says why nothing is known of it."""
     # Imported where they are used: each brings large libraries, and a machine needs one of them.
     if settings.hash_family is HashFamily.CLUSTERIP:
@@ -171,7 +193,9 @@ async def read_kernel(settings: Settings, vip: IPv4Address) -> Kernel:
     return await nfstate.read(settings, vip)
 
 
-def _look_up(asked: Asked, kernel: Kernel, vip: IPv4Address) -> tuple[Tracked | None, str]:
+def _look_up(
+    asked: AskedFlow, kernel: ServingKernel, vip: IPv4Address
+) -> tuple[Tracked | None, str]:
     """The connection of the flow, and why it was not looked for."""
     if asked.protocol != _TCP:
         return None, "of this protocol every packet is judged as a new flow"
@@ -196,7 +220,9 @@ def as_json(explanation: Explanation) -> dict[str, Any]:
             "dataplane": local.kernel.family,
             "interface": local.kernel.service.interface,
             "new_flow": _verdict_json(local.new_flow),
-            "connection": local.connection and {"state": local.tracked and local.tracked.state} | (_verdict_json(local.connection) or {}),
+            "connection": local.connection
+            and {"state": local.tracked and local.tracked.state}
+            | (_verdict_json(local.connection) or {}),
             "connection_note": local.note,
         }
     return {
@@ -220,12 +246,18 @@ def as_json(explanation: Explanation) -> dict[str, Any]:
     }
 
 
-def _verdict_json(judged: Verdict | None) -> dict[str, Any] | None:
+def _verdict_json(judged: PacketVerdict | None) -> dict[str, Any] | None:
     if judged is None:
         return None
     decisive = judged.decisive
     steps = [step._asdict() for step in judged.steps]
-    return {"accepts": judged.accepts, "stage": decisive.stage, "rule": decisive.rule, "why": decisive.why, "steps": steps}
+    return {
+        "accepts": judged.accepts,
+        "stage": decisive.stage,
+        "rule": decisive.rule,
+        "why": decisive.why,
+        "steps": steps,
+    }
 
 
 def as_text(explanation: Explanation) -> str:
@@ -237,7 +269,11 @@ def as_text(explanation: Explanation) -> str:
         ("owner", f"{_party_text(held.owner)}, by view {explanation.view}"),
         ("before", _before_text(held)),
         ("moving", held.move),
-        ("in force", held.in_force and f"{held.in_force}, by what the members last read back from their kernels"),
+        (
+            "in force",
+            held.in_force
+            and f"{held.in_force}, by what the members last read back from their kernels",
+        ),
         ("lease", _lease_text(held)),
     ]
     named = "".join(f"{name:<12}{text}\n" for name, text in lines if text)
@@ -252,16 +288,20 @@ def _flow_text(explanation: Explanation) -> str:
 
 
 def _party_text(party: Party | None) -> str:
-    return "nobody" if party is None else f"{party.name} ({', '.join(filter(None, (party.host, party.state)))})"
+    return (
+        "nobody"
+        if party is None
+        else f"{party.name} ({', '.join(filter(None, (party.host, party.state)))})"
+    )
 
 
-def _before_text(held: Custody) -> str:
+def _before_text(held: BucketOwner) -> str:
     if not held.knows_before:
         return "unknown: no member has told yet, or remembers, what it was under the view before"
     return "the same" if held.before == held.owner else _party_text(held.before)
 
 
-def _lease_text(held: Custody) -> str:
+def _lease_text(held: BucketOwner) -> str:
     if held.owner is None or held.report is None:
         return ""
     left_s = held.report.lease_left_s
@@ -273,7 +313,10 @@ def _local_text(local: Local) -> str:
     if local.kernel is None or local.new_flow is None:
         return f"{'this host':<12}its kernel was not asked: {local.why_not}\n"
     head = f"{'this host':<12}{local.kernel.family} on {local.kernel.service.interface}\n"
-    steps = "".join(f"    {step.stage:<8}{_STEP_WORDS[step.passes]:<8}{step.rule}\n{'':<20}{step.why}\n" for step in local.new_flow.steps)
+    steps = "".join(
+        f"    {step.stage:<8}{_STEP_WORDS[step.passes]:<8}{step.rule}\n{'':<20}{step.why}\n"
+        for step in local.new_flow.steps
+    )
     return head + _verdict_text("new flow", local.new_flow) + steps + _connection_text(local)
 
 
@@ -281,8 +324,11 @@ def _connection_text(local: Local) -> str:
     if local.connection is None:
         return f"  connection: {local.note}\n"
     known = "none here" if local.tracked is None else local.tracked.state
-    return _verdict_text(f"connection ({known})", local.connection) + f"{'':<20}{local.connection.decisive.why}\n"
+    return (
+        _verdict_text(f"connection ({known})", local.connection)
+        + f"{'':<20}{local.connection.decisive.why}\n"
+    )
 
 
-def _verdict_text(what: str, judged: Verdict) -> str:
+def _verdict_text(what: str, judged: PacketVerdict) -> str:
     return f"  {what}: {_WORDS[judged.accepts]} {judged.decisive.rule}\n"

@@ -21,7 +21,7 @@ from typing import Any
 
 from maglev0.core.view import ACTIVE, FAILING
 from maglev0.operator.orders import ordering
-from maglev0.operator.orders.ordering import Errand, Look
+from maglev0.operator.orders.ordering import MemberLook, OrderRequest
 from maglev0.protocol.orders import Order
 
 
@@ -30,14 +30,19 @@ def main(arguments: list[str]) -> int:
     return ordering.run(__doc__, "drain", arguments, _errand)
 
 
-def _errand(arguments: dict[str, Any]) -> Errand:
-    return Errand(ordering.member_id(arguments["ID"]), _drained, _is_empty)
+def _errand(arguments: dict[str, Any]) -> OrderRequest:
+    return OrderRequest(ordering.member_id(arguments["ID"]), _drained, _is_empty)
 
 
 def _drained(order: Order) -> Order:
     return order._replace(drained=True)
 
 
-def _is_empty(look: Look) -> bool:
+def _is_empty(look: MemberLook) -> bool:
     serves = look.record is None or look.record.state in (ACTIVE, FAILING)
-    return not serves and look.is_settled and look.report is not None and look.report.held == look.report.flows == 0
+    return (
+        not serves
+        and look.is_settled
+        and look.report is not None
+        and look.report.held == look.report.flows == 0
+    )

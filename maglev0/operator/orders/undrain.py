@@ -20,7 +20,7 @@ from typing import Any
 
 from maglev0.core.view import DRAINING
 from maglev0.operator.orders import ordering
-from maglev0.operator.orders.ordering import Errand, Look
+from maglev0.operator.orders.ordering import MemberLook, OrderRequest
 from maglev0.protocol.orders import Order
 
 
@@ -29,13 +29,13 @@ def main(arguments: list[str]) -> int:
     return ordering.run(__doc__, "undrain", arguments, _errand)
 
 
-def _errand(arguments: dict[str, Any]) -> Errand:
-    return Errand(ordering.member_id(arguments["ID"]), _undrained, _takes_part)
+def _errand(arguments: dict[str, Any]) -> OrderRequest:
+    return OrderRequest(ordering.member_id(arguments["ID"]), _undrained, _takes_part)
 
 
 def _undrained(order: Order) -> Order:
     return order._replace(drained=False)
 
 
-def _takes_part(look: Look) -> bool:
+def _takes_part(look: MemberLook) -> bool:
     return look.record is not None and look.record.state != DRAINING and look.is_settled

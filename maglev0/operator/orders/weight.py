@@ -25,7 +25,7 @@ from maglev0.core.text import printable
 from maglev0.core.view import MAX_WEIGHT
 from maglev0.errors import ConfigError
 from maglev0.operator.orders import ordering
-from maglev0.operator.orders.ordering import Errand, Look
+from maglev0.operator.orders.ordering import MemberLook, OrderRequest
 from maglev0.protocol.orders import Order
 
 OWN = "own"
@@ -36,21 +36,23 @@ def main(arguments: list[str]) -> int:
     return ordering.run(__doc__, "weight", arguments, _errand)
 
 
-def _errand(arguments: dict[str, Any]) -> Errand:
+def _errand(arguments: dict[str, Any]) -> OrderRequest:
     weight = _weight(arguments["WEIGHT"])
 
     def weighed(order: Order) -> Order:
         return order._replace(weight=weight)
 
-    def is_done(look: Look) -> bool:
+    def is_done(look: MemberLook) -> bool:
         return look.record is not None and weight in (None, look.record.weight) and look.is_settled
 
-    return Errand(ordering.member_id(arguments["ID"]), weighed, is_done)
+    return OrderRequest(ordering.member_id(arguments["ID"]), weighed, is_done)
 
 
 def _weight(text: str) -> int | None:
     if text == OWN:
         return None
     if not re.fullmatch(r"[0-9]{1,4}", text, re.ASCII) or int(text) > MAX_WEIGHT:
-        raise ConfigError(f"{printable(text)}: allowed is a weight from 0 to {MAX_WEIGHT}, or {OWN}")
+        raise ConfigError(
+            f"{printable(text)}: allowed is a weight from 0 to {MAX_WEIGHT}, or {OWN}"
+        )
     return int(text)

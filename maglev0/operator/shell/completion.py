@@ -54,7 +54,9 @@ def main(arguments: list[str]) -> int:
 def _print(arguments: dict[str, Any]) -> int:
     write = {"bash": _bash, "zsh": _zsh, "fish": _fish}
     (shell,) = (name for name in SHELLS if arguments[name])
-    sys.stdout.writelines(f"{line}\n" for line in write[shell](help_text.daemon(), help_text.commands()))
+    sys.stdout.writelines(
+        f"{line}\n" for line in write[shell](help_text.daemon(), help_text.commands())
+    )
     return 0
 
 
@@ -107,7 +109,9 @@ def _bash(daemon: Help, commands: Mapping[str, Help]) -> Iterator[str]:
 def _bash_values(helps: Iterable[Help]) -> dict[str, list[str]]:
     """What sets the words that may be a flag's value, and the flags that it is for."""
     flags: dict[str, list[str]] = {}
-    valued = {option.names[-1]: option for help_ in helps for option in help_.options if option.value}
+    valued = {
+        option.names[-1]: option for help_ in helps for option in help_.options if option.value
+    }
     for name, option in valued.items():
         action = f"words='{' '.join(CHOICES.get(name, ()))}'"
         if option.value in _FILES:
@@ -139,7 +143,9 @@ def _zsh(daemon: Help, commands: Mapping[str, Help]) -> Iterator[str]:
     for name, help_ in commands.items():
         yield f"    {name})"
         yield "      shift words; ((CURRENT--))"
-        yield from _zsh_arguments(help_, f":word:({' '.join(WORDS[name])})" if name in WORDS else None)
+        yield from _zsh_arguments(
+            help_, f":word:({' '.join(WORDS[name])})" if name in WORDS else None
+        )
         yield "      ;;"
     yield "    *)"
     yield "      ((CURRENT == 2)) && _describe command commands"
@@ -193,7 +199,9 @@ def _fish(daemon: Help, commands: Mapping[str, Help]) -> Iterator[str]:
 
 def _fish_options(help_: Help, condition: str) -> Iterator[str]:
     for option in help_.options:
-        names = " ".join(f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in option.names)
+        names = " ".join(
+            f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in option.names
+        )
         yield f"complete -c maglev0 -n {shlex.quote(condition)} {names}{_fish_value(option)} -d {shlex.quote(_short(option.text))}"
 
 

@@ -72,7 +72,9 @@ def _parts(block: str) -> Iterator[Part]:
     found = _HEADING.match(block)
     heading = found[1] if found and not _COLUMNS.match(block, found.end() - 1) else None
     body = block[found.end() :] if found and heading else block
-    for is_indented, lines in itertools.groupby(body.strip("\n").split("\n"), lambda line: line.startswith(" ")):
+    for is_indented, lines in itertools.groupby(
+        body.strip("\n").split("\n"), lambda line: line.startswith(" ")
+    ):
         text = "\n".join(lines)
         if is_indented or _COLUMNS.search(text):
             yield Part(heading, _items(text))

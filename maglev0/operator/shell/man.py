@@ -45,7 +45,10 @@ def _print(_arguments: dict[str, Any]) -> int:
 
 def page() -> str:
     """Return the manual page, for troff with its man macros."""
-    return "".join(f"{line}\n" for line in _tidied(list(_lines(help_text.daemon(), help_text.commands().values()))))
+    return "".join(
+        f"{line}\n"
+        for line in _tidied(list(_lines(help_text.daemon(), help_text.commands().values())))
+    )
 
 
 def _tidied(lines: list[str]) -> Iterator[str]:
@@ -57,7 +60,9 @@ def _tidied(lines: list[str]) -> Iterator[str]:
 
 
 def _wrapped(line: str) -> Iterator[str]:
-    return map(_guarded, textwrap.wrap(line, LINE_LENGTH, break_long_words=False, break_on_hyphens=False))
+    return map(
+        _guarded, textwrap.wrap(line, LINE_LENGTH, break_long_words=False, break_on_hyphens=False)
+    )
 
 
 def _lines(daemon: Help, commands: Iterable[Help]) -> Iterator[str]:
@@ -135,7 +140,10 @@ def _options(options: tuple[Option, ...]) -> Iterator[str]:
 
 def _text(text: str) -> str:
     """Running text, in which flags are bold."""
-    parts = [rf"\fB{_escaped(part)}\fR" if number % 2 else _escaped(part) for number, part in enumerate(_BOLD.split(text))]
+    parts = [
+        rf"\fB{_escaped(part)}\fR" if number % 2 else _escaped(part)
+        for number, part in enumerate(_BOLD.split(text))
+    ]
     return _guarded("".join(parts))
 
 

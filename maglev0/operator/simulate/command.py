@@ -43,7 +43,7 @@ from maglev0.core.view import DRY_RUN
 from maglev0.errors import ConfigError, MaglevError, ZooKeeperError
 from maglev0.operator import command, connection
 from maglev0.operator.simulate import scenario as scenarios
-from maglev0.operator.simulate.scenario import Scenario, Step, Weights
+from maglev0.operator.simulate.scenario import Scenario, ScenarioStep, Weights
 from maglev0.telemetry import observer
 
 _DEFAULT_SIZE = 65_537
@@ -58,14 +58,19 @@ _HEADINGS = ("view", "change", "members", "largest", "smallest", "moved", "had t
 
 def main(arguments: list[str]) -> int:
     """Run `maglev0 simulate` with what stands behind `simulate` on the command line; returns the exit status."""
-    return command.run(__doc__.format(options=connection.OPTIONS), "simulate", [_LEAVES.sub(_MINUS, word) for word in arguments], _simulate)
+    return command.run(
+        __doc__.format(options=connection.OPTIONS),
+        "simulate",
+        [_LEAVES.sub(_MINUS, word) for word in arguments],
+        _simulate,
+    )
 
 
 def _simulate(arguments: dict[str, Any]) -> int:
     asked = _asked(arguments)
     plot = None if arguments["--plot"] is None else _plotter(arguments["--plot"], asked)
     sheets: dict[int, list[dict[str, Any]]] = {size: [] for size in asked.sizes}
-    drawn: list[Step] = []
+    drawn: list[ScenarioStep] = []
     for step in _announced(asked):
         sheets[step.size].append(_described(step))
         if plot is not None and step.number:
@@ -81,62 +86,87 @@ def _asked(arguments: dict[str, Any]) -> Scenario:
     sizes = [scenarios.parse_size(text) for text in arguments["--total-nodes"]]
     if not arguments["--live"]:
         members = scenarios.parse_members(arguments["--members"] or _DEFAULT_MEMBERS)
-        return scenarios.scenario(sizes or [_DEFAULT_SIZE], members, events or scenarios.last_leaves(members))
+        return scenarios.scenario(
+            sizes or [_DEFAULT_SIZE], members, events or scenarios.last_leaves(members)
+        )
     if arguments["--members"] is not None:
-        raise ConfigError("--live and --members: the members are either those of a running cluster or those of a list")
+        raise ConfigError(
+            "--live and --members: the members are either those of a running cluster or those of a list"
+        )
     size, members = asyncio.run(_live(connection.read(arguments)))
     return scenarios.scenario(sizes or [size], members, events or scenarios.last_leaves(members))
 
 
-async def _live(where: connection.Connection) -> tuple[int, Weights]:
+async def _live(where: connection.ClusterAddress) -> tuple[int, Weights]:
     """How many node numbers a running cluster has, and its members with the weights that they serve with."""
     which = connection.vip(where)
     async with connection.session(where) as zookeeper:
         seen = await observer.observe(zookeeper, await connection.cluster(zookeeper, where, which))
     serving = seen.view.weights(dry_run=False)
     if not serving:
-        raise ZooKeeperError(f"no member of the cluster of {which} serves: there is nothing to start from; --members=LIST says who would")
-    return seen.settings.total_nodes, {member.id: serving.get(member.name, 0) for member in seen.view.members if member.state != DRY_RUN}
+        raise ZooKeeperError(
+            f"no member of the cluster of {which} serves: there is nothing to start from; --members=LIST says who would"
+        )
+    return seen.settings.total_nodes, {
+        member.id: serving.get(member.name, 0)
+        for member in seen.view.members
+        if member.state != DRY_RUN
+    }
 
 
 def _plotter(path: str, asked: Scenario) -> ModuleType:
     """What draws, which no other command needs; ConfigError where the picture cannot be drawn, before anything is worked out."""
     if not Path(path).parent.is_dir():
-        raise ConfigError(f"--plot={printable(path)}: there is no directory {printable(str(Path(path).parent))}")
+        raise ConfigError(
+            f"--plot={printable(path)}: there is no directory {printable(str(Path(path).parent))}"
+        )
     changes = len(asked.sizes) * len(asked.events)
     if not path.endswith(_FORMATS):
-        raise ConfigError(f"--plot={printable(path)}: the name must end in {' or '.join(_FORMATS)}, which says what is written")
+        raise ConfigError(
+            f"--plot={printable(path)}: the name must end in {' or '.join(_FORMATS)}, which says what is written"
+        )
     if not 1 <= changes <= MOST_DRAWN:
-        raise ConfigError(f"--plot: a picture shows 1 to {MOST_DRAWN} changes, and these are {changes} (events times sizes)")
+        raise ConfigError(
+            f"--plot: a picture shows 1 to {MOST_DRAWN} changes, and these are {changes} (events times sizes)"
+        )
     try:
         from maglev0.operator.simulate import plot  # noqa: PLC0415  brings matplotlib, which is optional
     except ModuleNotFoundError as error:
-        raise MaglevError(f"--plot needs matplotlib, which is not installed: {sys.executable} -m pip install 'matplotlib>=3.8'") from error
+        raise MaglevError(
+            f"--plot needs matplotlib, which is not installed: {sys.executable} -m pip install 'matplotlib>=3.8'"
+        ) from error
     return plot
 
 
-def _announced(asked: Scenario) -> Iterator[Step]:
+def _announced(asked: Scenario) -> Iterator[ScenarioStep]:
     """The steps; where they take long, stderr says so before, and a terminal there shows how far it is."""
     steps = scenarios.evaluate(asked)
     if asked.takes_s <= LONG_S:
         return steps
-    sys.stderr.write(f"maglev0: {asked.tables} tables of up to {max(asked.sizes):,} node numbers; that may take {_duration(asked.takes_s)}\n")
+    sys.stderr.write(
+        f"maglev0: {asked.tables} tables of up to {max(asked.sizes):,} node numbers; that may take {_duration(asked.takes_s)}\n"
+    )
     if not sys.stderr.isatty():
         return steps
     from rich.console import Console  # noqa: PLC0415  most answers come at once and need none
     from rich.progress import track  # noqa: PLC0415
 
-    return iter(track(steps, "tables", total=asked.tables, console=Console(stderr=True), transient=True))
+    return iter(
+        track(steps, "tables", total=asked.tables, console=Console(stderr=True), transient=True)
+    )
 
 
 def _duration(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
 
 
-def _described(step: Step) -> dict[str, Any]:
+def _described(step: ScenarioStep) -> dict[str, Any]:
     """One view in figures, as JSON has it."""
     fair = scenarios.fair(step.size, step.weights)
-    members = {member: {"weight": step.weights[member], "buckets": count, "fair": fair[member]} for member, count in step.shares.items()}
+    members = {
+        member: {"weight": step.weights[member], "buckets": count, "fair": fair[member]}
+        for member, count in step.shares.items()
+    }
     return {
         "view": step.number,
         "event": None if step.event is None else step.event.text,
@@ -153,8 +183,19 @@ def _whole(sheets: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
 def _text(sheets: Mapping[int, Sequence[Mapping[str, Any]]]) -> str:
     """A table for each size, all with the same columns."""
     rows = {size: [_cells(size, view) for view in views] for size, views in sheets.items()}
-    widths = [max(map(len, column)) for column in zip(_HEADINGS, *chain.from_iterable(rows.values()), strict=True)]
-    parts = ["\n".join([f"{size:,} node numbers", *(_line(cells, widths) for cells in (_HEADINGS, *rows[size]))]) for size in rows]
+    widths = [
+        max(map(len, column))
+        for column in zip(_HEADINGS, *chain.from_iterable(rows.values()), strict=True)
+    ]
+    parts = [
+        "\n".join(
+            [
+                f"{size:,} node numbers",
+                *(_line(cells, widths) for cells in (_HEADINGS, *rows[size])),
+            ]
+        )
+        for size in rows
+    ]
     return "\n\n".join(parts)
 
 

@@ -26,7 +26,7 @@ Weights = Mapping[int, int]  # by member id; a weight of 0 is a member that owns
 _ITEM = re.compile(r"(?P<first>[0-9]{1,7})(-(?P<last>[0-9]{1,7}))?(:(?P<weight>[0-9]{1,4}))?")
 
 
-class Kind(enum.StrEnum):
+class ChangeKind(enum.StrEnum):
     """What happens to members; the value is the sign that an event begins with."""
 
     JOIN = "+"
@@ -34,10 +34,10 @@ class Kind(enum.StrEnum):
     WEIGH = ""
 
 
-class Event(NamedTuple):
+class Change(NamedTuple):
     """One change of the view; `members` are those concerned, with their weights after it (none where they leave)."""
 
-    kind: Kind
+    kind: ChangeKind
     members: Weights
     text: str
 
@@ -48,8 +48,15 @@ class Event(NamedTuple):
             who, doing = f"{len(self.members)} members", ("join", "leave", "change their weights")
         else:
             (one, weight) = next(iter(self.members.items()))
-            who, doing = name_of(one), ("joins" if weight == 1 else f"joins with weight {weight}", "leaves", f"changes its weight to {weight}")
-        return f"{who} {doing[tuple(Kind).index(self.kind)]}"
+            who, doing = (
+                name_of(one),
+                (
+                    "joins" if weight == 1 else f"joins with weight {weight}",
+                    "leaves",
+                    f"changes its weight to {weight}",
+                ),
+            )
+        return f"{who} {doing[tuple(ChangeKind).index(self.kind)]}"
 
 
 @dataclass(frozen=True)
@@ -58,10 +65,10 @@ class Scenario:
 
     sizes: tuple[int, ...]
     members: Weights
-    events: tuple[Event, ...]
+    events: tuple[Change, ...]
 
     @property
-    def views(self) -> Iterator[tuple[Event | None, Weights]]:
+    def views(self) -> Iterator[tuple[Change | None, Weights]]:
         """The members at the start and after each event."""
         weights = self.members
         yield None, weights
@@ -80,7 +87,7 @@ class Scenario:
         return _BUILD_S * sum(self.sizes) * (len(self.events) + 1)
 
 
-class Flow(NamedTuple):
+class BucketFlow(NamedTuple):
     """What buckets have in common that had one owner and have another now, or the same."""
 
     before: int
@@ -107,7 +114,7 @@ class Movement(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Step:
+class ScenarioStep:
     """One view of a scenario in a table of one size.
 
     `owners` has the owner's id for each bucket, and so has `before` for the view before (`None`: this is the first); `flows` counts the
@@ -116,12 +123,12 @@ class Step:
 
     size: int
     number: int
-    event: Event | None
+    event: Change | None
     former: Weights
     weights: Weights
     before: Sequence[int] | None
     owners: Sequence[int]
-    flows: Mapping[Flow, int]
+    flows: Mapping[BucketFlow, int]
 
     @property
     def shares(self) -> dict[int, int]:
@@ -143,14 +150,20 @@ class Step:
     def balance(self) -> Balance:
         """How even the shares are, beside those of weight 0."""
         shares = self.shares
-        relative = [shares[member] / part for member, part in fair(self.size, self.weights).items() if part]
+        relative = [
+            shares[member] / part for member, part in fair(self.size, self.weights).items() if part
+        ]
         return Balance(max(relative), min(relative))
 
     @property
     def movement(self) -> Movement:
         """What moved since the view before; nothing in the first."""
         moves = {flow: count for flow, count in self.flows.items() if flow.before != flow.after}
-        necessary = sum(count for flow, count in moves.items() if self._gives_up(flow.before) or self._takes_more(flow.after))
+        necessary = sum(
+            count
+            for flow, count in moves.items()
+            if self._gives_up(flow.before) or self._takes_more(flow.after)
+        )
         moved = sum(moves.values())
         return Movement(moved, necessary, moved - necessary)
 
@@ -167,85 +180,127 @@ def fair(size: int, weights: Weights) -> dict[int, float]:
     return {member: size * weight / total for member, weight in weights.items()}
 
 
-def evaluate(asked: Scenario) -> Iterator[Step]:
+def evaluate(asked: Scenario) -> Iterator[ScenarioStep]:
     """Work out one step after the other, size by size; each table takes up to 2 µs for a bucket of it."""
     for size in asked.sizes:
         former, before = asked.members, None
         for number, (event, weights) in enumerate(asked.views):
             owners = _owners(size, weights)
             pairs = Counter(zip(owners if before is None else before, owners, strict=True))
-            yield Step(size, number, event, former, weights, before, owners, {Flow(*pair): count for pair, count in pairs.items()})
+            yield ScenarioStep(
+                size,
+                number,
+                event,
+                former,
+                weights,
+                before,
+                owners,
+                {BucketFlow(*pair): count for pair, count in pairs.items()},
+            )
             former, before = weights, owners
 
 
 def _owners(size: int, weights: Weights) -> tuple[int, ...]:
     ids = {name_of(member): member for member in weights}
-    return tuple(map(ids.__getitem__, table.build(size, {name: weights[member] for name, member in ids.items()})))
+    return tuple(
+        map(
+            ids.__getitem__,
+            table.build(size, {name: weights[member] for name, member in ids.items()}),
+        )
+    )
 
 
-def after(event: Event, weights: Weights) -> Weights:
+def after(event: Change, weights: Weights) -> Weights:
     """The members after an event. Raises ConfigError where it cannot happen."""
-    wrong = next((member for member in event.members if (member in weights) is (event.kind is Kind.JOIN)), None)
+    wrong = next(
+        (
+            member
+            for member in event.members
+            if (member in weights) is (event.kind is ChangeKind.JOIN)
+        ),
+        None,
+    )
     if wrong is not None:
-        raise ConfigError(f"{shown(event.text)}: {name_of(wrong)} is {'a member already' if event.kind is Kind.JOIN else 'no member then'}")
-    left = {member: weight for member, weight in weights.items() if event.kind is not Kind.LEAVE or member not in event.members}
-    found = left if event.kind is Kind.LEAVE else {**left, **event.members}
+        raise ConfigError(
+            f"{shown(event.text)}: {name_of(wrong)} is {'a member already' if event.kind is ChangeKind.JOIN else 'no member then'}"
+        )
+    left = {
+        member: weight
+        for member, weight in weights.items()
+        if event.kind is not ChangeKind.LEAVE or member not in event.members
+    }
+    found = left if event.kind is ChangeKind.LEAVE else {**left, **event.members}
     _check_members(shown(event.text), found)
     return dict(sorted(found.items()))
 
 
-def scenario(sizes: Iterable[int], members: Weights, events: Iterable[Event]) -> Scenario:
+def scenario(sizes: Iterable[int], members: Weights, events: Iterable[Change]) -> Scenario:
     """Check a scenario as a whole. Raises ConfigError, naming the part of it that cannot be."""
     made = Scenario(tuple(dict.fromkeys(sizes)), dict(sorted(members.items())), tuple(events))
     if len(made.sizes) > MAX_SIZES:
-        raise ConfigError(f"{len(made.sizes)} times --total-nodes: at most {MAX_SIZES} sizes can be compared")
+        raise ConfigError(
+            f"{len(made.sizes)} times --total-nodes: at most {MAX_SIZES} sizes can be compared"
+        )
     if len(made.events) > MAX_EVENTS:
         raise ConfigError(f"{len(made.events)} events: at most {MAX_EVENTS} are allowed")
     _check_members("--members", made.members)
     highest = max(max(weights) for _event, weights in made.views)
     if highest > min(made.sizes):
-        raise ConfigError(f"--total-nodes={min(made.sizes)}: {name_of(highest)} cannot take part, for ids go from 1 to total-nodes")
+        raise ConfigError(
+            f"--total-nodes={min(made.sizes)}: {name_of(highest)} cannot take part, for ids go from 1 to total-nodes"
+        )
     return made
 
 
 def _check_members(where: str, weights: Weights) -> None:
     if len(weights) > MAX_MEMBERS:
-        raise ConfigError(f"{where}: that makes {len(weights)} members, at most {MAX_MEMBERS} are allowed")
+        raise ConfigError(
+            f"{where}: that makes {len(weights)} members, at most {MAX_MEMBERS} are allowed"
+        )
     if not any(weights.values()):
         raise ConfigError(f"{where}: no member with a weight above 0 is left")
 
 
-def last_leaves(members: Weights) -> tuple[Event, ...]:
+def last_leaves(members: Weights) -> tuple[Change, ...]:
     """What is worth asking when nobody says what: the last member leaves; nothing where no other could take over."""
     last = max(members)
     if not any(weight for member, weight in members.items() if member != last):
         return ()
-    return (Event(Kind.LEAVE, {last: 0}, f"-{last}"),)
+    return (Change(ChangeKind.LEAVE, {last: 0}, f"-{last}"),)
 
 
 def parse_size(text: str) -> int:
     """Read a size of the table. Raises ConfigError."""
     if not (re.fullmatch(r"[0-9]{1,7}", text) and 1 <= int(text) <= table.MAX_SIZE):
-        raise ConfigError(f"--total-nodes={shown(text)}: allowed are the whole numbers from 1 to {table.MAX_SIZE}")
+        raise ConfigError(
+            f"--total-nodes={shown(text)}: allowed are the whole numbers from 1 to {table.MAX_SIZE}"
+        )
     return int(text)
 
 
 def parse_members(text: str) -> Weights:
     """Read members as `1-4:2,7`: ids and ranges of them, each with a weight behind a colon unless that is 1. Raises ConfigError."""
-    return {member: 1 if weight is None else weight for member, weight in _listed(f"--members={shown(text)}", text)}
+    return {
+        member: 1 if weight is None else weight
+        for member, weight in _listed(f"--members={shown(text)}", text)
+    }
 
 
-def parse_event(text: str) -> Event:
+def parse_event(text: str) -> Change:
     """Read an event: `+5` or `+5:2` joins, `-5` leaves, `5:2` gets another weight, each for lists and ranges, too. Raises ConfigError."""
-    kind = next(kind for kind in Kind if text.startswith(kind))
+    kind = next(kind for kind in ChangeKind if text.startswith(kind))
     where = shown(text)
     found = dict(_listed(where, text.removeprefix(kind)))
-    if kind is Kind.LEAVE and any(weight is not None for weight in found.values()):
+    if kind is ChangeKind.LEAVE and any(weight is not None for weight in found.values()):
         raise ConfigError(f"{where}: who leaves has no weight; -5 leaves, 5:2 changes a weight")
-    if kind is Kind.WEIGH and None in found.values():
+    if kind is ChangeKind.WEIGH and None in found.values():
         raise ConfigError(f"{where}: what happens to it? +5 joins, -5 leaves, 5:2 changes a weight")
-    default = 0 if kind is Kind.LEAVE else 1
-    return Event(kind, {member: default if weight is None else weight for member, weight in sorted(found.items())}, text)
+    default = 0 if kind is ChangeKind.LEAVE else 1
+    return Change(
+        kind,
+        {member: default if weight is None else weight for member, weight in sorted(found.items())},
+        text,
+    )
 
 
 def _listed(where: str, text: str) -> Iterator[tuple[int, int | None]]:
@@ -265,7 +320,9 @@ def _listed(where: str, text: str) -> Iterator[tuple[int, int | None]]:
 def _item(where: str, item: str) -> tuple[int, int, int | None]:
     found = _ITEM.fullmatch(item)
     if found is None:
-        raise ConfigError(f"{where}: allowed are ids and ranges with weights, as 1-4:2,7; maglev0 simulate --help has examples")
+        raise ConfigError(
+            f"{where}: allowed are ids and ranges with weights, as 1-4:2,7; maglev0 simulate --help has examples"
+        )
     first = int(found["first"])
     last = int(found["last"] or first)
     weight = None if found["weight"] is None else int(found["weight"])

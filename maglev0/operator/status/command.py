@@ -43,7 +43,7 @@ from maglev0.coordination.session import Session
 from maglev0.core.text import printable
 from maglev0.errors import ConfigError, ZooKeeperError
 from maglev0.operator import command, connection
-from maglev0.operator.connection import Connection
+from maglev0.operator.connection import ClusterAddress
 from maglev0.operator.status import page, text
 from maglev0.operator.status.page import ALARM, Status
 from maglev0.protocol.ports.zookeeper import Disconnected
@@ -64,24 +64,28 @@ def _run(arguments: dict[str, Any]) -> int:
     whom, interval_s = connection.read(arguments), _interval_s(arguments["--interval"])
     show = _json if arguments["--json"] else _screen if _is_terminal() else _plain
     with show(everyone=arguments["--all"], watch=arguments["--watch"]) as shown:
-        return asyncio.run(_watch(whom, interval_s, shown) if arguments["--watch"] else _once(whom, shown))
+        return asyncio.run(
+            _watch(whom, interval_s, shown) if arguments["--watch"] else _once(whom, shown)
+        )
 
 
 def _interval_s(text: str) -> float:
     least, most = INTERVALS_S
     if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,3})?", text) or not least <= float(text) <= most:
-        raise ConfigError(f"--interval={printable(text)}: allowed are {least:g} to {most:g} seconds, as 1 or 0.5")
+        raise ConfigError(
+            f"--interval={printable(text)}: allowed are {least:g} to {most:g} seconds, as 1 or 0.5"
+        )
     return float(text)
 
 
-async def _once(whom: Connection, show: Show) -> int:
+async def _once(whom: ClusterAddress, show: Show) -> int:
     async with connection.session(whom) as session:
         clusters = await _look(session, whom)
     show(clusters, "")
     return 1 if any(of.verdict == ALARM for of in clusters) else 0
 
 
-async def _watch(whom: Connection, interval_s: float, show: Show) -> int:
+async def _watch(whom: ClusterAddress, interval_s: float, show: Show) -> int:
     """Look again and again. What keeps the first look from being taken ends it; later, it is told, and the next look may succeed."""
     async with connection.session(whom) as session:
         clusters = await _look(session, whom)
@@ -98,7 +102,7 @@ async def _watch(whom: Connection, interval_s: float, show: Show) -> int:
             show(clusters, trouble)
 
 
-async def _look(session: Session, whom: Connection) -> list[Status]:
+async def _look(session: Session, whom: ClusterAddress) -> list[Status]:
     found = []
     for vip in whom.vips:
         seen = await observe(session, await connection.cluster(session, whom, vip))
@@ -136,7 +140,11 @@ def _plain(*, everyone: bool, watch: bool) -> AbstractContextManager[Show]:
         if news == said:
             return
         said = news
-        blocks = [trouble] if trouble else ["\n".join(text.plain(of, everyone=everyone)) for of in clusters]
+        blocks = (
+            [trouble]
+            if trouble
+            else ["\n".join(text.plain(of, everyone=everyone)) for of in clusters]
+        )
         now = f"{datetime.now(UTC).astimezone().isoformat(timespec='seconds')}\n" if watch else ""
         _write(now + "\n\n".join(blocks) + ("\n" if watch else ""))
 

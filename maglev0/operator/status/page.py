@@ -14,7 +14,7 @@ from typing import Any
 from maglev0.core.settings import Settings
 from maglev0.core.text import printable
 from maglev0.core.view import ACTIVE, DRY_RUN, FAILING, Ignored, Member, name_of
-from maglev0.protocol.handover import Stage
+from maglev0.protocol.handover import Phase
 from maglev0.protocol.lease import terms
 from maglev0.protocol.orders import Order
 from maglev0.telemetry.audit import Findings
@@ -33,7 +33,7 @@ _MAX_NAME = 64
 
 
 @dataclass(frozen=True)
-class Row:
+class MemberRow:
     """One member; `buckets` is what it owns by the table. The fields that are its report's are in `report`, as old as `report_age_s` says."""
 
     member: Member
@@ -54,7 +54,12 @@ class Row:
     @property
     def is_plain(self) -> bool:
         """Whether there is nothing to say of it."""
-        silent = self.report is None or self.is_stale or bool(self.report.problems) or not self.report.able
+        silent = (
+            self.report is None
+            or self.is_stale
+            or bool(self.report.problems)
+            or not self.report.able
+        )
         return self.state in (ACTIVE, IDLE) and self.order is None and not silent
 
 
@@ -73,7 +78,7 @@ class Status:
     verdict: str
     alarms: tuple[str, ...]
     notes: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[MemberRow, ...]
     owners: tuple[str, ...]
     findings: Findings
     ignored: tuple[Ignored, ...]
@@ -87,31 +92,39 @@ def status(vip: IPv4Address, seen: Observation, now_s: float) -> Status:
     may_move = _may_move(rows, view_age_s, seen.settings)
     absent = seen.orders.keys() - {row.member.id for row in rows}
     serves = any(seen.owners)
-    faults = () if serves and (may_move or seen.findings.is_sound) else tuple(_alarms(rows, seen.findings, serves=serves))
+    faults = (
+        ()
+        if serves and (may_move or seen.findings.is_sound)
+        else tuple(_alarms(rows, seen.findings, serves=serves))
+    )
     return Status(
         vip=vip,
         settings=seen.settings,
         view_number=seen.view_number,
         view_age_s=view_age_s,
-        waits_for=tuple(row.member.id for row in rows if not row.is_current and row.state != DRY_RUN),
+        waits_for=tuple(
+            row.member.id for row in rows if not row.is_current and row.state != DRY_RUN
+        ),
         verdict=ALARM if faults else SOUND if seen.findings.is_sound else MOVING,
         alarms=faults,
         notes=tuple(_notes(rows, seen.findings)),
         rows=rows,
         owners=seen.owners,
         findings=seen.findings,
-        ignored=tuple(child._replace(name=printable(child.name[:_MAX_NAME])) for child in seen.ignored),
+        ignored=tuple(
+            child._replace(name=printable(child.name[:_MAX_NAME])) for child in seen.ignored
+        ),
         standing={member: seen.orders[member] for member in sorted(absent)},
     )
 
 
-def _rows(seen: Observation, now_s: float) -> Iterator[Row]:
+def _rows(seen: Observation, now_s: float) -> Iterator[MemberRow]:
     shares = seen.shares
     for member in seen.view.members:
         report, ack = seen.reports.get(member.id), seen.acks.get(member.id)
-        has_let_go = ack is not None and ack.view == seen.view.id and ack.stage >= Stage.RELEASED
+        has_let_go = ack is not None and ack.view == seen.view.id and ack.stage >= Phase.RELEASED
         buckets = len(shares[member.id])
-        yield Row(
+        yield MemberRow(
             member=member,
             state=IDLE if member.state == ACTIVE and not buckets else member.state,
             order=seen.orders.get(member.id),
@@ -126,18 +139,22 @@ def _rows(seen: Observation, now_s: float) -> Iterator[Row]:
 
 def _view_age_s(seen: Observation, now_s: float) -> float | None:
     """How long the view has stood by most of those who obey it: a clock that is wrong neither hides a fault nor makes one of a hand-over."""
-    ages = sorted(max(0.0, now_s - report.view_at) for report in seen.reports.values() if report.view == seen.view.id)
+    ages = sorted(
+        max(0.0, now_s - report.view_at)
+        for report in seen.reports.values()
+        if report.view == seen.view.id
+    )
     return ages[len(ages) // 2] if ages else None
 
 
-def _may_move(rows: tuple[Row, ...], view_age_s: float | None, settings: Settings) -> bool:
+def _may_move(rows: tuple[MemberRow, ...], view_age_s: float | None, settings: Settings) -> bool:
     """Whether a fault may belong to a hand-over: that ends a lease after the view came, and then all have to tell of it."""
     if view_age_s is not None:
         return view_age_s <= terms(settings.lease_ms).over_s + REPORT_INTERVAL_S
     return any(not row.is_stale for row in rows)
 
 
-def _alarms(rows: tuple[Row, ...], findings: Findings, *, serves: bool) -> Iterator[str]:
+def _alarms(rows: tuple[MemberRow, ...], findings: Findings, *, serves: bool) -> Iterator[str]:
     if not rows:
         yield "no members: nobody answers"
     elif not serves:
@@ -149,7 +166,7 @@ def _alarms(rows: tuple[Row, ...], findings: Findings, *, serves: bool) -> Itera
             yield f"hole: {counted(len(findings.holes))} without an owner, such as {_some(map(str, sorted(findings.holes)), len(findings.holes))}"
 
 
-def _notes(rows: tuple[Row, ...], findings: Findings) -> Iterator[str]:
+def _notes(rows: tuple[MemberRow, ...], findings: Findings) -> Iterator[str]:
     weighty = [row for row in rows if row.member.weight and row.state in (ACTIVE, IDLE, FAILING)]
     if weighty and all(row.state == FAILING for row in weighty):
         yield "every member's checks fail, so all keep their buckets: better a bad answer than none"
@@ -173,7 +190,13 @@ def names(members: Collection[int]) -> str:
 
 def overlapping(overlaps: Mapping[int, tuple[int, ...]]) -> str:
     """Some of the buckets that several members hold, each with those."""
-    return _some((f"{bucket} on {' and '.join(map(name_of, members[:EXAMPLES]))}" for bucket, members in overlaps.items()), len(overlaps))
+    return _some(
+        (
+            f"{bucket} on {' and '.join(map(name_of, members[:EXAMPLES]))}"
+            for bucket, members in overlaps.items()
+        ),
+        len(overlaps),
+    )
 
 
 def _some(things: Iterable[str], count: int) -> str:
@@ -189,7 +212,11 @@ def as_json(of: Status) -> dict[str, Any]:
         "verdict": of.verdict,
         "alarms": of.alarms,
         "notes": of.notes,
-        "view": {"number": of.view_number, "age_s": _rounded(of.view_age_s), "waits_for": of.waits_for},
+        "view": {
+            "number": of.view_number,
+            "age_s": _rounded(of.view_age_s),
+            "waits_for": of.waits_for,
+        },
         "settings": {
             "total_nodes": settings.total_nodes,
             "hash_mode": settings.hash_mode,
@@ -198,7 +225,12 @@ def as_json(of: Status) -> dict[str, Any]:
             "lease_s": settings.lease_ms / 1000,
         },
         "members": [_row_as_json(row) for row in of.rows],
-        "overlaps": {"count": len(findings.overlaps), "examples": {str(bucket): who for bucket, who in islice(findings.overlaps.items(), EXAMPLES)}},
+        "overlaps": {
+            "count": len(findings.overlaps),
+            "examples": {
+                str(bucket): who for bucket, who in islice(findings.overlaps.items(), EXAMPLES)
+            },
+        },
         "holes": {"count": len(findings.holes), "examples": sorted(findings.holes)[:EXAMPLES]},
         "unknown": findings.unknown,
         "ignored": [{"name": child.name, "reason": child.reason} for child in of.ignored],
@@ -206,7 +238,7 @@ def as_json(of: Status) -> dict[str, Any]:
     }
 
 
-def _row_as_json(row: Row) -> dict[str, Any]:
+def _row_as_json(row: MemberRow) -> dict[str, Any]:
     member, report = row.member, row.report
     return {
         "id": member.id,
@@ -230,7 +262,7 @@ def _report_as_json(report: NodeReport, age_s: float) -> dict[str, Any]:
         "age_s": _rounded(age_s),
         "held": report.held,
         "lease_left_s": _rounded(report.lease_left_s),
-        "late": report.late,
+        "kept": report.kept,
         "flows": report.flows,
         "able": report.able,
         "problems": report.problems,
@@ -241,12 +273,26 @@ def _report_as_json(report: NodeReport, age_s: float) -> dict[str, Any]:
 
 def essence(of: Status) -> Any:
     """What is equal as long as nothing happens, while clocks go on and connections come and go."""
-    return of.view_number, of.waits_for, of.verdict, of.alarms, of.notes, of.settings, of.ignored, of.standing, [_essence(row) for row in of.rows]
+    return (
+        of.view_number,
+        of.waits_for,
+        of.verdict,
+        of.alarms,
+        of.notes,
+        of.settings,
+        of.ignored,
+        of.standing,
+        [_essence(row) for row in of.rows],
+    )
 
 
-def _essence(row: Row) -> Any:
+def _essence(row: MemberRow) -> Any:
     report = row.report
-    told = None if report is None else (report.held, report.able, report.problems, report.xdp, report.version)
+    told = (
+        None
+        if report is None
+        else (report.held, report.able, report.problems, report.xdp, report.version)
+    )
     return row.member, row.order, row.buckets, row.is_current, told
 
 

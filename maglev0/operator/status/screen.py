@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from maglev0.operator.status import text
-from maglev0.operator.status.page import SOUND, Row, Status
+from maglev0.operator.status.page import SOUND, MemberRow, Status
 from maglev0.operator.status.text import Cell
 
 COLOURS = (
@@ -60,7 +60,9 @@ class Screen:
 
 def page(clusters: Sequence[Status], width: int, *, everyone: bool = False) -> RenderableType:
     """The clusters one below the other, in that many columns; rows of members that are as usual are bounded unless `everyone` is wanted."""
-    return Group(*(part for of in clusters for part in (*_cluster(of, width, everyone=everyone), Text())))
+    return Group(
+        *(part for of in clusters for part in (*_cluster(of, width, everyone=everyone), Text()))
+    )
 
 
 def _cluster(of: Status, width: int, *, everyone: bool) -> Iterator[RenderableType]:
@@ -68,7 +70,9 @@ def _cluster(of: Status, width: int, *, everyone: bool) -> Iterator[RenderableTy
     yield Text(text.title(of), style="bold")
     yield from _lines([text.settings_line(of), text.alike_line(of)], _DIM)
     for cell in text.verdict_lines(of):
-        yield Text(cell.text, style=_BAD if cell.is_bad else "green" if of.verdict == SOUND else "yellow")
+        yield Text(
+            cell.text, style=_BAD if cell.is_bad else "green" if of.verdict == SOUND else "yellow"
+        )
     styles = _styles(of)
     yield _strip(of, styles, width)
     yield _table(of, shown, styles, width)
@@ -83,23 +87,35 @@ def _lines(lines: Sequence[str], style: str) -> Iterator[Text]:
 
 def _styles(of: Status) -> dict[str, str]:
     """Each member's colours, by its name: dark signs on a ground, for those who see no colours or have none."""
-    return {row.member.name: f"black on {COLOURS[place % len(COLOURS)]}" for place, row in enumerate(of.rows)}
+    return {
+        row.member.name: f"black on {COLOURS[place % len(COLOURS)]}"
+        for place, row in enumerate(of.rows)
+    }
 
 
 def _strip(of: Status, styles: dict[str, str], width: int) -> Text:
     signs, strip = text.symbols(of), Text(no_wrap=True)
     for part in text.strip(of, width):
-        sign, style = ("!", _FAULT) if part.is_bad else (signs.get(part.owner, text.NOBODY), styles.get(part.owner, _DIM))
+        sign, style = (
+            ("!", _FAULT)
+            if part.is_bad
+            else (signs.get(part.owner, text.NOBODY), styles.get(part.owner, _DIM))
+        )
         strip.append(sign, style=style)
     return strip
 
 
-def _table(of: Status, shown: Sequence[Row], styles: dict[str, str], width: int) -> Table:
+def _table(of: Status, shown: Sequence[MemberRow], styles: dict[str, str], width: int) -> Table:
     wanted, signs = text.columns(of, shown, width), text.symbols(of)
     table = Table(box=None, padding=(0, len(text.GAP), 0, 0), pad_edge=False, header_style=_DIM)
     table.add_column("", no_wrap=True)
     for column in wanted:
-        table.add_column(Text(column.heading), no_wrap=True, overflow="ellipsis", justify="right" if column.is_number else "left")
+        table.add_column(
+            Text(column.heading),
+            no_wrap=True,
+            overflow="ellipsis",
+            justify="right" if column.is_number else "left",
+        )
     for row in shown:
         sign = Text(signs[row.member.name], style=styles[row.member.name])
         table.add_row(sign, *(_cell(column.cell(row)) for column in wanted))

@@ -12,7 +12,7 @@ from string import ascii_letters, digits
 from typing import NamedTuple
 
 from maglev0.core.view import ACTIVE, name_of
-from maglev0.operator.status.page import SOUND, Row, Status, counted, names
+from maglev0.operator.status.page import SOUND, MemberRow, Status, counted, names
 from maglev0.protocol.orders import Order
 from maglev0.telemetry.node_report import NodeReport
 
@@ -20,7 +20,9 @@ SHOWN_ROWS = 40  # what a screen holds; what is not as usual is shown beyond tha
 SHOWN_OTHERS = 20  # ignored znodes, and orders for those who are not there
 PLAIN_WIDTH = 100
 NOBODY = "-"
-SYMBOLS = digits[1:] + ascii_letters  # of the members in the strip, in their order; beyond 61 they come again
+SYMBOLS = (
+    digits[1:] + ascii_letters
+)  # of the members in the strip, in their order; beyond 61 they come again
 INDENT = "  "
 GAP = "  "
 
@@ -36,7 +38,7 @@ class Column(NamedTuple):
     """One column of the members' table; numbers stand to the right. Where there is no room, the highest `rank` goes first, 0 never."""
 
     heading: str
-    cell: Callable[[Row], Cell]
+    cell: Callable[[MemberRow], Cell]
     rank: int = 0
     is_number: bool = True
 
@@ -66,46 +68,69 @@ def verdict_lines(of: Status) -> list[Cell]:
     """Whether every bucket has one owner, and what else there is to know."""
     lines = [Cell(f"ALARM: {alarm}", is_bad=True) for alarm in of.alarms]
     if of.verdict == SOUND:
-        lines.append(Cell("every bucket has exactly one owner" + (", as far as is known" if of.findings.unknown else "")))
+        lines.append(
+            Cell(
+                "every bucket has exactly one owner"
+                + (", as far as is known" if of.findings.unknown else "")
+            )
+        )
     elif not of.alarms:
         overlaps, holes = len(of.findings.overlaps), len(of.findings.holes)
-        lines.append(Cell(f"moving: {counted(overlaps)} with more than one owner, {counted(holes)} without, as last told"))
+        lines.append(
+            Cell(
+                f"moving: {counted(overlaps)} with more than one owner, {counted(holes)} without, as last told"
+            )
+        )
     if of.waits_for:
         lines.append(Cell(f"hand-over under way: waiting for {names(of.waits_for)}"))
     return [*lines, *(Cell(f"note: {note}", is_bad=True) for note in of.notes)]
 
 
-def shown_rows(of: Status, *, everyone: bool) -> Sequence[Row]:
+def shown_rows(of: Status, *, everyone: bool) -> Sequence[MemberRow]:
     """The rows to show: all, or the first and whatever is not as usual."""
     if everyone or len(of.rows) <= SHOWN_ROWS:
         return of.rows
     return [row for place, row in enumerate(of.rows) if place < SHOWN_ROWS or not row.is_plain]
 
 
-def summary_line(of: Status, shown: Sequence[Row]) -> str:
+def summary_line(of: Status, shown: Sequence[MemberRow]) -> str:
     """What there is of the members that are not shown; empty where all are."""
     left_out = len(of.rows) - len(shown)
     if not left_out:
         return ""
     buckets = sum(row.buckets for row in of.rows) - sum(row.buckets for row in shown)
-    return f"and {left_out} more members as they should be, with {counted(buckets)}; --all lists them"
+    return (
+        f"and {left_out} more members as they should be, with {counted(buckets)}; --all lists them"
+    )
 
 
-def _state(row: Row) -> Cell:
-    return Cell(f"{row.state} ({ordered(row.order)})" if row.order else row.state, row.state != ACTIVE)
+def _state(row: MemberRow) -> Cell:
+    return Cell(
+        f"{row.state} ({ordered(row.order)})" if row.order else row.state, row.state != ACTIVE
+    )
 
 
-def _lease(row: Row) -> Cell:
-    return Cell(f"{max(0.0, row.report.lease_left_s):.1f} s", row.report.lease_left_s <= 0) if row.report else _UNKNOWN
+def _lease(row: MemberRow) -> Cell:
+    return (
+        Cell(f"{max(0.0, row.report.lease_left_s):.1f} s", row.report.lease_left_s <= 0)
+        if row.report
+        else _UNKNOWN
+    )
 
 
-def _flows(row: Row) -> Cell:
-    return _UNKNOWN if row.report is None or row.report.flows is None else Cell(str(row.report.flows))
+def _flows(row: MemberRow) -> Cell:
+    return (
+        _UNKNOWN if row.report is None or row.report.flows is None else Cell(str(row.report.flows))
+    )
 
 
-def _told(row: Row) -> Cell:
+def _told(row: MemberRow) -> Cell:
     age = f"{duration(max(0.0, row.report_age_s))} ago"
-    return Cell("never", is_bad=True) if row.report is None else Cell(f"{age}, stale" if row.is_stale else age, row.is_stale)
+    return (
+        Cell("never", is_bad=True)
+        if row.report is None
+        else Cell(f"{age}, stale" if row.is_stale else age, row.is_stale)
+    )
 
 
 _UNKNOWN = Cell("?")
@@ -117,7 +142,7 @@ _COLUMNS = (
     Column("buckets", lambda row: Cell(str(row.buckets)), 2),
     Column("share", lambda row: Cell(f"{row.share:.1%}")),
     Column("lease", _lease),
-    Column("late", lambda row: Cell(str(row.report.late)) if row.report else _UNKNOWN, 5),
+    Column("kept", lambda row: Cell(str(row.report.kept)) if row.report else _UNKNOWN, 5),
     Column("flows", _flows, 1),
     Column("up", lambda row: Cell(duration(row.uptime_s)), 6),
     Column("told", _told),
@@ -125,14 +150,22 @@ _COLUMNS = (
 _MADE_OF = Column("runs", lambda row: Cell(_made_of(row)), 7, is_number=False)
 
 
-def _made_of(row: Row) -> str:
-    return f"{row.member.dataplane}, XDP {row.report.xdp}, version {row.report.version}" if row.report else f"{row.member.dataplane}"
+def _made_of(row: MemberRow) -> str:
+    return (
+        f"{row.member.dataplane}, XDP {row.report.xdp}, version {row.report.version}"
+        if row.report
+        else f"{row.member.dataplane}"
+    )
 
 
-def columns(of: Status, shown: Sequence[Row], width: int | None = None) -> tuple[Column, ...]:
+def columns(of: Status, shown: Sequence[MemberRow], width: int | None = None) -> tuple[Column, ...]:
     """The columns of the members' table that fit into that width; what all members run alike needs none."""
     wanted = _COLUMNS if alike_line(of) else (*_COLUMNS, _MADE_OF)
-    room = {column: len(GAP) + max(len(text) for text in (column.heading, *(column.cell(row).text for row in shown))) for column in wanted}
+    room = {
+        column: len(GAP)
+        + max(len(text) for text in (column.heading, *(column.cell(row).text for row in shown)))
+        for column in wanted
+    }
     for column in sorted(wanted, key=lambda column: -column.rank):
         if width is not None and column.rank and sum(room.values()) >= width:
             del room[column]
@@ -145,15 +178,28 @@ def alike_line(of: Status) -> str:
     return f"all run {kinds.pop()}" if len(kinds) == 1 else ""
 
 
-def problem_lines(shown: Sequence[Row]) -> list[str]:
+def problem_lines(shown: Sequence[MemberRow]) -> list[str]:
     """What the daemons themselves say is wrong."""
-    return [f"{row.member.name}: {_problem(row.report)}" for row in shown if row.report and (row.report.problems or not row.report.able)]
+    return [
+        f"{row.member.name}: {_problem(row.report)}"
+        for row in shown
+        if row.report and (row.report.problems or not row.report.able)
+    ]
 
 
 def other_lines(of: Status) -> list[str]:
     """Orders for members that are not there, and znodes that are none."""
-    orders = [f"ordered for {name_of(member)}, which is not there: {ordered(order)}" for member, order in of.standing.items()]
-    return [*_first(orders, "orders"), *_first([f"ignored members/{child.name}: {child.reason}" for child in of.ignored], "ignored znodes")]
+    orders = [
+        f"ordered for {name_of(member)}, which is not there: {ordered(order)}"
+        for member, order in of.standing.items()
+    ]
+    return [
+        *_first(orders, "orders"),
+        *_first(
+            [f"ignored members/{child.name}: {child.reason}" for child in of.ignored],
+            "ignored znodes",
+        ),
+    ]
 
 
 def _first(lines: list[str], what: str) -> list[str]:
@@ -168,14 +214,21 @@ def _problem(report: NodeReport) -> str:
 
 def ordered(order: Order) -> str:
     """An order in words."""
-    words = [*(["drained"] if order.drained else []), *([f"weight {order.weight}"] if order.weight is not None else [])]
+    words = [
+        *(["drained"] if order.drained else []),
+        *([f"weight {order.weight}"] if order.weight is not None else []),
+    ]
     return f"ordered: {', '.join(words) or 'nothing'}"
 
 
 def duration(seconds: float) -> str:
     """A duration by its two largest units."""
     whole = int(seconds)
-    for unit, size, lower, lower_size in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
+    for unit, size, lower, lower_size in (
+        ("d", 86400, "h", 3600),
+        ("h", 3600, "min", 60),
+        ("min", 60, "s", 1),
+    ):
         if whole >= size:
             return f"{whole // size} {unit} {whole % size // lower_size} {lower}"
     return f"{whole} s"
@@ -192,7 +245,9 @@ def strip(of: Status, width: int) -> list[Slice]:
     count = min(width, total)
     faulty = sorted({*of.findings.overlaps, *of.findings.holes}) if of.alarms else []
     bad = {(bucket - 1) * count // total for bucket in faulty}
-    starts = [-(-cell * total // count) for cell in range(count + 1)]  # rounded up: cell c holds the slots whose share of the strip begins in c
+    starts = [
+        -(-cell * total // count) for cell in range(count + 1)
+    ]  # rounded up: cell c holds the slots whose share of the strip begins in c
     mostly = (Counter(of.owners[start:end]).most_common(1)[0][0] for start, end in pairwise(starts))
     return [Slice(owner, cell in bad) for cell, owner in enumerate(mostly)]
 
@@ -200,18 +255,35 @@ def strip(of: Status, width: int) -> list[Slice]:
 def plain(of: Status, *, everyone: bool) -> list[str]:
     """Everything as lines, in ASCII but for the names that others chose."""
     shown, signs = shown_rows(of, everyone=everyone), symbols(of)
-    bar = "".join("!" if part.is_bad else signs.get(part.owner, NOBODY) for part in strip(of, PLAIN_WIDTH))
-    lines = [settings_line(of), alike_line(of), *(line.text for line in verdict_lines(of)), f"[{bar}]"]
-    lines += [*_table(of, shown, signs), summary_line(of, shown), *problem_lines(shown), *other_lines(of)]
+    bar = "".join(
+        "!" if part.is_bad else signs.get(part.owner, NOBODY) for part in strip(of, PLAIN_WIDTH)
+    )
+    lines = [
+        settings_line(of),
+        alike_line(of),
+        *(line.text for line in verdict_lines(of)),
+        f"[{bar}]",
+    ]
+    lines += [
+        *_table(of, shown, signs),
+        summary_line(of, shown),
+        *problem_lines(shown),
+        *other_lines(of),
+    ]
     return [title(of), *(INDENT + line for line in lines if line)]
 
 
-def _table(of: Status, shown: Sequence[Row], signs: dict[str, str]) -> Iterator[str]:
+def _table(of: Status, shown: Sequence[MemberRow], signs: dict[str, str]) -> Iterator[str]:
     wanted = columns(of, shown)
     grid = [["", *(column.heading for column in wanted)]]
-    grid += [[signs[row.member.name], *(column.cell(row).text for column in wanted)] for row in shown]
+    grid += [
+        [signs[row.member.name], *(column.cell(row).text for column in wanted)] for row in shown
+    ]
     widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
     right = [False, *(column.is_number for column in wanted)]
     for line in grid if shown else []:
-        padded = (text.rjust(width) if number else text.ljust(width) for text, width, number in zip(line, widths, right, strict=True))
+        padded = (
+            text.rjust(width) if number else text.ljust(width)
+            for text, width, number in zip(line, widths, right, strict=True)
+        )
         yield GAP.join(padded).rstrip()

@@ -19,14 +19,14 @@ class Move(NamedTuple):
     losses: frozenset[int]
 
 
-class Phase(enum.Enum):
+class Commit(enum.Enum):
     """How far a loaded move has come in the kernel."""
 
-    RELEASED = "released"
-    ACQUIRED = "acquired"
+    RELEASE = "release"
+    ACQUIRE = "acquire"
 
 
-class Flows(NamedTuple):
+class Connections(NamedTuple):
     """The TCP connections to the VIP that this host holds: the buckets in which there is any, and how many of them still live."""
 
     buckets: frozenset[int]
@@ -66,14 +66,14 @@ class Gate(Protocol):
     Every method may raise `DataplaneError`, with nothing half-done that the next call could not repair; each may be called again after a failure.
     """
 
-    async def load(self, move: Move) -> None:
+    async def stage(self, move: Move) -> None:
         """Put gains and losses beside what is in force; nothing changes yet for new flows.
 
         A move loaded before is settled first: what of it was flipped stays so, the rest of it is forgotten.
         """
 
-    async def flip(self, phase: Phase) -> None:
-        """Carry the loaded move further, in one small transaction: RELEASED, its losses cease to be in force; then ACQUIRED, its gains are."""
+    async def commit(self, to: Commit) -> None:
+        """Carry the loaded move further, in one small transaction: RELEASE: its losses cease to be in force; then ACQUIRE: its gains are."""
 
     async def arm(self) -> None:
         """Start the timer of a lease, full length from now, in the slot that is not in force; new flows are judged by the other one still."""
@@ -87,10 +87,10 @@ class Gate(Protocol):
     async def owned(self) -> frozenset[int]:
         """The buckets in force now, read back from the kernel."""
 
-    async def flows(self) -> Flows:
+    async def flows(self) -> Connections:
         """The TCP connections that this host holds. Where it cannot keep those of buckets that moved, there are none."""
 
-    async def forget(self, buckets: frozenset[int]) -> None:
+    async def unpin(self, buckets: frozenset[int]) -> None:
         """Connections in these buckets need not be kept any more; of those in force or loaded to be, nothing changes."""
 
 

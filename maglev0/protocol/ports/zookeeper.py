@@ -43,7 +43,7 @@ class Stat(NamedTuple):
     owner: int
 
 
-class Node(NamedTuple):
+class Znode(NamedTuple):
     """A znode as read; `ours` tells whether nobody but the cluster's own identity may change it, where the cluster has one."""
 
     data: bytes
@@ -74,14 +74,14 @@ class Delete(NamedTuple):
     version: int
 
 
-class Check(NamedTuple):
+class VersionGuard(NamedTuple):
     """See that a znode is of that version."""
 
     path: str
     version: int
 
 
-Operation = Create | Write | Delete | Check
+Operation = Create | Write | Delete | VersionGuard
 
 
 class Committed(NamedTuple):
@@ -98,10 +98,10 @@ class ZooKeeper(Protocol):
     def session(self) -> int:
         """The session's id."""
 
-    async def get(self, path: str, *, watch: bool = False) -> Node | None:
+    async def get(self, path: str, *, watch: bool = False) -> Znode | None:
         """Read a znode, `None` where there is none (with `watch`, one is left in both cases)."""
 
-    async def get_all(self, paths: Sequence[str], *, watch: bool = False) -> list[Node | None]:
+    async def get_all(self, paths: Sequence[str], *, watch: bool = False) -> list[Znode | None]:
         """Read several at once: their reads are sent together, and are no snapshot."""
 
     async def children(self, path: str, *, watch: bool = False) -> tuple[list[str], Stat] | None:

@@ -14,7 +14,11 @@ def watchdog_period_s() -> float | None:
     """How often systemd wants to hear that the daemon is alive, or `None` if it does not: a third of what it waits, so that two may be late."""
     asked = os.environ.get("WATCHDOG_USEC", "")
     mine = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
-    return int(asked) / 3_000_000 if mine and asked.isascii() and asked.isdecimal() and int(asked) else None
+    return (
+        int(asked) / 3_000_000
+        if mine and asked.isascii() and asked.isdecimal() and int(asked)
+        else None
+    )
 
 
 def ready() -> None:
@@ -48,5 +52,10 @@ def _tell(text: str) -> None:
         return
     # An abstract socket's name begins with a zero byte, which the variable shows as an @.
     address = f"\0{path[1:]}" if path.startswith("@") else path
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK) as manager:
+    with (
+        contextlib.suppress(OSError),
+        socket.socket(
+            socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        ) as manager,
+    ):
         manager.sendto(text.encode(), address)

@@ -17,15 +17,20 @@ from urllib.parse import urlsplit
 import prometheus_client
 from prometheus_client import CollectorRegistry, Histogram, MetricsHandler, ProcessCollector
 from prometheus_client import Counter as Total
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
 from prometheus_client.registry import Collector
 
 from maglev0 import __version__
-from maglev0.core.assignment import Ownership
+from maglev0.core.assignment import Assignment
 from maglev0.errors import MaglevError
 from maglev0.telemetry import observer
 from maglev0.telemetry.metrics import measures
-from maglev0.telemetry.metrics.http_server import Server
+from maglev0.telemetry.metrics.http_server import HttpServer
 from maglev0.telemetry.metrics.measures import ERRORS, STEPS, CheckResult, Family, Measures
 from maglev0.telemetry.reporter import Snapshot
 
@@ -43,7 +48,7 @@ class Exporter:
     def __init__(self) -> None:
         prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # a timestamp for each histogram and counter, which nothing asks for
         self._measures: dict[IPv4Address, Measures] = {}
-        self._shares: dict[IPv4Address, tuple[Ownership, int]] = {}
+        self._shares: dict[IPv4Address, tuple[Assignment, int]] = {}
         registry = CollectorRegistry()
         registry.register(_Published(self._measures))
         ProcessCollector(registry=registry)
@@ -55,18 +60,23 @@ class Exporter:
             registry=registry,
         )
         self._requests = Histogram(
-            "maglev0_zookeeper_request_seconds", "How long ZooKeeper took to answer.", buckets=REQUEST_BUCKETS_S, registry=registry
+            "maglev0_zookeeper_request_seconds",
+            "How long ZooKeeper took to answer.",
+            buckets=REQUEST_BUCKETS_S,
+            registry=registry,
         )
-        self._errors = Total("maglev0_errors", "Errors, by whose fault they were.", ("kind",), registry=registry)
+        self._errors = Total(
+            "maglev0_errors", "Errors, by whose fault they were.", ("kind",), registry=registry
+        )
         for kind in ERRORS:
             self._errors.labels(kind)  # Prometheus sees the first one only if it saw none before
         self._registry = registry
-        self._server: Server | None = None
+        self._server: HttpServer | None = None
 
     def start(self, address: str, port: int) -> None:
         """Begin to answer there, in a thread; MaglevError where that is impossible, with nothing changed."""
         try:
-            server = Server(address, port, _Handler.factory(self._registry))
+            server = HttpServer(address, port, _MetricsHandler.factory(self._registry))
         except OSError as error:
             told = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
             raise MaglevError(
@@ -139,15 +149,18 @@ class Exporter:
             session_timeout_s=snapshot.session_timeout_s,
             able=snapshot.able,
             healthy=all(result.up for result in snapshot.results),
-            checks=tuple(CheckResult(str(result.check), result.up, result.duration_s) for result in snapshot.results),
+            checks=tuple(
+                CheckResult(str(result.check), result.up, result.duration_s)
+                for result in snapshot.results
+            ),
             counters=snapshot.counters,
             flows=None if report is None else report.flows,
-            late=progress.late,
+            kept=progress.kept,
             conntrack=conntrack_entries(),
             restored=snapshot.restored,
         )
 
-    def _share(self, vip: IPv4Address, ownership: Ownership | None, name: str) -> int:
+    def _share(self, vip: IPv4Address, ownership: Assignment | None, name: str) -> int:
         """What the table gives this node; counted once for each table, for that takes a millisecond."""
         if ownership is None:
             return 0
@@ -160,7 +173,10 @@ class Exporter:
 def conntrack_entries() -> tuple[int, int] | None:
     """How many connections the table of this network namespace holds, and how many it can; `None` where the kernel has none."""
     try:
-        held, limit = (int((_CONNTRACK / name).read_text()) for name in ("nf_conntrack_count", "nf_conntrack_max"))
+        held, limit = (
+            int((_CONNTRACK / name).read_text())
+            for name in ("nf_conntrack_count", "nf_conntrack_max")
+        )
     except (OSError, ValueError):
         return None
     return held, limit
@@ -190,7 +206,7 @@ def _metric(family: Family) -> Metric:
     return metric
 
 
-class _Handler(MetricsHandler):
+class _MetricsHandler(MetricsHandler):
     """Answers GET for one path, and nothing else."""
 
     def do_GET(self) -> None:  # noqa: N802  the library's name

@@ -14,12 +14,14 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-MAX_CONNECTIONS = 8  # a few Prometheus servers and somebody with a browser; each costs a thread while it lasts
+MAX_CONNECTIONS = (
+    8  # a few Prometheus servers and somebody with a browser; each costs a thread while it lasts
+)
 MAX_CONNECTION_S = 5.0  # a scrape takes milliseconds; Prometheus itself gives up after 10 s
 LOOK_S = 0.5  # between two looks for connections that last too long, while there are any
 
 
-class Server(ThreadingMixIn, HTTPServer):
+class HttpServer(ThreadingMixIn, HTTPServer):
     """Answers at an address with what a handler class of the library makes; the constructor raises OSError where it cannot be had.
 
     `begin`, then `end`, which waits for no client. Who is slow is cut off in the end, and at once where others wait for the place: the one that has
@@ -34,7 +36,9 @@ class Server(ThreadingMixIn, HTTPServer):
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="metrics", daemon=True)
         self._lock = threading.Lock()
-        self._since: dict[socket.socket, float] = {}  # when each connection that is open began, the oldest first
+        self._since: dict[
+            socket.socket, float
+        ] = {}  # when each connection that is open began, the oldest first
         super().__init__((address, port), handler)
 
     def begin(self) -> None:
@@ -85,7 +89,11 @@ class Server(ThreadingMixIn, HTTPServer):
     def _cut(self, most: int, since_s: float = 0.0) -> None:
         """Cut off connections that began before that, and the oldest ones beyond so many: their threads find nothing more to read or write."""
         with self._lock:
-            overdue = [one for place, (one, began_s) in enumerate(self._since.items()) if began_s < since_s or place < len(self._since) - most]
+            overdue = [
+                one
+                for place, (one, began_s) in enumerate(self._since.items())
+                if began_s < since_s or place < len(self._since) - most
+            ]
             for one in overdue:
                 with suppress(OSError):
                     one.shutdown(socket.SHUT_RDWR)

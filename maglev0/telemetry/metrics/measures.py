@@ -18,7 +18,11 @@ from maglev0.protocol.ports.kernel import Counters
 
 MEMBER_STATES = (ACTIVE, DRAINING, FAILING, DRY_RUN)
 SESSION_STATES = ("connecting", "connected", "suspended", "lost")
-STEPS = ("prepared", "released", "acquired")  # of a hand-over; with the last one it is over for this node
+STEPS = (
+    "prepared",
+    "released",
+    "acquired",
+)  # of a hand-over; with the last one it is over for this node
 ERRORS = ("kernel", "zookeeper", "check", "notify", "config", "other")
 
 # By counter: the stage that decided, what it decided, and about what kind of packets.
@@ -77,7 +81,7 @@ class Measures:
     checks: tuple[CheckResult, ...]
     counters: Counters | None
     flows: int | None
-    late: int
+    kept: int
     conntrack: tuple[int, int] | None
     restored: int
 
@@ -93,14 +97,21 @@ class Family(NamedTuple):
 
 
 Samples = Iterable[tuple[tuple[str, ...], float | None]]
-_Read = Callable[["Measures", float], Samples]  # a metric's values now, with the labels beyond the VIP
+_Read = Callable[
+    ["Measures", float], Samples
+]  # a metric's values now, with the labels beyond the VIP
 
 
 def families(found: Mapping[IPv4Address, Measures], now_s: float) -> Iterator[Family]:
     """All metrics of all VIPs; those that nothing is known of have no values."""
     by_vip = {str(vip): measures for vip, measures in found.items()}
     for name, kind, meaning, labels, read in _METRICS:
-        samples = [((vip, *more), value) for vip, measures in by_vip.items() for more, value in read(measures, now_s) if value is not None]
+        samples = [
+            ((vip, *more), value)
+            for vip, measures in by_vip.items()
+            for more, value in read(measures, now_s)
+            if value is not None
+        ]
         yield Family(name, kind, meaning, ("vip", *labels), tuple(samples))
 
 
@@ -121,7 +132,9 @@ def _session(measures: Measures, _now_s: float) -> Samples:
 
 
 def _view_age(measures: Measures, now_s: float) -> Samples:
-    return [((), None if measures.view_number is None else measures.view_age_s + now_s - measures.at_s)]
+    return [
+        ((), None if measures.view_number is None else measures.view_age_s + now_s - measures.at_s)
+    ]
 
 
 def _age(measures: Measures, now_s: float) -> Samples:
@@ -156,25 +169,89 @@ def _bytes(measures: Measures, _now_s: float) -> Samples:
 def _counted(counters: Counters | None, field: str) -> Samples:
     if counters is None:
         return []
-    return [(labels, getattr(getattr(counters, name), field, None)) for name, labels in _PACKETS.items()]
+    return [
+        (labels, getattr(getattr(counters, name), field, None)) for name, labels in _PACKETS.items()
+    ]
 
 
 def _conntrack(index: int) -> _Read:
-    return lambda measures, _now_s: [((), None if measures.conntrack is None else measures.conntrack[index])]
+    return lambda measures, _now_s: [
+        ((), None if measures.conntrack is None else measures.conntrack[index])
+    ]
 
 
 # Name, kind, meaning, labels beyond the VIP, and what reads it.
 _METRICS: tuple[tuple[str, str, str, tuple[str, ...], _Read], ...] = (
-    ("maglev0_node", "info", "This node, and what it runs.", ("id", "version", "dataplane", "xdp"), _info),
-    ("maglev0_members", "gauge", "Members of the view that this node saw last, by state.", ("state",), _members),
-    ("maglev0_buckets", "gauge", "Buckets (node numbers) that the cluster deals out.", (), _plain("total")),
-    ("maglev0_buckets_owned", "gauge", "Buckets in force in this node's kernel.", (), _plain("owned")),
-    ("maglev0_buckets_share", "gauge", "Buckets that are this node's by the table of its view.", (), _plain("share")),
-    ("maglev0_buckets_late", "gauge", "Buckets out of force in which this node keeps connections.", (), _plain("late")),
-    ("maglev0_buckets_overlapping", "gauge", "Buckets in force on several nodes, by the member that audits.", (), _plain("overlaps")),
-    ("maglev0_buckets_unowned", "gauge", "Buckets in force nowhere, by the member that audits.", (), _plain("holes")),
-    ("maglev0_members_silent", "gauge", "Members that do not say what their kernel holds, by the member that audits.", (), _plain("silent")),
-    ("maglev0_view_number", "gauge", "How many changes of members the view has behind it.", (), _plain("view_number")),
+    (
+        "maglev0_node",
+        "info",
+        "This node, and what it runs.",
+        ("id", "version", "dataplane", "xdp"),
+        _info,
+    ),
+    (
+        "maglev0_members",
+        "gauge",
+        "Members of the view that this node saw last, by state.",
+        ("state",),
+        _members,
+    ),
+    (
+        "maglev0_buckets",
+        "gauge",
+        "Buckets (node numbers) that the cluster deals out.",
+        (),
+        _plain("total"),
+    ),
+    (
+        "maglev0_buckets_owned",
+        "gauge",
+        "Buckets in force in this node's kernel.",
+        (),
+        _plain("owned"),
+    ),
+    (
+        "maglev0_buckets_share",
+        "gauge",
+        "Buckets that are this node's by the table of its view.",
+        (),
+        _plain("share"),
+    ),
+    (
+        "maglev0_buckets_kept",
+        "gauge",
+        "Buckets out of force in which this node keeps connections.",
+        (),
+        _plain("kept"),
+    ),
+    (
+        "maglev0_buckets_overlapping",
+        "gauge",
+        "Buckets in force on several nodes, by the member that audits.",
+        (),
+        _plain("overlaps"),
+    ),
+    (
+        "maglev0_buckets_unowned",
+        "gauge",
+        "Buckets in force nowhere, by the member that audits.",
+        (),
+        _plain("holes"),
+    ),
+    (
+        "maglev0_members_silent",
+        "gauge",
+        "Members that do not say what their kernel holds, by the member that audits.",
+        (),
+        _plain("silent"),
+    ),
+    (
+        "maglev0_view_number",
+        "gauge",
+        "How many changes of members the view has behind it.",
+        (),
+        _plain("view_number"),
+    ),
     ("maglev0_view_age_seconds", "gauge", "For how long this view has stood.", (), _view_age),
     (
         "maglev0_lease_left_seconds",
@@ -184,17 +261,95 @@ _METRICS: tuple[tuple[str, str, str, tuple[str, ...], _Read], ...] = (
         _plain("lease_left_s"),
     ),
     ("maglev0_lease_seconds", "gauge", "The length of the cluster's lease.", (), _plain("lease_s")),
-    ("maglev0_zookeeper_state", "gauge", "Where the ZooKeeper session stands: 1 for the state that it is in.", ("state",), _session),
-    ("maglev0_zookeeper_session_timeout_seconds", "gauge", "The session timeout that ZooKeeper granted.", (), _plain("session_timeout_s")),
-    ("maglev0_able", "gauge", "Whether this node can serve: its link, rules and address are as they should be.", (), _plain("able")),
-    ("maglev0_healthy", "gauge", "Whether all health checks of this node are up; 1 where there are none.", (), _plain("healthy")),
-    ("maglev0_check_up", "gauge", "Whether a health check is up, by its results in a row.", ("check",), _checks_up),
-    ("maglev0_check_duration_seconds", "gauge", "How long the last run of a health check took.", ("check",), _check_durations),
-    ("maglev0_packets", "counter", "Packets for the VIP, by the stage that decided about them and what it decided.", _FATE, _packets),
-    ("maglev0_bytes", "counter", "Bytes of packets for the VIP, by the stage that decided about them and what it decided.", _FATE, _bytes),
-    ("maglev0_connections", "gauge", "Live TCP connections to the VIP that this host holds.", (), _plain("flows")),
-    ("maglev0_conntrack_entries", "gauge", "Entries in this host's connection tracking table, of all that it does.", (), _conntrack(0)),
-    ("maglev0_conntrack_entries_limit", "gauge", "Entries beyond which this host drops new connections.", (), _conntrack(1)),
-    ("maglev0_restored", "counter", "Things that others took away from the kernel and the daemon put back.", (), _plain("restored")),
-    ("maglev0_snapshot_age_seconds", "gauge", "How old the rest of what is told here is: the daemon looks every second or a few.", (), _age),
+    (
+        "maglev0_zookeeper_state",
+        "gauge",
+        "Where the ZooKeeper session stands: 1 for the state that it is in.",
+        ("state",),
+        _session,
+    ),
+    (
+        "maglev0_zookeeper_session_timeout_seconds",
+        "gauge",
+        "The session timeout that ZooKeeper granted.",
+        (),
+        _plain("session_timeout_s"),
+    ),
+    (
+        "maglev0_able",
+        "gauge",
+        "Whether this node can serve: its link, rules and address are as they should be.",
+        (),
+        _plain("able"),
+    ),
+    (
+        "maglev0_healthy",
+        "gauge",
+        "Whether all health checks of this node are up; 1 where there are none.",
+        (),
+        _plain("healthy"),
+    ),
+    (
+        "maglev0_check_up",
+        "gauge",
+        "Whether a health check is up, by its results in a row.",
+        ("check",),
+        _checks_up,
+    ),
+    (
+        "maglev0_check_duration_seconds",
+        "gauge",
+        "How long the last run of a health check took.",
+        ("check",),
+        _check_durations,
+    ),
+    (
+        "maglev0_packets",
+        "counter",
+        "Packets for the VIP, by the stage that decided about them and what it decided.",
+        _FATE,
+        _packets,
+    ),
+    (
+        "maglev0_bytes",
+        "counter",
+        "Bytes of packets for the VIP, by the stage that decided about them and what it decided.",
+        _FATE,
+        _bytes,
+    ),
+    (
+        "maglev0_connections",
+        "gauge",
+        "Live TCP connections to the VIP that this host holds.",
+        (),
+        _plain("flows"),
+    ),
+    (
+        "maglev0_conntrack_entries",
+        "gauge",
+        "Entries in this host's connection tracking table, of all that it does.",
+        (),
+        _conntrack(0),
+    ),
+    (
+        "maglev0_conntrack_entries_limit",
+        "gauge",
+        "Entries beyond which this host drops new connections.",
+        (),
+        _conntrack(1),
+    ),
+    (
+        "maglev0_restored",
+        "counter",
+        "Things that others took away from the kernel and the daemon put back.",
+        (),
+        _plain("restored"),
+    ),
+    (
+        "maglev0_snapshot_age_seconds",
+        "gauge",
+        "How old the rest of what is told here is: the daemon looks every second or a few.",
+        (),
+        _age,
+    ),
 )

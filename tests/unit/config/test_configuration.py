@@ -26,7 +26,7 @@ from maglev0.config.configuration import (
     taken_over,
 )
 from maglev0.config.flag_values import MAX_VIPS
-from maglev0.config.health_checks import MAX_CHECKS, Timing, parse_check
+from maglev0.config.health_checks import MAX_CHECKS, CheckTiming, parse_check
 from maglev0.config.zookeeper_access import ZooKeeperAccess
 from maglev0.core.service import HashFamily, HashMode, Service, Xdp
 from maglev0.core.settings import MAX_TOTAL_NODES, SEED_LIMIT, Wishes
@@ -38,18 +38,31 @@ from tests.unit.config.test_flag_values import DEFAULTS, LEFT_OUT, REFUSED, faul
 # What is given is what comes out.
 
 numbers = st.integers(1, MAX_TOTAL_NODES[HashFamily.NFTABLES])
-vips = st.integers(0, SEED_LIMIT - 1).map(IPv4Address).filter(lambda ip: not (ip.is_multicast or ip.is_loopback or ip.is_link_local or int(ip) == 0))
-macs = st.binary(min_size=6, max_size=6).map(lambda raw: bytes([raw[0] | 1]) + raw[1:]).filter(lambda raw: raw != b"\xff" * 6)
+vips = (
+    st.integers(0, SEED_LIMIT - 1)
+    .map(IPv4Address)
+    .filter(lambda ip: not (ip.is_multicast or ip.is_loopback or ip.is_link_local or int(ip) == 0))
+)
+macs = (
+    st.binary(min_size=6, max_size=6)
+    .map(lambda raw: bytes([raw[0] | 1]) + raw[1:])
+    .filter(lambda raw: raw != b"\xff" * 6)
+)
 labels = st.from_regex(r"[a-z_]([A-Za-z0-9_-]{0,20}[a-z0-9])?", fullmatch=True)
 hosts = st.one_of(
     st.lists(labels, min_size=1, max_size=4).map(".".join),
     st.integers(0, SEED_LIMIT - 1).map(lambda number: str(IPv4Address(number))),
     st.integers(0, (1 << 128) - 1).map(lambda number: f"[{IPv6Address(number)}]"),
 )
-chroot_parts = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S"], exclude_characters="/", max_codepoint=0xFFEF), min_size=1)
-chroots = st.lists(chroot_parts.filter(lambda part: part not in {".", ".."} and part.isprintable()), max_size=3).map(
-    lambda parts: "".join(f"/{part}" for part in parts if part != "zookeeper")
+chroot_parts = st.text(
+    st.characters(
+        codec="utf-8", categories=["L", "N", "P", "S"], exclude_characters="/", max_codepoint=0xFFEF
+    ),
+    min_size=1,
 )
+chroots = st.lists(
+    chroot_parts.filter(lambda part: part not in {".", ".."} and part.isprintable()), max_size=3
+).map(lambda parts: "".join(f"/{part}" for part in parts if part != "zookeeper"))
 
 
 @given(st.data(), numbers)
@@ -65,13 +78,23 @@ def test_every_unicast_address_may_be_the_vip(vip: IPv4Address) -> None:
         assert parsed(cluster_ip=str(vip)).vips == (vip,)
 
 
-@given(st.lists(vips.filter(lambda vip: int(vip) != SEED_LIMIT - 1), min_size=1, max_size=MAX_VIPS, unique=True), st.sampled_from([",", " , "]))
+@given(
+    st.lists(
+        vips.filter(lambda vip: int(vip) != SEED_LIMIT - 1),
+        min_size=1,
+        max_size=MAX_VIPS,
+        unique=True,
+    ),
+    st.sampled_from([",", " , "]),
+)
 def test_several_vips_come_out_in_their_order(several: list[IPv4Address], comma: str) -> None:
     assert parsed(cluster_ip=comma.join(map(str, several))).vips == tuple(several)
 
 
 @given(macs, st.sampled_from([":", "-"]), st.booleans())
-def test_every_multicast_mac_comes_out_in_its_canonical_form(raw: bytes, separator: str, upper: bool) -> None:
+def test_every_multicast_mac_comes_out_in_its_canonical_form(
+    raw: bytes, separator: str, upper: bool
+) -> None:
     text = raw.hex(separator)
     assert parsed(cluster_mac=text.upper() if upper else text).cluster_mac == raw.hex(":")
 
@@ -87,11 +110,19 @@ def test_every_session_timeout_comes_out_to_the_microsecond(timeout_us: int) -> 
     assert round(config.session_timeout_s * 1_000_000) == timeout_us
 
 
-@given(st.lists(st.tuples(hosts, st.none() | st.integers(1, 65535)), min_size=1, max_size=5), chroots, st.sampled_from([",", " , "]))
-def test_every_connection_string_comes_out_with_its_ports(servers: list[tuple[str, int | None]], chroot: str, comma: str) -> None:
+@given(
+    st.lists(st.tuples(hosts, st.none() | st.integers(1, 65535)), min_size=1, max_size=5),
+    chroots,
+    st.sampled_from([",", " , "]),
+)
+def test_every_connection_string_comes_out_with_its_ports(
+    servers: list[tuple[str, int | None]], chroot: str, comma: str
+) -> None:
     text = comma.join(host if port is None else f"{host}:{port}" for host, port in servers) + chroot
     address = parse_zk(text)
-    assert address == ZooKeeperAddress(",".join(f"{host}:{port or 2181}" for host, port in servers), chroot)
+    assert address == ZooKeeperAddress(
+        ",".join(f"{host}:{port or 2181}" for host, port in servers), chroot
+    )
     assert parse_zk(str(address)) == address
 
 
@@ -100,7 +131,10 @@ def test_every_hash_mode_has_its_name(mode: HashMode) -> None:
     assert parsed(hash_mode=mode.value).hash_mode is mode
 
 
-@pytest.mark.parametrize(("name", "family"), [("auto", None), ("clusterip", HashFamily.CLUSTERIP), ("nftables", HashFamily.NFTABLES)])
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [("auto", None), ("clusterip", HashFamily.CLUSTERIP), ("nftables", HashFamily.NFTABLES)],
+)
 def test_every_dataplane_has_its_name(name: str, family: HashFamily | None) -> None:
     assert parsed(dataplane=name).dataplane is family
 
@@ -150,7 +184,7 @@ def test_flags_left_out() -> None:
         xdp=Xdp.AUTO,
         zk_loss=ZooKeeperLoss.RELEASE,
         checks=(),
-        check_timing=Timing(2.0, 1.0, 2, 3),
+        check_timing=CheckTiming(2.0, 1.0, 2, 3),
         notify=None,
         metrics=None,
         dry_run=False,
@@ -163,9 +197,13 @@ def test_the_defaults_come_from_the_help_text() -> None:
 
 
 def test_a_default_that_is_given_is_a_wish_and_one_left_out_is_not() -> None:
-    given_config = parsed(total_nodes="5", hash_mode="sourceip", hash_seed="0x1", cluster_mac="03:bf:00:00:00:01")
+    given_config = parsed(
+        total_nodes="5", hash_mode="sourceip", hash_seed="0x1", cluster_mac="03:bf:00:00:00:01"
+    )
     families = (HashFamily.NFTABLES,)
-    assert given_config.wishes(families) == Wishes(5, HashMode.SOURCE_IP, 1, "03:bf:00:00:00:01", families)
+    assert given_config.wishes(families) == Wishes(
+        5, HashMode.SOURCE_IP, 1, "03:bf:00:00:00:01", families
+    )
     assert parsed().wishes(families) == Wishes(None, None, None, None, families)
 
 
@@ -180,20 +218,41 @@ def test_a_config_is_frozen() -> None:
 @pytest.mark.parametrize(
     ("flag", "value", "others", "why"),
     [
-        ("--total-nodes", "17", {"dataplane": "clusterip"}, "allowed are the whole numbers from 1 to 16 for clusterip"),
-        ("--total-nodes", "1048577", {"dataplane": "nftables"}, "allowed are the whole numbers from 1 to 1048576 for nftables"),
-        ("--my-id", "6", {"total_nodes": "5"}, "allowed are the whole numbers from 1 to 5 (--total-nodes)"),
+        (
+            "--total-nodes",
+            "17",
+            {"dataplane": "clusterip"},
+            "allowed are the whole numbers from 1 to 16 for clusterip",
+        ),
+        (
+            "--total-nodes",
+            "1048577",
+            {"dataplane": "nftables"},
+            "allowed are the whole numbers from 1 to 1048576 for nftables",
+        ),
+        (
+            "--my-id",
+            "6",
+            {"total_nodes": "5"},
+            "allowed are the whole numbers from 1 to 5 (--total-nodes)",
+        ),
         ("--my-id", "17", {"dataplane": "clusterip"}, "allowed are the whole numbers from 1 to 16"),
     ],
 )
-def test_what_is_refused_beside_another_flag(flag: str, value: str, others: dict[str, str], why: str) -> None:
+def test_what_is_refused_beside_another_flag(
+    flag: str, value: str, others: dict[str, str], why: str
+) -> None:
     assert refusal(flag, value, **others) == why
 
 
 @pytest.mark.parametrize("kind", ["digest", "sasl"])
 def test_how_zookeeper_is_reached(kind: str) -> None:
-    config = parsed(zk_auth=f"{kind}:maglev0:/etc/maglev0/password", zk_ca="/ca", zk_cert="/cert", zk_key="/key")
-    assert config.access == ZooKeeperAccess(kind, "maglev0", "/etc/maglev0/password", "/ca", "/cert", "/key")
+    config = parsed(
+        zk_auth=f"{kind}:maglev0:/etc/maglev0/password", zk_ca="/ca", zk_cert="/cert", zk_key="/key"
+    )
+    assert config.access == ZooKeeperAccess(
+        kind, "maglev0", "/etc/maglev0/password", "/ca", "/cert", "/key"
+    )
 
 
 @pytest.mark.parametrize(
@@ -211,29 +270,54 @@ def test_flags_that_need_another(flags: dict[str, str], text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "metrics"),
-    [("127.0.0.1:9105", ("127.0.0.1", 9105)), ("[::]:1", ("::", 1)), ("[0:0::1]:65535", ("::1", 65535)), ("0.0.0.0:80", ("0.0.0.0", 80))],  # noqa: S104
+    [
+        ("127.0.0.1:9105", ("127.0.0.1", 9105)),
+        ("[::]:1", ("::", 1)),
+        ("[0:0::1]:65535", ("::1", 65535)),
+        ("0.0.0.0:80", ("0.0.0.0", 80)),  # noqa: S104
+    ],
 )
 def test_where_metrics_are_served(text: str, metrics: tuple[str, int]) -> None:
     assert parsed(metrics=text).metrics == metrics
 
 
 def test_checks_and_their_timing() -> None:
-    config = parsed(check=["tcp:80", "file:/run/up"], check_timing="0.5,0.2,1,4", notify="/usr/local/bin/notify-us")
+    config = parsed(
+        check=["tcp:80", "file:/run/up"],
+        check_timing="0.5,0.2,1,4",
+        notify="/usr/local/bin/notify-us",
+    )
     assert config.checks == (parse_check("tcp:80"), parse_check("file:/run/up"))
-    assert config.check_timing == Timing(0.5, 0.2, 1, 4)
+    assert config.check_timing == CheckTiming(0.5, 0.2, 1, 4)
     assert config.notify == "/usr/local/bin/notify-us"
 
 
 def test_all_that_is_wrong_is_told_at_once() -> None:
-    told = faults(my_id="0", cluster_ip="x", check=["tcp:x", "tcp:80", "tcp:80"], zk_ca="", zk_key="/key", weight="-1")
-    assert [text.partition("=")[0] for text in told] == ["--my-id", "--cluster-ip", "--zk-ca", "--weight", "--check", "--check"]
+    told = faults(
+        my_id="0",
+        cluster_ip="x",
+        check=["tcp:x", "tcp:80", "tcp:80"],
+        zk_ca="",
+        zk_key="/key",
+        weight="-1",
+    )
+    assert [text.partition("=")[0] for text in told] == [
+        "--my-id",
+        "--cluster-ip",
+        "--zk-ca",
+        "--weight",
+        "--check",
+        "--check",
+    ]
     assert "--check=tcp:80: given twice; allowed are different checks" in told
 
 
 def test_checks_are_not_endless() -> None:
     checks = [f"tcp:{number}" for number in range(1, MAX_CHECKS + 2)]
     assert len(parsed(check=checks[:-1]).checks) == MAX_CHECKS
-    assert faults(check=checks) == [f"--check={checks[-1]}: allowed are at most {MAX_CHECKS} checks, and this is one more"]
+    assert faults(check=checks) == [
+        f"--check={checks[-1]}: allowed are at most {MAX_CHECKS} checks, and this is one more"
+    ]
 
 
 def test_a_config_shows_no_seed() -> None:
@@ -288,7 +372,10 @@ def test_every_flag_is_compared() -> None:
 
 
 def test_the_order_of_vips_means_nothing() -> None:
-    assert changes(parsed(cluster_ip="198.51.100.1,198.51.100.2"), parsed(cluster_ip="198.51.100.2,198.51.100.1")) == ((), ())
+    assert changes(
+        parsed(cluster_ip="198.51.100.1,198.51.100.2"),
+        parsed(cluster_ip="198.51.100.2,198.51.100.1"),
+    ) == ((), ())
 
 
 @pytest.mark.parametrize("text", ["zk1/", "zk1//", " zk1 "])
@@ -302,7 +389,9 @@ junk = st.one_of(
     st.text(st.characters(), max_size=40),
     st.from_regex(r"[0-9a-fxA-F:.,/\[\]_\-+ e]{0,30}", fullmatch=True),
     st.sampled_from([value for _flag, value, _why in REFUSED]),
-    st.sampled_from(["1", "5", "zk1:1/a", "198.51.100.7", "eth0", "auto", "03:bf:c6:33:64:01", "0x7", "2.5"]),
+    st.sampled_from(
+        ["1", "5", "zk1:1/a", "198.51.100.7", "eth0", "auto", "03:bf:c6:33:64:01", "0x7", "2.5"]
+    ),
 )
 
 
@@ -319,10 +408,18 @@ def valid(config: Config) -> bool:
     return (
         1 <= config.my_id <= total_nodes <= MAX_TOTAL_NODES[config.dataplane or HashFamily.NFTABLES]
         and 1 <= len(config.vips) == len({*config.vips}) <= MAX_VIPS
-        and not any(vip.is_multicast or vip.is_loopback or vip.is_unspecified for vip in config.vips)
-        and (config.interface is None or (0 < len(config.interface.encode()) < 16 and '"' not in config.interface))
+        and not any(
+            vip.is_multicast or vip.is_loopback or vip.is_unspecified for vip in config.vips
+        )
+        and (
+            config.interface is None
+            or (0 < len(config.interface.encode()) < 16 and '"' not in config.interface)
+        )
         and (config.hash_seed is None or 0 <= config.hash_seed < SEED_LIMIT)
-        and (config.cluster_mac is None or re.fullmatch(r"[0-9a-f][13579bdf](:[0-9a-f]{2}){5}", config.cluster_mac) is not None)
+        and (
+            config.cluster_mac is None
+            or re.fullmatch(r"[0-9a-f][13579bdf](:[0-9a-f]{2}){5}", config.cluster_mac) is not None
+        )
         and 0.1 <= config.session_timeout_s <= 3600
         and 0 <= config.weight <= MAX_WEIGHT
         and 0 <= config.drain_timeout_s <= 86_400
@@ -340,13 +437,35 @@ def test_whatever_is_given_is_valid_or_refused_in_one_printable_line(flags: dict
         assert valid(outcome)
     else:
         assert str(outcome).isprintable()
-        assert any(str(outcome).startswith((f"{flag}={printable(value)}: ", f"{flag}=…: ", f"{flag}=digest:…: ")) for flag, value in flags.items())
+        assert any(
+            str(outcome).startswith(
+                (f"{flag}={printable(value)}: ", f"{flag}=…: ", f"{flag}=digest:…: ")
+            )
+            for flag, value in flags.items()
+        )
 
 
 words = st.one_of(
     st.text(st.characters(), max_size=10),
     st.sampled_from(
-        [*DEFAULTS, *SWITCHES, "-v", "-vv", "-h", "--version", "--", "-", "--help=1", "--no", "1", "--my=3", "--dry-run=1", "-v3", "--=", "-=1"]
+        [
+            *DEFAULTS,
+            *SWITCHES,
+            "-v",
+            "-vv",
+            "-h",
+            "--version",
+            "--",
+            "-",
+            "--help=1",
+            "--no",
+            "1",
+            "--my=3",
+            "--dry-run=1",
+            "-v3",
+            "--=",
+            "-=1",
+        ]
     ),
     st.tuples(st.sampled_from(sorted(DEFAULTS)), junk).map("=".join),
 )
@@ -376,8 +495,16 @@ def test_printable_is_and_leaves_alone_what_was(text: str) -> None:
 
 
 def test_a_rule_set_up_by_hand_speaks_for_the_flags_left_out() -> None:
-    standing = Service(IPv4Address("198.51.100.1"), "eth0", "01:00:5e:00:00:14", 5, HashMode.SOURCE_IP_PORT, 0)
+    standing = Service(
+        IPv4Address("198.51.100.1"), "eth0", "01:00:5e:00:00:14", 5, HashMode.SOURCE_IP_PORT, 0
+    )
     families = (HashFamily.CLUSTERIP,)
-    assert parsed().wishes(families, standing) == Wishes(5, HashMode.SOURCE_IP_PORT, 0, "01:00:5e:00:00:14", families)
-    flags = parsed(total_nodes="7", hash_seed="9", hash_mode="sourceip", cluster_mac="03:00:00:00:00:01")
-    assert flags.wishes(families, standing) == Wishes(7, HashMode.SOURCE_IP, 9, "03:00:00:00:00:01", families)
+    assert parsed().wishes(families, standing) == Wishes(
+        5, HashMode.SOURCE_IP_PORT, 0, "01:00:5e:00:00:14", families
+    )
+    flags = parsed(
+        total_nodes="7", hash_seed="9", hash_mode="sourceip", cluster_mac="03:00:00:00:00:01"
+    )
+    assert flags.wishes(families, standing) == Wishes(
+        7, HashMode.SOURCE_IP, 9, "03:00:00:00:00:01", families
+    )

@@ -66,13 +66,27 @@ def test_the_file_says_what_flags_say(file: Path) -> None:
 
 def test_flags_win(file: Path) -> None:
     file.write_text(FULL)
-    config = command_line.read([f"--config={file}", "--my-id=3", "--check=tcp:81", "--cluster-ip=198.51.100.9", "--dry-run"])
-    assert (config.my_id, [str(check) for check in config.checks], [str(vip) for vip in config.vips]) == (3, ["tcp:81"], ["198.51.100.9"])
+    config = command_line.read(
+        [
+            f"--config={file}",
+            "--my-id=3",
+            "--check=tcp:81",
+            "--cluster-ip=198.51.100.9",
+            "--dry-run",
+        ]
+    )
+    assert (
+        config.my_id,
+        [str(check) for check in config.checks],
+        [str(vip) for vip in config.vips],
+    ) == (3, ["tcp:81"], ["198.51.100.9"])
     assert (config.dry_run, config.verbose, config.weight) == (True, True, 1)
 
 
 def test_an_empty_flag_is_not_one_left_out(file: Path) -> None:
-    assert errors(file, 'interface = "eth0"\n', "--interface=")[0].startswith("--interface=: allowed is the name of a network interface")
+    assert errors(file, 'interface = "eth0"\n', "--interface=")[0].startswith(
+        "--interface=: allowed is the name of a network interface"
+    )
 
 
 def test_what_is_said_is_said_again_when_the_file_has_changed(file: Path) -> None:
@@ -156,7 +170,10 @@ def test_the_first_is_what_a_daemon_ends_with(file: Path) -> None:
     file.write_text(WRONG)
     with pytest.raises(ConfigError) as caught:
         command_line.read([f"--config={file}"])
-    assert str(caught.value) == f"{file}:{TOLD[0]} (and {len(TOLD) - 2} more, which --check-config tells)"
+    assert (
+        str(caught.value)
+        == f"{file}:{TOLD[0]} (and {len(TOLD) - 2} more, which --check-config tells)"
+    )
 
 
 def test_flags_that_do_not_go_together_are_found_across_file_and_command_line(file: Path) -> None:
@@ -165,13 +182,18 @@ def test_flags_that_do_not_go_together_are_found_across_file_and_command_line(fi
     (error,) = errors(file, "total-nodes = 5\n", "--my-id=6")
     assert error == "--my-id=6: allowed are the whole numbers from 1 to 5 (--total-nodes)"
     (error,) = errors(file, "\nmy-id = 6\n", "--total-nodes=5")
-    assert error == '2: my-id: "6" is refused; allowed are the whole numbers from 1 to 5 (--total-nodes)'
+    assert (
+        error
+        == '2: my-id: "6" is refused; allowed are the whole numbers from 1 to 5 (--total-nodes)'
+    )
 
 
 def test_a_seed_is_for_its_owner_alone(file: Path) -> None:
     assert errors(file, "hash-seed = 4711\n") == []
     file.chmod(0o640)
-    assert errors(file, "\nhash-seed = 4711\n") == ["2: hash-seed: the seed is a secret and others may read this file; allowed in a file of mode 600"]
+    assert errors(file, "\nhash-seed = 4711\n") == [
+        "2: hash-seed: the seed is a secret and others may read this file; allowed in a file of mode 600"
+    ]
     assert errors(file, "\nweight = 2\n") == []
 
 
@@ -203,7 +225,10 @@ def test_every_key_takes_what_its_flag_takes_and_no_table_or_date(file: Path) ->
             (error,) = errors(file, f"\n{key} = {value}\n")
             assert error.startswith(f"2: {key}: ") or " is a table; " in error
         for value in ("nan", "''", '"\\u001b"'):
-            assert all(error.startswith(f"2: {key}: ") and error.isprintable() for error in errors(file, f"\n{key} = {value}\n"))
+            assert all(
+                error.startswith(f"2: {key}: ") and error.isprintable()
+                for error in errors(file, f"\n{key} = {value}\n")
+            )
 
 
 def test_the_example_is_a_sound_configuration() -> None:

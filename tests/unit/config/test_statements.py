@@ -44,7 +44,12 @@ exec:/bin/true\"\"\",
 def test_every_statement_and_every_item_has_its_line(end: str) -> None:
     assert read_statements(LAID_OUT.replace("\n", end)) == [
         Statement("my-id", 1, 2, (2,)),
-        Statement("cluster-ip", ["198.51.100.1", "198.51.100.2", "198.51.100.3", "198.51.100.4"], 4, (4, 6, 7, 7)),
+        Statement(
+            "cluster-ip",
+            ["198.51.100.1", "198.51.100.2", "198.51.100.3", "198.51.100.4"],
+            4,
+            (4, 6, 7, 7),
+        ),
         Statement("notify", "/bin/true", 8, (8,)),
         Statement("check", ["exec:/bin/true", "tcp:80"], 10, (12, 13)),
         Statement("my id", [], 15, ()),
@@ -57,9 +62,21 @@ QUOTES = 'allowed is key = value, with every text in quotes as in interface = "e
 @pytest.mark.parametrize(
     ("text", "line", "what"),
     [
-        ("a = 1\ninterface = eth0\n", 2, f"interface: not TOML, invalid value at column 13; {QUOTES}"),
-        ("cluster-ip = 198.51.100.1", 1, f"cluster-ip: not TOML, expected newline or end of document after a statement at column 20; {QUOTES}"),
-        ("a = 1\n\nmy-id", 3, f"not TOML, expected '=' after a key in a key/value pair at column 6; {QUOTES}"),
+        (
+            "a = 1\ninterface = eth0\n",
+            2,
+            f"interface: not TOML, invalid value at column 13; {QUOTES}",
+        ),
+        (
+            "cluster-ip = 198.51.100.1",
+            1,
+            f"cluster-ip: not TOML, expected newline or end of document after a statement at column 20; {QUOTES}",
+        ),
+        (
+            "a = 1\n\nmy-id",
+            3,
+            f"not TOML, expected '=' after a key in a key/value pair at column 6; {QUOTES}",
+        ),
         ('a = "x', 1, f"a: not TOML, illegal character '\\n' at column 7; {QUOTES}"),
         ("a = [\n  1,\n  2 3\n]\n", 3, f"not TOML, unclosed array at column 5; {QUOTES}"),
         ("a = 1\nb = [ 1,\n\n", 2, f"a list or text that begins here is never closed; {QUOTES}"),
@@ -70,7 +87,11 @@ QUOTES = 'allowed is key = value, with every text in quotes as in interface = "e
         ("[[maglev0]]", 1, f"'maglev0' is a table; {QUOTES}, and no [tables]"),
         ("my.id = 1", 1, f"'my' is a table; {QUOTES}, and no [tables]"),
         ("my-id = {a = 1}", 1, f"'my-id' is a table; {QUOTES}, and no [tables]"),
-        ("my-id = 1\n\nmy-id = 2", 3, "'my-id' is there a second time; allowed is once, and line 1 has it"),
+        (
+            "my-id = 1\n\nmy-id = 2",
+            3,
+            "'my-id' is there a second time; allowed is once, and line 1 has it",
+        ),
     ],
 )
 def test_what_is_wrong_has_its_line(text: str, line: int, what: str) -> None:
@@ -92,7 +113,11 @@ def test_a_statement_may_be_long_but_not_endless() -> None:
     assert [mistake.line for mistake in mistakes(longest.replace("]", "1,\n]"))] == [1]
 
 
-scalars = st.one_of(st.text(st.characters(codec="utf-8", exclude_categories=["Cc"])), st.integers(-(1 << 63), (1 << 63) - 1), st.booleans())
+scalars = st.one_of(
+    st.text(st.characters(codec="utf-8", exclude_categories=["Cc"])),
+    st.integers(-(1 << 63), (1 << 63) - 1),
+    st.booleans(),
+)
 values = scalars | st.lists(scalars, max_size=4)
 
 
@@ -101,11 +126,20 @@ def written(value: Any) -> str:
         return "[\n" + "".join(f"  {written(item)}, # one\n" for item in value) + "]"
     if isinstance(value, bool):
         return "true" if value else "false"
-    return str(value) if isinstance(value, int) else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return (
+        str(value)
+        if isinstance(value, int)
+        else '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    )
 
 
-@given(st.dictionaries(st.from_regex(r"[a-z][a-z-]{0,8}", fullmatch=True), values, max_size=5), st.integers(0, 2))
-def test_it_says_what_tomllib_says_with_the_lines_besides(content: dict[str, Any], blank: int) -> None:
+@given(
+    st.dictionaries(st.from_regex(r"[a-z][a-z-]{0,8}", fullmatch=True), values, max_size=5),
+    st.integers(0, 2),
+)
+def test_it_says_what_tomllib_says_with_the_lines_besides(
+    content: dict[str, Any], blank: int
+) -> None:
     text = "".join(f"{key} = {written(value)}\n" + "\n" * blank for key, value in content.items())
     found = read_statements(text)
     assert {statement.key: statement.value for statement in found} == tomllib.loads(text) == content
@@ -113,7 +147,9 @@ def test_it_says_what_tomllib_says_with_the_lines_besides(content: dict[str, Any
     for statement in found:
         assert lines[statement.line - 1].startswith(f"{statement.key} = ")
         if isinstance(statement.value, list):
-            assert [lines[line - 1].strip().removesuffix(", # one") for line in statement.lines] == [written(item) for item in statement.value]
+            assert [
+                lines[line - 1].strip().removesuffix(", # one") for line in statement.lines
+            ] == [written(item) for item in statement.value]
 
 
 @given(st.text(st.sampled_from("ab=[]{}'\"#,.\n\\ 1-_\x00é\r") | st.characters(), max_size=60))

@@ -30,10 +30,22 @@ def test_auth_is_scheme_user_and_password_file(text: str, found: tuple[str, str,
 
 @pytest.mark.parametrize(
     "text",
-    ["", "digest", "digest:user", "digest:user:", "digest::/file", "plain:user:/file", "digest:a@b:/file", f"digest:{'u' * 65}:/f", "digest:u:/\n"],
+    [
+        "",
+        "digest",
+        "digest:user",
+        "digest:user:",
+        "digest::/file",
+        "plain:user:/file",
+        "digest:a@b:/file",
+        f"digest:{'u' * 65}:/f",
+        "digest:u:/\n",
+    ],
 )
 def test_what_is_no_auth_is_told_what_is(text: str) -> None:
-    with pytest.raises(ValueError, match="allowed is digest:USER:PASSWORD-FILE or sasl:USER:PASSWORD-FILE"):
+    with pytest.raises(
+        ValueError, match="allowed is digest:USER:PASSWORD-FILE or sasl:USER:PASSWORD-FILE"
+    ):
         parse_auth(text)
 
 
@@ -58,7 +70,9 @@ def test_a_file_is_a_printable_path() -> None:
         ((None, "cert", "key"), "--zk-cert needs --zk-ca"),
     ],
 )
-def test_flags_that_need_each_other(files: tuple[str | None, str | None, str | None], missing: str) -> None:
+def test_flags_that_need_each_other(
+    files: tuple[str | None, str | None, str | None], missing: str
+) -> None:
     with pytest.raises(ValueError, match=missing):
         ZooKeeperAccess.checked(None, *files)
 
@@ -67,16 +81,32 @@ def test_flags_that_need_each_other(files: tuple[str | None, str | None, str | N
     ("access", "scheme", "text"),
     [
         (NOBODY, None, "in the clear as nobody"),
-        (ZooKeeperAccess.checked(("digest", "u", "secret"), None, None, None), "digest", "in the clear as digest user u"),
-        (ZooKeeperAccess.checked(("sasl", "u", "secret"), "ca", "cert", "key"), "sasl", "by TLS as sasl user u"),
-        (ZooKeeperAccess.checked(None, "ca", "cert", "key"), "x509", "by TLS as its certificate's subject"),
+        (
+            ZooKeeperAccess.checked(("digest", "u", "secret"), None, None, None),
+            "digest",
+            "in the clear as digest user u",
+        ),
+        (
+            ZooKeeperAccess.checked(("sasl", "u", "secret"), "ca", "cert", "key"),
+            "sasl",
+            "by TLS as sasl user u",
+        ),
+        (
+            ZooKeeperAccess.checked(None, "ca", "cert", "key"),
+            "x509",
+            "by TLS as its certificate's subject",
+        ),
         (ZooKeeperAccess.checked(None, "ca", None, None), None, "by TLS as nobody"),
     ],
 )
-def test_one_identity_is_enough_and_a_text_tells_which(access: ZooKeeperAccess, scheme: str | None, text: str) -> None:
+def test_one_identity_is_enough_and_a_text_tells_which(
+    access: ZooKeeperAccess, scheme: str | None, text: str
+) -> None:
     assert access.identity_scheme == scheme
     assert str(access) == text
-    assert "secret" not in repr(access)  # where its file's name should be, somebody may have given the password
+    assert "secret" not in repr(
+        access
+    )  # where its file's name should be, somebody may have given the password
 
 
 def _taken_over(tree: Tree, path: str) -> None:
@@ -85,10 +115,13 @@ def _taken_over(tree: Tree, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", [PATHS.base, *PATHS.parents, PATHS.settings])
-def test_a_node_does_not_start_below_what_others_may_change(tree: Tree, node: LoneNode, path: str) -> None:
+def test_a_node_does_not_start_below_what_others_may_change(
+    tree: Tree, node: LoneNode, path: str
+) -> None:
     _taken_over(tree, path)
     with pytest.raises(
-        ZooKeeperError, match=f"{path} is not this cluster's alone, .*: correct --zk-auth, or stop all daemons .*deleteall {PATHS.base}"
+        ZooKeeperError,
+        match=f"{path} is not this cluster's alone, .*: correct --zk-auth, or stop all daemons .*deleteall {PATHS.base}",
     ):
         LoneNode(tree).agree()
     assert node.tree is tree
@@ -101,7 +134,9 @@ def test_what_lies_above_may_be_anybodys(tree: Tree) -> None:
     LoneNode(tree).agree()
 
 
-def test_settings_that_others_may_change_are_replaced_by_members_and_stop_who_is_none(tree: Tree, member: LoneNode) -> None:
+def test_settings_that_others_may_change_are_replaced_by_members_and_stop_who_is_none(
+    tree: Tree, member: LoneNode
+) -> None:
     founded = tree.nodes[PATHS.settings]
     living(tree)
     _taken_over(tree, PATHS.settings)

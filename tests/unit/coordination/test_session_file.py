@@ -10,12 +10,12 @@ import pytest
 
 from maglev0.config.configuration import ZooKeeperAddress
 from maglev0.coordination.session import Identity
-from maglev0.coordination.session_file import Left, SessionFile, kernel_identity
+from maglev0.coordination.session_file import SavedSession, SessionFile, kernel_identity
 from tests.unit.core.test_settings import AGREED
 
 VIP = IPv4Address("198.51.100.1")
 ZK = ZooKeeperAddress("zk1:2181", "/a")
-LEFT = Left(Identity(-0x100000000000000, b"\x00\xffsixteen bytes..", 4.0), AGREED)
+LEFT = SavedSession(Identity(-0x100000000000000, b"\x00\xffsixteen bytes..", 4.0), AGREED)
 
 
 @pytest.fixture(autouse=True)
@@ -79,7 +79,9 @@ def test_no_part_of_it_may_be_missing(directory: Path, key: str) -> None:
     assert file().read(4.0) is None
 
 
-def test_a_place_that_cannot_be_written_to_costs_a_warning(directory: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_place_that_cannot_be_written_to_costs_a_warning(
+    directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     directory.write_text("no directory")
     file().write(LEFT)
     assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [

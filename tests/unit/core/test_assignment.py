@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maglev0.core import table
-from maglev0.core.assignment import Ownership, decide
+from maglev0.core.assignment import Assignment, decide
 from maglev0.core.view import DRY_RUN, Child, Member, View, ViewId, read_members
 from tests.unit.core.test_view import SOMEONE, clusters, viewed
 
@@ -23,12 +23,16 @@ def test_every_node_computes_the_same_in_whatever_order_it_read_the_children(
     children = [Child(str(member.id), member.encode(), 77, 1) for member in members]
     random.shuffle(children)
     read, _ignored = read_members(children)
-    assert decide(View(ViewId(9, 9, 9), read), total_nodes, dry_run=dry_run) == decide(viewed(members), total_nodes, dry_run=dry_run)
+    assert decide(View(ViewId(9, 9, 9), read), total_nodes, dry_run=dry_run) == decide(
+        viewed(members), total_nodes, dry_run=dry_run
+    )
 
 
 @given(clusters, sizes, st.booleans())
 @settings(deadline=None)
-def test_each_node_number_has_one_owner_among_those_that_count(members: list[Member], total_nodes: int, dry_run: bool) -> None:
+def test_each_node_number_has_one_owner_among_those_that_count(
+    members: list[Member], total_nodes: int, dry_run: bool
+) -> None:
     view = viewed(members)
     ownership = decide(view, total_nodes, dry_run=dry_run)
     names = view.weights(dry_run=dry_run)
@@ -40,22 +44,32 @@ def test_each_node_number_has_one_owner_among_those_that_count(members: list[Mem
 
 @given(clusters, sizes)
 @settings(deadline=None)
-def test_a_dry_run_never_changes_what_serving_nodes_own(members: list[Member], total_nodes: int) -> None:
+def test_a_dry_run_never_changes_what_serving_nodes_own(
+    members: list[Member], total_nodes: int
+) -> None:
     serving = [member for member in members if member.state != DRY_RUN]
-    assert decide(viewed(members), total_nodes, dry_run=False) == decide(viewed(serving), total_nodes, dry_run=False)
+    assert decide(viewed(members), total_nodes, dry_run=False) == decide(
+        viewed(serving), total_nodes, dry_run=False
+    )
 
 
 def test_golden_ownership() -> None:
     view = viewed(replace(SOMEONE, id=number) for number in (4, 1, 3))
     ownership = decide(view, 5, dry_run=False)
-    assert ownership == Ownership((1, 3, 4), ("backend-3", "backend-1", "backend-4", "backend-3", "backend-1"))
+    assert ownership == Assignment(
+        (1, 3, 4), ("backend-3", "backend-1", "backend-4", "backend-3", "backend-1")
+    )
     assert ownership.of("backend-3") == {1, 4}
 
 
-@pytest.mark.parametrize("members", [(), (replace(SOMEONE, weight=0),), (replace(SOMEONE, state=DRY_RUN),)], ids=["none", "drained", "dry run"])
+@pytest.mark.parametrize(
+    "members",
+    [(), (replace(SOMEONE, weight=0),), (replace(SOMEONE, state=DRY_RUN),)],
+    ids=["none", "drained", "dry run"],
+)
 def test_without_anybody_that_serves_nobody_owns_anything(members: tuple[Member, ...]) -> None:
     ownership = decide(viewed(members), 5, dry_run=False)
-    assert ownership == Ownership((), ())
+    assert ownership == Assignment((), ())
     assert ownership.of("backend-3") == frozenset()
 
 

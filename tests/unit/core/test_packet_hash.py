@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maglev0.core.packet_hash import Flow, PacketHash, jhash
+from maglev0.core.packet_hash import PacketFields, PacketHash, jhash
 from maglev0.core.service import HashFamily, HashMode
 
 U32 = 0xFFFF_FFFF
@@ -55,9 +55,15 @@ def lookup3(key: bytes, initval: int) -> int:
 
 @pytest.mark.parametrize(
     ("key", "initval", "expected"),
-    [(b"", 0, 0xDEAD_BEEF), (b"Four score and seven years ago", 0, 0x1777_0551), (b"Four score and seven years ago", 1, 0xCD62_8161)],
+    [
+        (b"", 0, 0xDEAD_BEEF),
+        (b"Four score and seven years ago", 0, 0x1777_0551),
+        (b"Four score and seven years ago", 1, 0xCD62_8161),
+    ],
 )
-def test_the_reference_gives_what_its_author_published(key: bytes, initval: int, expected: int) -> None:
+def test_the_reference_gives_what_its_author_published(
+    key: bytes, initval: int, expected: int
+) -> None:
     assert lookup3(key, initval) == expected
 
 
@@ -70,14 +76,17 @@ def test_jhash_is_lookup3_of_the_words_bytes(words: list[int], initval: int) -> 
 # Golden node numbers: a client whose bucket changed between two releases would meet two nodes during an upgrade, or none.
 
 GOLDEN_FLOWS = (
-    Flow(IPv4Address("203.0.113.7"), TCP, 40_000, 443),
-    Flow(IPv4Address("203.0.113.7"), UDP, 40_000, 53),
-    Flow(IPv4Address("10.1.2.3"), ICMP),
-    Flow(IPv4Address("10.1.2.3"), ESP, 0x1234, 0x5678),
+    PacketFields(IPv4Address("203.0.113.7"), TCP, 40_000, 443),
+    PacketFields(IPv4Address("203.0.113.7"), UDP, 40_000, 53),
+    PacketFields(IPv4Address("10.1.2.3"), ICMP),
+    PacketFields(IPv4Address("10.1.2.3"), ESP, 0x1234, 0x5678),
 )
 
 
-@pytest.mark.skipif(sys.byteorder == "big", reason="the kernel hashes packets in the machine's byte order; these are little-endian values")
+@pytest.mark.skipif(
+    sys.byteorder == "big",
+    reason="the kernel hashes packets in the machine's byte order; these are little-endian values",
+)
 @pytest.mark.parametrize(
     ("family", "mode", "seed", "expected"),
     [
@@ -86,76 +95,112 @@ GOLDEN_FLOWS = (
         (HashFamily.CLUSTERIP, HashMode.SOURCE_IP_PORT, 0, (13323, 13323, 4315, 60970)),
         (HashFamily.CLUSTERIP, HashMode.SOURCE_IP_PORT, 0xDEAD_BEEF, (24080, 24080, 58593, 53193)),
         (HashFamily.CLUSTERIP, HashMode.SOURCE_IP_PORT_DEST_PORT, 0, (61579, 51314, 30676, 8444)),
-        (HashFamily.CLUSTERIP, HashMode.SOURCE_IP_PORT_DEST_PORT, 0xDEAD_BEEF, (1728, 9982, 54755, 4923)),
+        (
+            HashFamily.CLUSTERIP,
+            HashMode.SOURCE_IP_PORT_DEST_PORT,
+            0xDEAD_BEEF,
+            (1728, 9982, 54755, 4923),
+        ),
         (HashFamily.NFTABLES, HashMode.SOURCE_IP, 0, (43638, 43638, 51782, 51782)),
         (HashFamily.NFTABLES, HashMode.SOURCE_IP, 0xDEAD_BEEF, (33930, 33930, 53979, 53979)),
         (HashFamily.NFTABLES, HashMode.SOURCE_IP_PORT, 0, (14442, 14442, 51782, 51782)),
         (HashFamily.NFTABLES, HashMode.SOURCE_IP_PORT, 0xDEAD_BEEF, (37145, 37145, 53979, 53979)),
         (HashFamily.NFTABLES, HashMode.SOURCE_IP_PORT_DEST_PORT, 0, (12571, 52064, 51782, 51782)),
-        (HashFamily.NFTABLES, HashMode.SOURCE_IP_PORT_DEST_PORT, 0xDEAD_BEEF, (36074, 15440, 53979, 53979)),
+        (
+            HashFamily.NFTABLES,
+            HashMode.SOURCE_IP_PORT_DEST_PORT,
+            0xDEAD_BEEF,
+            (36074, 15440, 53979, 53979),
+        ),
     ],
 )
-def test_golden_node_numbers(family: HashFamily, mode: HashMode, seed: int, expected: tuple[int, ...]) -> None:
+def test_golden_node_numbers(
+    family: HashFamily, mode: HashMode, seed: int, expected: tuple[int, ...]
+) -> None:
     hashed = PacketHash(family, mode, seed, total_nodes=65_537)
     assert tuple(hashed.node_number(flow) for flow in GOLDEN_FLOWS) == expected
 
 
 # Laws.
 
-flows = st.builds(Flow, addresses, st.integers(0, 255), ports, ports)
+flows = st.builds(PacketFields, addresses, st.integers(0, 255), ports, ports)
 hashes = st.builds(PacketHash, st.sampled_from(HashFamily), st.sampled_from(HashMode), u32, totals)
 
 
 @given(hashes, flows)
 @settings(deadline=None)
-def test_every_packet_has_a_bucket(hashed: PacketHash, flow: Flow) -> None:
+def test_every_packet_has_a_bucket(hashed: PacketHash, flow: PacketFields) -> None:
     assert 1 <= hashed.node_number(flow) <= hashed.total_nodes
 
 
 @given(hashes, flows)
 @settings(deadline=None)
-def test_one_bucket_takes_every_packet(hashed: PacketHash, flow: Flow) -> None:
+def test_one_bucket_takes_every_packet(hashed: PacketHash, flow: PacketFields) -> None:
     assert hashed._replace(total_nodes=1).node_number(flow) == 1
 
 
 @given(hashes, flows, ports, ports)
 @settings(deadline=None)
-def test_a_mode_sees_no_port_that_it_does_not_name(hashed: PacketHash, flow: Flow, source_port: int, dest_port: int) -> None:
+def test_a_mode_sees_no_port_that_it_does_not_name(
+    hashed: PacketHash, flow: PacketFields, source_port: int, dest_port: int
+) -> None:
     by_source = hashed._replace(mode=HashMode.SOURCE_IP)
-    assert by_source.node_number(flow) == by_source.node_number(flow._replace(source_port=source_port, dest_port=dest_port))
+    assert by_source.node_number(flow) == by_source.node_number(
+        flow._replace(source_port=source_port, dest_port=dest_port)
+    )
     by_source_port = hashed._replace(mode=HashMode.SOURCE_IP_PORT)
-    assert by_source_port.node_number(flow) == by_source_port.node_number(flow._replace(dest_port=dest_port))
+    assert by_source_port.node_number(flow) == by_source_port.node_number(
+        flow._replace(dest_port=dest_port)
+    )
 
 
 @given(hashes, flows, st.sampled_from([ICMP, 2, 47, 89]))
 @settings(deadline=None)
-def test_protocols_without_ports_do_not_hash_any(hashed: PacketHash, flow: Flow, protocol: int) -> None:
+def test_protocols_without_ports_do_not_hash_any(
+    hashed: PacketHash, flow: PacketFields, protocol: int
+) -> None:
     portless = flow._replace(protocol=protocol)
-    assert hashed.node_number(portless) == hashed.node_number(portless._replace(source_port=0, dest_port=0))
+    assert hashed.node_number(portless) == hashed.node_number(
+        portless._replace(source_port=0, dest_port=0)
+    )
 
 
 @pytest.mark.parametrize("mode", HashMode)
 @given(flow=flows, seed=u32, protocol=st.sampled_from([ICMP, ESP, AH, SCTP]))
 @settings(deadline=None)
-def test_nftables_hashes_all_but_tcp_and_udp_by_their_source(mode: HashMode, flow: Flow, seed: int, protocol: int) -> None:
+def test_nftables_hashes_all_but_tcp_and_udp_by_their_source(
+    mode: HashMode, flow: PacketFields, seed: int, protocol: int
+) -> None:
     by_mode = PacketHash(HashFamily.NFTABLES, mode, seed, 65_537)
-    assert by_mode.node_number(flow._replace(protocol=protocol)) == by_mode._replace(mode=HashMode.SOURCE_IP).node_number(flow)
+    assert by_mode.node_number(flow._replace(protocol=protocol)) == by_mode._replace(
+        mode=HashMode.SOURCE_IP
+    ).node_number(flow)
 
 
 @given(flow=flows, seed=u32, protocol=st.sampled_from([TCP, UDP, ESP, AH, SCTP]))
 @settings(deadline=None)
-def test_clusterip_hashes_the_ports_of_all_protocols_that_have_them(flow: Flow, seed: int, protocol: int) -> None:
+def test_clusterip_hashes_the_ports_of_all_protocols_that_have_them(
+    flow: PacketFields, seed: int, protocol: int
+) -> None:
     by_ports = PacketHash(HashFamily.CLUSTERIP, HashMode.SOURCE_IP_PORT_DEST_PORT, seed, 65_537)
-    assert by_ports.node_number(flow._replace(protocol=protocol)) == by_ports.node_number(flow._replace(protocol=TCP))
+    assert by_ports.node_number(flow._replace(protocol=protocol)) == by_ports.node_number(
+        flow._replace(protocol=TCP)
+    )
 
 
 @given(addresses, u32, totals)
 @settings(deadline=None)
-def test_the_families_differ_in_the_byte_order_of_the_address(address: IPv4Address, seed: int, total_nodes: int) -> None:
+def test_the_families_differ_in_the_byte_order_of_the_address(
+    address: IPv4Address, seed: int, total_nodes: int
+) -> None:
     def bucket(family: HashFamily, source: IPv4Address) -> int:
-        return PacketHash(family, HashMode.SOURCE_IP, seed, total_nodes).node_number(Flow(source, TCP))
+        return PacketHash(family, HashMode.SOURCE_IP, seed, total_nodes).node_number(
+            PacketFields(source, TCP)
+        )
 
-    assert bucket(HashFamily.NFTABLES, address) == bucket(HashFamily.CLUSTERIP, IPv4Address(int.from_bytes(address.packed, sys.byteorder)))
+    assert bucket(HashFamily.NFTABLES, address) == bucket(
+        HashFamily.CLUSTERIP, IPv4Address(int.from_bytes(address.packed, sys.byteorder))
+    )
 
 
 @pytest.mark.parametrize("family", HashFamily)
@@ -164,5 +209,12 @@ def test_buckets_fill_evenly(family: HashFamily, mode: HashMode) -> None:
     hashed = PacketHash(family, mode, seed=1, total_nodes=16)
     counts = [0] * 16
     for number in range(16_000):
-        counts[hashed.node_number(Flow(IPv4Address(0x0A00_0000 + number), TCP, 1024 + number, 80)) - 1] += 1
-    assert 850 < min(counts) <= max(counts) < 1150  # 1,000 on average, and about five standard deviations either way
+        counts[
+            hashed.node_number(
+                PacketFields(IPv4Address(0x0A00_0000 + number), TCP, 1024 + number, 80)
+            )
+            - 1
+        ] += 1
+    assert (
+        850 < min(counts) <= max(counts) < 1150
+    )  # 1,000 on average, and about five standard deviations either way

@@ -38,8 +38,14 @@ NO_WISH = Wishes(None, None, None, None, (NFTABLES, CLUSTERIP))
 
 seeds = st.integers(0, SEED_LIMIT - 1)
 vips = seeds.map(IPv4Address)
-macs = st.binary(min_size=6, max_size=6).map(lambda raw: (bytes([raw[0] | 1]) + raw[1:]).hex(":")).filter(lambda mac: mac != "ff:ff:ff:ff:ff:ff")
-families = st.sampled_from([(NFTABLES,), (CLUSTERIP,), (NFTABLES, CLUSTERIP), (CLUSTERIP, NFTABLES)])
+macs = (
+    st.binary(min_size=6, max_size=6)
+    .map(lambda raw: (bytes([raw[0] | 1]) + raw[1:]).hex(":"))
+    .filter(lambda mac: mac != "ff:ff:ff:ff:ff:ff")
+)
+families = st.sampled_from(
+    [(NFTABLES,), (CLUSTERIP,), (NFTABLES, CLUSTERIP), (CLUSTERIP, NFTABLES)]
+)
 agreed = st.sampled_from(HashFamily).flatmap(
     lambda family: st.builds(
         Settings,
@@ -74,7 +80,7 @@ def test_what_was_encoded_is_decoded_to_the_same(value: Settings) -> None:
 def test_golden_data() -> None:
     # Were the data to change between two releases under one format number, old and new nodes would misread each other.
     assert AGREED.encode() == (
-        b'{"cluster_mac": "03:bf:c6:33:64:01", "format": 2, "hash_family": "nftables", "hash_mode": "sourceip", "hash_seed": 7, '
+        b'{"cluster_mac": "03:bf:c6:33:64:01", "format": 3, "hash_family": "nftables", "hash_mode": "sourceip", "hash_seed": 7, '
         b'"lease_ms": 2666, "total_nodes": 5}'
     )
 
@@ -88,7 +94,9 @@ def record(**changes: Any) -> bytes:
 
 
 def record_without(key: str) -> bytes:
-    return json.dumps({name: value for name, value in asdict(AGREED).items() if name != key}).encode()
+    return json.dumps(
+        {name: value for name, value in asdict(AGREED).items() if name != key}
+    ).encode()
 
 
 NOT_A_TOTAL = "total_nodes is not a whole number from 1 to 1048576"
@@ -113,7 +121,7 @@ UNREADABLE = [
     ("format 1.0", record(format=1.0), NOT_A_FORMAT),
     ("format text", record(format="\x1b[1m"), NOT_A_FORMAT),
     ("format list", record(format=[[1]]), NOT_A_FORMAT),
-    ("format 1", record(format=1), "format 1, this version of maglev0 knows format 2"),
+    ("format 1", record(format=1), "format 1, this version of maglev0 knows format 3"),
     ("no total", record_without("total_nodes"), NOT_A_TOTAL),
     ("total true", record(total_nodes=True), NOT_A_TOTAL),
     ("total 0", record(total_nodes=0), NOT_A_TOTAL),
@@ -121,9 +129,17 @@ UNREADABLE = [
     ("total 5.0", record(total_nodes=5.0), NOT_A_TOTAL),
     ("total text", record(total_nodes="5"), NOT_A_TOTAL),
     ("total NaN", record(total_nodes=float("nan")), NOT_A_TOTAL),
-    ("total huge", record().replace(b'"total_nodes": 5', b'"total_nodes": ' + b"9" * 3000), NOT_A_TOTAL),
+    (
+        "total huge",
+        record().replace(b'"total_nodes": 5', b'"total_nodes": ' + b"9" * 3000),
+        NOT_A_TOTAL,
+    ),
     ("total 2**20 + 1", record(total_nodes=(1 << 20) + 1), NOT_A_TOTAL),
-    ("total 17, clusterip", record(total_nodes=17, hash_family="clusterip"), "total_nodes is not a whole number from 1 to 16"),
+    (
+        "total 17, clusterip",
+        record(total_nodes=17, hash_family="clusterip"),
+        "total_nodes is not a whole number from 1 to 16",
+    ),
     ("family xdp", record(hash_family="xdp"), NOT_A_FAMILY),
     ("family null", record(hash_family=None), NOT_A_FAMILY),
     ("family surrogate", record(hash_family="\ud800"), NOT_A_FAMILY),
@@ -138,18 +154,40 @@ UNREADABLE = [
         record(cluster_mac="02:00:00:00:00:01"),
         "the cluster MAC must be multicast: its first byte must be odd, as in 03:bf:c6:33:64:01",
     ),
-    ("MAC broadcast", record(cluster_mac="ff:ff:ff:ff:ff:ff"), "the broadcast address is not a multicast group"),
-    ("MAC of switches", record(cluster_mac="01:80:c2:00:00:0e"), "switches keep 01:80:c2:00:00:00 to 0f to themselves (IEEE 802.1D)"),
-    ("MAC text", record(cluster_mac="mac"), "a MAC address is six bytes in hexadecimal, as 03:bf:c6:33:64:01"),
-    ("MAC long", record(cluster_mac="a" * 300), "cluster_mac is not a printable text of at most 255 characters"),
-    ("MAC number", record(cluster_mac=3), "cluster_mac is not a printable text of at most 255 characters"),
+    (
+        "MAC broadcast",
+        record(cluster_mac="ff:ff:ff:ff:ff:ff"),
+        "the broadcast address is not a multicast group",
+    ),
+    (
+        "MAC of switches",
+        record(cluster_mac="01:80:c2:00:00:0e"),
+        "switches keep 01:80:c2:00:00:00 to 0f to themselves (IEEE 802.1D)",
+    ),
+    (
+        "MAC text",
+        record(cluster_mac="mac"),
+        "a MAC address is six bytes in hexadecimal, as 03:bf:c6:33:64:01",
+    ),
+    (
+        "MAC long",
+        record(cluster_mac="a" * 300),
+        "cluster_mac is not a printable text of at most 255 characters",
+    ),
+    (
+        "MAC number",
+        record(cluster_mac=3),
+        "cluster_mac is not a printable text of at most 255 characters",
+    ),
     ("lease 0", record(lease_ms=0), NOT_A_LEASE),
     ("lease long", record(lease_ms=MAX_LEASE_MS + 1), NOT_A_LEASE),
     ("lease Infinity", record(lease_ms=float("inf")), NOT_A_LEASE),
 ]
 
 
-@pytest.mark.parametrize(("data", "why"), [pytest.param(data, why, id=name) for name, data, why in UNREADABLE])
+@pytest.mark.parametrize(
+    ("data", "why"), [pytest.param(data, why, id=name) for name, data, why in UNREADABLE]
+)
 def test_data_that_cannot_be_read(data: bytes, why: str) -> None:
     with pytest.raises(ValueError) as refusal:  # noqa: PT011  the whole message is compared
         decode(data)
@@ -166,7 +204,9 @@ json_values: st.SearchStrategy[Any] = st.recursive(
         st.text(st.characters(), max_size=20),
         st.text(max_size=300),
     ),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 
@@ -177,8 +217,12 @@ def corrupted(good: dict[str, Any]) -> st.SearchStrategy[bytes]:
     twice = st.tuples(st.sampled_from(sorted(good)), json_values).map(
         lambda pair: f"{json.dumps(good)[:-1]}, {json.dumps(pair[0])}: {json.dumps(pair[1])}}}"
     )
-    texts = st.one_of(changes.map(lambda some: json.dumps({**good, **some})), twice, json_values.map(json.dumps))
-    encoded = st.tuples(texts, st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32"])).map(lambda pair: pair[0].encode(pair[1]))
+    texts = st.one_of(
+        changes.map(lambda some: json.dumps({**good, **some})), twice, json_values.map(json.dumps)
+    )
+    encoded = st.tuples(texts, st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32"])).map(
+        lambda pair: pair[0].encode(pair[1])
+    )
     cut = st.tuples(encoded, st.integers(0, 400)).map(lambda pair: pair[0][: pair[1]])
     return st.one_of(encoded, cut, st.binary(max_size=100))
 
@@ -192,19 +236,28 @@ def decoded(data: bytes) -> Settings | ValueError:
 
 @given(corrupted(asdict(AGREED)))
 @settings(deadline=None, max_examples=500)
-def test_whatever_lies_in_the_znode_is_read_as_valid_settings_or_refused_in_one_printable_line(data: bytes) -> None:
+def test_whatever_lies_in_the_znode_is_read_as_valid_settings_or_refused_in_one_printable_line(
+    data: bytes,
+) -> None:
     outcome = decoded(data)
     if isinstance(outcome, Settings):
         assert decode(outcome.encode()) == outcome
-        assert all(type(getattr(outcome, field.name)) is type(getattr(AGREED, field.name)) for field in fields(Settings))
+        assert all(
+            type(getattr(outcome, field.name)) is type(getattr(AGREED, field.name))
+            for field in fields(Settings)
+        )
     else:
         assert str(outcome).isprintable()
         assert 0 < len(str(outcome)) < 200
 
 
 @pytest.mark.parametrize("depth", [*range(950, 1000), 100_000])
-@pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"":', b"}")], ids=["lists", "objects"])
-def test_no_depth_of_nesting_makes_it_raise_anything_else(depth: int, opening: bytes, closing: bytes) -> None:
+@pytest.mark.parametrize(
+    ("opening", "closing"), [(b"[", b"]"), (b'{"":', b"}")], ids=["lists", "objects"]
+)
+def test_no_depth_of_nesting_makes_it_raise_anything_else(
+    depth: int, opening: bytes, closing: bytes
+) -> None:
     with pytest.raises(ValueError, match=r"format is not|nested too deeply|bytes, at most"):
         decode(b'{"format": ' + opening * depth + b"0" + closing * depth + b"}")
 
@@ -218,11 +271,16 @@ def test_nesting_deeper_than_any_limit_of_the_interpreter() -> None:
 
 
 @given(wishes, vips, st.floats(0.1, 3600), seeds)
-def test_the_first_settings_are_what_was_wished_for_and_can_be_read_back(asked: Wishes, vip: IPv4Address, timeout_s: float, seed: int) -> None:
+def test_the_first_settings_are_what_was_wished_for_and_can_be_read_back(
+    asked: Wishes, vip: IPv4Address, timeout_s: float, seed: int
+) -> None:
     total_nodes = DEFAULT_TOTAL_NODES if asked.total_nodes is None else asked.total_nodes
     able = [family for family in asked.families if total_nodes <= MAX_TOTAL_NODES[family]]
     if not able:
-        with pytest.raises(ConfigError, match=rf"^--total-nodes={total_nodes}: allowed are 1 to 16 with clusterip, the only dataplane"):
+        with pytest.raises(
+            ConfigError,
+            match=rf"^--total-nodes={total_nodes}: allowed are 1 to 16 with clusterip, the only dataplane",
+        ):
             first_settings(asked, vip, timeout_s, seed)
         return
     founded = first_settings(asked, vip, timeout_s, seed)
@@ -232,15 +290,25 @@ def test_the_first_settings_are_what_was_wished_for_and_can_be_read_back(asked: 
     assert founded.lease_ms == lease_length_ms(able[0], timeout_s)
 
 
-@pytest.mark.parametrize(("timeout_s", "nftables_ms", "clusterip_ms"), [(0.1, 66, 1000), (1, 666, 1000), (4, 2666, 2000), (4.5, 3000, 3000)])
-def test_a_lease_is_two_thirds_of_the_session_and_in_whole_seconds_for_clusterip(timeout_s: float, nftables_ms: int, clusterip_ms: int) -> None:
+@pytest.mark.parametrize(
+    ("timeout_s", "nftables_ms", "clusterip_ms"),
+    [(0.1, 66, 1000), (1, 666, 1000), (4, 2666, 2000), (4.5, 3000, 3000)],
+)
+def test_a_lease_is_two_thirds_of_the_session_and_in_whole_seconds_for_clusterip(
+    timeout_s: float, nftables_ms: int, clusterip_ms: int
+) -> None:
     assert lease_length_ms(HashFamily.NFTABLES, timeout_s) == nftables_ms
     assert lease_length_ms(HashFamily.CLUSTERIP, timeout_s) == clusterip_ms
 
 
 def test_more_node_numbers_than_the_only_dataplane_serves_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"^--total-nodes=17: allowed are 1 to 16 with clusterip, the only dataplane"):
-        first_settings(replace(NO_WISH, total_nodes=17, families=(HashFamily.CLUSTERIP,)), VIP, 4, 7)
+    with pytest.raises(
+        ConfigError,
+        match=r"^--total-nodes=17: allowed are 1 to 16 with clusterip, the only dataplane",
+    ):
+        first_settings(
+            replace(NO_WISH, total_nodes=17, families=(HashFamily.CLUSTERIP,)), VIP, 4, 7
+        )
 
 
 def test_the_first_settings_of_flags_left_out() -> None:
@@ -252,7 +320,9 @@ def test_a_seed_of_zero_is_a_seed() -> None:
 
 
 @given(vips, vips)
-def test_the_derived_mac_is_a_multicast_address_of_that_vip_alone(vip: IPv4Address, other: IPv4Address) -> None:
+def test_the_derived_mac_is_a_multicast_address_of_that_vip_alone(
+    vip: IPv4Address, other: IPv4Address
+) -> None:
     assert parse_cluster_mac(derived_mac(vip)) == derived_mac(vip)
     assert (derived_mac(vip) == derived_mac(other)) == (vip == other)
 
@@ -265,9 +335,20 @@ def test_golden_derived_mac() -> None:
 
 
 @given(wishes, agreed)
-def test_nothing_contradicts_exactly_when_every_flag_is_left_out_or_equal(asked: Wishes, cluster: Settings) -> None:
-    flags = {"--total-nodes": "total_nodes", "--hash-mode": "hash_mode", "--hash-seed": "hash_seed", "--cluster-mac": "cluster_mac"}
-    expected = {flag for flag, name in flags.items() if getattr(asked, name) not in (None, getattr(cluster, name))}
+def test_nothing_contradicts_exactly_when_every_flag_is_left_out_or_equal(
+    asked: Wishes, cluster: Settings
+) -> None:
+    flags = {
+        "--total-nodes": "total_nodes",
+        "--hash-mode": "hash_mode",
+        "--hash-seed": "hash_seed",
+        "--cluster-mac": "cluster_mac",
+    }
+    expected = {
+        flag
+        for flag, name in flags.items()
+        if getattr(asked, name) not in (None, getattr(cluster, name))
+    }
     expected |= set() if cluster.hash_family in asked.families else {"--dataplane"}
     found = contradictions(asked, cluster)
     assert {text.partition("=")[0] for text in found} == expected
@@ -277,7 +358,13 @@ def test_nothing_contradicts_exactly_when_every_flag_is_left_out_or_equal(asked:
 
 @given(agreed)
 def test_flags_that_say_what_the_cluster_has_contradict_nothing(cluster: Settings) -> None:
-    asked = Wishes(cluster.total_nodes, cluster.hash_mode, cluster.hash_seed, cluster.cluster_mac, (cluster.hash_family,))
+    asked = Wishes(
+        cluster.total_nodes,
+        cluster.hash_mode,
+        cluster.hash_seed,
+        cluster.cluster_mac,
+        (cluster.hash_family,),
+    )
     assert contradictions(asked, cluster) == ()
 
 
@@ -294,7 +381,11 @@ def test_a_contradiction_names_flag_value_and_the_clusters_but_not_a_seed() -> N
 
 @given(agreed, agreed)
 def test_differences_are_the_fields_that_differ(running: Settings, found: Settings) -> None:
-    differing = [field.name for field in fields(Settings) if getattr(running, field.name) != getattr(found, field.name)]
+    differing = [
+        field.name
+        for field in fields(Settings)
+        if getattr(running, field.name) != getattr(found, field.name)
+    ]
     assert [text.partition(" ")[0] for text in differences(running, found)] == differing
 
 
@@ -307,10 +398,15 @@ def test_a_difference_tells_both_values_but_of_the_seed() -> None:
 
 @given(agreed, vips)
 def test_the_service_is_that_of_the_settings(cluster: Settings, vip: IPv4Address) -> None:
-    assert cluster.service(vip, "eth0") == Service(vip, "eth0", cluster.cluster_mac, cluster.total_nodes, cluster.hash_mode, cluster.hash_seed)
+    assert cluster.service(vip, "eth0") == Service(
+        vip, "eth0", cluster.cluster_mac, cluster.total_nodes, cluster.hash_mode, cluster.hash_seed
+    )
 
 
 def test_an_id_beyond_the_clusters_node_numbers_has_no_place() -> None:
     check_id(5, AGREED)
-    with pytest.raises(ConfigError, match=r"--my-id=6: allowed are the whole numbers from 1 to 5, the cluster's total-nodes"):
+    with pytest.raises(
+        ConfigError,
+        match=r"--my-id=6: allowed are the whole numbers from 1 to 5, the cluster's total-nodes",
+    ):
         check_id(6, AGREED)

@@ -15,12 +15,23 @@ from hypothesis import strategies as st
 from maglev0.core import table
 from tests.support import reference
 
-sizes = st.one_of(st.integers(1, 64), st.integers(65, 3000), st.sampled_from([5, 251, 256, 1009, 2048, 2310, 4093]))
-names = st.one_of(st.integers(1, 2000).map("backend-{}".format), st.text(st.characters(codec="utf-8"), min_size=1, max_size=8))
+sizes = st.one_of(
+    st.integers(1, 64),
+    st.integers(65, 3000),
+    st.sampled_from([5, 251, 256, 1009, 2048, 2310, 4093]),
+)
+names = st.one_of(
+    st.integers(1, 2000).map("backend-{}".format),
+    st.text(st.characters(codec="utf-8"), min_size=1, max_size=8),
+)
 
 
-def members(weights: st.SearchStrategy[int], max_count: int = 40) -> st.SearchStrategy[dict[str, int]]:
-    return st.dictionaries(names, weights, min_size=1, max_size=max_count).filter(lambda some: any(some.values()))
+def members(
+    weights: st.SearchStrategy[int], max_count: int = 40
+) -> st.SearchStrategy[dict[str, int]]:
+    return st.dictionaries(names, weights, min_size=1, max_size=max_count).filter(
+        lambda some: any(some.values())
+    )
 
 
 def backends(count: int, weight: int = 1) -> dict[str, int]:
@@ -40,7 +51,13 @@ def moved(before: tuple[str, ...], after: tuple[str, ...]) -> Counter[str]:
 
 
 def test_golden_table_with_equal_weights() -> None:
-    assert table.build(5, {"backend-1": 1, "backend-3": 1, "backend-4": 1}) == ("backend-3", "backend-1", "backend-4", "backend-3", "backend-1")
+    assert table.build(5, {"backend-1": 1, "backend-3": 1, "backend-4": 1}) == (
+        "backend-3",
+        "backend-1",
+        "backend-4",
+        "backend-3",
+        "backend-1",
+    )
 
 
 def test_golden_table_with_weights() -> None:
@@ -71,7 +88,9 @@ def test_golden_fingerprints(size: int, weights: dict[str, int], expected: str) 
 def test_golden_fingerprints_do_not_depend_on_the_interpreters_hash_seed(hash_seed: str) -> None:
     code = "from tests.unit.core.test_table import GOLDEN, fingerprint\nfor size, weights, _ in GOLDEN: print(fingerprint(size, weights))"
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
-    answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    answer = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
     assert answer.stdout.split() == [expected for _, _, expected in GOLDEN]
 
 
@@ -86,11 +105,15 @@ def test_the_table_is_the_sequential_algorithms(size: int, weights: dict[str, in
 
 @given(st.integers(1, 400), members(st.one_of(st.integers(0, 100), st.just(10**6)), max_count=12))
 @settings(deadline=None)
-def test_the_table_is_the_sequential_algorithms_at_uneven_weights(size: int, weights: dict[str, int]) -> None:
+def test_the_table_is_the_sequential_algorithms_at_uneven_weights(
+    size: int, weights: dict[str, int]
+) -> None:
     assert table.build(size, weights) == reference.build(size, weights)
 
 
-@pytest.mark.parametrize(("size", "count"), [(65_537, 3), (65_537, 1000), (65_536, 100), (100_000, 7)])
+@pytest.mark.parametrize(
+    ("size", "count"), [(65_537, 3), (65_537, 1000), (65_536, 100), (100_000, 7)]
+)
 def test_the_table_is_the_sequential_algorithms_at_full_size(size: int, count: int) -> None:
     assert table.build(size, backends(count)) == reference.build(size, backends(count))
 
@@ -100,7 +123,9 @@ def test_the_table_is_the_sequential_algorithms_at_full_size(size: int, count: i
 
 @given(sizes, members(st.integers(0, 50)), st.randoms())
 @settings(deadline=None)
-def test_the_order_of_the_members_does_not_matter(size: int, weights: dict[str, int], random: Random) -> None:
+def test_the_order_of_the_members_does_not_matter(
+    size: int, weights: dict[str, int], random: Random
+) -> None:
     shuffled = list(weights.items())
     random.shuffle(shuffled)
     assert table.build(size, dict(shuffled)) == table.build(size, weights)
@@ -108,13 +133,19 @@ def test_the_order_of_the_members_does_not_matter(size: int, weights: dict[str, 
 
 @given(sizes, members(st.integers(0, 50)), st.integers(2, 1000))
 @settings(deadline=None)
-def test_only_the_ratio_of_the_weights_matters(size: int, weights: dict[str, int], factor: int) -> None:
-    assert table.build(size, {name: factor * weight for name, weight in weights.items()}) == table.build(size, weights)
+def test_only_the_ratio_of_the_weights_matters(
+    size: int, weights: dict[str, int], factor: int
+) -> None:
+    assert table.build(
+        size, {name: factor * weight for name, weight in weights.items()}
+    ) == table.build(size, weights)
 
 
 @given(sizes, members(st.integers(0, 50)))
 @settings(deadline=None)
-def test_every_slot_belongs_to_a_member_with_a_positive_weight(size: int, weights: dict[str, int]) -> None:
+def test_every_slot_belongs_to_a_member_with_a_positive_weight(
+    size: int, weights: dict[str, int]
+) -> None:
     owners = table.build(size, weights)
     assert len(owners) == size
     assert set(owners) <= {name for name, weight in weights.items() if weight > 0}
@@ -122,7 +153,9 @@ def test_every_slot_belongs_to_a_member_with_a_positive_weight(size: int, weight
 
 @given(sizes, members(st.just(3), max_count=80))
 @settings(deadline=None)
-def test_equal_weights_give_shares_that_differ_by_one_at_most(size: int, weights: dict[str, int]) -> None:
+def test_equal_weights_give_shares_that_differ_by_one_at_most(
+    size: int, weights: dict[str, int]
+) -> None:
     shares = Counter(table.build(size, weights))
     assert max(shares.values()) - min(shares[name] for name in weights) <= 1
 
@@ -135,14 +168,20 @@ def test_shares_are_in_proportion_to_the_weights(size: int, weights: dict[str, i
     rounds = max(shares[name] for name, weight in weights.items() if weight == heaviest)
     for name, weight in weights.items():
         # A turn is due half a turn early or late; in the last round, one more than the heaviest finished, not all had their turn.
-        assert (rounds - 1) * weight / heaviest - 0.5 <= shares[name] <= (rounds + 1) * weight / heaviest + 0.5
+        assert (
+            (rounds - 1) * weight / heaviest - 0.5
+            <= shares[name]
+            <= (rounds + 1) * weight / heaviest + 0.5
+        )
 
 
 @given(sizes, members(st.integers(1, 20)), st.integers(1, 20))
 @settings(deadline=None)
 def test_weight_0_is_as_good_as_absent(size: int, weights: dict[str, int], number: int) -> None:
     drained = f"backend-{number}"
-    assert table.build(size, {"other": 1, **weights, drained: 0}) == table.build(size, without({"other": 1, **weights}, drained))
+    assert table.build(size, {"other": 1, **weights, drained: 0}) == table.build(
+        size, without({"other": 1, **weights}, drained)
+    )
 
 
 @given(sizes, names)
@@ -174,7 +213,11 @@ def test_more_members_than_slots_share_what_there_is() -> None:
 
 
 def test_the_largest_table() -> None:
-    assert sorted(Counter(table.build(table.MAX_SIZE, backends(3))).values()) == [349_525, 349_525, 349_526]
+    assert sorted(Counter(table.build(table.MAX_SIZE, backends(3))).values()) == [
+        349_525,
+        349_525,
+        349_526,
+    ]
 
 
 def test_the_lightest_member_beside_a_heavy_one_may_own_nothing() -> None:
@@ -199,7 +242,9 @@ def test_what_no_table_can_be_built_of(size: int, weights: dict[str, int], messa
     assert str(refusal.value) == message
 
 
-@pytest.mark.parametrize("weights", [backends(1000), {"heavy": 10**9, **backends(999)}], ids=["equal", "one heavy"])
+@pytest.mark.parametrize(
+    "weights", [backends(1000), {"heavy": 10**9, **backends(999)}], ids=["equal", "one heavy"]
+)
 def test_building_needs_little_memory(weights: dict[str, int]) -> None:
     tracemalloc.start()
     try:

@@ -86,7 +86,7 @@ def test_what_was_encoded_is_decoded_to_the_same(member: Member) -> None:
 def test_golden_record() -> None:
     # Were the data to change between two releases under one format number, old and new nodes would misread each other.
     assert SOMEONE.encode() == (
-        b'{"address": "203.0.113.3", "dataplane": "nftables", "format": 2, "host": "web3", "id": 3, "mac": "02:00:00:00:00:03", "pid": 4711, '
+        b'{"address": "203.0.113.3", "dataplane": "nftables", "format": 3, "host": "web3", "id": 3, "mac": "02:00:00:00:00:03", "pid": 4711, '
         b'"session_timeout_s": 4.0, "start_time": 1750000000.0, "state": "active", "weight": 1}'
     )
 
@@ -106,7 +106,9 @@ def record(**changes: Any) -> bytes:
 
 
 def record_without(key: str) -> bytes:
-    return json.dumps({name: value for name, value in asdict(SOMEONE).items() if name != key}).encode()
+    return json.dumps(
+        {name: value for name, value in asdict(SOMEONE).items() if name != key}
+    ).encode()
 
 
 NOT_A_FORMAT = "format is not a whole number from 0 to 4294967296"
@@ -128,7 +130,7 @@ UNREADABLE = [
     ("digits", b'{"format": ' + b"9" * 4070 + b"}", NOT_A_FORMAT),
     ("no format", record_without("format"), NOT_A_FORMAT),
     ("format true", record(format=True), NOT_A_FORMAT),
-    ("format 1", record(format=1), "format 1, this version of maglev0 knows format 2"),
+    ("format 1", record(format=1), "format 1, this version of maglev0 knows format 3"),
     ("another id", record(id=4), "its record names id 4"),
     ("id 0", record(id=0), NOT_AN_ID),
     ("id true", record(id=True), NOT_AN_ID),
@@ -141,7 +143,11 @@ UNREADABLE = [
     ("host escape", record(host="\x1b[2J"), NOT_A_HOST),
     ("host two lines", record(host="a\nb"), NOT_A_HOST),
     ("host long", record(host="a" * 256), NOT_A_HOST),
-    ("no address", record_without("address"), "address is not a printable text of at most 255 characters"),
+    (
+        "no address",
+        record_without("address"),
+        "address is not a printable text of at most 255 characters",
+    ),
     ("MAC null", record(mac=None), "mac is not a printable text of at most 255 characters"),
     ("dataplane xdp", record(dataplane="xdp"), "dataplane is none of clusterip, nftables"),
     ("pid 0", record(pid=0), NOT_A_PID),
@@ -161,19 +167,26 @@ UNREADABLE = [
 ]
 
 
-@pytest.mark.parametrize(("data", "why"), [pytest.param(data, why, id=name) for name, data, why in UNREADABLE])
+@pytest.mark.parametrize(
+    ("data", "why"), [pytest.param(data, why, id=name) for name, data, why in UNREADABLE]
+)
 def test_a_record_that_cannot_be_read_is_ignored_and_the_reason_told(data: bytes, why: str) -> None:
     assert read_members([Child("3", data, 77, 5)]) == ((), (Ignored("3", 5, why),))
 
 
 def test_a_persistent_znode_is_no_member() -> None:
     child = Child("3", SOMEONE.encode(), 0, 5)
-    assert read_members([child]) == ((), (Ignored("3", 5, "it is not ephemeral, so no daemon stands behind it"),))
+    assert read_members([child]) == (
+        (),
+        (Ignored("3", 5, "it is not ephemeral, so no daemon stands behind it"),),
+    )
 
 
 @pytest.mark.parametrize("name", ["03", " 3", "+3", "٣", "3_", "", "three", "\ud800", "3" * 5000])
 def test_a_name_that_only_resembles_the_id_is_no_second_member(name: str) -> None:
-    members, ignored = read_members([Child(name, SOMEONE.encode(), 77, 5), Child("3", SOMEONE.encode(), 78, 6)])
+    members, ignored = read_members(
+        [Child(name, SOMEONE.encode(), 77, 5), Child("3", SOMEONE.encode(), 78, 6)]
+    )
     assert members == (SOMEONE,)
     assert ignored == (Ignored(name, 5, "its record names id 3"),)
 
@@ -182,7 +195,9 @@ def test_a_name_that_only_resembles_the_id_is_no_second_member(name: str) -> Non
 
 
 @given(clusters, st.randoms(use_true_random=False), sessions)
-def test_members_come_sorted_by_id_in_whatever_order_they_were_read(members: list[Member], random: Random, session: int) -> None:
+def test_members_come_sorted_by_id_in_whatever_order_they_were_read(
+    members: list[Member], random: Random, session: int
+) -> None:
     children = [Child(str(member.id), member.encode(), session, 1) for member in members]
     random.shuffle(children)
     assert read_members(children) == (viewed(members).members, ())
@@ -190,7 +205,9 @@ def test_members_come_sorted_by_id_in_whatever_order_they_were_read(members: lis
 
 children_of_any_kind = st.builds(
     Child,
-    name=st.one_of(st.just("3"), st.integers(-5, 1 << 70).map(str), st.text(st.characters(), max_size=10)),
+    name=st.one_of(
+        st.just("3"), st.integers(-5, 1 << 70).map(str), st.text(st.characters(), max_size=10)
+    ),
     data=corrupted(asdict(SOMEONE)),
     owner=st.integers(-(1 << 63), (1 << 63) - 1),
     mzxid=st.integers(0, (1 << 63) - 1),
@@ -199,27 +216,43 @@ children_of_any_kind = st.builds(
 
 @given(st.lists(children_of_any_kind, max_size=5))
 @settings(deadline=None, max_examples=500)
-def test_whatever_lies_in_the_znodes_each_is_a_member_or_ignored_in_one_printable_line(children: list[Child]) -> None:
+def test_whatever_lies_in_the_znodes_each_is_a_member_or_ignored_in_one_printable_line(
+    children: list[Child],
+) -> None:
     members, ignored = read_members(children)
     assert len(members) + len(ignored) == len(children)
     assert all(decode(str(member.id), member.encode()) == member for member in members)
     assert all(child.reason.isprintable() and 0 < len(child.reason) < 400 for child in ignored)
-    assert {(child.name, child.mzxid) for child in ignored} <= {(child.name, child.mzxid) for child in children}
+    assert {(child.name, child.mzxid) for child in ignored} <= {
+        (child.name, child.mzxid) for child in children
+    }
 
 
 # Names.
 
 
 @given(
-    st.sets(st.one_of(st.integers(-3, 30).map(str), st.integers(0, 1 << 21).map(str), st.text(st.characters(), max_size=5)), max_size=40),
+    st.sets(
+        st.one_of(
+            st.integers(-3, 30).map(str),
+            st.integers(0, 1 << 21).map(str),
+            st.text(st.characters(), max_size=5),
+        ),
+        max_size=40,
+    ),
     st.integers(1, MAX_ID),
 )
-def test_candidates_are_the_plain_ids_in_order_and_the_rest_is_foreign(names: set[str], total_nodes: int) -> None:
+def test_candidates_are_the_plain_ids_in_order_and_the_rest_is_foreign(
+    names: set[str], total_nodes: int
+) -> None:
     candidates, foreign = candidate_ids(names, total_nodes)
     assert sorted(candidates + foreign) == sorted(names)
     assert [int(name) for name in candidates] == sorted(int(name) for name in candidates)
     assert set(candidates) == {
-        name for name in names if name in {str(int(name)) for name in names if name.isdecimal()} and 1 <= int(name) <= total_nodes
+        name
+        for name in names
+        if name in {str(int(name)) for name in names if name.isdecimal()}
+        and 1 <= int(name) <= total_nodes
     }
     assert foreign == sorted(foreign)
 
@@ -236,12 +269,20 @@ def test_beyond_the_largest_cluster_the_lowest_ids_count() -> None:
     assert foreign == [str(MAX_CANDIDATES + 1), str(MAX_CANDIDATES + 2)]
 
 
-def test_beyond_the_largest_cluster_the_members_of_the_lowest_ids_count_and_garbage_takes_no_place() -> None:
+def test_beyond_the_largest_cluster_the_members_of_the_lowest_ids_count_and_garbage_takes_no_place() -> (
+    None
+):
     garbage = [Child(str(number), b"{}", 0, number) for number in range(1, 11)]
-    present = [Child(str(number), replace(SOMEONE, id=number).encode(), 7, number) for number in range(11, MAX_MEMBERS + 12)]
+    present = [
+        Child(str(number), replace(SOMEONE, id=number).encode(), 7, number)
+        for number in range(11, MAX_MEMBERS + 12)
+    ]
     members, ignored = read_members([*present, *garbage])
     assert [member.id for member in members] == list(range(11, MAX_MEMBERS + 11))
-    assert Ignored(str(MAX_MEMBERS + 11), 0, f"{MAX_MEMBERS} members of lower ids are there") in ignored
+    assert (
+        Ignored(str(MAX_MEMBERS + 11), 0, f"{MAX_MEMBERS} members of lower ids are there")
+        in ignored
+    )
     assert len(ignored) == len(garbage) + 1
 
 
@@ -255,18 +296,29 @@ def test_a_members_name_is_that_of_its_id(member_id: int) -> None:
 
 @given(clusters)
 def test_a_serving_node_counts_those_that_serve(members: list[Member]) -> None:
-    expected = {member.name: member.weight for member in members if member.state == ACTIVE and member.weight}
+    expected = {
+        member.name: member.weight for member in members if member.state == ACTIVE and member.weight
+    }
     assert viewed(members).weights(dry_run=False) == expected
 
 
 @given(clusters)
 def test_a_dry_run_counts_all_that_have_a_weight(members: list[Member]) -> None:
-    assert viewed(members).weights(dry_run=True) == {member.name: member.weight for member in members if member.weight}
+    assert viewed(members).weights(dry_run=True) == {
+        member.name: member.weight for member in members if member.weight
+    }
 
 
 @given(clusters, st.data())
-def test_where_everybody_who_would_serve_fails_all_of_them_do(some: list[Member], data: st.DataObject) -> None:
-    found = [replace(member, state=data.draw(st.sampled_from([ACTIVE, DRAINING, FAILING, FAILING, DRY_RUN]))) for member in some]
+def test_where_everybody_who_would_serve_fails_all_of_them_do(
+    some: list[Member], data: st.DataObject
+) -> None:
+    found = [
+        replace(
+            member, state=data.draw(st.sampled_from([ACTIVE, DRAINING, FAILING, FAILING, DRY_RUN]))
+        )
+        for member in some
+    ]
     view = viewed(found)
     active = {member.name for member in found if member.state == ACTIVE and member.weight}
     failing = {member.name for member in found if member.state == FAILING and member.weight}

@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 import pytest
 
-from maglev0.core.assignment import Ownership, decide
+from maglev0.core.assignment import Assignment, decide
 from maglev0.core.service import HashFamily, HashMode
 from maglev0.core.settings import Settings
 from maglev0.core.view import View
 from maglev0.daemon import node_driver
-from maglev0.daemon.node_driver import Follower
-from maglev0.daemon.reconciler import Upkeep
+from maglev0.daemon.node_driver import NodeDriver
+from maglev0.daemon.reconciler import Reconciler
 from maglev0.dataplane.dry_run import DryRun
 from maglev0.protocol.handover import NOTHING
 from maglev0.protocol.ports.kernel import Move
@@ -23,7 +23,9 @@ from tests.support.lone_node import ME, PATHS
 from tests.support.through import Through, gone, joining, weighing
 
 BUCKETS = 4096
-SETTINGS = Settings(BUCKETS, HashMode.SOURCE_IP, 7, HashFamily.NFTABLES, "03:bf:c6:33:64:01", 20_000)
+SETTINGS = Settings(
+    BUCKETS, HashMode.SOURCE_IP, 7, HashFamily.NFTABLES, "03:bf:c6:33:64:01", 20_000
+)
 LOOK_S = 0.005
 
 
@@ -34,14 +36,14 @@ class Slow(DryRun):
         super().__init__(family)
         self.loads: list[Move] = []
 
-    async def load(self, move: Move) -> None:
+    async def stage(self, move: Move) -> None:
         self.loads.append(move)
         if move == NOTHING:
             await asyncio.Event().wait()
-        await super().load(move)
+        await super().stage(move)
 
 
-class Watched(Follower):
+class Watched(NodeDriver):
     """Tells what can be seen of it from outside only by its effects."""
 
     @property
@@ -50,8 +52,10 @@ class Watched(Follower):
 
     @property
     def is_ready_for_anything(self) -> bool:
-        mind = self._foresight
-        return mind.ownership is not None and mind._absences.keys() == (mind._weights or {}).keys() - {ME.name}
+        mind = self._plans
+        return mind.ownership is not None and mind._absences.keys() == (
+            mind._weights or {}
+        ).keys() - {ME.name}
 
 
 class Run:
@@ -59,11 +63,11 @@ class Run:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, dataplane: DryRun) -> None:
         self.tables = 0
-        self.cluster = Through(SETTINGS, Upkeep(dataplane, lambda: None), Watched, 9)
+        self.cluster = Through(SETTINGS, Reconciler(dataplane, lambda: None), Watched, 9)
         assert isinstance(self.cluster.node, Watched)
         self.node = self.cluster.node
 
-        def counted(view: View, total_nodes: int, *, dry_run: bool) -> Ownership:
+        def counted(view: View, total_nodes: int, *, dry_run: bool) -> Assignment:
             self.tables += 1
             return decide(view, total_nodes, dry_run=dry_run)
 
@@ -81,7 +85,9 @@ class Run:
         await self.until(lambda: self.node.held != before)
 
 
-def run(test: Callable[[Run], object], monkeypatch: pytest.MonkeyPatch, dataplane: DryRun | None = None) -> Run:
+def run(
+    test: Callable[[Run], object], monkeypatch: pytest.MonkeyPatch, dataplane: DryRun | None = None
+) -> Run:
     one = Run(monkeypatch, dataplane or DryRun(HashFamily.NFTABLES))
 
     async def whole() -> None:
@@ -96,7 +102,9 @@ def run(test: Callable[[Run], object], monkeypatch: pytest.MonkeyPatch, dataplan
     return one
 
 
-def test_a_node_at_rest_takes_over_without_building_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_at_rest_takes_over_without_building_a_table(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async def test(one: Run) -> None:
         before = one.node.held
         await one.until(lambda: one.node.is_ready_for_anything)
@@ -108,17 +116,25 @@ def test_a_node_at_rest_takes_over_without_building_a_table(monkeypatch: pytest.
     assert run(test, monkeypatch).tables == 1
 
 
-def test_the_log_tells_of_a_change_that_was_foreseen_as_of_any_other(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_tells_of_a_change_that_was_foreseen_as_of_any_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     async def test(one: Run) -> None:
         await one.until(lambda: one.node.is_ready_for_anything)
         await one.change(gone(3))
         await one.until(lambda: "[1 2 4]" in caplog.messages)
-        await one.until(lambda: f"NFTABLES Nodes:  {len(one.node.held)} of {BUCKETS}" in caplog.messages)
+        await one.until(
+            lambda: f"NFTABLES Nodes:  {len(one.node.held)} of {BUCKETS}" in caplog.messages
+        )
 
     with caplog.at_level(logging.INFO):
         assert run(test, monkeypatch).tables == 1
     shares = [message for message in caplog.messages if message.startswith("backend-")]
-    assert [share.partition(" is")[0] for share in shares[-3:]] == [f"{ME.name} (me!)", "backend-2", "backend-4"]
+    assert [share.partition(" is")[0] for share in shares[-3:]] == [
+        f"{ME.name} (me!)",
+        "backend-2",
+        "backend-4",
+    ]
 
 
 def test_a_change_need_not_wait_for_what_is_being_foreseen(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,7 +148,9 @@ def test_a_change_need_not_wait_for_what_is_being_foreseen(monkeypatch: pytest.M
     assert run(test, monkeypatch).tables == 5
 
 
-def test_a_node_at_rest_has_its_kernel_tidied_and_a_change_does_not_wait_for_that(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_at_rest_has_its_kernel_tidied_and_a_change_does_not_wait_for_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     dataplane = Slow(HashFamily.NFTABLES)
 
     async def test(one: Run) -> None:

@@ -6,14 +6,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maglev0.core.assignment import Ownership, decide
+from maglev0.core.assignment import Assignment, decide
 from maglev0.core.view import Member
 from maglev0.daemon.ownership_log import LISTED_NODES, kernel_line, ownership_lines
 from tests.unit.core.test_view import SOMEONE, clusters, viewed
 
 
 def test_the_lines_of_a_small_cluster() -> None:
-    ownership = Ownership((1, 3, 4), ("backend-4", "backend-3", "backend-1", "backend-4", "backend-4"))
+    ownership = Assignment(
+        (1, 3, 4), ("backend-4", "backend-3", "backend-1", "backend-4", "backend-4")
+    )
     assert ownership_lines(ownership, "backend-1") == (
         "[1 3 4]",
         "backend-4 is responsible for node 1",
@@ -25,7 +27,9 @@ def test_the_lines_of_a_small_cluster() -> None:
 
 
 def test_the_lines_of_a_large_cluster() -> None:
-    ownership = decide(viewed(replace(SOMEONE, id=number) for number in (2, 10, 9)), 65537, dry_run=False)
+    ownership = decide(
+        viewed(replace(SOMEONE, id=number) for number in (2, 10, 9)), 65537, dry_run=False
+    )
     assert ownership_lines(ownership, "backend-10") == (
         "[2 9 10]",
         "backend-2 is responsible for 21846 nodes (33.33%)",
@@ -44,7 +48,7 @@ def test_a_member_that_owns_nothing_is_told_too() -> None:
 
 @pytest.mark.parametrize("me", ["backend-1", "backend-9"])
 def test_without_members_there_is_nothing_to_tell(me: str) -> None:
-    assert ownership_lines(Ownership((), ()), me) == ("[]",)
+    assert ownership_lines(Assignment((), ()), me) == ("[]",)
 
 
 @given(clusters, st.sampled_from([1, 5, LISTED_NODES, LISTED_NODES + 1, 300]))
@@ -56,13 +60,19 @@ def test_every_node_number_is_told_once(members: list[Member], total_nodes: int)
     owners = [line.partition(" ")[0] for line in lines]
     if total_nodes <= LISTED_NODES:
         assert tuple(owners) == ownership.table
-        assert [line.rpartition(" ")[2] for line in lines] == [str(number) for number in range(1, len(owners) + 1)]
+        assert [line.rpartition(" ")[2] for line in lines] == [
+            str(number) for number in range(1, len(owners) + 1)
+        ]
     else:
         assert owners == [f"backend-{number}" for number in ownership.ids]
-        assert {owner: int(line.partition(" for ")[2].partition(" ")[0]) for owner, line in zip(owners, lines, strict=True)} == {
-            owner: len(ownership.of(owner)) for owner in owners
-        }
-    assert all((" (me!) " in line) == (owner == SOMEONE.name) for owner, line in zip(owners, lines, strict=True))
+        assert {
+            owner: int(line.partition(" for ")[2].partition(" ")[0])
+            for owner, line in zip(owners, lines, strict=True)
+        } == {owner: len(ownership.of(owner)) for owner in owners}
+    assert all(
+        (" (me!) " in line) == (owner == SOMEONE.name)
+        for owner, line in zip(owners, lines, strict=True)
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,19 +6,28 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from maglev0.core.packet_hash import Flow, PacketHash
+from maglev0.core.packet_hash import PacketFields, PacketHash
 from maglev0.core.service import HashFamily, HashMode, Service
 from maglev0.dataplane import verdict
 from maglev0.dataplane.nftables.ruleset import OWNED_BOTH, Hook
-from maglev0.dataplane.verdict import ClusterIPKernel, Host, Kernel, NftablesKernel, Program, Tracked
+from maglev0.dataplane.verdict import (
+    ClusterIPKernel,
+    InterfaceFacts,
+    NftablesKernel,
+    ServingKernel,
+    Tracked,
+    XdpFacts,
+)
 
-SERVICE = Service(IPv4Address("198.51.100.1"), "eth0", "03:bf:c6:33:64:01", 8, HashMode.SOURCE_IP, 0xC0FFEE)
+SERVICE = Service(
+    IPv4Address("198.51.100.1"), "eth0", "03:bf:c6:33:64:01", 8, HashMode.SOURCE_IP, 0xC0FFEE
+)
 TABLE = "inet maglev0_198.51.100.1"
 MINE, LOST, GAINED, KEPT, FOREIGN = 1, 2, 3, 4, 5
 NFTABLES = NftablesKernel(
     service=SERVICE,
     hook=Hook.INGRESS,
-    host=Host(link_up=True, address=True),
+    host=InterfaceFacts(link_up=True, address=True),
     program=None,
     admitted=frozenset({MINE, LOST, GAINED, KEPT}),
     owned={"owned_a": frozenset({MINE, LOST}), "owned_b": frozenset({MINE, GAINED})},
@@ -26,22 +35,32 @@ NFTABLES = NftablesKernel(
     lease_left_s={"lease_b": 1.5},
     lease_slot="lease_b",
 )
-CLUSTERIP = ClusterIPKernel(replace(SERVICE), Host(link_up=True, address=True), frozenset({MINE}), guarded=True, lease_left_s=1.5)
+CLUSTERIP = ClusterIPKernel(
+    replace(SERVICE),
+    InterfaceFacts(link_up=True, address=True),
+    frozenset({MINE}),
+    guarded=True,
+    lease_left_s=1.5,
+)
 PORTS = {
     HashFamily.NFTABLES: {6, 17},
     HashFamily.CLUSTERIP: {6, 17, 33, 50, 51, 132, 136},
 }
 
 
-def accepting(kernel: Kernel) -> set[int]:
+def accepting(kernel: ServingKernel) -> set[int]:
     return {bucket for bucket in range(1, 9) if kernel.new_flow(bucket).accepts}
 
 
-def rule(kernel: Kernel, bucket: int) -> str:
+def rule(kernel: ServingKernel, bucket: int) -> str:
     return kernel.new_flow(bucket).decisive.rule
 
 
-@pytest.mark.parametrize(("slot", "in_force"), [("owned_a", {MINE, LOST}), (OWNED_BOTH, {MINE}), ("owned_b", {MINE, GAINED}), (None, set())], ids=str)
+@pytest.mark.parametrize(
+    ("slot", "in_force"),
+    [("owned_a", {MINE, LOST}), (OWNED_BOTH, {MINE}), ("owned_b", {MINE, GAINED}), (None, set())],
+    ids=str,
+)
 def test_new_flows_are_accepted_in_what_is_in_force(slot: str | None, in_force: set[int]) -> None:
     assert accepting(replace(NFTABLES, owned_slot=slot)) == in_force
 
@@ -65,9 +84,13 @@ def test_the_rule_that_decides_is_named(slot: str | None, bucket: int, by: str) 
 
 
 @pytest.mark.parametrize(
-    ("slot", "left", "by"), [(None, {"lease_a": 1.0}, "new_flow: drop"), ("lease_a", {"lease_b": 1.0}, "lease_a: drop")], ids=str
+    ("slot", "left", "by"),
+    [(None, {"lease_a": 1.0}, "new_flow: drop"), ("lease_a", {"lease_b": 1.0}, "lease_a: drop")],
+    ids=str,
 )
-def test_without_a_lease_that_runs_and_is_in_force_nothing_new_is_accepted(slot: str | None, left: dict[str, float], by: str) -> None:
+def test_without_a_lease_that_runs_and_is_in_force_nothing_new_is_accepted(
+    slot: str | None, left: dict[str, float], by: str
+) -> None:
     kernel = replace(NFTABLES, lease_slot=slot, lease_left_s=left)
     assert accepting(kernel) == set()
     assert rule(kernel, MINE) == f"{TABLE} {by}"
@@ -80,11 +103,17 @@ def test_a_lease_that_is_about_to_end_still_runs() -> None:
 
 @pytest.mark.parametrize(
     ("tracked", "accepts"),
-    [(None, False), (Tracked("SYN_SENT", established=False), False), (Tracked("ESTABLISHED", established=True), True)],
+    [
+        (None, False),
+        (Tracked("SYN_SENT", established=False), False),
+        (Tracked("ESTABLISHED", established=True), True),
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("bucket", [MINE, KEPT])
-def test_connections_go_by_connection_tracking_in_every_admitted_bucket(tracked: Tracked | None, accepts: bool, bucket: int) -> None:
+def test_connections_go_by_connection_tracking_in_every_admitted_bucket(
+    tracked: Tracked | None, accepts: bool, bucket: int
+) -> None:
     judged = NFTABLES.established(bucket, tracked)
     assert judged.accepts is accepts
     assert judged.decisive.rule.startswith(f"{TABLE} judge_tcp: ")
@@ -96,14 +125,14 @@ def test_connections_in_a_bucket_that_is_not_admitted_are_dropped_early() -> Non
 
 
 def test_xdp_drops_what_has_no_bit() -> None:
-    kernel = replace(NFTABLES, program=Program("native", frozenset({MINE})))
+    kernel = replace(NFTABLES, program=XdpFacts("native", frozenset({MINE})))
     assert accepting(kernel) == {MINE}
     assert kernel.new_flow(LOST).decisive.rule == "XDP program on eth0, native"
     assert not kernel.established(LOST, Tracked("ESTABLISHED", established=True)).accepts
 
 
 def test_a_program_of_others_leaves_unknown_what_the_rules_would_accept() -> None:
-    kernel = replace(NFTABLES, program=Program("generic", None))
+    kernel = replace(NFTABLES, program=XdpFacts("generic", None))
     assert kernel.new_flow(MINE).accepts is None
     assert kernel.new_flow(MINE).decisive.stage == "xdp"
     assert kernel.new_flow(FOREIGN).accepts is False
@@ -111,20 +140,33 @@ def test_a_program_of_others_leaves_unknown_what_the_rules_would_accept() -> Non
 
 
 @pytest.mark.parametrize("kernel", [NFTABLES, CLUSTERIP], ids=lambda kernel: kernel.family)
-@pytest.mark.parametrize(("host", "by"), [(Host(False, True), "link eth0"), (Host(True, False), "address 198.51.100.1")], ids=str)
-def test_without_the_link_or_the_address_nothing_is_accepted(kernel: NftablesKernel | ClusterIPKernel, host: Host, by: str) -> None:
+@pytest.mark.parametrize(
+    ("host", "by"),
+    [
+        (InterfaceFacts(False, True), "link eth0"),
+        (InterfaceFacts(True, False), "address 198.51.100.1"),
+    ],
+    ids=str,
+)
+def test_without_the_link_or_the_address_nothing_is_accepted(
+    kernel: NftablesKernel | ClusterIPKernel, host: InterfaceFacts, by: str
+) -> None:
     broken = replace(kernel, host=host)
     assert accepting(broken) == set()
     assert rule(broken, MINE) == by
     assert broken.established(MINE, Tracked("ESTABLISHED", established=True)).accepts is False
 
 
-@pytest.mark.parametrize(("left_s", "accepts"), [(1.5, True), (0.0, True), (-0.01, False), (-math.inf, False)])
+@pytest.mark.parametrize(
+    ("left_s", "accepts"), [(1.5, True), (0.0, True), (-0.01, False), (-math.inf, False)]
+)
 def test_clusterip_accepts_nothing_without_a_lease(left_s: float, accepts: bool) -> None:
     kernel = replace(CLUSTERIP, lease_left_s=left_s)
     assert (accepting(kernel) == {MINE}) is accepts
     assert kernel.new_flow(MINE).accepts is kernel.established(MINE, None).accepts is accepts
-    assert rule(kernel, MINE) == ("filter INPUT: CLUSTERIP" if accepts else "filter maglev0-198.51.100.1: DROP")
+    assert rule(kernel, MINE) == (
+        "filter INPUT: CLUSTERIP" if accepts else "filter maglev0-198.51.100.1: DROP"
+    )
 
 
 def test_a_rule_by_hand_needs_no_lease() -> None:
@@ -133,9 +175,19 @@ def test_a_rule_by_hand_needs_no_lease() -> None:
     assert rule(kernel, KEPT) == "filter INPUT: CLUSTERIP"
 
 
-@pytest.mark.parametrize("kernel", [NFTABLES, CLUSTERIP, replace(NFTABLES, program=Program("native", frozenset()))], ids=lambda kernel: kernel.family)
-def test_no_step_tells_the_seed(kernel: Kernel) -> None:
-    said = repr([judged for bucket in range(1, 9) for judged in (kernel.new_flow(bucket), kernel.established(bucket, None))])
+@pytest.mark.parametrize(
+    "kernel",
+    [NFTABLES, CLUSTERIP, replace(NFTABLES, program=XdpFacts("native", frozenset()))],
+    ids=lambda kernel: kernel.family,
+)
+def test_no_step_tells_the_seed(kernel: ServingKernel) -> None:
+    said = repr(
+        [
+            judged
+            for bucket in range(1, 9)
+            for judged in (kernel.new_flow(bucket), kernel.established(bucket, None))
+        ]
+    )
     assert str(SERVICE.hash_seed) not in said
     assert f"{SERVICE.hash_seed:x}" not in said
 
@@ -147,12 +199,24 @@ def test_which_ports_count_is_told_for_every_protocol(family: HashFamily, mode: 
     for protocol in range(256):
         ported = protocol in PORTS[family]
         counts = verdict.hashed_ports(hashing, protocol)
-        assert counts == (ported and mode is not HashMode.SOURCE_IP, ported and mode is HashMode.SOURCE_IP_PORT_DEST_PORT)
+        assert counts == (
+            ported and mode is not HashMode.SOURCE_IP,
+            ported and mode is HashMode.SOURCE_IP_PORT_DEST_PORT,
+        )
 
 
 def test_the_ports_that_are_missing_are_named() -> None:
     hashing = PacketHash(HashFamily.NFTABLES, HashMode.SOURCE_IP_PORT_DEST_PORT, 7, 5)
-    assert verdict.missing_ports(hashing, 6, None, None) == ("the source port, as SRC:PORT", "the destination port, as DST-PORT")
+    assert verdict.missing_ports(hashing, 6, None, None) == (
+        "the source port, as SRC:PORT",
+        "the destination port, as DST-PORT",
+    )
     assert verdict.missing_ports(hashing, 6, 0, None) == ("the destination port, as DST-PORT",)
-    assert verdict.missing_ports(hashing, 6, 1, 1) == verdict.missing_ports(hashing, 1, None, None) == ()
-    assert hashing.node_number(Flow(IPv4Address("192.0.2.1"), 1, 5, 6)) == hashing.node_number(Flow(IPv4Address("192.0.2.1"), 1))
+    assert (
+        verdict.missing_ports(hashing, 6, 1, 1)
+        == verdict.missing_ports(hashing, 1, None, None)
+        == ()
+    )
+    assert hashing.node_number(
+        PacketFields(IPv4Address("192.0.2.1"), 1, 5, 6)
+    ) == hashing.node_number(PacketFields(IPv4Address("192.0.2.1"), 1))

@@ -7,35 +7,73 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maglev0.config.health_checks import DEFAULT_TIMING, MAX_CHECK_CHARACTERS, Check, Kind, Timing, parse_check, parse_timing
+from maglev0.config.health_checks import (
+    DEFAULT_TIMING,
+    MAX_CHECK_CHARACTERS,
+    CheckKind,
+    CheckTiming,
+    HealthCheck,
+    parse_check,
+    parse_timing,
+)
 from maglev0.core.text import blanked, duration, shortened
-from maglev0.health.checks import MAX_PROBLEM_CHARACTERS, Health, Standing
+from maglev0.health.checks import MAX_PROBLEM_CHARACTERS, CheckState, Health
 
 LOCAL = IPv4Address("127.0.0.1")
 LONG_NAME = ".".join(["a" * 63] * 3)
 
 # What is allowed, and what is read from it beside the text.
 CHECKS = [
-    ("tcp:80", Kind.TCP, {"port": 80}),
-    ("tcp:65535", Kind.TCP, {"port": 65535}),
-    ("tcp:127.0.0.1:080", Kind.TCP, {"address": LOCAL, "port": 80}),
-    ("tcp:[::1]:80", Kind.TCP, {"address": IPv6Address("::1"), "port": 80}),
-    ("http://", Kind.HTTP, {"port": 80, "path": "/"}),
-    ("http://:8080/health", Kind.HTTP, {"port": 8080, "path": "/health"}),
-    ("http://:/health", Kind.HTTP, {"port": 80, "path": "/health"}),
-    ("http:///health?deep=1&so=on", Kind.HTTP, {"port": 80, "path": "/health?deep=1&so=on"}),
-    ("http://?deep", Kind.HTTP, {"port": 80, "path": "/?deep"}),
-    ("https:///", Kind.HTTP, {"port": 443, "path": "/", "tls": True}),
-    ("https://www.example.com:8443/", Kind.HTTP, {"port": 8443, "host": "www.example.com:8443", "path": "/", "tls": True}),
-    ("http://www_1.example.com.:/", Kind.HTTP, {"port": 80, "host": "www_1.example.com.", "path": "/"}),
-    (f"http://{LONG_NAME}/", Kind.HTTP, {"port": 80, "host": LONG_NAME, "path": "/"}),
-    ("http://127.0.0.1:81/", Kind.HTTP, {"port": 81, "address": LOCAL, "host": "127.0.0.1:81", "path": "/"}),
-    ("http://LocalHost/", Kind.HTTP, {"port": 80, "address": LOCAL, "host": "LocalHost", "path": "/"}),
-    ("https://[::1]:8443/a/b", Kind.HTTP, {"port": 8443, "address": IPv6Address("::1"), "host": "[::1]:8443", "path": "/a/b", "tls": True}),
-    ("exec:/bin/true", Kind.EXEC, {"arguments": ("/bin/true",)}),
-    ('exec:/opt/check \'two words\' "a\\"b" $HOME', Kind.EXEC, {"arguments": ("/opt/check", "two words", 'a"b', "$HOME")}),
-    ("file:/run/web.up", Kind.FILE, {"path": "/run/web.up"}),
-    ("file:/run/a file: really", Kind.FILE, {"path": "/run/a file: really"}),
+    ("tcp:80", CheckKind.TCP, {"port": 80}),
+    ("tcp:65535", CheckKind.TCP, {"port": 65535}),
+    ("tcp:127.0.0.1:080", CheckKind.TCP, {"address": LOCAL, "port": 80}),
+    ("tcp:[::1]:80", CheckKind.TCP, {"address": IPv6Address("::1"), "port": 80}),
+    ("http://", CheckKind.HTTP, {"port": 80, "path": "/"}),
+    ("http://:8080/health", CheckKind.HTTP, {"port": 8080, "path": "/health"}),
+    ("http://:/health", CheckKind.HTTP, {"port": 80, "path": "/health"}),
+    ("http:///health?deep=1&so=on", CheckKind.HTTP, {"port": 80, "path": "/health?deep=1&so=on"}),
+    ("http://?deep", CheckKind.HTTP, {"port": 80, "path": "/?deep"}),
+    ("https:///", CheckKind.HTTP, {"port": 443, "path": "/", "tls": True}),
+    (
+        "https://www.example.com:8443/",
+        CheckKind.HTTP,
+        {"port": 8443, "host": "www.example.com:8443", "path": "/", "tls": True},
+    ),
+    (
+        "http://www_1.example.com.:/",
+        CheckKind.HTTP,
+        {"port": 80, "host": "www_1.example.com.", "path": "/"},
+    ),
+    (f"http://{LONG_NAME}/", CheckKind.HTTP, {"port": 80, "host": LONG_NAME, "path": "/"}),
+    (
+        "http://127.0.0.1:81/",
+        CheckKind.HTTP,
+        {"port": 81, "address": LOCAL, "host": "127.0.0.1:81", "path": "/"},
+    ),
+    (
+        "http://LocalHost/",
+        CheckKind.HTTP,
+        {"port": 80, "address": LOCAL, "host": "LocalHost", "path": "/"},
+    ),
+    (
+        "https://[::1]:8443/a/b",
+        CheckKind.HTTP,
+        {
+            "port": 8443,
+            "address": IPv6Address("::1"),
+            "host": "[::1]:8443",
+            "path": "/a/b",
+            "tls": True,
+        },
+    ),
+    ("exec:/bin/true", CheckKind.EXEC, {"arguments": ("/bin/true",)}),
+    (
+        'exec:/opt/check \'two words\' "a\\"b" $HOME',
+        CheckKind.EXEC,
+        {"arguments": ("/opt/check", "two words", 'a"b', "$HOME")},
+    ),
+    ("file:/run/web.up", CheckKind.FILE, {"path": "/run/web.up"}),
+    ("file:/run/a file: really", CheckKind.FILE, {"path": "/run/a file: really"}),
 ]
 
 # What is not, and a word of what is said then.
@@ -83,36 +121,52 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("text", "kind", "fields"), CHECKS)
-def test_a_check_is_read(text: str, kind: Kind, fields: dict[str, object]) -> None:
+def test_a_check_is_read(text: str, kind: CheckKind, fields: dict[str, object]) -> None:
     check = parse_check(text)
-    expected: dict[str, object] = {"address": None, "port": 0, "host": "", "tls": False, "path": "", "arguments": ()} | fields
+    expected: dict[str, object] = {
+        "address": None,
+        "port": 0,
+        "host": "",
+        "tls": False,
+        "path": "",
+        "arguments": (),
+    } | fields
     assert str(check) == text
     assert check.kind is kind
     assert {name: getattr(check, name) for name in expected} == expected
 
 
 @pytest.mark.parametrize(("text", "said"), REFUSED)
-def test_what_is_no_check_is_refused_with_what_is_allowed_and_without_the_password(text: str, said: str) -> None:
+def test_what_is_no_check_is_refused_with_what_is_allowed_and_without_the_password(
+    text: str, said: str
+) -> None:
     with pytest.raises(ValueError, match=said) as caught:
         parse_check(text)
     assert str(caught.value).startswith("allowed ")
     assert "hunter2" not in str(caught.value)
 
 
-@given(st.text(st.characters(max_codepoint=0x17F), max_size=80), st.sampled_from(["", "tcp:", "http://", "https://", "http://[", "exec:/", "file:/"]))
+@given(
+    st.text(st.characters(max_codepoint=0x17F), max_size=80),
+    st.sampled_from(["", "tcp:", "http://", "https://", "http://[", "exec:/", "file:/"]),
+)
 def test_no_text_does_anything_but_be_read_or_refused(text: str, prefix: str) -> None:
     with contextlib.suppress(ValueError):
         check = parse_check(prefix + text)
         assert str(check) == prefix + text
         assert (check.host + check.path).isprintable()
-        assert check.kind in (Kind.EXEC, Kind.FILE) or 1 <= check.port <= 65535
+        assert check.kind in (CheckKind.EXEC, CheckKind.FILE) or 1 <= check.port <= 65535
 
 
 @pytest.mark.parametrize(
     ("text", "timing"),
-    [(DEFAULT_TIMING, Timing(2, 1, 2, 3)), ("0.1, 0.05, 1, 100", Timing(0.1, 0.05, 1, 100)), ("3600,60,100,1", Timing(3600, 60, 100, 1))],
+    [
+        (DEFAULT_TIMING, CheckTiming(2, 1, 2, 3)),
+        ("0.1, 0.05, 1, 100", CheckTiming(0.1, 0.05, 1, 100)),
+        ("3600,60,100,1", CheckTiming(3600, 60, 100, 1)),
+    ],
 )
-def test_a_timing_is_read_and_told_alike(text: str, timing: Timing) -> None:
+def test_a_timing_is_read_and_told_alike(text: str, timing: CheckTiming) -> None:
     assert parse_timing(text) == timing
     assert parse_timing(str(timing)) == timing
 
@@ -155,8 +209,10 @@ def reference(results: list[bool], rise: int, fall: int) -> bool:
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=40), st.integers(1, 5), st.integers(1, 5))
-def test_rise_and_fall_are_what_the_whole_history_says(results: list[bool], rise: int, fall: int) -> None:
-    timing, standing = Timing(2, 1, rise, fall), Standing()
+def test_rise_and_fall_are_what_the_whole_history_says(
+    results: list[bool], rise: int, fall: int
+) -> None:
+    timing, standing = CheckTiming(2, 1, rise, fall), CheckState()
     for count, good in enumerate(results, 1):
         standing = standing.after(None if good else f"failure {count}", timing, float(count))
         assert standing.up == reference(results[:count], rise, fall)
@@ -170,12 +226,16 @@ def test_rise_and_fall_are_what_the_whole_history_says(results: list[bool], rise
 
 def test_all_checks_must_be_up_and_each_that_is_not_is_told() -> None:
     checks = (parse_check("tcp:80"), parse_check("file:/run/web.up"))
-    health = Health(checks, Timing(2, 1, 2, 3))
+    health = Health(checks, CheckTiming(2, 1, 2, 3))
     assert (health.is_complete, health.is_healthy, health.problems(0)) == (False, False, ())
     health.note(1, "no such file", 10)
     assert (health.is_complete, health.is_healthy) == (False, False)
     health.note(0, None, 11)
-    assert (health.is_complete, health.is_healthy, health.problems(22)) == (True, False, ("file:/run/web.up: no such file, for 12 s",))
+    assert (health.is_complete, health.is_healthy, health.problems(22)) == (
+        True,
+        False,
+        ("file:/run/web.up: no such file, for 12 s",),
+    )
     health.note(1, None, 30)
     health.note(1, None, 32)
     assert (health.is_healthy, health.problems(32)) == (True, ())
@@ -187,13 +247,19 @@ def test_all_checks_must_be_up_and_each_that_is_not_is_told() -> None:
 
 
 def test_without_checks_a_node_is_healthy_at_once() -> None:
-    health = Health((), Timing(2, 1, 2, 3))
+    health = Health((), CheckTiming(2, 1, 2, 3))
     assert (health.is_complete, health.is_healthy, health.problems(0)) == (True, True, ())
 
 
-@given(st.text(max_size=400), st.text(st.characters(exclude_categories=["C", "Z"]), max_size=240), st.floats(0, 1e9))
-def test_a_problem_is_one_printable_line_that_ends_with_how_long(reason: str, path: str, elapsed_s: float) -> None:
-    health = Health((Check("file:/" + path, Kind.FILE),), Timing(2, 1, 1, 1))
+@given(
+    st.text(max_size=400),
+    st.text(st.characters(exclude_categories=["C", "Z"]), max_size=240),
+    st.floats(0, 1e9),
+)
+def test_a_problem_is_one_printable_line_that_ends_with_how_long(
+    reason: str, path: str, elapsed_s: float
+) -> None:
+    health = Health((HealthCheck("file:/" + path, CheckKind.FILE),), CheckTiming(2, 1, 1, 1))
     health.note(0, reason, 0.0)
     (problem,) = health.problems(elapsed_s)
     assert problem.isprintable()
@@ -207,7 +273,16 @@ def test_what_is_cut_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "words"), [(0, "0 s"), (119, "119 s"), (120, "2 min"), (7199, "120 min"), (7200, "2 h"), (172800, "2 d"), (8640000, "100 d")]
+    ("seconds", "words"),
+    [
+        (0, "0 s"),
+        (119, "119 s"),
+        (120, "2 min"),
+        (7199, "120 min"),
+        (7200, "2 h"),
+        (172800, "2 d"),
+        (8640000, "100 d"),
+    ],
 )
 def test_durations_are_told_in_whole_units(seconds: float, words: str) -> None:
     assert duration(seconds) == words

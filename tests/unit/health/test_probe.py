@@ -17,7 +17,16 @@ from maglev0.health import probe
 from maglev0.lab.testbed import namespace, network
 from maglev0.lab.testbed.network import TRAFFIC, Socket
 from tests.support.one_host import ADDRESS, one_host
-from tests.support.services import BOUND_S, LOCAL, answering, lives, repeating, script, serving, silent
+from tests.support.services import (
+    BOUND_S,
+    LOCAL,
+    answering,
+    lives,
+    repeating,
+    script,
+    serving,
+    silent,
+)
 from tests.zookeeper.certificates import Authority
 
 VIP, NEIGHBOUR = IPv4Address("198.18.0.100"), IPv4Address("198.18.0.2")
@@ -51,9 +60,18 @@ ANSWERS = [
     (b"\r\n" + OK, "no HTTP answer"),
     (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "no HTTP answer"),
     (b"\x00\xff\n\n", "no HTTP answer"),
-    (b"HTTP/1.1 200 " + FLOOD_BYTES * b"x" + b"\r\n\r\n", "a line of more than 16384 bytes in the answer's header"),
-    (b"HTTP/1.1 200 OK\r\n" + 17 * (b"a:" + 1000 * b"x" + b"\r\n") + b"\r\n", "more than 16384 bytes or 256 lines of header"),
-    (b"HTTP/1.1 200 OK\r\n" + 256 * b"a:\r\n" + b"\r\n", "more than 16384 bytes or 256 lines of header"),
+    (
+        b"HTTP/1.1 200 " + FLOOD_BYTES * b"x" + b"\r\n\r\n",
+        "a line of more than 16384 bytes in the answer's header",
+    ),
+    (
+        b"HTTP/1.1 200 OK\r\n" + 17 * (b"a:" + 1000 * b"x" + b"\r\n") + b"\r\n",
+        "more than 16384 bytes or 256 lines of header",
+    ),
+    (
+        b"HTTP/1.1 200 OK\r\n" + 256 * b"a:\r\n" + b"\r\n",
+        "more than 16384 bytes or 256 lines of header",
+    ),
 ]
 
 
@@ -99,7 +117,12 @@ def test_an_answer_without_end_is_cut(begin: bytes, piece: bytes, reason: str | 
 
 
 @pytest.mark.parametrize(
-    ("host", "said"), [("", "127.0.0.1:{port}"), ("www.example.com", "www.example.com:{port}"), ("localhost", "localhost:{port}")]
+    ("host", "said"),
+    [
+        ("", "127.0.0.1:{port}"),
+        ("www.example.com", "www.example.com:{port}"),
+        ("localhost", "localhost:{port}"),
+    ],
 )
 def test_a_request_asks_for_the_host_and_path_of_the_url(host: str, said: str) -> None:
     asked: list[bytes] = []
@@ -130,9 +153,16 @@ def test_https_takes_any_certificate_and_asks_by_name(tmp_path: Path) -> None:
         async with serving(answering(OK), context) as port:
             for host in ("", "127.0.0.1", "www.example.com.", "localhost"):
                 assert await look(f"https://{host}:{port}/") is None
-            assert (await look(f"http://:{port}/")) in ("connection closed before an answer", "no HTTP answer", "connection reset by peer")
+            assert (await look(f"http://:{port}/")) in (
+                "connection closed before an answer",
+                "no HTTP answer",
+                "connection reset by peer",
+            )
         async with serving(repeating(b"HTTP/1.1 400 Bad Request\r\n\r\n", b"", 1000)) as port:
-            assert await look(f"https://:{port}/") in ("no TLS: wrong version number", "no TLS: record layer failure")
+            assert await look(f"https://:{port}/") in (
+                "no TLS: wrong version number",
+                "no TLS: record layer failure",
+            )
         async with serving(repeating(b"", b"", 1000)) as port:
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(look(f"https://:{port}/"), 0.1)
@@ -148,7 +178,10 @@ def test_a_tcp_check_is_whether_somebody_listens() -> None:
             assert await look(f"tcp:127.0.0.1:{port}", VIP) is None
             # The VIP is not here, and another host's service is not this one's.
             assert await look(f"tcp:{port}", VIP) == f"{VIP} is no address of this host"
-            assert await look(f"http://www.example.com:{port}/", VIP) == f"{VIP} is no address of this host"
+            assert (
+                await look(f"http://www.example.com:{port}/", VIP)
+                == f"{VIP} is no address of this host"
+            )
         for kind in ("tcp:{}", "http://:{}/"):
             assert await look(kind.format(free_port())) == "connection refused"
 
@@ -162,7 +195,10 @@ def test_a_service_on_ipv6_is_looked_at() -> None:
             port = server.sockets[0].getsockname()[1]
             assert await look(f"tcp:[::1]:{port}", VIP) is None
             assert await look(f"http://[::1]:{port}/", VIP) is None
-            assert await look(f"tcp:[2001:db8::1]:{port}", VIP) == "2001:db8::1 is no address of this host"
+            assert (
+                await look(f"tcp:[2001:db8::1]:{port}", VIP)
+                == "2001:db8::1 is no address of this host"
+            )
 
     run(scenario())
 
@@ -195,9 +231,13 @@ def test_a_program_says_by_its_status_whether_it_is_up(tmp_path: Path) -> None:
 def test_a_program_is_killed_when_the_look_is_cancelled(tmp_path: Path) -> None:
     async def scenario() -> None:
         with lives(tmp_path) as processes:
-            program = script(tmp_path, f"trap '' TERM; exec 9>{processes.path}; echo a >&9; sleep 1000")
+            program = script(
+                tmp_path, f"trap '' TERM; exec 9>{processes.path}; echo a >&9; sleep 1000"
+            )
             kept: list[asyncio.Future[object]] = []
-            looking = asyncio.create_task(probe.look(parse_check(f"exec:{program}"), LOCAL, kept.append))
+            looking = asyncio.create_task(
+                probe.look(parse_check(f"exec:{program}"), LOCAL, kept.append)
+            )
             await processes.begun()
             looking.cancel()
             await asyncio.wait([looking])

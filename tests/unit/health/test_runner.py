@@ -16,12 +16,23 @@ from pathlib import Path
 
 import pytest
 
-from maglev0.config.health_checks import Timing, parse_check
-from maglev0.health.runner import Checks
-from tests.support.services import BOUND_S, LOCAL, answering, hanging_directory, lives, repeating, running, script, serving, silent
+from maglev0.config.health_checks import CheckTiming, parse_check
+from maglev0.health.runner import CheckRunner
+from tests.support.services import (
+    BOUND_S,
+    LOCAL,
+    answering,
+    hanging_directory,
+    lives,
+    repeating,
+    running,
+    script,
+    serving,
+    silent,
+)
 
-PATIENT = Timing(0.1, BOUND_S, 2, 3)  # for what needs no time-out, however busy the machine is
-HASTY = Timing(0.1, 0.1, 1, 1)  # for what hangs
+PATIENT = CheckTiming(0.1, BOUND_S, 2, 3)  # for what needs no time-out, however busy the machine is
+HASTY = CheckTiming(0.1, 0.1, 1, 1)  # for what hangs
 OK = b"HTTP/1.1 200 OK\r\n\r\n"
 
 
@@ -32,8 +43,10 @@ def run(coroutine: Coroutine[None, None, None]) -> None:
 class Told:
     """Checks, and what they told."""
 
-    def __init__(self, timing: Timing, *texts: str) -> None:
-        self.checks = Checks(LOCAL, [parse_check(text) for text in texts], timing, self._changed)
+    def __init__(self, timing: CheckTiming, *texts: str) -> None:
+        self.checks = CheckRunner(
+            LOCAL, [parse_check(text) for text in texts], timing, self._changed
+        )
         self.history: list[tuple[bool, tuple[str, ...]]] = []
         self._news = asyncio.Event()
 
@@ -68,7 +81,9 @@ def test_without_checks_a_node_is_healthy_and_run_waits_for_ever() -> None:
     run(scenario())
 
 
-def test_the_first_result_of_each_check_counts_at_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_first_result_of_each_check_counts_at_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.INFO, "maglev0")
 
     async def scenario() -> None:
@@ -81,7 +96,9 @@ def test_the_first_result_of_each_check_counts_at_once(tmp_path: Path, caplog: p
             await told.checks.first()
             assert not told.checks.healthy
             assert told.checks.problems == (f"file:{missing}: no such file or directory, for 0 s",)
-            assert [(str(result.check), result.up, result.reason) for result in told.checks.results] == [
+            assert [
+                (str(result.check), result.up, result.reason) for result in told.checks.results
+            ] == [
                 (f"tcp:{port}", True, ""),
                 (f"file:{here}", True, ""),
                 (f"file:{missing}", False, "no such file or directory"),
@@ -96,7 +113,9 @@ def test_the_first_result_of_each_check_counts_at_once(tmp_path: Path, caplog: p
     run(scenario())
 
 
-def test_a_check_falls_and_rises_after_so_many_results_in_a_row(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_check_falls_and_rises_after_so_many_results_in_a_row(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG, "maglev0")
     path, looks = tmp_path / "web.up", tmp_path / "looks"
     program = script(tmp_path, f"echo look >>{looks}; [ -e {path} ] && exit 0; echo gone; exit 1")
@@ -120,11 +139,20 @@ def test_a_check_falls_and_rises_after_so_many_results_in_a_row(tmp_path: Path, 
             await told.until(lambda: told.checks.healthy)
             assert PATIENT.rise <= taken() - before <= PATIENT.rise + 1
         assert [healthy for healthy, _problems in told.history] == [True, False, True]
-        by_level = [(record.levelname, record.getMessage()) for record in caplog.records if record.name.startswith("maglev0")]
-        up, *once, down, again = [entry for entry in by_level if "exit status" in entry[1] or " up" in entry[1]]
+        by_level = [
+            (record.levelname, record.getMessage())
+            for record in caplog.records
+            if record.name.startswith("maglev0")
+        ]
+        up, *once, down, again = [
+            entry for entry in by_level if "exit status" in entry[1] or " up" in entry[1]
+        ]
         assert up == ("INFO", f"127.0.0.1: check exec:{program} is up")
         assert set(once) == {("DEBUG", f"127.0.0.1: check exec:{program}: exit status 1: gone")}
-        assert down == ("WARNING", f"127.0.0.1: check exec:{program} is down (bad results in a row: 3): exit status 1: gone")
+        assert down == (
+            "WARNING",
+            f"127.0.0.1: check exec:{program} is down (bad results in a row: 3): exit status 1: gone",
+        )
         assert again[0] == "INFO"
         assert again[1].startswith(f"127.0.0.1: check exec:{program} is up again after ")
 
@@ -159,7 +187,14 @@ def test_what_never_comes_to_an_end_is_down_after_the_time_out(tmp_path: Path) -
             serving(repeating(head, b"a:\r\n", 0.05)) as drip,
             full() as busy,
         ):
-            hanging = [f"http://:{mute}/", f"https://:{mute}/", f"http://:{line}/", f"http://:{drip}/", f"tcp:{busy}", "exec:/bin/sleep 1000"]
+            hanging = [
+                f"http://:{mute}/",
+                f"https://:{mute}/",
+                f"http://:{line}/",
+                f"http://:{drip}/",
+                f"tcp:{busy}",
+                "exec:/bin/sleep 1000",
+            ]
             told = Told(HASTY, *hanging, "exec:/usr/bin/yes", f"file:{tmp_path}")
             loop = asyncio.get_running_loop()
             async with told.running():
@@ -169,7 +204,9 @@ def test_what_never_comes_to_an_end_is_down_after_the_time_out(tmp_path: Path) -
             *slow, flood, fine = told.checks.results
             assert [result.reason for result in slow] == len(hanging) * ["no result within 0.1 s"]
             assert flood.reason in ("it printed more than 1048576 bytes", "no result within 0.1 s")
-            assert fine.up or fine.reason.startswith("no result")  # a machine that has other things to do
+            assert fine.up or fine.reason.startswith(
+                "no result"
+            )  # a machine that has other things to do
 
     run(scenario())
 
@@ -228,7 +265,10 @@ def test_a_program_that_hangs_is_killed_before_it_is_run_again(tmp_path: Path) -
 def test_no_process_is_left_when_checking_is_cancelled(tmp_path: Path) -> None:
     async def scenario() -> None:
         with lives(tmp_path) as processes:
-            program = script(tmp_path, f"trap '' TERM; exec 9>{processes.path}; echo a >&9; timeout 1000 sleep 1000")
+            program = script(
+                tmp_path,
+                f"trap '' TERM; exec 9>{processes.path}; echo a >&9; timeout 1000 sleep 1000",
+            )
             async with Told(PATIENT, f"exec:{program}").running():
                 await processes.begun()
             await processes.ended()
@@ -239,12 +279,12 @@ def test_no_process_is_left_when_checking_is_cancelled(tmp_path: Path) -> None:
 PAUSED = """
 import asyncio, sys
 from ipaddress import IPv4Address
-from maglev0.health.runner import Checks
-from maglev0.config.health_checks import parse_check, Timing
+from maglev0.health.runner import CheckRunner
+from maglev0.config.health_checks import parse_check, CheckTiming
 
 async def main():
     changed = lambda: print(checks.healthy, checks.problems, flush=True)
-    checks = Checks(IPv4Address("127.0.0.1"), [parse_check(sys.argv[1])], Timing(1, 1, 1, 1), changed)
+    checks = CheckRunner(IPv4Address("127.0.0.1"), [parse_check(sys.argv[1])], CheckTiming(1, 1, 1, 1), changed)
     await checks.run()
 
 asyncio.run(main())
@@ -290,7 +330,7 @@ def test_a_pause_of_the_process_is_no_bad_result(answers_in_the_pause: bool) -> 
 
 
 def test_a_pause_right_before_the_time_out_is_no_bad_result() -> None:
-    timing = Timing(0.5, 0.5, 1, 1)
+    timing = CheckTiming(0.5, 0.5, 1, 1)
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(0.9 * timing.timeout_s)

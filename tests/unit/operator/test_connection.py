@@ -11,7 +11,7 @@ from maglev0.config.configuration import ZooKeeperAddress
 from maglev0.config.zookeeper_access import ZooKeeperAccess
 from maglev0.errors import ConfigError, ZooKeeperError
 from maglev0.operator import command, connection
-from maglev0.operator.connection import OPTIONS, Connection, cluster, read, vip
+from maglev0.operator.connection import OPTIONS, ClusterAddress, cluster, read, vip
 from tests.simulation.tree import Tree
 from tests.support.clusters import PATHS, VIP, Cluster
 from tests.support.direct import DirectZooKeeper, put, run
@@ -40,25 +40,40 @@ def no_default_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_without_flags_and_file_it_is_the_daemons_defaults() -> None:
-    assert read(parsed()) == Connection(ZooKeeperAddress("localhost:2181", ""), ZooKeeperAccess(), (VIP,))
+    assert read(parsed()) == ClusterAddress(
+        ZooKeeperAddress("localhost:2181", ""), ZooKeeperAccess(), (VIP,)
+    )
 
 
 def test_flags_say_whom_to_ask() -> None:
-    found = read(parsed("--zk=a,b:1/c", f"--cluster-ip={VIP},{OTHER}", "--zk-auth=digest:me:/secret", "--zk-ca=/ca"))
+    found = read(
+        parsed(
+            "--zk=a,b:1/c",
+            f"--cluster-ip={VIP},{OTHER}",
+            "--zk-auth=digest:me:/secret",
+            "--zk-ca=/ca",
+        )
+    )
     assert found.zk == ZooKeeperAddress("a:2181,b:1", "/c")
     assert found.vips == (VIP, OTHER)
     assert found.access == ZooKeeperAccess("digest", "me", "/secret", ca="/ca")
     assert found.paths(OTHER).base == f"/c/maglev0/{OTHER}"
 
 
-def test_flags_win_over_the_file_and_the_file_over_the_defaults(tmp_path: Path, no_default_file: Path) -> None:
-    no_default_file.write_text(f'zk = "default/chroot"\ncluster-ip = ["{VIP}", "{OTHER}"]\ntotal-nodes = 64\n')
+def test_flags_win_over_the_file_and_the_file_over_the_defaults(
+    tmp_path: Path, no_default_file: Path
+) -> None:
+    no_default_file.write_text(
+        f'zk = "default/chroot"\ncluster-ip = ["{VIP}", "{OTHER}"]\ntotal-nodes = 64\n'
+    )
     assert read(parsed()).zk.chroot == "/chroot"
     assert read(parsed()).vips == (VIP, OTHER)
     assert read(parsed("--zk=mine")).zk.chroot == ""
     assert read(parsed("--zk=mine")).vips == (VIP, OTHER)
     (tmp_path / "other.toml").write_text('zk = "other"\n')
-    assert read(parsed(f"--config={tmp_path}/other.toml")) == Connection(ZooKeeperAddress("other:2181", ""), ZooKeeperAccess(), (VIP,))
+    assert read(parsed(f"--config={tmp_path}/other.toml")) == ClusterAddress(
+        ZooKeeperAddress("other:2181", ""), ZooKeeperAccess(), (VIP,)
+    )
 
 
 @pytest.mark.parametrize(
@@ -78,7 +93,11 @@ def test_what_is_wrong_is_named(flag: str, what: str) -> None:
 
 
 def test_a_password_in_the_place_of_its_file_is_not_repeated() -> None:
-    for arguments in (["--zk-auth=hunter2"], ["--zk-auth", "hunter2"], ["--zk-a=hunter2", "--nonsense"]):
+    for arguments in (
+        ["--zk-auth=hunter2"],
+        ["--zk-auth", "hunter2"],
+        ["--zk-a=hunter2", "--nonsense"],
+    ):
         with pytest.raises(ConfigError) as caught:
             read(parsed(*arguments))
         assert "hunter2" not in str(caught.value)
@@ -87,19 +106,24 @@ def test_a_password_in_the_place_of_its_file_is_not_repeated() -> None:
 def test_a_command_line_that_makes_no_sense_is_shown_in_one_line() -> None:
     with pytest.raises(ConfigError) as caught:
         parsed("--zk", "a", "what\x1b")
-    assert str(caught.value) == "cannot read the command line: 'ask --zk a what\\x1b'; maglev0 ask --help shows what is allowed"
+    assert (
+        str(caught.value)
+        == "cannot read the command line: 'ask --zk a what\\x1b'; maglev0 ask --help shows what is allowed"
+    )
     with pytest.raises(ConfigError, match="--zk requires argument; cannot read"):
         parsed("--zk")
 
 
 def test_the_one_vip_of_a_command_about_one() -> None:
     assert vip(read(parsed(f"--cluster-ip={OTHER}"))) == OTHER
-    with pytest.raises(ConfigError, match=f"there are several .{VIP}, {OTHER}.: choose one by --cluster-ip"):
+    with pytest.raises(
+        ConfigError, match=f"there are several .{VIP}, {OTHER}.: choose one by --cluster-ip"
+    ):
         vip(read(parsed(f"--cluster-ip={VIP},{OTHER}")))
 
 
 def found(tree: Tree, which: IPv4Address = VIP, chroot: str = "/lab") -> str:
-    whom = Connection(ZooKeeperAddress("zk:2181", chroot), ZooKeeperAccess(), (which,))
+    whom = ClusterAddress(ZooKeeperAddress("zk:2181", chroot), ZooKeeperAccess(), (which,))
     try:
         return run(cluster(DirectZooKeeper(tree, 1), whom, which)).base
     except ZooKeeperError as error:
@@ -109,10 +133,15 @@ def found(tree: Tree, which: IPv4Address = VIP, chroot: str = "/lab") -> str:
 def test_a_cluster_is_found_or_it_is_said_what_is_missing() -> None:
     tree = Cluster.of(1).tree
     assert found(tree) == PATHS.base
-    assert found(Tree()) == "--zk=zk:2181/lab: there is no /lab; correct it, or start a daemon with it"
+    assert (
+        found(Tree()) == "--zk=zk:2181/lab: there is no /lab; correct it, or start a daemon with it"
+    )
     nothing = "no cluster of --cluster-ip=198.51.100.1 at zk:2181, there is none at all; correct them, or start a daemon with them"
     assert found(Tree(), chroot="") == nothing
-    assert found(tree, OTHER) == f"no cluster of --cluster-ip={OTHER} at zk:2181/lab, there are {VIP}; correct them, or start a daemon with them"
+    assert (
+        found(tree, OTHER)
+        == f"no cluster of --cluster-ip={OTHER} at zk:2181/lab, there are {VIP}; correct them, or start a daemon with them"
+    )
     for number in range(20):
         put(tree, f"/lab/maglev0/192.0.2.{number}")
     put(tree, "/lab/maglev0/\x1b[31m")

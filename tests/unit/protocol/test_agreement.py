@@ -29,7 +29,9 @@ def test_a_first_node_founds_the_cluster_and_a_second_adopts(tree: Tree, node: N
 def test_settings_of_living_members_are_not_contradicted(tree: Tree, node: Node) -> None:
     living(tree)
     put(tree, PATHS.settings, AGREED.encode())
-    with pytest.raises(ConfigError, match=r"--total-nodes=7 .*: stop the members of .* first \(5\)"):
+    with pytest.raises(
+        ConfigError, match=r"--total-nodes=7 .*: stop the members of .* first \(5\)"
+    ):
         node.agree(replace_wish(7))
     put(tree, PATHS.settings, b"{")
     with pytest.raises(ZooKeeperError, match=r"cannot be read .*members live by others \(5\)"):
@@ -42,7 +44,9 @@ def replace_wish(total_nodes: int) -> Wishes:
 
 
 @pytest.mark.usefixtures("node")
-def test_settings_that_are_gone_are_left_to_who_lives_by_them_or_restored_by_who_remembers(tree: Tree) -> None:
+def test_settings_that_are_gone_are_left_to_who_lives_by_them_or_restored_by_who_remembers(
+    tree: Tree,
+) -> None:
     remove(tree, PATHS.settings)
     living(tree)
     with pytest.raises(Unsettled):
@@ -66,7 +70,9 @@ def test_a_founder_beside_whom_others_join_looks_again(tree: Tree) -> None:
     assert PATHS.settings not in tree.nodes
 
 
-def test_settings_that_change_under_a_member_are_restored_and_stop_another(tree: Tree, member: Node) -> None:
+def test_settings_that_change_under_a_member_are_restored_and_stop_another(
+    tree: Tree, member: Node
+) -> None:
     founded = tree.nodes[PATHS.settings].data
     put(tree, PATHS.settings, replace(AGREED, hash_seed=9).encode())
     with pytest.raises(ZooKeeperError, match="settings changed while this node was away"):
@@ -86,6 +92,8 @@ def test_a_parent_that_vanishes_while_its_children_are_made(tree: Tree) -> None:
         run(node.agreement.ensure_paths())
     second = node.zookeeper._asked + 2
     node.zookeeper.before = lambda number: put(tree, "/a") if number == second else None
-    run(node.agreement.ensure_paths())  # somebody else was faster: the next path is made under that one
+    run(
+        node.agreement.ensure_paths()
+    )  # somebody else was faster: the next path is made under that one
     with pytest.raises(Unsettled):
         run(Node(Tree()).agreement._living())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from maglev0.protocol.handover import Ack, Stage
+from maglev0.protocol.handover import Ack, Phase
 from maglev0.protocol.membership import LeaseRecord, Membership, view_id
 from tests.simulation.tree import Tree
 from tests.support.direct import DirectZooKeeper, fails, put, run
@@ -18,7 +18,9 @@ def _members(membership: Membership) -> list[int]:
     return [member.id for member in run(membership.view(16)).view.members]
 
 
-def test_a_record_that_is_not_ours_any_more_ends_the_view_in_which_it_was(tree: Tree, member: Node) -> None:
+def test_a_record_that_is_not_ours_any_more_ends_the_view_in_which_it_was(
+    tree: Tree, member: Node
+) -> None:
     living(tree)
     membership = Membership(DirectZooKeeper(tree, MINE), PATHS, 1)
     assert _members(membership) == [1, 5]
@@ -41,13 +43,15 @@ def test_who_looks_while_another_ends_the_view_looks_again(tree: Tree, member: N
     assert member.tree is tree
 
 
-def test_what_a_strange_acknowledgement_or_lease_says_is_not_believed(tree: Tree, member: Node) -> None:
+def test_what_a_strange_acknowledgement_or_lease_says_is_not_believed(
+    tree: Tree, member: Node
+) -> None:
     membership = Membership(member.zookeeper, PATHS, 1)
     view = run(membership.view(16)).view.id
-    put(tree, PATHS.ack(5), Ack(view, Stage.RELEASED).encode())
+    put(tree, PATHS.ack(5), Ack(view, Phase.RELEASED).encode())
     put(tree, PATHS.lease(5), LeaseRecord("", 1, None, released=True).encode())
     lease = run(membership.lease(5))
-    assert run(membership.acks([5])) == {5: Ack(view, Stage.RELEASED)}
+    assert run(membership.acks([5])) == {5: Ack(view, Phase.RELEASED)}
     assert lease is not None
     assert lease.is_released
     _estrange(tree, PATHS.ack(5))

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from maglev0.core.view import DRAINING, DRY_RUN, Member, View, ViewId
-from maglev0.protocol.handover import Ack, HandOver, Stage
+from maglev0.protocol.handover import Ack, HandOver, Phase
 from maglev0.protocol.lease import Terms
 from maglev0.protocol.ports.kernel import Move
 from tests.unit.core.test_view import SOMEONE
@@ -19,7 +19,9 @@ def member(number: int, state: str = "active", weight: int = 1) -> Member:
     return replace(SOMEONE, id=number, state=state, weight=weight)
 
 
-def view(changes: int, *members: Member, births: dict[int, int] | None = None, czxid: int = 1) -> View:
+def view(
+    changes: int, *members: Member, births: dict[int, int] | None = None, czxid: int = 1
+) -> View:
     """A view after so many joins and leaves."""
     born = births or {}
     children = frozenset((str(one.id), born.get(one.id, 100 + one.id)) for one in members)
@@ -30,7 +32,12 @@ def node(seen: View, *, held: set[int], mine: set[int]) -> HandOver:
     """Node 1, at rest under a view of its own with `held` in force, that has just seen another at time 100."""
     handover = HandOver(1, TERMS)
     handover.see(view(1, member(1)), frozenset(held), 50.0)
-    handover.held, handover.obeys, handover.secure, handover.stage = frozenset(held), ViewId(1, 1, 1), ViewId(1, 1, 1), Stage.ACQUIRED
+    handover.held, handover.obeys, handover.secure, handover.stage = (
+        frozenset(held),
+        ViewId(1, 1, 1),
+        ViewId(1, 1, 1),
+        Phase.ACQUIRED,
+    )
     handover.lease_until = 102.0
     handover.see(seen, frozenset(mine), 100.0)
     return handover
@@ -42,7 +49,7 @@ def with_a_second() -> HandOver:
 
 def test_a_new_view_begins_anew_from_what_the_kernel_holds() -> None:
     handover = with_a_second()
-    assert handover.stage is Stage.SEEN
+    assert handover.stage is Phase.SEEN
     assert handover.move == Move(frozenset({4}), frozenset({2, 3}))
     assert handover.peers == {2}
 
@@ -53,9 +60,9 @@ def test_release_waits_for_all_to_be_prepared_but_not_for_ever() -> None:
     assert not handover.may_release(handover.barrier_at - 0.01)
     assert handover.may_release(handover.barrier_at)
     assert handover.barrier_at - handover.seen_at < TERMS.length_s - TERMS.interval_s
-    handover.acks[2] = Ack(ViewId(1, 1, 1), Stage.RELEASED)
+    handover.acks[2] = Ack(ViewId(1, 1, 1), Phase.RELEASED)
     assert not handover.may_release(100.0), "an acknowledgement of another view says nothing"
-    handover.acks[2] = Ack(ViewId(1, 2, 2), Stage.PREPARED)
+    handover.acks[2] = Ack(ViewId(1, 2, 2), Phase.PREPARED)
     assert handover.may_release(100.0)
 
 
@@ -64,12 +71,19 @@ def test_who_has_nothing_to_lose_waits_for_nobody() -> None:
 
 
 def test_who_drains_lets_go_last_but_does_not_wait_for_others_that_do() -> None:
-    handover = node(view(3, member(1, state=DRAINING), member(2), member(3, state=DRAINING)), held={1, 2}, mine=set())
+    handover = node(
+        view(3, member(1, state=DRAINING), member(2), member(3, state=DRAINING)),
+        held={1, 2},
+        mine=set(),
+    )
     assert handover.awaited() == {2, 3}
-    handover.acks = {2: Ack(ViewId(1, 3, 3), Stage.PREPARED), 3: Ack(ViewId(1, 3, 3), Stage.PREPARED)}
+    handover.acks = {
+        2: Ack(ViewId(1, 3, 3), Phase.PREPARED),
+        3: Ack(ViewId(1, 3, 3), Phase.PREPARED),
+    }
     assert handover.awaited() == {2}
     assert not handover.may_release(100.0)
-    handover.acks[2] = Ack(ViewId(1, 3, 3), Stage.RELEASED)
+    handover.acks[2] = Ack(ViewId(1, 3, 3), Phase.RELEASED)
     assert handover.may_release(100.0)
     handover.released()
     assert handover.awaited() == {3}
@@ -82,12 +96,16 @@ def test_a_crash_is_not_waited_with_and_stays_one_until_it_is_dealt_with() -> No
     assert handover.may_release(200.0)
     handover.see(view(4, member(1), member(3), member(4)), frozenset({1}), 201.0)
     assert handover.may_release(201.0)
-    handover.stage = Stage.ACQUIRED
+    handover.stage = Phase.ACQUIRED
     handover.see(view(5, member(1), member(3), member(4), member(5)), frozenset({1}), 202.0)
     assert not handover.may_release(202.0)
 
 
-@pytest.mark.parametrize("gone", [member(2, state=DRAINING), member(2, weight=0), member(2, state=DRY_RUN)], ids=["drained", "weightless", "dry run"])
+@pytest.mark.parametrize(
+    "gone",
+    [member(2, state=DRAINING), member(2, weight=0), member(2, state=DRY_RUN)],
+    ids=["drained", "weightless", "dry run"],
+)
 def test_who_owned_nothing_left_nothing_unserved(gone: Member) -> None:
     handover = node(view(2, member(1), gone, member(3)), held={1, 7}, mine={1, 7})
     handover.see(view(3, member(1), member(3)), frozenset({1}), 200.0)
@@ -106,9 +124,9 @@ def test_nothing_is_acquired_before_all_have_released() -> None:
     handover = released(with_a_second())
     assert handover.held == {1}
     assert handover.may_acquire_at() == math.inf
-    handover.acks[2] = Ack(ViewId(1, 2, 2), Stage.PREPARED)
+    handover.acks[2] = Ack(ViewId(1, 2, 2), Phase.PREPARED)
     assert handover.may_acquire_at() == math.inf
-    handover.acks[2] = Ack(ViewId(1, 2, 2), Stage.RELEASED)
+    handover.acks[2] = Ack(ViewId(1, 2, 2), Phase.RELEASED)
     assert handover.may_acquire_at() == -math.inf
     assert not handover.is_settled
     handover.acquired()
@@ -119,7 +137,7 @@ def test_nothing_is_acquired_before_all_have_released() -> None:
 def test_nothing_is_acquired_before_a_renewal_of_its_own_was_worth_it_under_the_view() -> None:
     handover = with_a_second()
     handover.released()
-    handover.acks[2] = Ack(ViewId(1, 2, 2), Stage.RELEASED)
+    handover.acks[2] = Ack(ViewId(1, 2, 2), Phase.RELEASED)
     assert handover.may_acquire_at() == math.inf
 
 
@@ -180,10 +198,12 @@ def test_a_renewal_is_worth_a_lease_only_under_the_view_that_is_obeyed() -> None
 def test_who_changed_its_view_while_its_lease_lapsed_lets_go_of_everything() -> None:
     handover = with_a_second()
     handover.released()
-    assert not handover.may_promote(ViewId(1, 2, 2), 102.0), "the answer came after the end of the lease"
+    assert not handover.may_promote(ViewId(1, 2, 2), 102.0), (
+        "the answer came after the end of the lease"
+    )
     assert handover.must_empty(102.0)
     handover.emptied()
-    assert handover.stage is Stage.SEEN
+    assert handover.stage is Phase.SEEN
     assert not handover.must_empty(102.0)
     assert handover.move.gains == {1, 4}
     handover.released()
@@ -220,16 +240,16 @@ def test_a_later_start_never_shortens_what_an_earlier_renewal_was_worth() -> Non
 @pytest.mark.parametrize(
     ("held", "secure", "stage", "obeys"),
     [
-        ({1, 4}, ViewId(1, 2, 2), Stage.ACQUIRED, ViewId(1, 2, 2)),
-        ({1}, ViewId(1, 2, 2), Stage.SEEN, ViewId(1, 2, 2)),
-        ({1, 2}, ViewId(1, 2, 2), Stage.SEEN, None),
-        ({1, 4}, ViewId(1, 1, 1), Stage.SEEN, None),
-        ({1, 4}, None, Stage.SEEN, None),
+        ({1, 4}, ViewId(1, 2, 2), Phase.ACQUIRED, ViewId(1, 2, 2)),
+        ({1}, ViewId(1, 2, 2), Phase.SEEN, ViewId(1, 2, 2)),
+        ({1, 2}, ViewId(1, 2, 2), Phase.SEEN, None),
+        ({1, 4}, ViewId(1, 1, 1), Phase.SEEN, None),
+        ({1, 4}, None, Phase.SEEN, None),
     ],
     ids=["all of it", "a part", "more than its own", "of another view", "unknown"],
 )
 def test_what_an_earlier_daemon_left_is_adopted_where_it_was_secure(
-    held: set[int], secure: ViewId | None, stage: Stage, obeys: ViewId | None
+    held: set[int], secure: ViewId | None, stage: Phase, obeys: ViewId | None
 ) -> None:
     handover = HandOver(1, TERMS)
     handover.see(view(2, member(1), member(2)), frozenset({1, 4}), 100.0)

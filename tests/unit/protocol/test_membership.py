@@ -7,11 +7,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maglev0.core.view import ViewId
-from maglev0.protocol.handover import Ack, Stage
+from maglev0.protocol.handover import Ack, Phase
 from maglev0.protocol.membership import MAX_SMALL_BYTES, LeaseRecord, decode_ack, decode_lease
 
-view_ids = st.builds(ViewId, st.integers(0, (1 << 63) - 1), st.integers(0, (1 << 31) - 1), st.integers(-(1 << 31), (1 << 31) - 1))
-records = st.builds(LeaseRecord, st.text("0123456789abcdef-/", max_size=60), st.integers(1, 1 << 22), st.none() | view_ids, st.booleans())
+view_ids = st.builds(
+    ViewId,
+    st.integers(0, (1 << 63) - 1),
+    st.integers(0, (1 << 31) - 1),
+    st.integers(-(1 << 31), (1 << 31) - 1),
+)
+records = st.builds(
+    LeaseRecord,
+    st.text("0123456789abcdef-/", max_size=60),
+    st.integers(1, 1 << 22),
+    st.none() | view_ids,
+    st.booleans(),
+)
 
 
 @given(records)
@@ -20,8 +31,8 @@ def test_what_a_lease_says_is_read_back(record: LeaseRecord) -> None:
     assert len(record.encode()) <= MAX_SMALL_BYTES
 
 
-@given(view_ids, st.sampled_from(Stage))
-def test_what_was_acknowledged_is_read_back(seen: ViewId, stage: Stage) -> None:
+@given(view_ids, st.sampled_from(Phase))
+def test_what_was_acknowledged_is_read_back(seen: ViewId, stage: Phase) -> None:
     ack = Ack(seen, stage)
     assert decode_ack(ack.encode()) == ack
 
@@ -44,7 +55,9 @@ BAD = [
     b'{"kernel": "k", "pid": 7, "secure": "all", "released": false}',
     b'{"kernel": 7, "pid": 7, "secure": null, "released": false}',
     b'{"pid": 7, "secure": null, "released": false}',
-    json.dumps({"kernel": "k" * MAX_SMALL_BYTES, "pid": 7, "secure": None, "released": False}).encode(),
+    json.dumps(
+        {"kernel": "k" * MAX_SMALL_BYTES, "pid": 7, "secure": None, "released": False}
+    ).encode(),
     b"\xff" * 100,
 ]
 

@@ -60,5 +60,7 @@ def test_an_order_too_long_to_be_one_is_not_parsed() -> None:
         (Order(drained=True, weight=7), False, True, True, Wish(DRY_RUN, 7)),
     ],
 )
-def test_a_member_says_what_is_wanted_of_it(order: Order, healthy: bool, dry_run: bool, leaving: bool, wanted: Wish) -> None:
+def test_a_member_says_what_is_wanted_of_it(
+    order: Order, healthy: bool, dry_run: bool, leaving: bool, wanted: Wish
+) -> None:
     assert wish(order, 5, healthy=healthy, dry_run=dry_run, leaving=leaving) == wanted

@@ -10,10 +10,9 @@ import pytest
 from maglev0.core.view import MAX_MEMBERS, View, ViewId, decode
 from maglev0.errors import DataplaneError, ZooKeeperError
 from maglev0.protocol.agreement import Unsettled
-from maglev0.protocol.handover import Ack, Stage
+from maglev0.protocol.handover import Ack, Phase
 from maglev0.protocol.membership import READ_ATTEMPTS, LeaseRecord, Membership, view_id
-from maglev0.protocol.ports.zookeeper import Disconnected, Reason, Refused
-from maglev0.protocol.ports.zookeeper import Node as ZooKeeperNode
+from maglev0.protocol.ports.zookeeper import Disconnected, Reason, Refused, Znode
 from tests.simulation.tree import Tree
 from tests.support.direct import fails, put, remove, run
 from tests.support.lone_node import ME, MINE, OTHERS, PATHS, Node, living
@@ -51,14 +50,18 @@ def test_a_parent_that_vanishes_alone_is_made_anew(tree: Tree, member: Node) -> 
     assert PATHS.members in tree.nodes
 
 
-def test_a_record_of_its_own_session_is_taken_back_though_nobody_can_read_it(tree: Tree, node: Node) -> None:
+def test_a_record_of_its_own_session_is_taken_back_though_nobody_can_read_it(
+    tree: Tree, node: Node
+) -> None:
     put(tree, PATHS.member(1), b"{", MINE)
     run(node.part.round())
-    assert node.part.standing.is_member
-    assert node.part.standing.me.pid == ME.pid
+    assert node.part.node_state.is_member
+    assert node.part.node_state.me.pid == ME.pid
 
 
-def test_children_that_are_no_members_are_told_once_and_the_rest_counted(tree: Tree, member: Node, caplog: pytest.LogCaptureFixture) -> None:
+def test_children_that_are_no_members_are_told_once_and_the_rest_counted(
+    tree: Tree, member: Node, caplog: pytest.LogCaptureFixture
+) -> None:
     for number in range(30):
         put(tree, f"{PATHS.members}/x{number}")
     seen = Membership(member.zookeeper, PATHS, 1)
@@ -84,20 +87,26 @@ def test_what_the_server_granted_stands_in_the_record(tree: Tree, node: Node) ->
 
 
 def test_a_full_cluster_takes_no_higher_id(node: Node) -> None:
-    full = View(ViewId(1, 1, 1), tuple(replace(SOMEONE, id=number) for number in range(2, MAX_MEMBERS + 2)))
+    full = View(
+        ViewId(1, 1, 1), tuple(replace(SOMEONE, id=number) for number in range(2, MAX_MEMBERS + 2))
+    )
     late = Node(node.tree, replace(SOMEONE, id=MAX_MEMBERS + 5))
     with pytest.raises(ZooKeeperError, match="the cluster is full"):
-        run(late.part.entry.join(full, 0))
+        run(late.part.joining.join(full, 0))
 
 
 def test_an_id_that_a_persistent_znode_holds_is_named(tree: Tree, node: Node) -> None:
     put(tree, PATHS.member(1))
-    with pytest.raises(ZooKeeperError, match=r"members/1 is a persistent znode, which no daemon holds: delete it"):
+    with pytest.raises(
+        ZooKeeperError, match=r"members/1 is a persistent znode, which no daemon holds: delete it"
+    ):
         run(node.part.round())
 
 
 @pytest.mark.parametrize("record", [ME.encode(), b"{"], ids=["a member", "unreadable"])
-def test_an_id_that_another_session_holds_is_waited_for_and_then_refused(tree: Tree, node: Node, record: bytes) -> None:
+def test_an_id_that_another_session_holds_is_waited_for_and_then_refused(
+    tree: Tree, node: Node, record: bytes
+) -> None:
     put(tree, PATHS.member(1), record, OTHERS)
     assert run(node.part.round()) == 8.0
     node.now_s += 5.0
@@ -115,20 +124,20 @@ def test_a_lease_of_a_former_life_on_another_kernel_is_waited_for(tree: Tree, no
     assert run(node.part.round()) == pytest.approx(over_s - 1.0)
     node.now_s += over_s
     node.rounds()
-    assert node.part.standing.is_member
+    assert node.part.node_state.is_member
 
 
 def test_a_joining_that_others_disturb_is_tried_again(tree: Tree, node: Node) -> None:
     put(tree, PATHS.ack(1), b"", OTHERS)  # of a record that is gone
     node.rounds()
-    assert node.part.standing.is_member
+    assert node.part.node_state.is_member
     assert tree.nodes[PATHS.ack(1)].stat.owner == MINE
 
 
 def test_a_record_that_appears_while_joining_is_looked_at(tree: Tree, node: Node) -> None:
     node.zookeeper.before = appears(tree, node)
     assert run(node.part.round()) == pytest.approx(0.1)
-    assert not node.part.standing.is_member
+    assert not node.part.node_state.is_member
 
 
 def appears(tree: Tree, node: Node) -> Callable[[int], None]:
@@ -144,7 +153,7 @@ def test_a_kernel_that_cannot_be_told_is_not_said_to_be_released(tree: Tree, mem
         raise DataplaneError("no")
 
     member.gate.drop = refuse  # type: ignore[method-assign]
-    run(member.part.entry.withdraw())
+    run(member.part.joining.withdraw())
     assert PATHS.member(1) not in tree.nodes
     lease = run(Membership(member.zookeeper, PATHS, 1).lease(1))
     assert lease is not None
@@ -153,19 +162,21 @@ def test_a_kernel_that_cannot_be_told_is_not_said_to_be_released(tree: Tree, mem
 
 def test_a_withdrawal_that_is_refused_again_and_again_ends(tree: Tree, member: Node) -> None:
     member.zookeeper.before = fails(*range(1, 1000), error=lambda: Refused(0, Reason(version=True)))
-    run(member.part.entry.withdraw())
-    assert not member.part.standing.is_member
+    run(member.part.joining.withdraw())
+    assert not member.part.node_state.is_member
     assert PATHS.member(1) in tree.nodes
 
 
-def test_a_member_whose_acknowledgement_is_gone_withdraws_all_the_same(tree: Tree, member: Node) -> None:
+def test_a_member_whose_acknowledgement_is_gone_withdraws_all_the_same(
+    tree: Tree, member: Node
+) -> None:
     remove(tree, PATHS.ack(1))
-    run(member.part.entry.withdraw())
+    run(member.part.joining.withdraw())
     assert PATHS.member(1) not in tree.nodes
 
 
 def test_who_is_no_member_has_nothing_to_withdraw(tree: Tree, node: Node) -> None:
-    run(node.part.entry.withdraw())
+    run(node.part.joining.withdraw())
     assert PATHS.lease(1) not in tree.nodes
 
 
@@ -173,7 +184,7 @@ def test_who_is_no_member_has_nothing_to_withdraw(tree: Tree, node: Node) -> Non
 
 
 def test_a_bucket_is_kept_until_two_looks_in_a_row_find_no_connection_in_it(member: Node) -> None:
-    member.part.standing.kept = frozenset({3, 20})
+    member.part.node_state.kept = frozenset({3, 20})
     run(member.part.sweep())
     assert member.gate.asked[-1] != "forget [20]"
     run(member.part.sweep())
@@ -187,33 +198,35 @@ def test_a_bucket_is_kept_until_two_looks_in_a_row_find_no_connection_in_it(memb
 
 def test_a_lease_that_another_kernel_renews_ends_the_daemon(tree: Tree, member: Node) -> None:
     put(tree, PATHS.lease(1), LeaseRecord("another", 7, None).encode())
-    with pytest.raises(ZooKeeperError, match=r"renewed by another daemon \(pid 7 of another host\)"):
+    with pytest.raises(
+        ZooKeeperError, match=r"renewed by another daemon \(pid 7 of another host\)"
+    ):
         run(member.part.renewal.renew())
     assert member.gate.asked[-1] == "drop"
 
 
 def test_a_node_that_left_while_it_learned_its_version_writes_nothing(member: Node) -> None:
-    member.part.standing.lease_known = False
+    member.part.node_state.lease_known = False
     version = member.tree.nodes[PATHS.lease(1)].stat.version
-    member.zookeeper.before = lambda _number: member.part.standing.lost()
+    member.zookeeper.before = lambda _number: member.part.node_state.lost()
     run(member.part.renewal.renew())
     assert member.tree.nodes[PATHS.lease(1)].stat.version == version
 
 
 def test_an_acknowledgement_that_somebody_deleted_is_made_anew(tree: Tree, member: Node) -> None:
     remove(tree, PATHS.ack(1))
-    member.part.standing.acked = None
+    member.part.node_state.acked = None
     for _ in range(3):
         run(member.part.renewal.renew())
     (ack,) = run(Membership(member.zookeeper, PATHS, 2).acks([1])).values()
-    assert ack == Ack(member.part.handover.view_id or ViewId(0, 0, 0), Stage.RELEASED)
+    assert ack == Ack(member.part.handover.view_id or ViewId(0, 0, 0), Phase.RELEASED)
 
 
 def test_a_mending_that_is_cut_off_is_tried_again(tree: Tree, member: Node) -> None:
     remove(tree, PATHS.lease(1))
     member.zookeeper.before = fails(member.zookeeper._asked + 2)
     run(member.part.renewal.renew())
-    assert not member.part.standing.lease_known
+    assert not member.part.node_state.lease_known
     member.zookeeper.before = fails()
     for _ in range(2):
         run(member.part.renewal.renew())
@@ -239,21 +252,23 @@ def test_who_holds_goes_on_alone_and_who_does_not_lets_it_end(member: Node) -> N
     member.zookeeper.before = fails(*range(1, 1000))
     run(member.part.renewal.renew())
     assert member.gate.asked[-1] == "arm"
-    member.part.renewal._host = member.part.renewal._host._replace(hold=True)
+    member.part.renewal._environment = member.part.renewal._environment._replace(hold=True)
     run(member.part.renewal.renew())
     assert member.gate.asked[-1] == "promote"
 
 
-def test_an_acknowledgement_that_changes_while_it_is_read_is_read_again(tree: Tree, node: Node) -> None:
+def test_an_acknowledgement_that_changes_while_it_is_read_is_read_again(
+    tree: Tree, node: Node
+) -> None:
     """Its watch has fired by the time that the answer is here, and will not fire again."""
     for number in (5, 6):
         living(tree, number)
         put(tree, PATHS.ack(number), b"", OTHERS)
     wait(node)
-    released = Ack(view_id(tree.nodes[PATHS.members].stat), Stage.RELEASED).encode()
+    released = Ack(view_id(tree.nodes[PATHS.members].stat), Phase.RELEASED).encode()
     get_all = node.zookeeper.get_all
 
-    async def overtaken(paths: Sequence[str], *, watch: bool = False) -> list[ZooKeeperNode | None]:
+    async def overtaken(paths: Sequence[str], *, watch: bool = False) -> list[Znode | None]:
         found = await get_all(paths, watch=watch)
         put(tree, PATHS.ack(6), released, OTHERS)
         node.part.notice(PATHS.ack(6))
@@ -264,7 +279,7 @@ def test_an_acknowledgement_that_changes_while_it_is_read_is_read_again(tree: Tr
     for number in (5, 6):
         node.part.notice(PATHS.ack(number))
     wait(node)
-    assert node.part.handover.lacking(Stage.RELEASED) == frozenset()
+    assert node.part.handover.lacking(Phase.RELEASED) == frozenset()
 
 
 def wait(node: Node) -> None:
@@ -284,11 +299,16 @@ def test_reading_acknowledgements_that_is_cut_off_is_tried_again(tree: Tree, mem
     assert member.part._stale_acks == {5}
 
 
-def test_what_is_wished_for_stands_in_the_record_and_takes_a_hand_over(member: Node, tree: Tree) -> None:
+def test_what_is_wished_for_stands_in_the_record_and_takes_a_hand_over(
+    member: Node, tree: Tree
+) -> None:
     before = member.part.handover.view_id
     member.part.wish("draining", 7)
     member.rounds()
-    assert (member.part.handover.view_id != before, member.part.standing.me.state) == (True, "draining")
+    assert (member.part.handover.view_id != before, member.part.node_state.me.state) == (
+        True,
+        "draining",
+    )
     assert decode("1", tree.nodes[PATHS.member(1)].data).weight == 7
     assert member.gate.in_force == frozenset(range(1, 17))  # by this model's share
     after = member.part.handover.view_id

@@ -34,7 +34,12 @@ def printed(body: str, *, verbose: bool = False, **variables: str) -> str:
     """What a program logs to stdout, having said nothing on stderr."""
     program = PROGRAM.format(verbose=verbose, body=body)
     answer = subprocess.run(
-        [sys.executable, "-c", program], env=environment(**variables), capture_output=True, text=True, timeout=BOUND_S, check=True
+        [sys.executable, "-c", program],
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=BOUND_S,
+        check=True,
     )
     assert answer.stderr == ""
     return answer.stdout
@@ -59,7 +64,9 @@ def test_the_journal_adds_its_own_time() -> None:
     stat = os.fstat(writing)
     program = PROGRAM.format(verbose=False, body='log.warning("lost")')
     variables = environment(JOURNAL_STREAM=f"{stat.st_dev}:{stat.st_ino}")
-    subprocess.run([sys.executable, "-c", program], env=variables, stdout=writing, timeout=BOUND_S, check=True)
+    subprocess.run(
+        [sys.executable, "-c", program], env=variables, stdout=writing, timeout=BOUND_S, check=True
+    )
     os.close(writing)
     with os.fdopen(reading) as log:
         assert log.read() == "warning: lost\n"
@@ -74,7 +81,9 @@ def test_a_journal_that_reads_another_stream_adds_no_time_here() -> None:
 def test_levels(verbose: bool) -> None:
     lines = [line.partition(" ")[2] for line in printed(EVERY_LEVEL, verbose=verbose).splitlines()]
     always = ["backend-3 joined", "warning: lost", "error: cannot serve"]
-    assert lines == (["nothing changed", *always, "warning: attempt failed", "connecting"] if verbose else always)
+    assert lines == (
+        ["nothing changed", *always, "warning: attempt failed", "connecting"] if verbose else always
+    )
 
 
 def test_other_packages_do_not_log_to_stdout() -> None:
@@ -87,7 +96,13 @@ def test_beginning_twice_prints_once() -> None:
 
 def test_a_line_is_out_before_the_next_begins() -> None:
     program = PROGRAM.format(verbose=False, body='log.info("joined"); sys.stdin.read()')
-    with subprocess.Popen([sys.executable, "-c", program], env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
         assert process.stdout is not None
         assert process.stdout.readline().endswith(" joined\n")
         assert process.poll() is None
@@ -97,10 +112,18 @@ def test_a_line_is_out_before_the_next_begins() -> None:
 
 def test_a_log_that_nobody_reads_any_more_is_no_reason_for_tracebacks() -> None:
     program = PROGRAM.format(
-        verbose=False, body='log.info("first"); sys.stdin.read(); log.info("second"); print("alive", file=sys.stderr); logging.shutdown()'
+        verbose=False,
+        body='log.info("first"); sys.stdin.read(); log.info("second"); print("alive", file=sys.stderr); logging.shutdown()',
     )
     command = [sys.executable, "-c", program]
-    with subprocess.Popen(command, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        env=environment(),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         assert process.stderr is not None

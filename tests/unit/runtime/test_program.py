@@ -18,22 +18,39 @@ def run(coroutine: Coroutine[None, None, None]) -> None:
     asyncio.run(asyncio.wait_for(coroutine, BOUND_S))
 
 
-async def ended(path: object, *arguments: str, variables: dict[str, str] | None = None, standard_input: bytes = b"") -> tuple[int, str]:
+async def ended(
+    path: object,
+    *arguments: str,
+    variables: dict[str, str] | None = None,
+    standard_input: bytes = b"",
+) -> tuple[int, str]:
     """A program's exit status and last line."""
     running = program.start((str(path), *arguments), variables or {}, standard_input=standard_input)
     return await running.ended, running.last_line
 
 
-def test_a_program_gets_its_arguments_variables_and_input_as_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_program_gets_its_arguments_variables_and_input_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", "/run/ours")
     monkeypatch.setenv("INHERITED", "yes")
     text = r'printf "%s|" "$#" "$@" "$MAGLEV0_VIP" "$INHERITED" "$NOTIFY_SOCKET" "$(cat)" "$(pwd)"'
 
     async def scenario() -> None:
         arguments = ("$HOME", "a  b", "'; exit 1", "", "-e")
-        status, said = await ended(script(tmp_path, text), *arguments, variables={"MAGLEV0_VIP": "198.51.100.1"}, standard_input=b"in\nput\n")
+        status, said = await ended(
+            script(tmp_path, text),
+            *arguments,
+            variables={"MAGLEV0_VIP": "198.51.100.1"},
+            standard_input=b"in\nput\n",
+        )
         assert (status, said) == (0, "put|/|")
-        assert await ended(script(tmp_path, text + r" | tr '\n' ' '"), *arguments, variables={"MAGLEV0_VIP": "v"}, standard_input=b"in\nput\n") == (
+        assert await ended(
+            script(tmp_path, text + r" | tr '\n' ' '"),
+            *arguments,
+            variables={"MAGLEV0_VIP": "v"},
+            standard_input=b"in\nput\n",
+        ) == (
             0,
             "5|$HOME|a  b|'; exit 1||-e|v|yes||in put|/|",
         )
@@ -54,7 +71,9 @@ def test_a_program_gets_its_arguments_variables_and_input_as_they_are(tmp_path: 
         ("kill -SEGV $$", -signal.SIGSEGV, ""),
     ],
 )  # fmt: skip
-def test_what_became_of_a_program_is_told(tmp_path: Path, text: str, status: int, said: str) -> None:
+def test_what_became_of_a_program_is_told(
+    tmp_path: Path, text: str, status: int, said: str
+) -> None:
     async def scenario() -> None:
         assert await ended(script(tmp_path, text)) == (status, said)
 
@@ -62,7 +81,11 @@ def test_what_became_of_a_program_is_told(tmp_path: Path, text: str, status: int
 
 
 def test_exit_statuses_are_told_in_words() -> None:
-    assert [program.fate(status) for status in (3, -9, -34)] == ["exit status 3", "killed by SIGKILL", "killed by SIGRTMIN"]
+    assert [program.fate(status) for status in (3, -9, -34)] == [
+        "exit status 3",
+        "killed by SIGKILL",
+        "killed by SIGRTMIN",
+    ]
     assert program.fate(-40) == "killed by signal 40"
 
 
@@ -90,17 +113,26 @@ def test_a_flood_is_cut(tmp_path: Path) -> None:
 
 def test_a_flood_that_nobody_listens_to_harms_nothing(tmp_path: Path) -> None:
     async def scenario() -> None:
-        running = program.start((str(script(tmp_path, "head -c 100000000 /dev/zero; exit 5")),), {}, listen=False)
+        running = program.start(
+            (str(script(tmp_path, "head -c 100000000 /dev/zero; exit 5")),), {}, listen=False
+        )
         assert await running.ended == 5
         assert (running.flooded, running.last_line) == (False, "")
 
     run(scenario())
 
 
-def test_what_a_program_leaves_in_the_background_goes_with_it_and_is_not_waited_for(tmp_path: Path) -> None:
+def test_what_a_program_leaves_in_the_background_goes_with_it_and_is_not_waited_for(
+    tmp_path: Path,
+) -> None:
     async def scenario() -> None:
         with lives(tmp_path) as processes:
-            assert await ended(script(tmp_path, f"exec 9>{processes.path}; echo a >&9; sleep 1000 & sleep 1000 & echo done")) == (0, "done")
+            assert await ended(
+                script(
+                    tmp_path,
+                    f"exec 9>{processes.path}; echo a >&9; sleep 1000 & sleep 1000 & echo done",
+                )
+            ) == (0, "done")
             await processes.ended()
 
     run(scenario())
@@ -158,7 +190,10 @@ def test_the_descriptors_of_the_daemon_are_not_inherited(tmp_path: Path) -> None
     async def scenario() -> None:
         reading, writing = os.pipe()
         os.set_inheritable(writing, True)
-        assert await ended(script(tmp_path, f"[ -e /proc/self/fd/{writing} ] || echo closed")) == (0, "closed")
+        assert await ended(script(tmp_path, f"[ -e /proc/self/fd/{writing} ] || echo closed")) == (
+            0,
+            "closed",
+        )
         os.close(reading)
         os.close(writing)
 

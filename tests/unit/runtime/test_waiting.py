@@ -145,13 +145,24 @@ def test_together_raises_one_of_two_failures_of_the_same_moment() -> None:
 
 def test_delays_double_up_to_the_bound_and_begin_anew_after_success() -> None:
     backoff = Backoff()
-    assert [backoff.failed() for _ in range(8)] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, MAX_DELAY_S, MAX_DELAY_S]
+    assert [backoff.failed() for _ in range(8)] == [
+        0.1,
+        0.2,
+        0.4,
+        0.8,
+        1.6,
+        3.2,
+        MAX_DELAY_S,
+        MAX_DELAY_S,
+    ]
     backoff.succeeded()
     assert backoff.failed() == FIRST_DELAY_S
 
 
 @given(st.lists(st.booleans(), max_size=60), st.floats(FIRST_DELAY_S, 100))
-def test_no_delay_is_beyond_its_bounds_and_none_shrinks_while_failures_go_on(outcomes: list[bool], most_s: float) -> None:
+def test_no_delay_is_beyond_its_bounds_and_none_shrinks_while_failures_go_on(
+    outcomes: list[bool], most_s: float
+) -> None:
     backoff = Backoff(most_s)
     for succeeded, run_of_outcomes in itertools.groupby(outcomes):
         if succeeded:

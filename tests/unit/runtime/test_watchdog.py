@@ -32,10 +32,17 @@ told = os.fdopen(int(sys.argv[1]), "w", buffering=1)
 print(last_beat_s, file=told)
 """
 SLEEPING = BEGIN + "def stuck_in_a_call(): time.sleep(1000)\nstuck_in_a_call()\n"
-OUT_OF_DESCRIPTORS = BEGIN + "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3)); time.sleep(1000)\n"
-WITHOUT_STDERR = BEGIN + "sys.stderr = None; time.sleep(1000)\n"  # what Python makes of a closed descriptor 2
+OUT_OF_DESCRIPTORS = (
+    BEGIN
+    + "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3)); time.sleep(1000)\n"
+)
+WITHOUT_STDERR = (
+    BEGIN + "sys.stderr = None; time.sleep(1000)\n"
+)  # what Python makes of a closed descriptor 2
 WRITING = BEGIN + "while True: print('x' * 1000, flush=True)\n"
-BEATING = BEGIN + "while not select.select([0], [], [], watchdog.period_s / 2)[0]: watchdog.beat()\n"
+BEATING = (
+    BEGIN + "while not select.select([0], [], [], watchdog.period_s / 2)[0]: watchdog.beat()\n"
+)
 
 
 @contextmanager
@@ -43,7 +50,9 @@ def running(program: str, stderr: int) -> Iterator[tuple[subprocess.Popen[bytes]
     """The process, and when it beat last."""
     reading, writing = os.pipe()
     command = [sys.executable, "-c", program, str(writing)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, pass_fds=[writing]) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, pass_fds=[writing]
+    ) as process:
         os.close(writing)
         try:
             with os.fdopen(reading) as told:
@@ -65,7 +74,10 @@ def test_a_loop_stuck_in_a_call_ends_the_process_and_its_stacks_are_told() -> No
         assert process.stderr is not None
         first, *stacks = process.stderr.read().decode().splitlines()
     assert TIMEOUT_S <= elapsed_s <= TIMEOUT_S * (1 + 1 / LOOKS) + SLACK_S
-    assert first == "maglev0: the main loop stood still for 1.0 s; its stacks follow, then the process ends"
+    assert (
+        first
+        == "maglev0: the main loop stood still for 1.0 s; its stacks follow, then the process ends"
+    )
     assert any(line.endswith("in stuck_in_a_call") for line in stacks)
 
 
@@ -77,7 +89,9 @@ def test_a_loop_stuck_in_a_full_pipe_ends_the_process_though_the_stacks_fit_nowh
     assert TIMEOUT_S <= elapsed_s <= TIMEOUT_S * (1 + 1 / LOOKS) + DUMP_TIMEOUT_S + SLACK_S
 
 
-@pytest.mark.parametrize("program", [OUT_OF_DESCRIPTORS, WITHOUT_STDERR], ids=["out of descriptors", "without stderr"])
+@pytest.mark.parametrize(
+    "program", [OUT_OF_DESCRIPTORS, WITHOUT_STDERR], ids=["out of descriptors", "without stderr"]
+)
 def test_a_stuck_process_ends_though_nothing_can_be_told(program: str) -> None:
     with running(program, subprocess.PIPE) as (process, last_beat_s):
         assert end_of(process, last_beat_s) <= TIMEOUT_S * (1 + 1 / LOOKS) + SLACK_S

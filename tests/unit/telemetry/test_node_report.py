@@ -15,7 +15,17 @@ from hypothesis import strategies as st
 from maglev0.core.settings import FORMAT
 from maglev0.core.table import MAX_SIZE
 from maglev0.core.view import MAX_ID, MAX_MEMBERS, MAX_START_TIME_S, MAX_WEIGHT, ViewId
-from maglev0.telemetry.node_report import MAX_HELD_BYTES, MAX_LEASE_S, MAX_REASONS, MAX_REPORT_BYTES, NodeReport, decode, digest, pack, unpack
+from maglev0.telemetry.node_report import (
+    MAX_HELD_BYTES,
+    MAX_LEASE_S,
+    MAX_REASONS,
+    MAX_REPORT_BYTES,
+    NodeReport,
+    decode,
+    digest,
+    pack,
+    unpack,
+)
 from tests.unit.core.test_settings import corrupted
 
 _Record = TypeVar("_Record")
@@ -25,12 +35,18 @@ times = st.floats(0, MAX_START_TIME_S)
 all_reports = st.builds(
     NodeReport,
     read_at=times,
-    view=st.none() | st.builds(ViewId, st.integers(0, (1 << 63) - 1), st.integers(-(1 << 31), (1 << 31) - 1), st.integers(0, 1 << 30)),
+    view=st.none()
+    | st.builds(
+        ViewId,
+        st.integers(0, (1 << 63) - 1),
+        st.integers(-(1 << 31), (1 << 31) - 1),
+        st.integers(0, 1 << 30),
+    ),
     view_at=times,
     held=st.integers(0, MAX_SIZE),
     digest=texts,
     lease_left_s=st.floats(-MAX_LEASE_S, MAX_LEASE_S),
-    late=st.integers(0, MAX_SIZE),
+    kept=st.integers(0, MAX_SIZE),
     flows=st.none() | st.integers(0, 1 << 32),
     able=st.booleans(),
     problems=st.lists(texts, max_size=3).map(tuple),
@@ -39,7 +55,21 @@ all_reports = st.builds(
     before=st.dictionaries(st.integers(1, MAX_ID), st.integers(0, MAX_WEIGHT), max_size=5),
     format=st.just(FORMAT),
 )
-PLAIN = NodeReport(1.0, ViewId(1, 2, 3), 0.5, 4, "ab", 1.5, 0, None, able=True, problems=(), xdp="off", version="1", before={3: 1})
+PLAIN = NodeReport(
+    1.0,
+    ViewId(1, 2, 3),
+    0.5,
+    4,
+    "ab",
+    1.5,
+    0,
+    None,
+    able=True,
+    problems=(),
+    xdp="off",
+    version="1",
+    before={3: 1},
+)
 
 
 def outcome_of(decoder: Callable[[bytes], _Record], data: bytes) -> _Record | ValueError:
@@ -65,7 +95,7 @@ def test_what_was_encoded_is_decoded_to_the_same(report: NodeReport) -> None:
         (replace(PLAIN, digest="cd"), True),
         (replace(PLAIN, view=ViewId(1, 2, 4)), True),
         (replace(PLAIN, problems=("tcp:80 does not answer",)), True),
-        (replace(PLAIN, late=1), True),
+        (replace(PLAIN, kept=1), True),
     ],
 )
 def test_a_report_is_news_if_more_than_time_passed(later: NodeReport, is_news: bool) -> None:
@@ -74,7 +104,7 @@ def test_a_report_is_news_if_more_than_time_passed(later: NodeReport, is_news: b
 
 
 def test_connections_that_end_are_news_while_they_are_waited_for() -> None:
-    waiting = replace(PLAIN, late=2, flows=7)
+    waiting = replace(PLAIN, kept=2, flows=7)
     assert replace(waiting, flows=6).is_news_after(waiting)
 
 
@@ -139,7 +169,9 @@ def held(draw: st.DrawFn) -> tuple[int, frozenset[int]]:
 
 
 @given(held(), held())
-def test_what_was_packed_is_unpacked_and_told_apart(one: tuple[int, frozenset[int]], other: tuple[int, frozenset[int]]) -> None:
+def test_what_was_packed_is_unpacked_and_told_apart(
+    one: tuple[int, frozenset[int]], other: tuple[int, frozenset[int]]
+) -> None:
     total_nodes, buckets = one
     assert unpack(total_nodes, pack(total_nodes, buckets)) == buckets
     others = frozenset(bucket for bucket in other[1] if bucket <= total_nodes)
@@ -178,4 +210,8 @@ def test_what_is_no_set_of_buckets_is_refused(data: bytes, what: str) -> None:
 )
 def test_no_data_unfolds_to_more_than_there_is(data: bytes) -> None:
     outcome = outcome_of(partial(unpack, 64), data)
-    assert str(outcome).isprintable() if isinstance(outcome, ValueError) else outcome <= frozenset(range(1, 65))
+    assert (
+        str(outcome).isprintable()
+        if isinstance(outcome, ValueError)
+        else outcome <= frozenset(range(1, 65))
+    )

@@ -14,23 +14,30 @@ from pathlib import Path
 import pytest
 
 from maglev0.telemetry import notify
-from maglev0.telemetry.notify import MAX_WAITING, Event, Notifier
+from maglev0.telemetry.notify import MAX_WAITING, Notifier, StateChange
 from tests.support.services import BOUND_S, Lives, lives, running, script
 
-EVENT = Event(IPv4Address("198.51.100.1"), 3, "active", "joining", "took its share, at once", 1700000000.5)
+EVENT = StateChange(
+    IPv4Address("198.51.100.1"), 3, "active", "joining", "took its share, at once", 1700000000.5
+)
 
 
 def run(coroutine: Coroutine[None, None, None]) -> None:
     asyncio.run(asyncio.wait_for(coroutine, BOUND_S))
 
 
-def numbered(number: int) -> Event:
+def numbered(number: int) -> StateChange:
     return replace(EVENT, state=str(number))
 
 
 def hanging(directory: Path, processes: Lives) -> str:
     """A program that writes down what it was told, ignores SIGTERM and hangs, and so does what it started."""
-    return str(script(directory, f"trap '' TERM; exec 9>{processes.path}; echo $2 >>{directory}/told; sleep 1000 & echo a >&9; sleep 1000"))
+    return str(
+        script(
+            directory,
+            f"trap '' TERM; exec 9>{processes.path}; echo $2 >>{directory}/told; sleep 1000 & echo a >&9; sleep 1000",
+        )
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -38,9 +45,18 @@ def _logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "maglev0")
 
 
-def test_the_program_is_told_by_arguments_and_on_its_input(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_program_is_told_by_arguments_and_on_its_input(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async def scenario() -> None:
-        notifier = Notifier(str(script(tmp_path, f'printf "%s|" "$#" "$@" "$MAGLEV0_VIP" >{tmp_path}/arguments; cat >{tmp_path}/input')))
+        notifier = Notifier(
+            str(
+                script(
+                    tmp_path,
+                    f'printf "%s|" "$#" "$@" "$MAGLEV0_VIP" >{tmp_path}/arguments; cat >{tmp_path}/input',
+                )
+            )
+        )
         async with running(notifier.run()):
             notifier.tell(EVENT)
             await notifier.flush(BOUND_S)
@@ -59,7 +75,10 @@ def test_the_program_is_told_by_arguments_and_on_its_input(tmp_path: Path, caplo
 
 
 def test_events_are_told_in_order_one_at_a_time(tmp_path: Path) -> None:
-    program = script(tmp_path, f"mkdir {tmp_path}/busy || echo two >>{tmp_path}/told; echo $2 >>{tmp_path}/told; rmdir {tmp_path}/busy")
+    program = script(
+        tmp_path,
+        f"mkdir {tmp_path}/busy || echo two >>{tmp_path}/told; echo $2 >>{tmp_path}/told; rmdir {tmp_path}/busy",
+    )
 
     async def scenario() -> None:
         notifier = Notifier(str(program))
@@ -89,14 +108,24 @@ def test_what_does_not_end_is_killed_with_all_that_it_started_and_the_next_event
                 await notifier.flush(BOUND_S)
             await processes.ended()
         assert (tmp_path / "told").read_text().split() == ["0", "1"]
-        assert caplog.messages == [f"{tmp_path}/program was killed: it had not ended 0.5 s after it was told of {number}" for number in range(2)]
+        assert caplog.messages == [
+            f"{tmp_path}/program was killed: it had not ended 0.5 s after it was told of {number}"
+            for number in range(2)
+        ]
 
     run(scenario())
 
 
-def test_a_program_that_cannot_be_run_or_fails_is_one_line_each_time(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_program_that_cannot_be_run_or_fails_is_one_line_each_time(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async def scenario() -> None:
-        for path in (tmp_path / "missing", tmp_path, script(tmp_path, "yes; exit 7"), script(tmp_path, "head -c 10000000 /dev/zero; exit 7")):
+        for path in (
+            tmp_path / "missing",
+            tmp_path,
+            script(tmp_path, "yes; exit 7"),
+            script(tmp_path, "head -c 10000000 /dev/zero; exit 7"),
+        ):
             notifier = Notifier(str(path))
             notifier.tell(EVENT)
             with suppress(TimeoutError):
@@ -110,7 +139,9 @@ def test_a_program_that_cannot_be_run_or_fails_is_one_line_each_time(tmp_path: P
     run(scenario())
 
 
-def test_a_queue_that_is_full_loses_the_oldest_and_says_so_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_queue_that_is_full_loses_the_oldest_and_says_so_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = str(script(tmp_path, f"echo $2 >>{tmp_path}/told"))
 
     async def scenario() -> None:
@@ -118,8 +149,12 @@ def test_a_queue_that_is_full_loses_the_oldest_and_says_so_once(tmp_path: Path, 
         for number in range(MAX_WAITING + 3):
             notifier.tell(numbered(number))
         await notifier.flush(BOUND_S)
-        assert (tmp_path / "told").read_text().split() == [str(number) for number in range(3, MAX_WAITING + 3)]
-        assert caplog.messages == [f"more than {MAX_WAITING} events wait for {path}: the oldest are dropped"]
+        assert (tmp_path / "told").read_text().split() == [
+            str(number) for number in range(3, MAX_WAITING + 3)
+        ]
+        assert caplog.messages == [
+            f"more than {MAX_WAITING} events wait for {path}: the oldest are dropped"
+        ]
         # Once it has caught up, the next time is news again.
         for number in range(MAX_WAITING + 1):
             notifier.tell(numbered(number))
@@ -128,7 +163,9 @@ def test_a_queue_that_is_full_loses_the_oldest_and_says_so_once(tmp_path: Path, 
     run(scenario())
 
 
-def test_a_flush_ends_when_time_is_up_and_says_what_is_left(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_flush_ends_when_time_is_up_and_says_what_is_left(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async def scenario() -> None:
         with lives(tmp_path) as processes:
             notifier = Notifier(hanging(tmp_path, processes))
@@ -138,7 +175,9 @@ def test_a_flush_ends_when_time_is_up_and_says_what_is_left(tmp_path: Path, capl
                 await processes.begun()
                 await notifier.flush(0.1)
             await processes.ended()
-        assert caplog.messages == [f"2 events are left that {tmp_path}/program was not told of within 0.1 s"]
+        assert caplog.messages == [
+            f"2 events are left that {tmp_path}/program was not told of within 0.1 s"
+        ]
 
     run(scenario())
 

@@ -7,7 +7,7 @@ import pytest
 from maglev0.core import table
 from maglev0.core.view import DRAINING, DRY_RUN, FAILING
 from maglev0.errors import ZooKeeperError
-from maglev0.protocol.handover import Ack, Stage
+from maglev0.protocol.handover import Ack, Phase
 from maglev0.protocol.orders import Order
 from maglev0.protocol.ports.zookeeper import Stat
 from maglev0.telemetry.node_report import pack
@@ -25,8 +25,10 @@ def test_a_sound_cluster_is_seen_as_it_is() -> None:
     assert seen.view.id == cluster.view
     assert seen.view_number == view_number(seen.view) == 3
     assert seen.owners == table.build(16, {"backend-1": 1, "backend-2": 1, "backend-3": 1})
-    assert sorted(bucket for share in seen.shares.values() for bucket in share) == list(range(1, 17))
-    assert seen.acks == dict.fromkeys((1, 2, 3), Ack(cluster.view, Stage.RELEASED))
+    assert sorted(bucket for share in seen.shares.values() for bucket in share) == list(
+        range(1, 17)
+    )
+    assert seen.acks == dict.fromkeys((1, 2, 3), Ack(cluster.view, Phase.RELEASED))
     assert set(seen.leases) == set(seen.reports) == {1, 2, 3}
     assert not seen.ignored
     assert seen.findings.is_sound

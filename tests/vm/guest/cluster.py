@@ -11,17 +11,21 @@ from maglev0.lab.testbed import addresses, claim, namespace, network, node_log
 from maglev0.lab.testbed.network import TRAFFIC, Network, Socket
 from maglev0.lab.testbed.node_log import Picture
 from maglev0.lab.testbed.process import Process, wait_for
-from maglev0.lab.testbed.zookeeper import Ensemble, Place, Times
-from maglev0.lab.traffic.probe import Plan
+from maglev0.lab.testbed.zookeeper import Ensemble, ServerLocation, Times
+from maglev0.lab.traffic.probe import ProbePlan
 from maglev0.lab.traffic.report import Report
 from tests.vm.guest.forked import Forked
 from tests.vm.guest.space import PROC_FILE, flush
 
 # A JVM takes 10 s to start here; many times that while other programs keep the machine's processors busy.
 PATIENCE_S = 200.0
-PLAN = Plan(requests=90, clients=30, protocols=("tcp", "udp", "ping"), rate_per_s=20.0, deadline_s=20.0)
+PLAN = ProbePlan(
+    requests=90, clients=30, protocols=("tcp", "udp", "ping"), rate_per_s=20.0, deadline_s=20.0
+)
 # Of TCP a bucket that moves leaves connections to the old owner's segments and the new one's resets: no answers to one request.
-STEADY = Plan(requests=None, clients=60, protocols=("udp", "ping"), rate_per_s=40.0, deadline_s=5.0)
+STEADY = ProbePlan(
+    requests=None, clients=60, protocols=("udp", "ping"), rate_per_s=40.0, deadline_s=5.0
+)
 
 
 class Pace(NamedTuple):
@@ -46,7 +50,11 @@ class Cluster:
         self.client = self.claim.namespace("client")
         self._services: list[Process] = []
         self._probes = count(1)
-        self._zookeeper = Ensemble(self.claim.directory, [Place("0.0.0.0", namespace=self.node(1))], pace.zookeeper)  # noqa: S104  for all servers
+        self._zookeeper = Ensemble(
+            self.claim.directory,
+            [ServerLocation("0.0.0.0", namespace=self.node(1))],  # noqa: S104
+            pace.zookeeper,
+        )
 
     def node(self, number: int) -> str:
         """The namespace of a server."""
@@ -89,11 +97,24 @@ class Cluster:
 
     def _boot(self, number: int) -> None:
         name = f"backend-{number}"
-        self._plug(f"node{number}", self.node(number), addresses.node_address(number), addresses.node_mac(number))
+        self._plug(
+            f"node{number}",
+            self.node(number),
+            addresses.node_address(number),
+            addresses.node_mac(number),
+        )
         network.add_route(self.node(number), addresses.CLIENTS, "eth0", addresses.CLIENT_ROUTER)
         arguments = [f"--name={name}", f"--port={addresses.SERVICE_PORT}"]
         log = self.claim.directory / f"{name}-service.log"
-        self._services.append(Forked(f"service of {name}", "maglev0.lab.traffic.responder", arguments, log, self.node(number)))
+        self._services.append(
+            Forked(
+                f"service of {name}",
+                "maglev0.lab.traffic.responder",
+                arguments,
+                log,
+                self.node(number),
+            )
+        )
 
     def start_daemon(self, number: int, *flags: str) -> Process:
         """Start a daemon with the flags behind --my-id; the first server's finds ZooKeeper where flags left out look for it."""
@@ -103,7 +124,14 @@ class Cluster:
         run = self.claim.directory / f"backend-{number}-run"
         run.mkdir(mode=0o700, exist_ok=True)
         arguments = [f"--my-id={number}", *elsewhere, pace, *flags]
-        return Forked(f"daemon of backend-{number}", "maglev0", arguments, log, self.node(number), environment={"RUNTIME_DIRECTORY": str(run)})
+        return Forked(
+            f"daemon of backend-{number}",
+            "maglev0",
+            arguments,
+            log,
+            self.node(number),
+            environment={"RUNTIME_DIRECTORY": str(run)},
+        )
 
     def settle(self, daemons: dict[int, Process]) -> Picture:
         """Wait until every daemon's log shows all of them as members, and what its kernel then held."""
@@ -111,7 +139,11 @@ class Cluster:
 
         def agreed() -> Picture | None:
             pictures = [node_log.latest(daemon.output()) for daemon in daemons.values()]
-            return pictures[0] if all(picture is not None and picture.members == members for picture in pictures) else None
+            return (
+                pictures[0]
+                if all(picture is not None and picture.members == members for picture in pictures)
+                else None
+            )
 
         return wait_for(agreed, list(daemons.values()), PATIENCE_S, f"members {members}")
 
@@ -124,10 +156,16 @@ class Cluster:
         """Ask the VIP from many addresses and count who answers."""
         return reported(self.start_probe(PLAN))
 
-    def start_probe(self, plan: Plan) -> Process:
+    def start_probe(self, plan: ProbePlan) -> Process:
         """Begin to ask; `reported` tells what came of it."""
         log = Path(self.claim.directory, f"probe-{next(self._probes)}.log")
-        probing = Forked("probing client", "maglev0.lab.traffic.probe", [*plan.arguments(), "--json"], log, self.client)
+        probing = Forked(
+            "probing client",
+            "maglev0.lab.traffic.probe",
+            [*plan.arguments(), "--json"],
+            log,
+            self.client,
+        )
         probing.wait_line("^probing$", PATIENCE_S)
         return probing
 

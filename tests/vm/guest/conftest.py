@@ -14,7 +14,9 @@ from tests.vm.guest.space import Space
 from tests.vm.guest.wire import VIP, Wire
 
 with warnings.catch_warnings():
-    warnings.simplefilter("ignore")  # python-iptables leaves pipes open at import, and its own escapes are no longer Python's
+    warnings.simplefilter(
+        "ignore"
+    )  # python-iptables leaves pipes open at import, and its own escapes are no longer Python's
     import iptc  # noqa: F401
 
 

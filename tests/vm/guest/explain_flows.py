@@ -25,7 +25,9 @@ async def on_clusterip(mode: HashMode, rng: random.Random, accepted: Accepted, f
         dataplane = ClusterIP(cluster.settings.service(VIP, "eth0"), cluster.settings.lease_ms)
         await dataplane.open()
         try:
-            await explain_flows.judge(dataplane, cluster, accepted, tally, flows * turn // len(SIZES) - tally.flows)
+            await explain_flows.judge(
+                dataplane, cluster, accepted, tally, flows * turn // len(SIZES) - tally.flows
+            )
         finally:
             await dataplane.close()
     return tally
@@ -34,7 +36,10 @@ async def on_clusterip(mode: HashMode, rng: random.Random, accepted: Accepted, f
 def run(flows: int, seed: int, wire: Wire) -> dict[HashMode, Tally]:
     """Compare that many flows, in equal parts of each hash mode."""
     shares = explain_flows.shares(flows)
-    return {mode: asyncio.run(on_clusterip(mode, random.Random(f"{seed} {mode}"), wire.accepted, share)) for mode, share in shares.items()}
+    return {
+        mode: asyncio.run(on_clusterip(mode, random.Random(f"{seed} {mode}"), wire.accepted, share))
+        for mode, share in shares.items()
+    }
 
 
 def main() -> int:

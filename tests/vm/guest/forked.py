@@ -27,13 +27,22 @@ class Forked(Process):
     """What `Process` is, made by fork alone."""
 
     def __init__(
-        self, name: str, module: str, arguments: Sequence[str], log: Path, in_namespace: str, *, environment: Mapping[str, str] | None = None
+        self,
+        name: str,
+        module: str,
+        arguments: Sequence[str],
+        log: Path,
+        in_namespace: str,
+        *,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
         self.log = log
         self._start = log.stat().st_size if log.exists() else 0
         log.touch()
-        child = multiprocessing.get_context("fork").Process(target=_run, args=(module, arguments, log, in_namespace, environment or {}), daemon=True)
+        child = multiprocessing.get_context("fork").Process(
+            target=_run, args=(module, arguments, log, in_namespace, environment or {}), daemon=True
+        )
         child.start()
         assert child.pid is not None
         self._popen = _Child(child)  # type: ignore[assignment]
@@ -60,7 +69,13 @@ class _Child:
             os.kill(self._child.pid, number)
 
 
-def _run(module: str, arguments: Sequence[str], log: Path, in_namespace: str, environment: Mapping[str, str]) -> None:
+def _run(
+    module: str,
+    arguments: Sequence[str],
+    log: Path,
+    in_namespace: str,
+    environment: Mapping[str, str],
+) -> None:
     os.setsid()
     os.environ.update(environment)
     output = os.open(log, os.O_WRONLY | os.O_APPEND)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from maglev0.protocol.ports.kernel import Dataplane, Move, Phase
+from maglev0.protocol.ports.kernel import Commit, Dataplane, Move
 
 ENDLESS_MS = 3_600_000  # a lease that outlasts any test
 
@@ -11,9 +11,9 @@ async def own(dataplane: Dataplane, wanted: frozenset[int]) -> Move:
     """Have exactly these buckets in force; what that changed."""
     held = await dataplane.owned()
     move = Move(gains=wanted - held, losses=held - wanted)
-    await dataplane.load(move)
-    await dataplane.flip(Phase.RELEASED)
-    await dataplane.flip(Phase.ACQUIRED)
+    await dataplane.stage(move)
+    await dataplane.commit(Commit.RELEASE)
+    await dataplane.commit(Commit.ACQUIRE)
     return move
 
 

@@ -34,7 +34,9 @@ class Space:
     @contextlib.contextmanager
     def made(cls) -> Iterator[Self]:
         """Make both, enter the server's, and remove them in the end."""
-        number = next(number for number in count() if not namespace.path_of(f"server{number}").exists())
+        number = next(
+            number for number in count() if not namespace.path_of(f"server{number}").exists()
+        )
         made = cls(f"server{number}", f"outside{number}")
         namespace.create(made.name)
         namespace.create(made.outside)
@@ -52,7 +54,9 @@ class Space:
     def _plug_cable(self) -> None:
         with IPRoute() as netlink:
             netlink.link("set", ifname="lo", state="up")
-            netlink.link("add", ifname="eth0", kind="veth", peer={"ifname": "far", "net_ns_fd": self.outside})
+            netlink.link(
+                "add", ifname="eth0", kind="veth", peer={"ifname": "far", "net_ns_fd": self.outside}
+            )
         with namespace.inside(self.outside), IPRoute() as netlink:
             netlink.link("set", ifname="far", state="up")
         with IPRoute() as netlink:
@@ -61,7 +65,13 @@ class Space:
 
 def iptables(arguments: str) -> str:
     """Run the legacy iptables as an operator would; what it prints."""
-    return subprocess.run(["iptables-legacy", *arguments.split()], check=True, capture_output=True, text=True, timeout=30).stdout
+    return subprocess.run(
+        ["iptables-legacy", *arguments.split()],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    ).stdout
 
 
 def flush() -> None:
@@ -88,7 +98,13 @@ def add_address(label: str | None = None, prefixlen: int = 32) -> None:
     """Put the VIP on eth0 as an operator would."""
     with IPRoute() as netlink:
         index = netlink.link_lookup(ifname="eth0")[0]
-        netlink.addr("add", index=index, address=VIP, prefixlen=prefixlen, **({} if label is None else {"label": label}))
+        netlink.addr(
+            "add",
+            index=index,
+            address=VIP,
+            prefixlen=prefixlen,
+            **({} if label is None else {"label": label}),
+        )
 
 
 def remove_address() -> None:
@@ -96,13 +112,19 @@ def remove_address() -> None:
     with IPRoute() as netlink:
         for address in netlink.get_addr(family=socket.AF_INET):
             if address.get("IFA_LOCAL") == VIP:
-                netlink.addr("del", index=address["index"], address=VIP, prefixlen=address["prefixlen"])
+                netlink.addr(
+                    "del", index=address["index"], address=VIP, prefixlen=address["prefixlen"]
+                )
 
 
 def addresses() -> list[str]:
     """The VIP wherever it is, with its label."""
     with IPRoute() as netlink:
-        found = [address for address in netlink.get_addr(family=socket.AF_INET) if address.get("IFA_LOCAL") == VIP]
+        found = [
+            address
+            for address in netlink.get_addr(family=socket.AF_INET)
+            if address.get("IFA_LOCAL") == VIP
+        ]
     return [f"{VIP}/{address['prefixlen']} {address.get('IFA_LABEL')}" for address in found]
 
 

@@ -38,12 +38,16 @@ def daemons(cluster: Cluster) -> Iterator[dict[int, Process]]:  # noqa: ARG001  
 
 
 @pytest.mark.parametrize("mode", HashMode)
-def test_every_request_is_answered_by_exactly_one_of_three(cluster: Cluster, daemons: dict[int, Process], mode: HashMode) -> None:
+def test_every_request_is_answered_by_exactly_one_of_three(
+    cluster: Cluster, daemons: dict[int, Process], mode: HashMode
+) -> None:
     flags = (f"--total-nodes={TOTAL_NODES}", f"--hash-mode={mode}", "--dataplane=clusterip")
     for number in cluster.nodes:
         daemons[number] = cluster.start_daemon(number, *flags)
     cluster.settle(daemons)
-    held = [bucket for number in cluster.nodes for bucket in (cluster.in_force(number) or "").split(",")]
+    held = [
+        bucket for number in cluster.nodes for bucket in (cluster.in_force(number) or "").split(",")
+    ]
     assert sorted(held, key=int) == [str(bucket) for bucket in range(1, TOTAL_NODES + 1)]
     report = cluster.probe()
     assert report.clean, report.summary()
@@ -57,7 +61,9 @@ def test_every_request_is_answered_by_exactly_one_of_three(cluster: Cluster, dae
             assert host.clusterip_rules() == host.addresses() == []
 
 
-def test_a_rule_by_hand_is_filled_and_emptied_as_nodes_come_and_go(cluster: Cluster, daemons: dict[int, Process]) -> None:
+def test_a_rule_by_hand_is_filled_and_emptied_as_nodes_come_and_go(
+    cluster: Cluster, daemons: dict[int, Process]
+) -> None:
     """The original's set-up; printed as it goes, so that the run can be read."""
     for number in (1, 2):
         with namespace.inside(cluster.node(number)):
@@ -90,7 +96,9 @@ def brisk() -> Iterator[Cluster]:
         yield made
 
 
-def test_no_packet_is_answered_twice_while_nodes_join_leave_and_die(brisk: Cluster, daemons: dict[int, Process]) -> None:
+def test_no_packet_is_answered_twice_while_nodes_join_leave_and_die(
+    brisk: Cluster, daemons: dict[int, Process]
+) -> None:
     flags = (f"--total-nodes={TOTAL_NODES}", "--dataplane=clusterip")
     daemons[1] = brisk.start_daemon(1, *flags)
     brisk.settle(daemons)
@@ -119,9 +127,18 @@ def test_no_packet_is_answered_twice_while_nodes_join_leave_and_die(brisk: Clust
     report = reported(probing)
     print(report.summary())  # noqa: T201  shown by pytest -rP
     for moment, since_s in times:
-        lost = [outage for outage in report.outages() if since_s <= outage.since_s < since_s + QUIET_S + LEASE_S]
-        longest = max((outage.until_s - outage.since_s for outage in lost if outage.until_s is not None), default=0.0)
-        print(f"{moment}: {len(lost)} of {report.clients} clients without an answer, for {longest:.2f} s at most")  # noqa: T201
+        lost = [
+            outage
+            for outage in report.outages()
+            if since_s <= outage.since_s < since_s + QUIET_S + LEASE_S
+        ]
+        longest = max(
+            (outage.until_s - outage.since_s for outage in lost if outage.until_s is not None),
+            default=0.0,
+        )
+        print(  # noqa: T201
+            f"{moment}: {len(lost)} of {report.clients} clients without an answer, for {longest:.2f} s at most"
+        )
     assert report.twice == 0, report.summary()
     assert report.once > report.never, report.summary()
     for number in (2, 3):

@@ -20,7 +20,11 @@ NOTICE_TIMEOUT_S = 10 * POLL_INTERVAL_S  # all is slow here
     [
         (
             lambda: host.iptables("-F INPUT"),
-            ("the CLUSTERIP rule of 198.51.100.1", "the guard of 198.51.100.1", "the owned buckets of 198.51.100.1"),
+            (
+                "the CLUSTERIP rule of 198.51.100.1",
+                "the guard of 198.51.100.1",
+                "the owned buckets of 198.51.100.1",
+            ),
         ),
         (host.remove_address, ("the address 198.51.100.1",)),
         (lambda: host.PROC_FILE.write_text("+1"), ("the owned buckets of 198.51.100.1",)),
@@ -28,12 +32,16 @@ NOTICE_TIMEOUT_S = 10 * POLL_INTERVAL_S  # all is slow here
     ],
     ids=["rules flushed", "address deleted", "bucket added", "bucket removed"],
 )
-def test_what_is_taken_away_is_noticed_and_restored(dataplane: ClusterIP, disturb: Callable[[], object], restored: tuple[str, ...]) -> None:
+def test_what_is_taken_away_is_noticed_and_restored(
+    dataplane: ClusterIP, disturb: Callable[[], object], restored: tuple[str, ...]
+) -> None:
     async def suffer() -> None:
         await dataplane.open()
         await own(dataplane, frozenset({2, 3}))
         assert await dataplane.repair() == ()
-        await asyncio.to_thread(disturb)  # pyroute2's plain sockets refuse to work beside a running loop
+        await asyncio.to_thread(
+            disturb
+        )  # pyroute2's plain sockets refuse to work beside a running loop
         await asyncio.wait_for(dataplane.disturbed(), NOTICE_TIMEOUT_S)
         assert await dataplane.repair() == restored
         assert await dataplane.repair() == ()
@@ -52,7 +60,9 @@ def test_an_undisturbed_node_is_left_in_peace(dataplane: ClusterIP) -> None:
     asyncio.run(rest())
 
 
-def test_a_link_that_is_down_is_noticed_and_cannot_be_repaired_until_it_is_up(dataplane: ClusterIP) -> None:
+def test_a_link_that_is_down_is_noticed_and_cannot_be_repaired_until_it_is_up(
+    dataplane: ClusterIP,
+) -> None:
     async def suffer() -> None:
         await dataplane.open()
         await own(dataplane, frozenset({5}))

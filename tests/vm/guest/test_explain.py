@@ -10,11 +10,11 @@ from ipaddress import IPv4Address
 
 import pytest
 
-from maglev0.core.packet_hash import Flow, PacketHash
+from maglev0.core.packet_hash import PacketFields, PacketHash
 from maglev0.core.service import HashFamily, HashMode, Service
 from maglev0.core.settings import Settings
 from maglev0.dataplane.clusterip.dataplane import ClusterIP
-from maglev0.dataplane.verdict import Kernel
+from maglev0.dataplane.verdict import ServingKernel
 from maglev0.errors import DataplaneError
 from maglev0.operator.explain import command as explain
 from tests.kernel import explain_flows
@@ -29,11 +29,11 @@ LEASE_S = 2
 MAC = "01:00:5e:00:00:14"
 SETTINGS = Settings(5, HashMode.SOURCE_IP, 0, HashFamily.CLUSTERIP, MAC, 1000 * LEASE_S)
 EVERYTHING = frozenset(range(1, 6))
-FLOW = Flow(IPv4Address("192.0.2.77"), UDP, 1234, 4321)
+FLOW = PacketFields(IPv4Address("192.0.2.77"), UDP, 1234, 4321)
 BUCKET = PacketHash(HashFamily.CLUSTERIP, HashMode.SOURCE_IP, 0, 5).node_number(FLOW)
 
 
-def asked(settings: Settings = SETTINGS) -> Kernel:
+def asked(settings: Settings = SETTINGS) -> ServingKernel:
     return asyncio.run(explain.read_kernel(settings, VIP))
 
 

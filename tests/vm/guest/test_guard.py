@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from maglev0.core.packet_hash import Flow
+from maglev0.core.packet_hash import PacketFields
 from maglev0.core.service import HashMode, Service
 from maglev0.dataplane.clusterip import dataplane as clusterip
 from maglev0.dataplane.clusterip import guard
 from maglev0.dataplane.clusterip.dataplane import POLL_INTERVAL_S, ClusterIP
 from maglev0.errors import DataplaneError, UnavailableError
-from maglev0.protocol.ports.kernel import Phase
+from maglev0.protocol.ports.kernel import Commit
 from tests.vm.guest import space as host
 from tests.vm.guest.moves import ENDLESS_MS, own, renew
 from tests.vm.guest.space import BY_HAND
@@ -26,7 +26,7 @@ from tests.vm.guest.wire import UDP, VIP, Wire
 NOTICE_TIMEOUT_S = 10 * POLL_INTERVAL_S  # all is slow here
 NAME = f"maglev0-{VIP}"
 JUMP = f"-A INPUT -d {VIP}/32 -i eth0 -m comment --comment maglev0 -j {NAME}"
-FLOW = Flow(IPv4Address("192.0.2.77"), UDP, 1234, 4321)
+FLOW = PacketFields(IPv4Address("192.0.2.77"), UDP, 1234, 4321)
 EVERYTHING = frozenset(range(1, 6))
 
 
@@ -36,7 +36,10 @@ def listed_guard(lease_s: int) -> list[str]:
     def recent(name: str, seconds: str = "") -> str:
         return f"-m recent --rcheck{seconds} --hitcount 1 --name {NAME}-{name} --mask 255.255.255.255 --rdest"
 
-    passes = [f"-A {NAME} {recent(f'mark{slot}')} {recent(f'timer{slot}', f' --seconds {lease_s}')} -j RETURN" for slot in (0, 1)]
+    passes = [
+        f"-A {NAME} {recent(f'mark{slot}')} {recent(f'timer{slot}', f' --seconds {lease_s}')} -j RETURN"
+        for slot in (0, 1)
+    ]
     return [*passes, f"-A {NAME} -j DROP"]
 
 
@@ -104,7 +107,11 @@ def test_nothing_remains(dataplane: ClusterIP, by_hand: bool) -> None:
     ids=lambda value: ", ".join(value) if isinstance(value, tuple) else None,
 )
 def test_what_others_take_away_is_restored_with_the_lease_ended(
-    dataplane: ClusterIP, wire: Wire, disturb: tuple[str, ...], restored: tuple[str, ...], is_noticed: bool
+    dataplane: ClusterIP,
+    wire: Wire,
+    disturb: tuple[str, ...],
+    restored: tuple[str, ...],
+    is_noticed: bool,
 ) -> None:
     before = []
 
@@ -159,7 +166,9 @@ def test_times_of_a_shorter_lease_do_not_count_under_a_longer(service: Service, 
     asyncio.run(change())
 
 
-def test_without_its_guard_a_dropped_node_holds_nothing_until_it_is_repaired(dataplane: ClusterIP) -> None:
+def test_without_its_guard_a_dropped_node_holds_nothing_until_it_is_repaired(
+    dataplane: ClusterIP,
+) -> None:
     async def suffer() -> None:
         await dataplane.open()
         await renew(dataplane)
@@ -168,7 +177,7 @@ def test_without_its_guard_a_dropped_node_holds_nothing_until_it_is_repaired(dat
         with pytest.raises(DataplaneError, match="the guard rules are gone"):
             await dataplane.arm()
         with pytest.raises(DataplaneError, match="the guard rules are gone"):
-            await dataplane.flip(Phase.ACQUIRED)
+            await dataplane.commit(Commit.ACQUIRE)
         await dataplane.drop()
         assert host.in_force() == ""
         await dataplane.repair()
@@ -207,7 +216,11 @@ def test_leftovers_without_a_rule_are_removed(service: Service) -> None:
     asyncio.run(ClusterIP(service, ENDLESS_MS).open())
     host.iptables("-D INPUT 2")
     asyncio.run(clusterip.remove_leftovers(service.vip))
-    assert host.iptables("-S").splitlines() == ["-P INPUT ACCEPT", "-P FORWARD ACCEPT", "-P OUTPUT ACCEPT"]
+    assert host.iptables("-S").splitlines() == [
+        "-P INPUT ACCEPT",
+        "-P FORWARD ACCEPT",
+        "-P OUTPUT ACCEPT",
+    ]
     assert host.addresses() == []
     asyncio.run(clusterip.remove_leftovers(service.vip))
 
@@ -231,7 +244,9 @@ def test_only_what_no_guard_holds_is_emptied_before_anything_is_known(service: S
 
 @pytest.mark.usefixtures("space")
 def test_two_services_of_a_host_have_leases_of_their_own(service: Service) -> None:
-    other = Service(IPv4Address("198.51.100.2"), "eth0", "03:bf:c6:33:64:02", 16, HashMode.SOURCE_IP_PORT, 1)
+    other = Service(
+        IPv4Address("198.51.100.2"), "eth0", "03:bf:c6:33:64:02", 16, HashMode.SOURCE_IP_PORT, 1
+    )
 
     async def serve() -> None:
         both = [ClusterIP(service, 2000), ClusterIP(other, 3000)]

@@ -14,18 +14,18 @@ from typing import NamedTuple, Self
 
 import pytest
 
-from maglev0.core.packet_hash import Flow
+from maglev0.core.packet_hash import PacketFields
 from maglev0.core.service import HashMode, Service
 from maglev0.dataplane.clusterip import guard
 from maglev0.dataplane.clusterip.dataplane import ClusterIP
 from maglev0.errors import DataplaneError
-from maglev0.protocol.ports.kernel import Move, Phase
+from maglev0.protocol.ports.kernel import Commit, Move
 from tests.vm.guest.moves import own, renew
 from tests.vm.guest.wire import CLUSTER_MAC, UDP, VIP, Wire
 
 TOTAL_NODES = 5
 EVERYTHING = frozenset(range(1, TOTAL_NODES + 1))
-FLOW = Flow(IPv4Address("192.0.2.77"), UDP, 1234, 4321)
+FLOW = PacketFields(IPv4Address("192.0.2.77"), UDP, 1234, 4321)
 LEASE_S = 2  # long enough for whatever an emulated machine with busy processors does meanwhile
 TICK_S = 0.02  # the margin that every node of a cluster grants the clocks of the others
 OVER_S = LEASE_S + TICK_S
@@ -105,7 +105,9 @@ def at_once(step: Awaitable[None]) -> tuple[float, float]:
     return before, time.monotonic()
 
 
-def test_without_a_lease_nothing_is_accepted_whatever_is_in_force(dataplane: ClusterIP, wire: Wire) -> None:
+def test_without_a_lease_nothing_is_accepted_whatever_is_in_force(
+    dataplane: ClusterIP, wire: Wire
+) -> None:
     assert asyncio.run(dataplane.owned()) == EVERYTHING
     assert not look(wire).accepted
     at_once(dataplane.arm())
@@ -142,7 +144,9 @@ def test_a_late_promotion_gives_the_rest_only(dataplane: ClusterIP, wire: Wire) 
         print(ends_at(wire, armed))  # noqa: T201
 
 
-def test_a_promotion_after_the_timer_ran_out_gives_nothing(dataplane: ClusterIP, wire: Wire) -> None:
+def test_a_promotion_after_the_timer_ran_out_gives_nothing(
+    dataplane: ClusterIP, wire: Wire
+) -> None:
     at_once(renew(dataplane))
     time.sleep(0.8 * LEASE_S)
     at_once(dataplane.arm())
@@ -153,7 +157,9 @@ def test_a_promotion_after_the_timer_ran_out_gives_nothing(dataplane: ClusterIP,
     assert look(wire).accepted
 
 
-def test_dropped_it_ends_at_once_and_what_was_armed_is_worth_nothing(dataplane: ClusterIP, wire: Wire) -> None:
+def test_dropped_it_ends_at_once_and_what_was_armed_is_worth_nothing(
+    dataplane: ClusterIP, wire: Wire
+) -> None:
     at_once(renew(dataplane))
     at_once(dataplane.arm())
     assert look(wire).accepted
@@ -170,7 +176,9 @@ def test_dropped_it_ends_at_once_and_what_was_armed_is_worth_nothing(dataplane: 
 
 
 @pytest.mark.parametrize("rounds", [1, 2])
-def test_a_promotion_cut_short_counts_and_the_next_timer_replaces_the_earlier(dataplane: ClusterIP, wire: Wire, rounds: int) -> None:
+def test_a_promotion_cut_short_counts_and_the_next_timer_replaces_the_earlier(
+    dataplane: ClusterIP, wire: Wire, rounds: int
+) -> None:
     for _ in range(rounds):
         at_once(renew(dataplane))
         time.sleep(0.3 * LEASE_S)
@@ -184,14 +192,18 @@ def test_a_promotion_cut_short_counts_and_the_next_timer_replaces_the_earlier(da
 
 
 @pytest.mark.parametrize("fate", [signal.SIGSTOP, signal.SIGKILL])
-def test_the_kernel_alone_ends_the_lease_of_a_process_that_is(service: Service, wire: Wire, fate: signal.Signals) -> None:
+def test_the_kernel_alone_ends_the_lease_of_a_process_that_is(
+    service: Service, wire: Wire, fate: signal.Signals
+) -> None:
     lease_s = 3
     with Child(service, lease_s, once_then(fate)) as child:
         child.wait_for_its_end()
         print(ends_at(wire, child.armed()[-1], lease_s))  # noqa: T201
 
 
-def test_a_killed_daemons_lease_is_adopted_with_its_rest_and_its_slot(service: Service, wire: Wire) -> None:
+def test_a_killed_daemons_lease_is_adopted_with_its_rest_and_its_slot(
+    service: Service, wire: Wire
+) -> None:
     lease_s = 5
     with Child(service, lease_s, once_then(signal.SIGKILL)) as child:
         child.wait_for_its_end()
@@ -203,7 +215,9 @@ def test_a_killed_daemons_lease_is_adopted_with_its_rest_and_its_slot(service: S
         print(ends_at(wire, child.armed()[-1], lease_s))  # noqa: T201
 
 
-def test_stopped_at_any_instant_a_daemon_that_renews_is_never_accepted_for_longer(service: Service, wire: Wire) -> None:
+def test_stopped_at_any_instant_a_daemon_that_renews_is_never_accepted_for_longer(
+    service: Service, wire: Wire
+) -> None:
     chance = random.Random(seed := random.randrange(1 << 32))
     seen: list[Look] = []
     with Child(service, LEASE_S, renew_for_ever) as child:
@@ -252,7 +266,9 @@ RECORD = struct.Struct("dd")
 class Child:
     """A process that serves all buckets in this thread's namespace and lives as it is told; between which instants it armed comes by a pipe."""
 
-    def __init__(self, service: Service, lease_s: int, life: Callable[[ClusterIP, Note], Awaitable[None]]) -> None:
+    def __init__(
+        self, service: Service, lease_s: int, life: Callable[[ClusterIP, Note], Awaitable[None]]
+    ) -> None:
         self._service, self._lease_s, self._life = service, lease_s, life
         self._armed: list[tuple[float, float]] = []
 
@@ -271,8 +287,8 @@ class Child:
     async def _live(self) -> None:
         dataplane = ClusterIP(self._service, 1000 * self._lease_s)
         await dataplane.open()
-        await dataplane.load(Move(EVERYTHING, frozenset()))
-        await dataplane.flip(Phase.ACQUIRED)
+        await dataplane.stage(Move(EVERYTHING, frozenset()))
+        await dataplane.commit(Commit.ACQUIRE)
         await self._life(dataplane, self._note)
 
     def _note(self, before: float, after: float) -> None:
@@ -305,4 +321,6 @@ class Child:
                 read = b""
             if not read:
                 return self._armed
-            self._armed += [RECORD.unpack_from(read, offset) for offset in range(0, len(read), RECORD.size)]
+            self._armed += [
+                RECORD.unpack_from(read, offset) for offset in range(0, len(read), RECORD.size)
+            ]

@@ -80,7 +80,9 @@ def test_a_rule_and_address_made_by_hand_are_used_and_stay(dataplane: ClusterIP)
     async def come_and_go() -> None:
         await dataplane.open()
         assert await dataplane.owned() == {1}
-        assert await own(dataplane, frozenset({3, 4})) == Move(gains=frozenset({3, 4}), losses=frozenset({1}))
+        assert await own(dataplane, frozenset({3, 4})) == Move(
+            gains=frozenset({3, 4}), losses=frozenset({1})
+        )
         assert host.in_force() == "3,4"
         await dataplane.close()
 
@@ -90,7 +92,9 @@ def test_a_rule_and_address_made_by_hand_are_used_and_stay(dataplane: ClusterIP)
     assert host.in_force() == ""
 
 
-def test_an_address_that_was_missing_under_a_rule_by_hand_is_ours_again_after_a_kill(dataplane: ClusterIP, service: Service) -> None:
+def test_an_address_that_was_missing_under_a_rule_by_hand_is_ours_again_after_a_kill(
+    dataplane: ClusterIP, service: Service
+) -> None:
     host.iptables(BY_HAND)
     _in_a_child_that_is_killed(dataplane)
     assert host.addresses() == [f"{host.VIP}/32 eth0:maglev0"]
@@ -105,7 +109,9 @@ def test_an_address_that_was_missing_under_a_rule_by_hand_is_ours_again_after_a_
     assert len(host.clusterip_rules()) == 1
 
 
-def test_what_a_killed_daemon_left_is_adopted_and_removed_in_the_end(dataplane: ClusterIP, service: Service) -> None:
+def test_what_a_killed_daemon_left_is_adopted_and_removed_in_the_end(
+    dataplane: ClusterIP, service: Service
+) -> None:
     _in_a_child_that_is_killed(dataplane)
     assert host.in_force() == "2,5"
     assert clusterip.rule_by_hand(service.vip) is None
@@ -122,9 +128,13 @@ def test_what_a_killed_daemon_left_is_adopted_and_removed_in_the_end(dataplane: 
     assert host.addresses() == []
 
 
-def test_what_a_killed_daemon_left_for_another_cluster_is_replaced(dataplane: ClusterIP, service: Service) -> None:
+def test_what_a_killed_daemon_left_for_another_cluster_is_replaced(
+    dataplane: ClusterIP, service: Service
+) -> None:
     _in_a_child_that_is_killed(dataplane)
-    other = replace(service, hash_mode=HashMode.SOURCE_IP_PORT_DEST_PORT, hash_seed=0xFFFF_FFFF, total_nodes=16)
+    other = replace(
+        service, hash_mode=HashMode.SOURCE_IP_PORT_DEST_PORT, hash_seed=0xFFFF_FFFF, total_nodes=16
+    )
     asyncio.run(ClusterIP(other, ENDLESS_MS).open())
     (rule,) = host.clusterip_rules()
     assert "--hashmode sourceip-sourceport-destport" in rule
@@ -137,14 +147,22 @@ def test_what_a_killed_daemon_left_for_another_cluster_is_replaced(dataplane: Cl
 @pytest.mark.parametrize(
     ("contradiction", "named"),
     [
-        ({"hash_mode": HashMode.SOURCE_IP_PORT}, "its --hashmode is sourceip, not sourceip-sourceport"),
-        ({"cluster_mac": "03:bf:c6:33:64:01"}, "its --clustermac is 01:00:5e:00:00:14, not 03:bf:c6:33:64:01"),
+        (
+            {"hash_mode": HashMode.SOURCE_IP_PORT},
+            "its --hashmode is sourceip, not sourceip-sourceport",
+        ),
+        (
+            {"cluster_mac": "03:bf:c6:33:64:01"},
+            "its --clustermac is 01:00:5e:00:00:14, not 03:bf:c6:33:64:01",
+        ),
         ({"total_nodes": 7}, "its --total-nodes is 5, not 7"),
         ({"hash_seed": 9}, "its --hash-init is 0, not 9"),
         ({"interface": "lo"}, "its interface is eth0, not lo"),
     ],
 )
-def test_a_rule_by_hand_that_contradicts_is_refused_by_name_and_stays(service: Service, contradiction: dict[str, object], named: str) -> None:
+def test_a_rule_by_hand_that_contradicts_is_refused_by_name_and_stays(
+    service: Service, contradiction: dict[str, object], named: str
+) -> None:
     host.iptables(BY_HAND)
 
     async def try_it() -> None:
@@ -161,7 +179,12 @@ def test_a_rule_by_hand_that_contradicts_is_refused_by_name_and_stays(service: S
 
 
 def test_rules_of_others_stay_where_they_are(dataplane: ClusterIP) -> None:
-    for rule in ("-A INPUT -p tcp --dport 22 -j ACCEPT", "-N guard", "-A guard -m comment --comment maglev0 -j DROP", "-A INPUT -j guard"):
+    for rule in (
+        "-A INPUT -p tcp --dport 22 -j ACCEPT",
+        "-N guard",
+        "-A guard -m comment --comment maglev0 -j DROP",
+        "-A INPUT -j guard",
+    ):
         host.iptables(rule)
     host.iptables(BY_HAND.replace("198.51.100.1", "198.51.100.2"))
     before = host.iptables("-S")

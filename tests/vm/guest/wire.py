@@ -13,12 +13,14 @@ from typing import Self
 
 from pyroute2 import IPRoute
 
-from maglev0.core.packet_hash import Flow
+from maglev0.core.packet_hash import PacketFields
 from maglev0.lab.testbed import namespace
 from tests.vm.guest.space import Space
 
 VIP = IPv4Address("198.51.100.1")
-MARKER = IPv4Address("192.0.2.1")  # an address of the server that the rule does not judge: what was sent to it last arrives last
+MARKER = IPv4Address(
+    "192.0.2.1"
+)  # an address of the server that the rule does not judge: what was sent to it last arrives last
 CLUSTER_MAC = "03:bf:c6:33:64:01"
 ICMP, TCP, UDP, GRE, ESP = 1, 6, 17, 47, 50
 PROTOCOLS = (ICMP, TCP, UDP, GRE, ESP)
@@ -35,7 +37,10 @@ class Wire:
             self._far = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0800))
         self._far.bind(("far", 0x0800))
         # A raw socket is handed what has passed INPUT, whether or not anything listens.
-        self._near = {protocol: socket.socket(socket.AF_INET, socket.SOCK_RAW, protocol) for protocol in PROTOCOLS}
+        self._near = {
+            protocol: socket.socket(socket.AF_INET, socket.SOCK_RAW, protocol)
+            for protocol in PROTOCOLS
+        }
         for near in self._near.values():
             near.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BYTES)
             near.settimeout(ARRIVAL_TIMEOUT_S)
@@ -47,10 +52,18 @@ class Wire:
         # One processor: packets sent from two could overtake each other on their way to the marker.
         processors = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {min(processors)})
-        for switch in ("net/ipv4/conf/all/rp_filter", "net/ipv4/conf/eth0/rp_filter"):  # sources need not be reachable
+        for switch in (
+            "net/ipv4/conf/all/rp_filter",
+            "net/ipv4/conf/eth0/rp_filter",
+        ):  # sources need not be reachable
             Path("/proc/sys", switch).write_text("0")
         with IPRoute() as netlink:
-            netlink.addr("add", index=netlink.link_lookup(ifname="eth0")[0], address=str(MARKER), prefixlen=32)
+            netlink.addr(
+                "add",
+                index=netlink.link_lookup(ifname="eth0")[0],
+                address=str(MARKER),
+                prefixlen=32,
+            )
         try:
             with cls(space) as made:
                 yield made
@@ -64,13 +77,17 @@ class Wire:
         for sock in (self._far, *self._near.values()):
             sock.close()
 
-    def accepted(self, flows: list[Flow]) -> frozenset[int]:
+    def accepted(self, flows: list[PacketFields]) -> frozenset[int]:
         """Send one packet of each flow; the indices of those that were let through."""
         for index, flow in enumerate(flows):
             self._far.send(frame(index, flow, VIP))
         for protocol in PROTOCOLS:
-            self._far.send(frame(len(flows), Flow(IPv4Address("192.0.2.2"), protocol, 1, 1), MARKER))
-        return frozenset(index for near in self._near.values() for index in _until_marker(near, len(flows)))
+            self._far.send(
+                frame(len(flows), PacketFields(IPv4Address("192.0.2.2"), protocol, 1, 1), MARKER)
+            )
+        return frozenset(
+            index for near in self._near.values() for index in _until_marker(near, len(flows))
+        )
 
 
 def _until_marker(near: socket.socket, marker: int) -> Iterator[int]:
@@ -78,15 +95,27 @@ def _until_marker(near: socket.socket, marker: int) -> Iterator[int]:
         yield identification
 
 
-def frame(identification: int, flow: Flow, destination: IPv4Address) -> bytes:
+def frame(identification: int, flow: PacketFields, destination: IPv4Address) -> bytes:
     """A minimal IPv4 packet of the flow in a frame to the cluster's MAC."""
     payload = _payload(flow, destination)
-    header = struct.pack(">BBHHHBBH", 0x45, 0, 20 + len(payload), identification, 0, 64, flow.protocol, 0) + flow.source.packed + destination.packed
+    header = (
+        struct.pack(
+            ">BBHHHBBH", 0x45, 0, 20 + len(payload), identification, 0, 64, flow.protocol, 0
+        )
+        + flow.source.packed
+        + destination.packed
+    )
     header = header[:10] + struct.pack(">H", checksum(header)) + header[12:]
-    return bytes.fromhex(CLUSTER_MAC.replace(":", "")) + b"\x02\0\0\0\0\x01" + b"\x08\0" + header + payload
+    return (
+        bytes.fromhex(CLUSTER_MAC.replace(":", ""))
+        + b"\x02\0\0\0\0\x01"
+        + b"\x08\0"
+        + header
+        + payload
+    )
 
 
-def _payload(flow: Flow, destination: IPv4Address) -> bytes:
+def _payload(flow: PacketFields, destination: IPv4Address) -> bytes:
     ports = struct.pack(">HH", flow.source_port, flow.dest_port)
     match flow.protocol:
         case 1:  # ICMP echo request
@@ -94,7 +123,9 @@ def _payload(flow: Flow, destination: IPv4Address) -> bytes:
             return body[:2] + struct.pack(">H", checksum(body)) + body[4:]
         case 6:  # TCP SYN; connection tracking checks its sum over the pseudo-header of RFC 9293
             body = ports + struct.pack(">IIBBHHH", 1, 0, 5 << 4, 2, 1024, 0, 0)
-            summed = checksum(flow.source.packed + destination.packed + struct.pack(">HH", TCP, len(body)) + body)
+            summed = checksum(
+                flow.source.packed + destination.packed + struct.pack(">HH", TCP, len(body)) + body
+            )
             return body[:16] + struct.pack(">H", summed) + body[18:]
         case 17:  # UDP without a checksum
             return ports + struct.pack(">HH", 8, 0)

@@ -25,7 +25,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ensemble]:
 
 @pytest.fixture
 def client(server: Ensemble) -> Iterator[KazooClient]:
-    zookeeper = KazooClient(server.connect_string, timeout=CLIENT_TIMEOUT_S, connection_retry=KazooRetry(max_tries=-1, delay=0.05, max_delay=0.5))
+    zookeeper = KazooClient(
+        server.connect_string,
+        timeout=CLIENT_TIMEOUT_S,
+        connection_retry=KazooRetry(max_tries=-1, delay=0.05, max_delay=0.5),
+    )
     zookeeper.start(timeout=DEADLINE_S)
     yield zookeeper
     zookeeper.stop()

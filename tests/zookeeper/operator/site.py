@@ -15,7 +15,7 @@ from kazoo.client import KazooClient
 
 from maglev0.core.view import ViewId
 from maglev0.lab.testbed.process import python_module
-from maglev0.protocol.handover import Ack, Stage
+from maglev0.protocol.handover import Ack, Phase
 from maglev0.telemetry import node_report
 from tests.support.clusters import PATHS, Cluster
 from tests.zookeeper.site import DEADLINE_S
@@ -41,22 +41,33 @@ class Site:
 
     def publish(self, cluster: Cluster, acl: list[Any] | None = None) -> None:
         """Write all znodes of a cluster as they are in the model, told a moment ago; `acl` is of all of them, `None` open to everybody."""
-        nodes = {path: node for path, node in cluster.tree.nodes.items() if path.startswith("/lab/")}
+        nodes = {
+            path: node for path, node in cluster.tree.nodes.items() if path.startswith("/lab/")
+        }
         self.client.ensure_path(self.chroot)
         for path in sorted(nodes):
-            self.client.create(self.path(path), nodes[path].data, acl, ephemeral=bool(nodes[path].stat.owner))
+            self.client.create(
+                self.path(path), nodes[path].data, acl, ephemeral=bool(nodes[path].stat.owner)
+            )
         stat = self.client.exists(self.path(PATHS.members))
         view = ViewId(stat.czxid, stat.cversion, stat.version)
         for path in nodes:
             if path.startswith(PATHS.acks + "/"):
-                self.client.set(self.path(path), Ack(view, Stage.RELEASED).encode())
+                self.client.set(self.path(path), Ack(view, Phase.RELEASED).encode())
             elif path.startswith(PATHS.reports + "/"):
-                self.tell(int(path.rpartition("/")[2]), view=view, read_at=time.time(), view_at=time.time() - 100)
+                self.tell(
+                    int(path.rpartition("/")[2]),
+                    view=view,
+                    read_at=time.time(),
+                    view_at=time.time() - 100,
+                )
 
     def tell(self, member: int, **changes: Any) -> None:
         """A member tells the same as before but for that."""
         path = self.path(PATHS.report(member))
-        self.client.set(path, replace(node_report.decode(self.client.get(path)[0]), **changes).encode())
+        self.client.set(
+            path, replace(node_report.decode(self.client.get(path)[0]), **changes).encode()
+        )
 
     def hold(self, member: int, buckets: frozenset[int], total_nodes: int = 16) -> None:
         """A member tells that its kernel holds these."""
@@ -65,11 +76,20 @@ class Site:
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end, with pipes."""
-        return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=DEADLINE_S, check=False, env={**os.environ, **environment})
+        return subprocess.run(
+            command(*arguments),
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+            env={**os.environ, **environment},
+        )
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start a command with pipes."""
-        return subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
 
 
 class Terminal:
@@ -80,7 +100,14 @@ class Terminal:
         mine, its = pty.openpty()
         size = {"COLUMNS": "100", "LINES": "40", "TERM": "xterm-256color", **environment}
         variables = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
-        self._process = subprocess.Popen(command(*arguments), stdin=its, stdout=its, stderr=its, env={**variables, **size}, start_new_session=True)
+        self._process = subprocess.Popen(
+            command(*arguments),
+            stdin=its,
+            stdout=its,
+            stderr=its,
+            env={**variables, **size},
+            start_new_session=True,
+        )
         os.close(its)
         self._mine = mine
 

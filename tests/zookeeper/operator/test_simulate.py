@@ -40,7 +40,9 @@ def run(capsys: Written, *arguments: str) -> tuple[int, str, str]:
 
 
 def test_a_table_for_each_size(capsys: Written) -> None:
-    status, out, err = run(capsys, "--members=1-3", "+4:2", "--total-nodes=5", "1:0", "--total-nodes", "9")
+    status, out, err = run(
+        capsys, "--members=1-3", "+4:2", "--total-nodes=5", "1:0", "--total-nodes", "9"
+    )
     assert (status, err) == (0, "")
     assert out == SMALL
 
@@ -59,18 +61,26 @@ def test_without_a_word_the_last_of_five_leaves(capsys: Written) -> None:
 
 
 def test_json_says_the_same_and_whose_share_is_how_large(capsys: Written) -> None:
-    status, out, err = run(capsys, "--json", "--members=1-3,4:2", "--total-nodes=251", "--total-nodes=5", "-2")
+    status, out, err = run(
+        capsys, "--json", "--members=1-3,4:2", "--total-nodes=251", "--total-nodes=5", "-2"
+    )
     assert (status, err, out.count("\n")) == (0, "", 1)
     found: dict[str, Any] = json.loads(out)
-    asked = scenario.scenario([251, 5], scenario.parse_members("1-3,4:2"), [scenario.parse_event("-2")])
+    asked = scenario.scenario(
+        [251, 5], scenario.parse_members("1-3,4:2"), [scenario.parse_event("-2")]
+    )
     views = [view for sheet in found["sizes"] for view in sheet["views"]]
     assert [sheet["total_nodes"] for sheet in found["sizes"]] == [251, 5]
     for view, step in zip(views, scenario.evaluate(asked), strict=True):
         assert (view["view"], view["event"]) == (step.number, "-2" if step.number else None)
         assert (view["moved"], view["necessary"], view["disruption"]) == step.movement
         assert (view["largest"], view["smallest"]) == step.balance
-        assert {int(member): told["buckets"] for member, told in view["members"].items()} == step.shares
-        assert {int(member): told["weight"] for member, told in view["members"].items()} == step.weights
+        assert {
+            int(member): told["buckets"] for member, told in view["members"].items()
+        } == step.shares
+        assert {
+            int(member): told["weight"] for member, told in view["members"].items()
+        } == step.weights
 
 
 @pytest.mark.parametrize(
@@ -78,20 +88,42 @@ def test_json_says_the_same_and_whose_share_is_how_large(capsys: Written) -> Non
     [
         (["--total-nodes=0"], "--total-nodes=0: allowed are the whole numbers from 1 to 1048576"),
         (["--members=1-3", "-4"], "-4: backend-4 is no member then"),
-        (["leave", "3"], "leave: allowed are ids and ranges with weights, as 1-4:2,7; maglev0 simulate --help has examples"),
-        (["--live", "--members=1"], "--live and --members: the members are either those of a running cluster or those of a list"),
-        (["--plot=x.pdf"], "--plot=x.pdf: the name must end in .png or .svg, which says what is written"),
+        (
+            ["leave", "3"],
+            "leave: allowed are ids and ranges with weights, as 1-4:2,7; maglev0 simulate --help has examples",
+        ),
+        (
+            ["--live", "--members=1"],
+            "--live and --members: the members are either those of a running cluster or those of a list",
+        ),
+        (
+            ["--plot=x.pdf"],
+            "--plot=x.pdf: the name must end in .png or .svg, which says what is written",
+        ),
         (["--plot=no/where/x.png"], "--plot=no/where/x.png: there is no directory no/where"),
-        (["--plot=x.png", "--members=1"], "--plot: a picture shows 1 to 12 changes, and these are 0 (events times sizes)"),
-        (["--plot=x.png", *["1:2"] * 13], "--plot: a picture shows 1 to 12 changes, and these are 13 (events times sizes)"),
-        (["--seize=5"], "cannot read the command line: simulate --seize=5; maglev0 simulate --help shows what is allowed"),
+        (
+            ["--plot=x.png", "--members=1"],
+            "--plot: a picture shows 1 to 12 changes, and these are 0 (events times sizes)",
+        ),
+        (
+            ["--plot=x.png", *["1:2"] * 13],
+            "--plot: a picture shows 1 to 12 changes, and these are 13 (events times sizes)",
+        ),
+        (
+            ["--seize=5"],
+            "cannot read the command line: simulate --seize=5; maglev0 simulate --help shows what is allowed",
+        ),
     ],
 )
-def test_what_cannot_be_asked_is_one_line(capsys: Written, arguments: list[str], fault: str) -> None:
+def test_what_cannot_be_asked_is_one_line(
+    capsys: Written, arguments: list[str], fault: str
+) -> None:
     assert run(capsys, *arguments) == (2, "", f"maglev0: {fault}\n")
 
 
-def test_what_may_take_long_is_said_before(capsys: Written, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_may_take_long_is_said_before(
+    capsys: Written, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(simulate, "LONG_S", 0.0001)
     status, _out, err = run(capsys, "--total-nodes=100", "1:2")
     assert (status, err) == (0, "maglev0: 2 tables of up to 100 node numbers; that may take 0 s\n")
@@ -106,7 +138,9 @@ def test_a_terminal_shows_how_far_it_is() -> None:
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
-def test_a_picture_is_written_beside_the_table(capsys: Written, tmp_path: Path, suffix: str) -> None:
+def test_a_picture_is_written_beside_the_table(
+    capsys: Written, tmp_path: Path, suffix: str
+) -> None:
     path = tmp_path / f"moves.{suffix}"
     path.write_text("an older one")
     status, out, err = run(capsys, f"--plot={path}", "--total-nodes=64", "-3")
@@ -121,15 +155,23 @@ def test_a_picture_is_written_beside_the_table(capsys: Written, tmp_path: Path, 
 
 def test_a_picture_that_cannot_be_written_leaves_nothing(capsys: Written, tmp_path: Path) -> None:
     (tmp_path / "moves.png").mkdir()
-    assert run(capsys, f"--plot={tmp_path / 'moves.png'}", "--total-nodes=64") == (1, "", f"maglev0: writing {tmp_path}/moves.png: Is a directory\n")
+    assert run(capsys, f"--plot={tmp_path / 'moves.png'}", "--total-nodes=64") == (
+        1,
+        "",
+        f"maglev0: writing {tmp_path}/moves.png: Is a directory\n",
+    )
     assert [path.name for path in tmp_path.iterdir()] == ["moves.png"]
 
 
-def test_without_matplotlib_it_says_how_to_get_it_and_needs_it_for_pictures_alone(tmp_path: Path) -> None:
+def test_without_matplotlib_it_says_how_to_get_it_and_needs_it_for_pictures_alone(
+    tmp_path: Path,
+) -> None:
     code = "import sys; sys.modules['matplotlib'] = None; from maglev0.operator.simulate import command; sys.exit(command.main(sys.argv[1:]))"
     command = [sys.executable, "-c", code, "--total-nodes=64"]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
-    done = subprocess.run([*command, f"--plot={tmp_path / 'x.png'}"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*command, f"--plot={tmp_path / 'x.png'}"], capture_output=True, text=True, check=False
+    )
     expected = f"maglev0: --plot needs matplotlib, which is not installed: {sys.executable} -m pip install 'matplotlib>=3.8'\n"
     assert (done.returncode, done.stdout, done.stderr) == (1, "", expected)
 
@@ -145,8 +187,15 @@ def test_a_running_cluster_to_start_from(site: Site) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     (sheet,) = json.loads(done.stdout)["sizes"]
     assert sheet["total_nodes"] == 16
-    assert {member: told["weight"] for member, told in sheet["views"][0]["members"].items()} == {"1": 1, "2": 3, "3": 0}
-    assert {member: told["buckets"] for member, told in sheet["views"][1]["members"].items()} == {"2": 16, "3": 0}
+    assert {member: told["weight"] for member, told in sheet["views"][0]["members"].items()} == {
+        "1": 1,
+        "2": 3,
+        "3": 0,
+    }
+    assert {member: told["buckets"] for member, told in sheet["views"][1]["members"].items()} == {
+        "2": 16,
+        "3": 0,
+    }
     done = site.run("simulate", "--live", site.zk, "--total-nodes=65537")
     assert (done.returncode, done.stderr) == (0, "")
     assert "65,537 node numbers" in done.stdout

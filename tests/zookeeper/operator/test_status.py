@@ -55,17 +55,28 @@ def test_a_sound_cluster_in_a_pipe_then_one_with_an_overlap(sound: tuple[Site, C
     assert "\x1b" not in done.stdout
     found = json.loads(site.run("status", site.zk, "--json").stdout)
     assert found["sound"]
-    assert [member["name"] for member in found["clusters"][0]["members"]] == ["backend-1", "backend-2", "backend-3"]
+    assert [member["name"] for member in found["clusters"][0]["members"]] == [
+        "backend-1",
+        "backend-2",
+        "backend-3",
+    ]
     assert dict(everything(site, site.chroot)) == before
 
     bucket = min(cluster.share(2))
     site.hold(1, cluster.share(1) | {bucket})
     done = site.run("status", site.zk)
     assert (done.returncode, done.stderr) == (1, "")
-    assert f"ALARM: overlap: 1 bucket with more than one owner, such as {bucket} on backend-1 and backend-2\n" in done.stdout
+    assert (
+        f"ALARM: overlap: 1 bucket with more than one owner, such as {bucket} on backend-1 and backend-2\n"
+        in done.stdout
+    )
     done = site.run("status", site.zk, "--json")
     found = json.loads(done.stdout)
-    assert (done.returncode, found["sound"], found["clusters"][0]["overlaps"]["count"]) == (1, False, 1)
+    assert (done.returncode, found["sound"], found["clusters"][0]["overlaps"]["count"]) == (
+        1,
+        False,
+        1,
+    )
     assert str(SEED) not in done.stdout
 
 
@@ -96,19 +107,27 @@ def test_a_terminal_is_redrawn_until_ctrl_c(sound: tuple[Site, Cluster]) -> None
     assert terminal.output.endswith("\x1b[?25h")  # the cursor is there again
 
 
-def test_a_watch_in_a_pipe_tells_what_is_news_and_outlives_zookeeper(sound: tuple[Site, Cluster]) -> None:
+def test_a_watch_in_a_pipe_tells_what_is_news_and_outlives_zookeeper(
+    sound: tuple[Site, Cluster],
+) -> None:
     site, cluster = sound
     (server,) = site.server.servers
     watch = site.start("status", site.zk, "--watch", "--interval=0.1")
     assert watch.stdout is not None
     assert watch.stderr is not None
     lines = iter(watch.stdout.readline, "")
-    assert next(line for line in lines if "owner" in line) == "  every bucket has exactly one owner\n"
+    assert (
+        next(line for line in lines if "owner" in line) == "  every bucket has exactly one owner\n"
+    )
     site.tell(1, flows=77, lease_left_s=0.5)  # no news
     site.hold(1, cluster.share(1) | {min(cluster.share(2))})
     assert next(line for line in lines if "owner" in line).startswith("  ALARM: overlap")
     server.stop()
-    assert next(line for line in lines if line.startswith("no answer from ZooKeeper: ") and line.endswith(" refuses connections\n"))
+    assert next(
+        line
+        for line in lines
+        if line.startswith("no answer from ZooKeeper: ") and line.endswith(" refuses connections\n")
+    )
     server.start()
     server.wait_until_serving()
     assert next(line for line in lines if line.startswith(VIP))
@@ -137,7 +156,13 @@ def test_a_reader_that_goes_away_is_no_error(sound: tuple[Site, Cluster]) -> Non
     site, _cluster = sound
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run(command("status", site.zk), stdout=writer, stderr=subprocess.PIPE, timeout=DEADLINE_S, check=False)
+    done = subprocess.run(
+        command("status", site.zk),
+        stdout=writer,
+        stderr=subprocess.PIPE,
+        timeout=DEADLINE_S,
+        check=False,
+    )
     os.close(writer)
     assert (done.returncode, done.stderr) == (141, b"")
 
@@ -157,7 +182,9 @@ def test_two_vips_are_told_one_after_the_other(sound: tuple[Site, Cluster]) -> N
     assert "ignored members/1: it is not ephemeral, so no daemon stands behind it" in done.stdout
 
 
-def test_with_an_identity_only_what_is_its_own_counts(sound: tuple[Site, Cluster], tmp_path: Path) -> None:
+def test_with_an_identity_only_what_is_its_own_counts(
+    sound: tuple[Site, Cluster], tmp_path: Path
+) -> None:
     site, cluster = sound
     password = tmp_path / "password"
     password.write_text("hunter2\n")
@@ -187,7 +214,10 @@ def test_every_trouble_is_one_line_that_says_what_to_do(site: Site) -> None:
         assert done.stderr.count("\n") == 1
         return done.returncode, done.stderr
 
-    assert refusal(site.zk) == (1, f"maglev0: {site.zk}: there is no {site.chroot}; correct it, or start a daemon with it\n")
+    assert refusal(site.zk) == (
+        1,
+        f"maglev0: {site.zk}: there is no {site.chroot}; correct it, or start a daemon with it\n",
+    )
     site.client.ensure_path(f"{site.chroot}/maglev0/no address")
     status, error = refusal(site.zk)
     assert status == 1
@@ -200,8 +230,14 @@ def test_every_trouble_is_one_line_that_says_what_to_do(site: Site) -> None:
     status, error = refusal(site.zk)
     assert status == 1
     assert "an ACL there keeps this node out" in error
-    assert refusal("--zk=127.0.0.1:1") == (1, "maglev0: no ZooKeeper session within 5 s: 127.0.0.1:1 refuses connections\n")
-    assert refusal("--interval=0") == (2, "maglev0: --interval=0: allowed are 0.1 to 3600 seconds, as 1 or 0.5\n")
+    assert refusal("--zk=127.0.0.1:1") == (
+        1,
+        "maglev0: no ZooKeeper session within 5 s: 127.0.0.1:1 refuses connections\n",
+    )
+    assert refusal("--interval=0") == (
+        2,
+        "maglev0: --interval=0: allowed are 0.1 to 3600 seconds, as 1 or 0.5\n",
+    )
     assert refusal("--cluster-ip=198.51.100")[0] == 2
     status, error = refusal("--nonsense", "--zk-auth=digest:me:secret")
     assert status == 2

@@ -64,14 +64,16 @@ class Peer(NamedTuple):
 
 
 @dataclass
-class Tally:
+class ArpTally:
     """What was asked and heard: rounds, answers by question and peer's address, and the MACs that spoke for the VIP by the frame's source."""
 
     rounds: int = 0
     answers: Counter[tuple[Question, IPv4Address]] = field(default_factory=Counter)
     speakers: dict[str, set[str]] = field(default_factory=dict)
 
-    def take(self, heard: Heard, question: Question, vip: IPv4Address, own: str, cluster_mac: str) -> None:
+    def take(
+        self, heard: Heard, question: Question, vip: IPv4Address, own: str, cluster_mac: str
+    ) -> None:
         """Count a packet that came while that was asked."""
         if heard.address == vip:
             self.speakers.setdefault(heard.source, set()).add(heard.mac)
@@ -79,10 +81,22 @@ class Tally:
             self.answers[question, heard.address] += 1
 
 
-def request(destination: str, own: str, asker: tuple[str, IPv4Address], wanted: IPv4Address) -> bytes:
+def request(
+    destination: str, own: str, asker: tuple[str, IPv4Address], wanted: IPv4Address
+) -> bytes:
     """The frame that asks for an address; `asker` is whom it names as the one who asks, `own` the frame's true source."""
     mac, address = asker
-    return _FRAME.pack(_bytes(destination), _bytes(own), ETHER_TYPE, *_FIXED, _REQUEST, _bytes(mac), address.packed, bytes(6), wanted.packed)
+    return _FRAME.pack(
+        _bytes(destination),
+        _bytes(own),
+        ETHER_TYPE,
+        *_FIXED,
+        _REQUEST,
+        _bytes(mac),
+        address.packed,
+        bytes(6),
+        wanted.packed,
+    )
 
 
 def question(kind: Question, peer: IPv4Address, own: str, cluster_mac: str) -> bytes:
@@ -95,10 +109,19 @@ def parse(frame: bytes) -> Heard | None:
     """Read an ARP packet in an Ethernet frame, None for every other."""
     if len(frame) < FRAME_BYTES:
         return None
-    destination, source, ether_type, *fixed, operation, mac, address, asked, _target = _FRAME.unpack_from(frame)
+    destination, source, ether_type, *fixed, operation, mac, address, asked, _target = (
+        _FRAME.unpack_from(frame)
+    )
     if ether_type != ETHER_TYPE or tuple(fixed) != _FIXED or operation not in (_REQUEST, _REPLY):
         return None
-    return Heard(_text(destination), _text(source), _text(mac), IPv4Address(address), _text(asked), operation == _REPLY)
+    return Heard(
+        _text(destination),
+        _text(source),
+        _text(mac),
+        IPv4Address(address),
+        _text(asked),
+        operation == _REPLY,
+    )
 
 
 def _bytes(mac: str) -> bytes:
@@ -109,18 +132,30 @@ def _text(mac: bytes) -> str:
     return mac.hex(":")
 
 
-def judge(tally: Tally, peers: Sequence[Peer], vip: IPv4Address, cluster_mac: str) -> list[Finding]:
+def judge(
+    tally: ArpTally, peers: Sequence[Peer], vip: IPv4Address, cluster_mac: str
+) -> list[Finding]:
     """Judge what was heard; `peers` are the other members that were asked."""
     names = {peer.mac: peer.name for peer in peers}
     wrong = [
-        _impostor(mac, source, names, vip, cluster_mac) for source, macs in sorted(tally.speakers.items()) for mac in sorted(macs - {cluster_mac})
+        _impostor(mac, source, names, vip, cluster_mac)
+        for source, macs in sorted(tally.speakers.items())
+        for mac in sorted(macs - {cluster_mac})
     ]
     near = [peer for peer in peers if tally.answers[Question.CONTROL, peer.address]]
     silent = [peer for peer in near if peer.answers and peer.mac not in tally.speakers]
-    speaking = f"{len(tally.speakers)} others answer for {vip}, all with {cluster_mac}" if tally.speakers else f"nobody else answers for {vip}"
+    speaking = (
+        f"{len(tally.speakers)} others answer for {vip}, all with {cluster_mac}"
+        if tally.speakers
+        else f"nobody else answers for {vip}"
+    )
     return [
         *judged(VIP_MAC, speaking, *wrong, _silent(silent, vip) if silent else None),
-        *(_reach(tally, peers, near, cluster_mac) if peers else [_alone(check) for check in (NEIGHBOURS, THERE, HERE)]),
+        *(
+            _reach(tally, peers, near, cluster_mac)
+            if peers
+            else [_alone(check) for check in (NEIGHBOURS, THERE, HERE)]
+        ),
     ]
 
 
@@ -128,25 +163,44 @@ def _alone(check: str) -> Finding:
     return left_out(check, "no other member is known that could be asked")
 
 
-def _impostor(mac: str, source: str, names: dict[str, str], vip: IPv4Address, cluster_mac: str) -> Finding:
+def _impostor(
+    mac: str, source: str, names: dict[str, str], vip: IPv4Address, cluster_mac: str
+) -> Finding:
     who = names.get(source) or names.get(mac) or f"a host that is no member, at {source}"
     why = f"clients and routers that hear it send all their traffic for {vip} to that host alone; the cluster's is {cluster_mac}"
-    return fault(VIP_MAC, f"{vip} is answered with {mac}, by {who}", why, f"on that host: ip address del {vip}/32 dev …, or start its daemon")
+    return fault(
+        VIP_MAC,
+        f"{vip} is answered with {mac}, by {who}",
+        why,
+        f"on that host: ip address del {vip}/32 dev …, or start its daemon",
+    )
 
 
 def _silent(silent: Sequence[Peer], vip: IPv4Address) -> Finding:
     why = "routers learn the cluster MAC from whoever answers; if nobody did, no client would find the cluster"
     mend = "on that node: maglev0 doctor (its arp_ignore, its packet filters, its daemon)"
-    return fault(VIP_MAC, f"{_names(silent)} {_verb(silent, 'does', 'do')} not answer ARP for {vip}, though for their own addresses", why, mend)
+    return fault(
+        VIP_MAC,
+        f"{_names(silent)} {_verb(silent, 'does', 'do')} not answer ARP for {vip}, though for their own addresses",
+        why,
+        mend,
+    )
 
 
-def _reach(tally: Tally, peers: Sequence[Peer], near: Sequence[Peer], cluster_mac: str) -> list[Finding]:
+def _reach(
+    tally: ArpTally, peers: Sequence[Peer], near: Sequence[Peer], cluster_mac: str
+) -> list[Finding]:
     far = [peer for peer in peers if peer not in near]
     apart = None
     if far:
         what = f"{_names(far)} {_verb(far, 'does', 'do')} not answer ARP on this network"
         why = "all members must stand in one layer-2 network: another VLAN, a cut cable, or a filter lies between"
-        apart = warning(NEIGHBOURS, what, why, f"from here: arping -I IF {far[0].address}; compare cables and VLANs")
+        apart = warning(
+            NEIGHBOURS,
+            what,
+            why,
+            f"from here: arping -I IF {far[0].address}; compare cables and VLANs",
+        )
     return [
         *judged(NEIGHBOURS, f"all {len(near)} other members answer", apart),
         *_way(tally, near, Question.THERE, cluster_mac),
@@ -154,15 +208,22 @@ def _reach(tally: Tally, peers: Sequence[Peer], near: Sequence[Peer], cluster_ma
     ]
 
 
-def _way(tally: Tally, near: Sequence[Peer], kind: Question, cluster_mac: str) -> list[Finding]:
+def _way(tally: ArpTally, near: Sequence[Peer], kind: Question, cluster_mac: str) -> list[Finding]:
     check = THERE if kind is Question.THERE else HERE
     if not near:
         return [left_out(check, "no other member answers that could be asked")]
     heard = {peer: tally.answers[kind, peer.address] for peer in near}
     lost = [peer for peer, count in heard.items() if not count]
-    some = [peer for peer, count in heard.items() if 0 < count < min(tally.rounds, tally.answers[Question.CONTROL, peer.address])]
+    some = [
+        peer
+        for peer, count in heard.items()
+        if 0 < count < min(tally.rounds, tally.answers[Question.CONTROL, peer.address])
+    ]
     return judged(
-        check, f"they pass, {len(near)} of {len(near)} members", _lost(lost, kind, cluster_mac), _some(some, heard, tally.rounds, kind, cluster_mac)
+        check,
+        f"they pass, {len(near)} of {len(near)} members",
+        _lost(lost, kind, cluster_mac),
+        _some(some, heard, tally.rounds, kind, cluster_mac),
     )
 
 
@@ -180,14 +241,23 @@ def _lost(lost: Sequence[Peer], kind: Question, cluster_mac: str) -> Finding | N
     return fault(THERE if there else HERE, what, why, _switch(cluster_mac) + mine)
 
 
-def _some(some: Sequence[Peer], heard: dict[Peer, int], rounds: int, kind: Question, cluster_mac: str) -> Finding | None:
+def _some(
+    some: Sequence[Peer], heard: dict[Peer, int], rounds: int, kind: Question, cluster_mac: str
+) -> Finding | None:
     if not some:
         return None
     there = kind is Question.THERE
     counts = ", ".join(f"{peer.name} {heard[peer]} of {rounds}" for peer in some[:_FEW])
-    what = f"frames for {cluster_mac} {'to' if there else 'from'} others are lost in part ({counts})"
+    what = (
+        f"frames for {cluster_mac} {'to' if there else 'from'} others are lost in part ({counts})"
+    )
     why = "a switch that snoops IGMP delivers until its entries age, and one with storm control drops what exceeds its rate"
-    return warning(THERE if there else HERE, what, why, f"{_switch(cluster_mac)}; watch for longer: maglev0 doctor --probe-for=300")
+    return warning(
+        THERE if there else HERE,
+        what,
+        why,
+        f"{_switch(cluster_mac)}; watch for longer: maglev0 doctor --probe-for=300",
+    )
 
 
 def _switch(cluster_mac: str) -> str:

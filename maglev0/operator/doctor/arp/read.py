@@ -11,7 +11,7 @@ from ipaddress import IPv4Address
 from maglev0.dataplane.host.interface import Interface
 from maglev0.errors import DataplaneError
 from maglev0.operator.doctor.arp import judge as arp
-from maglev0.operator.doctor.arp.judge import Peer, Question, Tally
+from maglev0.operator.doctor.arp.judge import ArpTally, Peer, Question
 
 MAX_PEERS = 64  # asked: a switch that carries frames to so many carries them to all
 LEAST_ROUNDS = 3  # one lost frame shall not look like a switch that loses them
@@ -27,44 +27,58 @@ _MEMBERSHIP = struct.Struct("@iHH8s")  # struct packet_mreq
 class Wire:
     """A packet socket on the traffic interface; only root may have one."""
 
-    def __init__(self, interface: Interface, vip: IPv4Address, cluster_mac: str, peers: Sequence[Peer]) -> None:
+    def __init__(
+        self, interface: Interface, vip: IPv4Address, cluster_mac: str, peers: Sequence[Peer]
+    ) -> None:
         self._interface = interface
         self._vip = vip
         self._cluster_mac = cluster_mac
         self.peers = tuple(peers[:MAX_PEERS])  # those that are asked
-        self._tally = Tally()
+        self._tally = ArpTally()
 
-    def ask(self, seconds: float, *, listen: bool) -> Tally:
+    def ask(self, seconds: float, *, listen: bool) -> ArpTally:
         """Ask for so long, in rounds; `listen` has the network card take frames for the cluster MAC meanwhile, where no daemon sees to that.
 
         Raises DataplaneError where the kernel refuses.
         """
         try:
-            with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(arp.ETHER_TYPE)) as link:
+            with socket.socket(
+                socket.AF_PACKET, socket.SOCK_RAW, socket.htons(arp.ETHER_TYPE)
+            ) as link:
                 link.bind((self._interface.name, arp.ETHER_TYPE))
                 link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER_BYTES)
                 if listen:
                     self._listen(link)
                 self._rounds(link, seconds)
         except PermissionError as error:
-            raise DataplaneError("asking by ARP needs CAP_NET_RAW: run maglev0 doctor as root") from error
+            raise DataplaneError(
+                "asking by ARP needs CAP_NET_RAW: run maglev0 doctor as root"
+            ) from error
         except OSError as error:
-            raise DataplaneError(f"asking by ARP on {self._interface.name}: {(error.strerror or str(error)).lower()}") from error
+            raise DataplaneError(
+                f"asking by ARP on {self._interface.name}: {(error.strerror or str(error)).lower()}"
+            ) from error
         return self._tally
 
     def _listen(self, link: socket.socket) -> None:
         index = socket.if_nametoindex(self._interface.name)
         mac = bytes.fromhex(self._cluster_mac.replace(":", ""))
-        link.setsockopt(_SOL_PACKET, _ADD_MEMBERSHIP, _MEMBERSHIP.pack(index, _MULTICAST, len(mac), mac))
+        link.setsockopt(
+            _SOL_PACKET, _ADD_MEMBERSHIP, _MEMBERSHIP.pack(index, _MULTICAST, len(mac), mac)
+        )
 
     def _rounds(self, link: socket.socket, seconds: float) -> None:
         ends_s = time.monotonic() + seconds
-        while self._tally.rounds < LEAST_ROUNDS or time.monotonic() < ends_s:  # ends: each round takes a bounded time
+        while (
+            self._tally.rounds < LEAST_ROUNDS or time.monotonic() < ends_s
+        ):  # ends: each round takes a bounded time
             due_s = time.monotonic() + ROUND_S
             self._who_has_the_vip(link)
             for kind in Question:
                 for peer in self.peers:
-                    link.send(arp.question(kind, peer.address, self._interface.mac, self._cluster_mac))
+                    link.send(
+                        arp.question(kind, peer.address, self._interface.mac, self._cluster_mac)
+                    )
                 self._hear(link, kind, patient=not self._tally.rounds and kind is Question.CONTROL)
             self._tally.rounds += 1
             time.sleep(max(0.0, min(due_s, ends_s) - time.monotonic()))
@@ -82,7 +96,9 @@ class Wire:
         """
         ends_s, wanted = time.monotonic() + ANSWER_S, self._tally.rounds + 1
         for _frame in range(MAX_FRAMES):
-            if not patient and all(self._tally.answers[kind, peer.address] >= wanted for peer in self.peers):
+            if not patient and all(
+                self._tally.answers[kind, peer.address] >= wanted for peer in self.peers
+            ):
                 return
             link.settimeout(max(0.0, ends_s - time.monotonic()))
             try:

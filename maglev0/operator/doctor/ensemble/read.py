@@ -16,28 +16,36 @@ from contextlib import asynccontextmanager, suppress
 from maglev0.config.configuration import ZooKeeperAddress
 from maglev0.coordination import diagnosis
 from maglev0.operator.doctor.ensemble import judge as ensemble
-from maglev0.operator.doctor.ensemble.judge import Server
+from maglev0.operator.doctor.ensemble.judge import ServerReading
 from maglev0.protocol.paths import Paths
-from maglev0.protocol.ports.zookeeper import Check, Disconnected, Refused, ZooKeeper
+from maglev0.protocol.ports.zookeeper import Disconnected, Refused, VersionGuard, ZooKeeper
 
 ANSWER_TIMEOUT_S = 2.0
 ANSWER_LIMIT = 1 << 16
 WRITES = 7  # tries: one slow one among them is seen, and the servers hardly notice
 _LENGTH = struct.Struct("!i")
-_CONNECT = struct.Struct("!iqiqi16s?")  # protocol version, last zxid seen, timeout in ms, session, password, read-only (zookeeper.jute)
+_CONNECT = struct.Struct(
+    "!iqiqi16s?"
+)  # protocol version, last zxid seen, timeout in ms, session, password, read-only (zookeeper.jute)
 _CONNECTED = struct.Struct("!ii")  # protocol version, timeout in ms
 _CLOSE = struct.Struct("!iii")  # length, xid, type: closeSession is -11
 _LONGEST_MS = (1 << 31) - 1
 
 
-async def ask(address: ZooKeeperAddress, tls: ssl.SSLContext | None, asked_s: float) -> list[Server]:
+async def ask(
+    address: ZooKeeperAddress, tls: ssl.SSLContext | None, asked_s: float
+) -> list[ServerReading]:
     """Ask all servers at once, about sessions of `asked_s`."""
-    return list(await asyncio.gather(*(_ask(server, tls, asked_s) for server in address.hosts.split(","))))
+    return list(
+        await asyncio.gather(*(_ask(server, tls, asked_s) for server in address.hosts.split(",")))
+    )
 
 
 async def any_serves(address: ZooKeeperAddress, tls: ssl.SSLContext | None) -> bool:
     """Whether any server answers, whatever it says; at once where all refuse."""
-    return any(await asyncio.gather(*(_answers(server, tls) for server in address.hosts.split(","))))
+    return any(
+        await asyncio.gather(*(_answers(server, tls) for server in address.hosts.split(",")))
+    )
 
 
 async def _answers(server: str, tls: ssl.SSLContext | None) -> bool:
@@ -47,17 +55,22 @@ async def _answers(server: str, tls: ssl.SSLContext | None) -> bool:
         return False
 
 
-async def _ask(server: str, tls: ssl.SSLContext | None, asked_s: float) -> Server:
+async def _ask(server: str, tls: ssl.SSLContext | None, asked_s: float) -> ServerReading:
     try:
         status = await _word(server, tls, b"srvr")
         version, mode = ensemble.read_srvr(status)
         if "not currently serving" in status:
-            return Server(server, problem=diagnosis.NO_QUORUM)
-        granted = [await _granted_s(server, tls, timeout_ms) for timeout_ms in (int(1000 * asked_s), 1, _LONGEST_MS)]
+            return ServerReading(server, problem=diagnosis.NO_QUORUM)
+        granted = [
+            await _granted_s(server, tls, timeout_ms)
+            for timeout_ms in (int(1000 * asked_s), 1, _LONGEST_MS)
+        ]
         conf = ensemble.read_conf(await _word(server, tls, b"conf"))
     except (OSError, EOFError, TimeoutError, struct.error):
-        return Server(server, problem=await _problem(server, tls))
-    return Server(server, "", version, mode, asked_s, granted[0], granted[1], granted[2], conf)
+        return ServerReading(server, problem=await _problem(server, tls))
+    return ServerReading(
+        server, "", version, mode, asked_s, granted[0], granted[1], granted[2], conf
+    )
 
 
 async def _problem(server: str, tls: ssl.SSLContext | None) -> str:
@@ -66,11 +79,15 @@ async def _problem(server: str, tls: ssl.SSLContext | None) -> str:
 
 
 @asynccontextmanager
-async def _connected(server: str, tls: ssl.SSLContext | None) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+async def _connected(
+    server: str, tls: ssl.SSLContext | None
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     host, _, port = server.rpartition(":")
     host = host.strip("[]")
     async with asyncio.timeout(ANSWER_TIMEOUT_S):
-        reader, writer = await asyncio.open_connection(host, int(port), ssl=tls, server_hostname=None if tls is None else host)
+        reader, writer = await asyncio.open_connection(
+            host, int(port), ssl=tls, server_hostname=None if tls is None else host
+        )
         try:
             yield reader, writer
         finally:
@@ -103,6 +120,6 @@ async def writes_s(zookeeper: ZooKeeper, paths: Paths, version: int) -> list[flo
     for _try in range(WRITES):
         started_s = time.monotonic()
         with suppress(Refused, Disconnected):
-            await zookeeper.commit([Check(paths.settings, version)])
+            await zookeeper.commit([VersionGuard(paths.settings, version)])
             took.append(time.monotonic() - started_s)
     return took

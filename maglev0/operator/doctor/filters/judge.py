@@ -20,9 +20,22 @@ CONNTRACK = -200
 OWN_NETWORK = 24  # a rule for a larger network is not about the VIP
 _INPUT_HOOKS = {"ingress", "prerouting", "input"}
 _OUTPUT_HOOKS = {"output", "postrouting", "egress"}
-_ELSEWHERE = {"queue", "tproxy", "synproxy", "redirect", "dnat", "fwd"}  # the packet leaves the chain, for an end that is not known
+_ELSEWHERE = {
+    "queue",
+    "tproxy",
+    "synproxy",
+    "redirect",
+    "dnat",
+    "fwd",
+}  # the packet leaves the chain, for an end that is not known
 _VERDICTS = {"vmap", "drop", "reject", "accept", "continue", "return", "jump", "goto"} | _ELSEWHERE
-_STATEMENTS = {"notrack", "counter", "log", "mangle", "comment"} | _VERDICTS  # all that tests nothing
+_STATEMENTS = {
+    "notrack",
+    "counter",
+    "log",
+    "mangle",
+    "comment",
+} | _VERDICTS  # all that tests nothing
 
 
 class Way(enum.StrEnum):
@@ -56,7 +69,9 @@ class Ruleset:
                 self.chains[chain["family"], chain["table"], chain["name"]] = chain
             elif "rule" in found:
                 rule = found["rule"]
-                self.rules.setdefault((rule["family"], rule["table"], rule["chain"]), []).append(rule)
+                self.rules.setdefault((rule["family"], rule["table"], rule["chain"]), []).append(
+                    rule
+                )
             elif "set" in found or "map" in found:
                 named = found.get("set") or found["map"]
                 self.sets[named["family"], named["table"], named["name"]] = named.get("elem", [])
@@ -70,7 +85,9 @@ class Ruleset:
 
 def _passes(packet: Packet, chain: Mapping[str, Any]) -> bool:
     hooks = _INPUT_HOOKS if packet.way is Way.IN else _OUTPUT_HOOKS
-    if chain.get("hook") not in hooks or chain.get("type") == "nat":  # a chain for NAT sees first packets alone, and drops nothing
+    if (
+        chain.get("hook") not in hooks or chain.get("type") == "nat"
+    ):  # a chain for NAT sees first packets alone, and drops nothing
         return False
     families = {"arp"} if packet.protocol == "arp" else {"ip", "inet"}
     devices = chain.get("dev", "")
@@ -96,11 +113,15 @@ class Hit(NamedTuple):
     def where(self) -> str:
         """The place, in nft's words."""
         place = f"{self.family} {self.table} {self.chain}"
-        return f"the policy of chain {place}" if self.handle is None else f"rule {self.handle} of chain {place}"
+        return (
+            f"the policy of chain {place}"
+            if self.handle is None
+            else f"rule {self.handle} of chain {place}"
+        )
 
 
 @dataclass
-class _Walk:
+class _ChainWalk:
     """One packet on its way through one base chain."""
 
     ruleset: Ruleset
@@ -109,7 +130,15 @@ class _Walk:
     hits: list[Hit] = field(default_factory=list)
     may_have_left: bool = False  # an earlier rule may have accepted it
 
-    def note(self, key: tuple[str, str, str], verdict: str, handle: int | None, *, certain: bool, named: bool = False) -> None:
+    def note(
+        self,
+        key: tuple[str, str, str],
+        verdict: str,
+        handle: int | None,
+        *,
+        certain: bool,
+        named: bool = False,
+    ) -> None:
         self.hits.append(Hit(verdict, *key, handle, certain and not self.may_have_left, named))
 
 
@@ -128,14 +157,18 @@ def hits(ruleset: Ruleset, packet: Packet) -> list[Hit]:
     """Where rules drop such packets, or (tcp alone) keep them from being tracked: those that match all of them, or name the VIP."""
     found: list[Hit] = []
     for key in ruleset.base_chains(packet):
-        walk = _Walk(ruleset, packet, ruleset.chains[key])
-        if _through(walk, key, 0) is _End.RETURNED and walk.base.get("policy") == "drop" and not walk.may_have_left:
+        walk = _ChainWalk(ruleset, packet, ruleset.chains[key])
+        if (
+            _through(walk, key, 0) is _End.RETURNED
+            and walk.base.get("policy") == "drop"
+            and not walk.may_have_left
+        ):
             walk.note(key, "drop", None, certain=True)
         found += walk.hits
     return found
 
 
-def _through(walk: _Walk, key: tuple[str, str, str], depth: int) -> _End:
+def _through(walk: _ChainWalk, key: tuple[str, str, str], depth: int) -> _End:
     if depth > MAX_DEPTH:
         return _End.RETURNED
     for rule in walk.ruleset.rules.get(key, ()):
@@ -145,7 +178,9 @@ def _through(walk: _Walk, key: tuple[str, str, str], depth: int) -> _End:
     return _End.RETURNED
 
 
-def _apply(walk: _Walk, key: tuple[str, str, str], rule: Mapping[str, Any], depth: int) -> _End | None:
+def _apply(
+    walk: _ChainWalk, key: tuple[str, str, str], rule: Mapping[str, Any], depth: int
+) -> _End | None:
     """What one rule does to the packet; None: it goes on with the next."""
     matched: bool | None = True
     names_vip = False
@@ -158,7 +193,9 @@ def _apply(walk: _Walk, key: tuple[str, str, str], rule: Mapping[str, Any], dept
             matched = matched if result else None
             names_vip |= bool(result) and _names(value)
             continue
-        if kind not in _STATEMENTS and not (kind == "xt" and _kind_of(value) == "target"):  # a test, or what this does not know
+        if kind not in _STATEMENTS and not (
+            kind == "xt" and _kind_of(value) == "target"
+        ):  # a test, or what this does not know
             matched = None
             continue
         if kind == "vmap":
@@ -178,7 +215,7 @@ class _Reached(NamedTuple):
     names_vip: bool
 
 
-def _verdict(walk: _Walk, reached: _Reached, kind: str, value: Any, depth: int) -> _End | None:
+def _verdict(walk: _ChainWalk, reached: _Reached, kind: str, value: Any, depth: int) -> _End | None:
     if kind in ("drop", "reject"):
         return _dropped(walk, reached, kind)
     if kind == "notrack" or (kind == "xt" and value.get("name") in ("CT", "NOTRACK")):
@@ -193,7 +230,7 @@ def _verdict(walk: _Walk, reached: _Reached, kind: str, value: Any, depth: int) 
     return None
 
 
-def _dropped(walk: _Walk, reached: _Reached, kind: str) -> _End | None:
+def _dropped(walk: _ChainWalk, reached: _Reached, kind: str) -> _End | None:
     if reached.matched:
         if reached.names_vip or not walk.may_have_left:
             walk.note(reached.key, kind, reached.handle, certain=True, named=reached.names_vip)
@@ -203,31 +240,52 @@ def _dropped(walk: _Walk, reached: _Reached, kind: str) -> _End | None:
     return None
 
 
-def _untracked(walk: _Walk, reached: _Reached, *, certain: bool) -> None:
+def _untracked(walk: _ChainWalk, reached: _Reached, *, certain: bool) -> None:
     # Behind connection tracking the order comes too late; for other protocols nothing follows connections.
-    in_time = walk.base.get("hook") in ("prerouting", "output") and int(walk.base.get("prio", 0)) < CONNTRACK
+    in_time = (
+        walk.base.get("hook") in ("prerouting", "output")
+        and int(walk.base.get("prio", 0)) < CONNTRACK
+    )
     if walk.packet.protocol == "tcp" and in_time:
-        walk.note(reached.key, "notrack", reached.handle, certain=certain and bool(reached.matched), named=certain and reached.names_vip)
+        walk.note(
+            reached.key,
+            "notrack",
+            reached.handle,
+            certain=certain and bool(reached.matched),
+            named=certain and reached.names_vip,
+        )
 
 
-def _jump(walk: _Walk, reached: _Reached, kind: str, target: str, depth: int) -> _End | None:
+def _jump(walk: _ChainWalk, reached: _Reached, kind: str, target: str, depth: int) -> _End | None:
     family, table, _chain = reached.key
-    inner = _Walk(walk.ruleset, walk.packet, walk.base, may_have_left=walk.may_have_left)
+    inner = _ChainWalk(walk.ruleset, walk.packet, walk.base, may_have_left=walk.may_have_left)
     end = _through(inner, (family, table, target), depth + 1)
     walk.may_have_left = inner.may_have_left or (reached.matched is None and end is _End.ACCEPTED)
     for hit in inner.hits:
         named = hit.named or reached.names_vip
         if reached.matched or named or hit.verdict == "notrack":
-            walk.hits.append(hit._replace(certain=hit.certain and bool(reached.matched), named=named))
+            walk.hits.append(
+                hit._replace(certain=hit.certain and bool(reached.matched), named=named)
+            )
     if not reached.matched or (end is _End.RETURNED and kind == "jump"):
         return None
     return end
 
 
-def _vmap(walk: _Walk, key: tuple[str, str, str], rule: Mapping[str, Any], value: Mapping[str, Any], depth: int) -> _End | None:
+def _vmap(
+    walk: _ChainWalk,
+    key: tuple[str, str, str],
+    rule: Mapping[str, Any],
+    value: Mapping[str, Any],
+    depth: int,
+) -> _End | None:
     """A verdict map: by a key that is known the one verdict, by another any of them, or none."""
     data = value.get("data")
-    pairs = data.get("set", []) if isinstance(data, dict) else walk.ruleset.sets.get((*key[:2], str(data).removeprefix("@")))
+    pairs = (
+        data.get("set", [])
+        if isinstance(data, dict)
+        else walk.ruleset.sets.get((*key[:2], str(data).removeprefix("@")))
+    )
     if pairs is None:
         walk.may_have_left = True
         return None
@@ -239,14 +297,19 @@ def _vmap(walk: _Walk, key: tuple[str, str, str], rule: Mapping[str, Any], value
         if result is False:
             continue
         kind, target = next(iter(pair[1].items()))
-        reached = _Reached(key, rule["handle"], result, bool(result) and _names({"op": "==", "left": value.get("key"), "right": pair[0]}))
+        reached = _Reached(
+            key,
+            rule["handle"],
+            result,
+            bool(result) and _names({"op": "==", "left": value.get("key"), "right": pair[0]}),
+        )
         end = _verdict(walk, reached, kind, target, depth)
         if result:
             return end
     return None
 
 
-def _matches(walk: _Walk, key: tuple[str, str, str], match: Mapping[str, Any]) -> bool | None:
+def _matches(walk: _ChainWalk, key: tuple[str, str, str], match: Mapping[str, Any]) -> bool | None:
     left = match["left"]
     foreign = _foreign_protocol(walk.packet, left)
     if foreign:
@@ -269,14 +332,16 @@ def _foreign_protocol(packet: Packet, left: Any) -> bool:
     inner = left.get("&")
     if isinstance(inner, list) and inner:
         return _foreign_protocol(packet, inner[0])
-    protocol = left.get("payload", {}).get("protocol") if isinstance(left.get("payload"), dict) else None
+    protocol = (
+        left.get("payload", {}).get("protocol") if isinstance(left.get("payload"), dict) else None
+    )
     if protocol in (None, "ether"):
         return False
     mine = _BY_PROTOCOL[packet.protocol] | (set() if packet.protocol == "arp" else {"ip"})
     return protocol not in mine
 
 
-def _value(walk: _Walk, left: Any) -> str | None:
+def _value(walk: _ChainWalk, left: Any) -> str | None:
     """What the packet has there, None where it may have anything."""
     if not isinstance(left, dict):
         return None
@@ -285,7 +350,7 @@ def _value(walk: _Walk, left: Any) -> str | None:
     return reader(walk, inner) if reader is not None and isinstance(inner, dict) else None
 
 
-def _payload(walk: _Walk, payload: Mapping[str, Any]) -> str | None:
+def _payload(walk: _ChainWalk, payload: Mapping[str, Any]) -> str | None:
     packet, place = walk.packet, (str(payload.get("protocol")), str(payload.get("field")))
     incoming = packet.way is Way.IN
     known = {
@@ -297,9 +362,12 @@ def _payload(walk: _Walk, payload: Mapping[str, Any]) -> str | None:
     return known.get(place)
 
 
-def _meta(walk: _Walk, meta: Mapping[str, Any]) -> str | None:
+def _meta(walk: _ChainWalk, meta: Mapping[str, Any]) -> str | None:
     packet, incoming = walk.packet, walk.packet.way is Way.IN
-    early = int(walk.base.get("prio", 0)) < SECOND_STAGE and walk.base.get("hook") in ("ingress", "prerouting")
+    early = int(walk.base.get("prio", 0)) < SECOND_STAGE and walk.base.get("hook") in (
+        "ingress",
+        "prerouting",
+    )
     interface_keys = ("iifname", "iif") if incoming else ("oifname", "oif")
     if meta.get("key") in interface_keys:
         return packet.interface
@@ -307,25 +375,48 @@ def _meta(walk: _Walk, meta: Mapping[str, Any]) -> str | None:
         "l4proto": None if packet.protocol == "arp" else packet.protocol,
         "nfproto": None if packet.protocol == "arp" else "ipv4",
         "protocol": "arp" if packet.protocol == "arp" else "ip",
-        "pkttype": None if packet.protocol == "arp" or not incoming else "multicast" if early else "host",
+        "pkttype": None
+        if packet.protocol == "arp" or not incoming
+        else "multicast"
+        if early
+        else "host",
     }
     return known.get(str(meta.get("key")))
 
 
-def _fib(walk: _Walk, fib: Mapping[str, Any]) -> str | None:
+def _fib(walk: _ChainWalk, fib: Mapping[str, Any]) -> str | None:
     address = "daddr" if walk.packet.way is Way.IN else "saddr"
-    return "local" if fib.get("result") == "type" and address in fib.get("flags", ()) and walk.packet.protocol != "arp" else None
+    return (
+        "local"
+        if fib.get("result") == "type"
+        and address in fib.get("flags", ())
+        and walk.packet.protocol != "arp"
+        else None
+    )
 
 
-_READERS: dict[str, Callable[[_Walk, Mapping[str, Any]], str | None]] = {"payload": _payload, "meta": _meta, "fib": _fib}
-_NUMBERS = {"tcp": ("6",), "udp": ("17",), "icmp": ("1",), "ip": ("2048", "0x0800"), "arp": ("2054", "0x0806"), "ipv4": ("2",)}
+_READERS: dict[str, Callable[[_ChainWalk, Mapping[str, Any]], str | None]] = {
+    "payload": _payload,
+    "meta": _meta,
+    "fib": _fib,
+}
+_NUMBERS = {
+    "tcp": ("6",),
+    "udp": ("17",),
+    "icmp": ("1",),
+    "ip": ("2048", "0x0800"),
+    "arp": ("2054", "0x0806"),
+    "ipv4": ("2",),
+}
 
 
-def _equals(walk: _Walk, key: tuple[str, str, str], known: str, right: Any) -> bool | None:
+def _equals(walk: _ChainWalk, key: tuple[str, str, str], known: str, right: Any) -> bool | None:
     """Whether a value is what stands on the right side, or among it."""
     if isinstance(right, str) and right.startswith("@"):
         named = walk.ruleset.sets.get((*key[:2], right[1:]))
-        return None if named is None else _any(_equals(walk, key, known, element) for element in named)
+        return (
+            None if named is None else _any(_equals(walk, key, known, element) for element in named)
+        )
     if isinstance(right, dict):
         return _in_range(walk, key, known, right)
     if isinstance(right, list):
@@ -336,7 +427,9 @@ def _equals(walk: _Walk, key: tuple[str, str, str], known: str, right: Any) -> b
     return text == known or text in _NUMBERS.get(known, ())
 
 
-def _in_range(walk: _Walk, key: tuple[str, str, str], known: str, right: Mapping[str, Any]) -> bool | None:
+def _in_range(
+    walk: _ChainWalk, key: tuple[str, str, str], known: str, right: Mapping[str, Any]
+) -> bool | None:
     kind, value = _first(right)
     try:
         if kind == "set":
@@ -344,7 +437,9 @@ def _in_range(walk: _Walk, key: tuple[str, str, str], known: str, right: Mapping
         if kind == "elem":
             return _equals(walk, key, known, value["val"])
         if kind == "prefix":
-            return IPv4Address(known) in IPv4Network(f"{value['addr']}/{value['len']}", strict=False)
+            return IPv4Address(known) in IPv4Network(
+                f"{value['addr']}/{value['len']}", strict=False
+            )
         if kind == "range":
             return IPv4Address(value[0]) <= IPv4Address(known) <= IPv4Address(value[1])
     except (ValueError, KeyError, TypeError):
@@ -354,7 +449,9 @@ def _in_range(walk: _Walk, key: tuple[str, str, str], known: str, right: Mapping
 
 def _first(expression: Any) -> tuple[str, Any]:
     """What an expression is, and what it is made of: nft writes objects of one key."""
-    pair: tuple[str, Any] = next(iter(expression.items()), ("", {})) if isinstance(expression, dict) else ("", {})
+    pair: tuple[str, Any] = (
+        next(iter(expression.items()), ("", {})) if isinstance(expression, dict) else ("", {})
+    )
     return pair
 
 
@@ -367,7 +464,12 @@ def _names(match: Mapping[str, Any]) -> bool:
     """Whether a test that the packet passes is for the VIP, or a network that is hardly more than its own."""
     left, right = match["left"], match["right"]
     payload = left.get("payload") if isinstance(left, dict) else None
-    of_address = isinstance(payload, dict) and payload.get("field") in ("daddr", "saddr", "daddr ip", "saddr ip")
+    of_address = isinstance(payload, dict) and payload.get("field") in (
+        "daddr",
+        "saddr",
+        "daddr ip",
+        "saddr ip",
+    )
     prefix = right.get("prefix", {}) if isinstance(right, dict) else {}
     return of_address and match.get("op") == "==" and prefix.get("len", 32) >= OWN_NETWORK
 

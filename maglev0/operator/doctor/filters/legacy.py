@@ -11,8 +11,18 @@ from typing import Any
 
 OURS = "maglev0-"  # how the chains begin that guard a CLUSTERIP rule
 MARK = " (iptables-legacy)"  # behind the table's name, in what is told of a rule
-_PRIORITIES = {"raw": -300, "mangle": -150, "filter": 0, "security": 50}  # enum nf_ip_hook_priorities, linux/netfilter_ipv4.h
-_BUILT_IN = {"PREROUTING": "prerouting", "INPUT": "input", "OUTPUT": "output", "POSTROUTING": "postrouting"}
+_PRIORITIES = {
+    "raw": -300,
+    "mangle": -150,
+    "filter": 0,
+    "security": 50,
+}  # enum nf_ip_hook_priorities, linux/netfilter_ipv4.h
+_BUILT_IN = {
+    "PREROUTING": "prerouting",
+    "INPUT": "input",
+    "OUTPUT": "output",
+    "POSTROUTING": "postrouting",
+}
 _FIELDS = {
     "-d": {"payload": {"protocol": "ip", "field": "daddr"}},
     "-s": {"payload": {"protocol": "ip", "field": "saddr"}},
@@ -27,7 +37,20 @@ _VERDICTS: dict[str, dict[str, Any]] = {
     "RETURN": {"return": None},
     "NOTRACK": {"notrack": None},
 }
-_GO_ON = {"LOG", "NFLOG", "MARK", "CONNMARK", "TCPMSS", "TOS", "DSCP", "TTL", "CHECKSUM", "TRACE", "AUDIT", "SET"}
+_GO_ON = {
+    "LOG",
+    "NFLOG",
+    "MARK",
+    "CONNMARK",
+    "TCPMSS",
+    "TOS",
+    "DSCP",
+    "TTL",
+    "CHECKSUM",
+    "TRACE",
+    "AUDIT",
+    "SET",
+}
 _UNKNOWN: dict[str, Any] = {"limit": None}  # a test that some packets pass
 
 
@@ -42,14 +65,27 @@ def objects(saved: str) -> Iterator[dict[str, Any]]:
         elif line.startswith("-A ") and table in _PRIORITIES:
             words = shlex.split(line)
             numbers[words[1]] = numbers.get(words[1], 0) + 1
-            yield {"rule": {"family": "ip", "table": table + MARK, "chain": words[1], "handle": numbers[words[1]], "expr": _expressions(words[2:])}}
+            yield {
+                "rule": {
+                    "family": "ip",
+                    "table": table + MARK,
+                    "chain": words[1],
+                    "handle": numbers[words[1]],
+                    "expr": _expressions(words[2:]),
+                }
+            }
 
 
 def _chain(table: str, line: str) -> dict[str, Any]:
     name, policy, *_counters = line[1:].split()
     chain: dict[str, Any] = {"family": "ip", "table": table + MARK, "name": name}
     if name in _BUILT_IN:
-        chain |= {"type": "filter", "hook": _BUILT_IN[name], "prio": _PRIORITIES[table], "policy": policy.lower()}
+        chain |= {
+            "type": "filter",
+            "hook": _BUILT_IN[name],
+            "prio": _PRIORITIES[table],
+            "policy": policy.lower(),
+        }
     return chain
 
 

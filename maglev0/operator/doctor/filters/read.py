@@ -44,17 +44,26 @@ class _JsonNft(Nft):
             try:
                 return list(json.loads(printed)["nftables"])
             except (ValueError, LookupError, TypeError) as error:
-                raise DataplaneError(f"libnftables cannot print table {family} {name} as JSON: a newer one may") from error
+                raise DataplaneError(
+                    f"libnftables cannot print table {family} {name} as JSON: a newer one may"
+                ) from error
         return []
 
 
 def read(vip: IPv4Address) -> Filters:
     """Read them all; our own tables, with their many elements, only by name. Raises DataplaneError."""
-    rights.require("reading the packet filters")  # without it libnftables would write to stderr by itself
+    rights.require(
+        "reading the packet filters"
+    )  # without it libnftables would write to stderr by itself
     # Not as JSON: in that, nft 1.0.6 prints memory that is not its own for a table's flags that it does not know, as those of our own.
     tables = foreign.tables(Nft().run("list tables"))
     nft = _JsonNft()
-    objects = [found for family, name in tables if not foreign.is_ours(name) for found in nft.table(family, name)]
+    objects = [
+        found
+        for family, name in tables
+        if not foreign.is_ours(name)
+        for found in nft.table(family, name)
+    ]
     return Filters(Ruleset([*objects, *legacy.objects(_legacy())]), foreign.ours(tables, vip))
 
 
@@ -63,9 +72,13 @@ def _legacy() -> str:
     try:
         if not _LEGACY_TABLES.exists() or not _LEGACY_TABLES.read_text("ascii").split():
             return ""
-        done = subprocess.run([_SAVE], capture_output=True, text=True, check=True, timeout=_TIMEOUT_S)
+        done = subprocess.run(
+            [_SAVE], capture_output=True, text=True, check=True, timeout=_TIMEOUT_S
+        )
     except FileNotFoundError as error:
-        raise DataplaneError(f"there are rules of iptables-legacy, and no {_SAVE} to read them: apt install iptables") from error
+        raise DataplaneError(
+            f"there are rules of iptables-legacy, and no {_SAVE} to read them: apt install iptables"
+        ) from error
     except (OSError, subprocess.SubprocessError) as error:
         raise DataplaneError(f"reading the rules of iptables-legacy: {error}") from error
     return done.stdout

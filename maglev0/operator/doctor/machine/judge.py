@@ -32,7 +32,7 @@ class Conntrack:
 
 
 @dataclass(frozen=True)
-class Kernel:
+class MachineReading:
     """What the machine says of itself. `unable` says why no dataplane can run here, `without_xdp` why XDP cannot; empty where they can.
 
     `suspended_s` is how long the machine has slept since its boot, `synchronised` whether something keeps its clock right (None: unknown).
@@ -57,25 +57,36 @@ class Counts:
     ahead_s: tuple[float, float] = (0.0, 0.0)
 
 
-def judge(kernel: Kernel) -> list[Finding]:
+def judge(kernel: MachineReading) -> list[Finding]:
     """Judge one look at the machine."""
     return [
         *judged(DATAPLANE, "a dataplane can run here", _dataplane(kernel)),
         *judged(GUARD, "other programs cannot flush the rules", _guard(kernel)),
         *judged(XDP, "XDP can refuse foreign packets here", _xdp(kernel)),
         *_conntrack(kernel.conntrack),
-        *judged(CLOCK, "the clock is kept right, and this machine never slept", _synchronised(kernel), _suspended(kernel)),
+        *judged(
+            CLOCK,
+            "the clock is kept right, and this machine never slept",
+            _synchronised(kernel),
+            _suspended(kernel),
+        ),
     ]
 
 
-def _dataplane(kernel: Kernel) -> Finding | None:
+def _dataplane(kernel: MachineReading) -> Finding | None:
     if not kernel.unable:
         return None
-    root = "run it as root" if "CAP_" in kernel.unable else "install or load what is missing, or use a newer kernel"
-    return fault(DATAPLANE, kernel.unable, "without a dataplane this machine cannot be a node", root)
+    root = (
+        "run it as root"
+        if "CAP_" in kernel.unable
+        else "install or load what is missing, or use a newer kernel"
+    )
+    return fault(
+        DATAPLANE, kernel.unable, "without a dataplane this machine cannot be a node", root
+    )
 
 
-def _guard(kernel: Kernel) -> Finding | None:
+def _guard(kernel: MachineReading) -> Finding | None:
     if kernel.clusterip or version(kernel.release) >= _OWNED_TABLES:
         return None
     why = "`nft flush ruleset`, as each reload of Debian's nftables.conf begins, leaves this node answering for everybody until they are restored"
@@ -88,15 +99,24 @@ def version(release: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", release)[:2])
 
 
-def _xdp(kernel: Kernel) -> Finding | None:
+def _xdp(kernel: MachineReading) -> Finding | None:
     if not kernel.without_xdp:
         return None
-    return note(XDP, f"no XDP here: {kernel.without_xdp}", "foreign packets cost this node several times as much; nothing else changes")
+    return note(
+        XDP,
+        f"no XDP here: {kernel.without_xdp}",
+        "foreign packets cost this node several times as much; nothing else changes",
+    )
 
 
 def _conntrack(found: Conntrack | None) -> list[Finding]:
     if found is None:
-        return [left_out(CONNTRACK, "connection tracking is not loaded yet: it is once the daemon has its rules in place")]
+        return [
+            left_out(
+                CONNTRACK,
+                "connection tracking is not loaded yet: it is once the daemon has its rules in place",
+            )
+        ]
     full = f"connection tracking holds {found.count} of at most {found.most} entries"
     why = "a full table drops new connections, though this node owns their share"
     mend = f"sysctl -w net.netfilter.nf_conntrack_max={2 * found.most}"
@@ -105,23 +125,38 @@ def _conntrack(found: Conntrack | None) -> list[Finding]:
     forgets = f"connection tracking forgets a TCP connection that rests for {found.established_s} s"
     why = "its next packet then belongs to no connection, and is dropped in silence: keepalives come every 7200 s"
     mend = "sysctl -w net.netfilter.nf_conntrack_tcp_timeout_established=432000"
-    short = warning(CONNTRACK_TIME, forgets, why, mend) if found.established_s < KEEPALIVE_S else None
-    return [*judged(CONNTRACK, full, nearly), *judged(CONNTRACK_TIME, "they outlast two keepalives", short)]
+    short = (
+        warning(CONNTRACK_TIME, forgets, why, mend) if found.established_s < KEEPALIVE_S else None
+    )
+    return [
+        *judged(CONNTRACK, full, nearly),
+        *judged(CONNTRACK_TIME, "they outlast two keepalives", short),
+    ]
 
 
-def _synchronised(kernel: Kernel) -> Finding | None:
+def _synchronised(kernel: MachineReading) -> Finding | None:
     if kernel.synchronised is not False:
         return None
     why = "whoever sets it right in one step ends this node's lease for a moment: a stepped clock cannot be told from a resumed machine's"
-    return note(CLOCK, "nothing keeps this machine's clock synchronised, by the kernel's own word", why, "apt install chrony")
+    return note(
+        CLOCK,
+        "nothing keeps this machine's clock synchronised, by the kernel's own word",
+        why,
+        "apt install chrony",
+    )
 
 
-def _suspended(kernel: Kernel) -> Finding | None:
+def _suspended(kernel: MachineReading) -> Finding | None:
     if kernel.suspended_s < 1:
         return None
     why = "a machine that sleeps has stopped clocks, its lease's among them: once resumed it may answer beside the new owner"
     what = f"this machine has been suspended, for {kernel.suspended_s:.0f} s since its boot"
-    return warning(CLOCK, what, why, "systemctl mask sleep.target suspend.target hibernate.target hybrid-sleep.target")
+    return warning(
+        CLOCK,
+        what,
+        why,
+        "systemctl mask sleep.target suspend.target hibernate.target hybrid-sleep.target",
+    )
 
 
 COUNTERS = "packets dropped by the kernel"
@@ -151,17 +186,31 @@ def _dropped(before: Counts, after: Counts, interface: str) -> list[Finding]:
     if reverse:
         what = f"the reverse path filter dropped {reverse} packets within this time"
         why = "packets whose source this host would answer by another interface are thrown away unseen; those for the VIP may be among them"
-        found.append(warning(COUNTERS, what, why, f"sysctl -w net.ipv4.conf.{interface}.rp_filter=2"))
+        found.append(
+            warning(COUNTERS, what, why, f"sysctl -w net.ipv4.conf.{interface}.rp_filter=2")
+        )
     lost = after.conntrack_dropped - before.conntrack_dropped
     if lost:
         what = f"connection tracking dropped {lost} packets within this time"
         found.append(
-            fault(COUNTERS, what, "its table is full or out of memory: new connections fail", "sysctl -w net.netfilter.nf_conntrack_max=1048576")
+            fault(
+                COUNTERS,
+                what,
+                "its table is full or out of memory: new connections fail",
+                "sysctl -w net.netfilter.nf_conntrack_max=1048576",
+            )
         )
     early = after.conntrack_early - before.conntrack_early
     if early:
         what = f"connection tracking made room by forgetting {early} connections within this time"
-        found.append(warning(COUNTERS, what, "its table is full: half-open connections give way", "sysctl -w net.netfilter.nf_conntrack_max=1048576"))
+        found.append(
+            warning(
+                COUNTERS,
+                what,
+                "its table is full: half-open connections give way",
+                "sysctl -w net.netfilter.nf_conntrack_max=1048576",
+            )
+        )
     return found or [past for past in [_past(after)] if past is not None]
 
 
@@ -174,7 +223,11 @@ def _past(counts: Counts) -> Finding | None:
     }
     told = ", ".join(f"{count} {name}" for name, count in names.items() if count)
     return (
-        note(COUNTERS, f"since the boot: {told}; none while this ran", "they tell of a full table or of asymmetric routes in the past")
+        note(
+            COUNTERS,
+            f"since the boot: {told}; none while this ran",
+            "they tell of a full table or of asymmetric routes in the past",
+        )
         if told
         else None
     )

@@ -13,22 +13,24 @@ from maglev0.dataplane import select
 from maglev0.dataplane.xdp import filter as front
 from maglev0.dataplane.xdp.libbpf import Bpf
 from maglev0.errors import DataplaneError, UnavailableError
-from maglev0.operator.doctor.machine.judge import Conntrack, Counts, Kernel
+from maglev0.operator.doctor.machine.judge import Conntrack, Counts, MachineReading
 from maglev0.runtime import clocks
 
 SYSCTL = Path("/proc/sys/net")
-_NET = Path("/proc/thread-self/net")  # of the calling thread's namespace, which /proc/net need not be
+_NET = Path(
+    "/proc/thread-self/net"
+)  # of the calling thread's namespace, which /proc/net need not be
 _MOUNTS = Path("/proc/thread-self/mounts")
 _TIMEX_BYTES = 256  # struct timex is 208 bytes; the kernel fills what it knows
 _STATUS = struct.Struct("@I4li")  # of it: modes, offset, freq, maxerror, esterror, status
 _UNSYNCHRONISED = 0x40  # STA_UNSYNC, linux/timex.h
 
 
-def read(vip: IPv4Address) -> Kernel:
+def read(vip: IPv4Address) -> MachineReading:
     """Look once."""
     families, unable = _runnable(vip)
     boot_ahead_s, _real_ahead_s = clocks.distances_s()
-    return Kernel(
+    return MachineReading(
         release=os.uname().release,
         unable=unable,
         clusterip=families[:1] == (HashFamily.CLUSTERIP,),
@@ -61,7 +63,9 @@ def _runnable(vip: IPv4Address) -> tuple[tuple[HashFamily, ...], str]:
 
 def _without_xdp() -> str:
     place = front.file_system()
-    if not any(line.split()[1:3] == [str(place), "bpf"] for line in _MOUNTS.read_text().splitlines()):
+    if not any(
+        line.split()[1:3] == [str(place), "bpf"] for line in _MOUNTS.read_text().splitlines()
+    ):
         return f"no BPF file system on {place}; mount -t bpf bpf {place}"
     try:
         Bpf()
@@ -73,13 +77,20 @@ def _without_xdp() -> str:
 def _conntrack() -> Conntrack | None:
     names = ("nf_conntrack_count", "nf_conntrack_max", "nf_conntrack_tcp_timeout_established")
     count, most, established_s = (number(SYSCTL / "netfilter" / name) for name in names)
-    return None if count is None or most is None or established_s is None else Conntrack(count, most, established_s)
+    return (
+        None
+        if count is None or most is None or established_s is None
+        else Conntrack(count, most, established_s)
+    )
 
 
 def _conntrack_counts() -> tuple[int, int]:
     """Packets dropped and connections forgotten early, over all processors."""
     try:
-        names, *rows = [line.split() for line in (_NET / "stat" / "nf_conntrack").read_text("ascii").splitlines()]
+        names, *rows = [
+            line.split()
+            for line in (_NET / "stat" / "nf_conntrack").read_text("ascii").splitlines()
+        ]
     except (OSError, ValueError):
         return 0, 0
     columns = {name: sum(int(row[place], 16) for row in rows) for place, name in enumerate(names)}

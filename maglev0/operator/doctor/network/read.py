@@ -14,15 +14,24 @@ from maglev0.dataplane.host import addresses as host
 from maglev0.dataplane.host.interface import LOOPBACK, Interface
 from maglev0.errors import DataplaneError
 from maglev0.operator.doctor.machine import read as machine
-from maglev0.operator.doctor.network.judge import DEFAULT, Host, Route
+from maglev0.operator.doctor.network.judge import DEFAULT, NetworkReading, Route
 
 MAX_ROUTES = 64  # of a router's thousands the widest say enough
 _UP = 0x1 | 0x10000  # IFF_UP, IFF_LOWER_UP of netdevice(7)
 _HEARS_ALL = 0x100 | 0x200  # IFF_PROMISC, IFF_ALLMULTI
-_MAIN, _UNICAST, _SCOPE_LINK = 254, 1, 253  # RT_TABLE_MAIN, RTN_UNICAST, RT_SCOPE_LINK of linux/rtnetlink.h
+_MAIN, _UNICAST, _SCOPE_LINK = (
+    254,
+    1,
+    253,
+)  # RT_TABLE_MAIN, RTN_UNICAST, RT_SCOPE_LINK of linux/rtnetlink.h
 _DEV_MCAST = Path("/proc/thread-self/net/dev_mcast")
 _IGMP = Path("/proc/thread-self/net/igmp")
-_TAKES_ALL = {"bridge", "bond", "team", "openvswitch"}  # masters where their members' packets arrive, unlike a VRF's
+_TAKES_ALL = {
+    "bridge",
+    "bond",
+    "team",
+    "openvswitch",
+}  # masters where their members' packets arrive, unlike a VRF's
 _SETTINGS = ("rp_filter", "arp_ignore", "arp_filter", "proxy_arp", "drop_unicast_in_l2_multicast")
 
 
@@ -42,17 +51,25 @@ class _Links(NamedTuple):
         raise DataplaneError(f"interface {name} went away while it was looked at")
 
 
-async def read(vip: IPv4Address, interface: Interface, cluster_mac: str, *, rules: bool | None) -> Host:
+async def read(
+    vip: IPv4Address, interface: Interface, cluster_mac: str, *, rules: bool | None
+) -> NetworkReading:
     """Look once; DataplaneError where the kernel does not tell."""
     async with host.asking("addresses and routes") as netlink:
         links = _Links({int(link["index"]): link async for link in await netlink.get_links()})
         addresses = [address async for address in await netlink.get_addr(family=socket.AF_INET)]
         index = links.number(interface.name)
-        holders = tuple(dict.fromkeys(links.name(int(one["index"])) for one in addresses if one.get_attr("IFA_LOCAL") == str(vip)))
+        holders = tuple(
+            dict.fromkeys(
+                links.name(int(one["index"]))
+                for one in addresses
+                if one.get_attr("IFA_LOCAL") == str(vip)
+            )
+        )
         routes = await _routes(netlink, links, index, vip if holders else _own(interface))
     master, stacked = await _sharers(links, index, interface.name)
     flags = links.found[index]["flags"]
-    return Host(
+    return NetworkReading(
         interface=interface,
         up=flags & _UP == _UP,
         master=master,
@@ -81,18 +98,35 @@ async def _sharers(links: _Links, index: int, name: str) -> tuple[str, str]:
     return "", "" if sharer == links.name(master) else sharer
 
 
-async def _routes(netlink: AsyncIPRoute, links: _Links, index: int, target: IPv4Address | None) -> list[Route]:
+async def _routes(
+    netlink: AsyncIPRoute, links: _Links, index: int, target: IPv4Address | None
+) -> list[Route]:
     """What becomes of clients behind each route of the main table; `target` is an address of this host that their packets are for."""
     found: dict[IPv4Network, bool] = {}
     async for route in await netlink.get_routes(family=socket.AF_INET, table=_MAIN):
         if route["type"] == _UNICAST and links.name(route.get_attr("RTA_OIF")) != LOOPBACK:
-            network = IPv4Network(f"{route.get_attr('RTA_DST') or IPv4Address(0)}/{route['dst_len']}")
-            found.setdefault(network, route["scope"] == _SCOPE_LINK and route.get_attr("RTA_GATEWAY") is None)
+            network = IPv4Network(
+                f"{route.get_attr('RTA_DST') or IPv4Address(0)}/{route['dst_len']}"
+            )
+            found.setdefault(
+                network, route["scope"] == _SCOPE_LINK and route.get_attr("RTA_GATEWAY") is None
+            )
     widest = sorted(found, key=lambda network: (network.prefixlen, network))[:MAX_ROUTES]
-    return [await _route(netlink, links, index, target, network, connected=found[network]) for network in widest]
+    return [
+        await _route(netlink, links, index, target, network, connected=found[network])
+        for network in widest
+    ]
 
 
-async def _route(netlink: AsyncIPRoute, links: _Links, index: int, target: IPv4Address | None, network: IPv4Network, *, connected: bool) -> Route:
+async def _route(
+    netlink: AsyncIPRoute,
+    links: _Links,
+    index: int,
+    target: IPv4Address | None,
+    network: IPv4Network,
+    *,
+    connected: bool,
+) -> Route:
     client = str(_someone(network, target))
     out = await _get(netlink, dst=client)
     # The kernel goes through all that it does with a packet that arrives (inet_rtm_getroute, net/ipv4/route.c), the reverse path filter included.

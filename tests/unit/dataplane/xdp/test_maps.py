@@ -17,11 +17,18 @@ buckets = st.frozensets(st.integers(1, 300), max_size=60)
 
 def kernel(words: dict[int, int]) -> set[int]:
     """The buckets whose bits stand in these words."""
-    return {index * 64 + bit + 1 for index, word in words.items() for bit in range(64) if word >> bit & 1}
+    return {
+        index * 64 + bit + 1
+        for index, word in words.items()
+        for bit in range(64)
+        if word >> bit & 1
+    }
 
 
 @given(buckets, st.lists(st.tuples(st.booleans(), buckets), max_size=5))
-def test_bits_follow_what_is_added_and_removed(first: frozenset[int], steps: list[tuple[bool, frozenset[int]]]) -> None:
+def test_bits_follow_what_is_added_and_removed(
+    first: frozenset[int], steps: list[tuple[bool, frozenset[int]]]
+) -> None:
     words, _update = maps.whole(3, first, 300)
     held, bits, expected = dict(words), maps.Bits(), set(first)
     bits.take(words)
@@ -39,7 +46,9 @@ def test_what_was_not_taken_is_not_remembered() -> None:
     assert bits.added({2}) == {0: 2}
 
 
-@pytest.mark.parametrize(("total_nodes", "words"), [(1, 1), (64, 1), (65, 2), (65_537, 1025), (1 << 20, maps.WORDS)])
+@pytest.mark.parametrize(
+    ("total_nodes", "words"), [(1, 1), (64, 1), (65, 2), (65_537, 1025), (1 << 20, maps.WORDS)]
+)
 def test_a_service_has_as_many_words_as_its_buckets_need(total_nodes: int, words: int) -> None:
     whole, (keys, values) = maps.whole(2, {1}, total_nodes)
     assert sorted(whole) == list(range(words))
@@ -47,7 +56,10 @@ def test_a_service_has_as_many_words_as_its_buckets_need(total_nodes: int, words
     assert struct.unpack(f"={words}Q", values) == (1, *[0] * (words - 1))
 
 
-@pytest.mark.parametrize(("mode", "fields"), [(HashMode.SOURCE_IP, 1), (HashMode.SOURCE_IP_PORT, 2), (HashMode.SOURCE_IP_PORT_DEST_PORT, 3)])
+@pytest.mark.parametrize(
+    ("mode", "fields"),
+    [(HashMode.SOURCE_IP, 1), (HashMode.SOURCE_IP_PORT, 2), (HashMode.SOURCE_IP_PORT_DEST_PORT, 3)],
+)
 def test_a_vip_says_how_it_is_hashed_and_in_which_slot(mode: HashMode, fields: int) -> None:
     value = maps.vip_value(replace(SERVICE, hash_mode=mode), 9)
     assert struct.unpack("=IIII", value) == (SERVICE.hash_seed, SERVICE.total_nodes, fields, 9)

@@ -4,10 +4,10 @@ import json
 
 from maglev0.lab.chaos import aftermath, report
 from maglev0.lab.chaos.episodes import NOTHING, QUIET, Allowance, Episode, Timeline, crash_gap_s
-from maglev0.lab.chaos.verdict import MOST_TOLD, Verdict, judge
-from maglev0.lab.traffic.clients import Result
+from maglev0.lab.chaos.verdict import MOST_TOLD, TrialVerdict, judge
+from maglev0.lab.traffic.clients import ClientResult
 from maglev0.lab.traffic.held import Turn
-from maglev0.lab.traffic.raw import Kind
+from maglev0.lab.traffic.raw import RequestKind
 from maglev0.lab.traffic.tally import Tally
 
 S = 1_000_000_000
@@ -18,22 +18,30 @@ CRASH = Allowance(1.4, planned=False, nodes=frozenset({2}), breaks=frozenset({2}
 
 def timeline(allowance: Allowance, cause: str = "change") -> Timeline:
     """Quiet, then something, then quiet again."""
-    episodes = [Episode(QUIET, 0, NOTHING), Episode(cause, QUIET_UNTIL, allowance, held=200, note="node 2"), Episode(QUIET, CHANGE_UNTIL, NOTHING)]
+    episodes = [
+        Episode(QUIET, 0, NOTHING),
+        Episode(cause, QUIET_UNTIL, allowance, held=200, note="node 2"),
+        Episode(QUIET, CHANGE_UNTIL, NOTHING),
+    ]
     return Timeline(episodes, END)
 
 
-def served(*, gap_s: float = 0.0, at_s: float = 12.0, old: int = 2, new: int = 3, sources: int = 1) -> Tally:
+def served(
+    *, gap_s: float = 0.0, at_s: float = 12.0, old: int = 2, new: int = 3, sources: int = 1
+) -> Tally:
     """Each source asked every 10 ms until the end; a gap, and from then on another node."""
     tally = Tally()
     for at in range(0, END, S // 100):
         for source in range(sources):
-            tally.ask(Kind.UDP, source, at)
+            tally.ask(RequestKind.UDP, source, at)
             if not at_s <= at / S < at_s + gap_s:
                 tally.answer(len(tally) - 1, old if at / S < at_s else new, at + 1, refusal=False)
     return tally
 
 
-def turn(what: str, node: int = 2, at_s: float = 12.5, since_s: float = 12.0, good_s: float = 11.0) -> Turn:
+def turn(
+    what: str, node: int = 2, at_s: float = 12.5, since_s: float = 12.0, good_s: float = 11.0
+) -> Turn:
     return Turn(int(at_s * S), 7, what, node, int(since_s * S), int(good_s * S))
 
 
@@ -56,7 +64,10 @@ def test_a_planned_gap_above_the_percentile_is_a_fault() -> None:
 def test_a_crashs_gap_is_held_to_its_own_bound() -> None:
     assert judge(served(gap_s=1.3), [], timeline(CRASH)).good
     (fault,) = judge(served(gap_s=1.6), [], timeline(CRASH)).faults
-    assert fault == "gap: 12.000 s, change (node 2): source 0 of node 2, then 3, lost 160, for 1.590 s, allowed 1.400 s"
+    assert (
+        fault
+        == "gap: 12.000 s, change (node 2): source 0 of node 2, then 3, lost 160, for 1.590 s, allowed 1.400 s"
+    )
 
 
 def test_a_crash_concerns_no_other_nodes_buckets() -> None:
@@ -74,7 +85,9 @@ def test_nobody_may_stay_unserved() -> None:
 def test_quiet_means_nothing_at_all() -> None:
     (fault,) = judge(served(gap_s=0.01, at_s=25.0, new=2), [], timeline(PLANNED)).faults
     assert fault == "quiet: 25.000 s, quiet: source 0 of node 2, then 2, lost 1"
-    assert not judge(served(at_s=5.0), [], timeline(PLANNED)).good, "a move without a loss is no quiet either"
+    assert not judge(served(at_s=5.0), [], timeline(PLANNED)).good, (
+        "a move without a loss is no quiet either"
+    )
 
 
 def test_what_was_on_its_way_belongs_to_the_fault() -> None:
@@ -87,7 +100,10 @@ def test_a_double_answer_is_a_fault_but_under_hold() -> None:
         tally.answer(number, 4, 1, refusal=False)
     verdict = judge(tally, [], timeline(PLANNED))
     assert verdict.rows["change"].doubles == MOST_TOLD + 5
-    assert verdict.faults[0] == "double: 13.000 s, change (node 2): UDP of source 0 by nodes [3, 4], 2 answers"
+    assert (
+        verdict.faults[0]
+        == "double: 13.000 s, change (node 2): UDP of source 0 by nodes [3, 4], 2 answers"
+    )
     assert verdict.faults[-1] == "double: 5 more"
     held = judge(tally, [], timeline(PLANNED), hold=True)
     assert held.good
@@ -96,9 +112,13 @@ def test_a_double_answer_is_a_fault_but_under_hold() -> None:
 
 def test_a_break_is_allowed_at_a_crashed_node_alone() -> None:
     tally = served()
-    assert judge(tally, [turn("reset"), turn("silent"), turn("ended"), turn("foreign")], timeline(CRASH)).good
+    assert judge(
+        tally, [turn("reset"), turn("silent"), turn("ended"), turn("foreign")], timeline(CRASH)
+    ).good
     verdict = judge(tally, [turn("reset", node=4)], timeline(CRASH))
-    assert verdict.faults == ["broken: 12.000 s, change (node 2): connection 7 of node 4: reset, noticed 0.500 s later"]
+    assert verdict.faults == [
+        "broken: 12.000 s, change (node 2): connection 7 of node 4: reset, noticed 0.500 s later"
+    ]
     assert verdict.rows["change"].broken == {"reset": 1}
     assert not judge(tally, [turn("refused")], timeline(PLANNED)).good
     assert judge(tally, [turn("opened"), turn("closed")], timeline(PLANNED)).good
@@ -107,7 +127,9 @@ def test_a_break_is_allowed_at_a_crashed_node_alone() -> None:
 def test_an_idle_connection_may_find_out_later() -> None:
     late = turn("silent", at_s=40.0, since_s=25.0)
     assert judge(served(), [late], timeline(CRASH)).good
-    assert not judge(served(), [late._replace(good_ns=22 * S)], timeline(CRASH)).good, "it was in order after the crash"
+    assert not judge(served(), [late._replace(good_ns=22 * S)], timeline(CRASH)).good, (
+        "it was in order after the crash"
+    )
 
 
 def test_a_stall_is_told_and_in_a_planned_change_bounded() -> None:
@@ -119,8 +141,8 @@ def test_a_stall_is_told_and_in_a_planned_change_bounded() -> None:
     assert judge(tally, [turn("stalled", at_s=16.0)], timeline(CRASH)).good
 
 
-def result(tally: Tally) -> Result:
-    return Result(tally, [], 3.0)
+def result(tally: Tally) -> ClientResult:
+    return ClientResult(tally, [], 3.0)
 
 
 def test_the_report_tells_counts_and_faults() -> None:
@@ -129,15 +151,24 @@ def test_the_report_tells_counts_and_faults() -> None:
     verdict = judge(tally, [turn("reset"), turn("stalled")], at, idle=True)
     text = report.text(verdict, result(tally), at, hold=False)
     assert "30 s, 3000 requests; the client used 10.0% of a core" in text
-    assert "double answers 0; connections broken by planned changes 1 of 200 held through them" in text
+    assert (
+        "double answers 0; connections broken by planned changes 1 of 200 held through them" in text
+    )
     assert "1 reset, 1 stalls up to 0.5 s" in text
     assert text.count("NOT AS PROMISED") == 2
     assert "(hold: no fault)" in report.text(verdict, result(tally), at, hold=True)
 
 
 def test_the_report_as_json() -> None:
-    told = json.loads(report.to_json(Verdict({}, ["fault"]), result(Tally()), 5))
-    assert told == {"seed": 5, "good": False, "asked": 0, "client_cpu_s": 3.0, "causes": [], "faults": ["fault"]}
+    told = json.loads(report.to_json(TrialVerdict({}, ["fault"]), result(Tally()), 5))
+    assert told == {
+        "seed": 5,
+        "good": False,
+        "asked": 0,
+        "client_cpu_s": 3.0,
+        "causes": [],
+        "faults": ["fault"],
+    }
 
 
 def test_the_aftermath_of_a_loss() -> None:
@@ -147,13 +178,21 @@ def test_the_aftermath_of_a_loss() -> None:
     assert loss.first_s == loss.all_s == [3.0]
     assert loss.affected == [1.0]
     lines = aftermath.lines(tally, at)
-    assert lines[0] == "change: its kernel answered last after median 1.990 s, 90 % 1.990 s, most 1.990 s (1 times)"
+    assert (
+        lines[0]
+        == "change: its kernel answered last after median 1.990 s, 90 % 1.990 s, most 1.990 s (1 times)"
+    )
     assert lines[-1] == "change: sources without an answer at some time: median 100.0%"
 
 
 def test_a_node_that_answers_again_was_not_lost_yet() -> None:
     tally = served(gap_s=1.0)
-    assert aftermath.losses(tally, timeline(Allowance(1.4, planned=False, nodes=frozenset({4}))))["change"].silent_s == []
+    assert (
+        aftermath.losses(tally, timeline(Allowance(1.4, planned=False, nodes=frozenset({4}))))[
+            "change"
+        ].silent_s
+        == []
+    )
     assert aftermath.lines(tally, timeline(PLANNED)) == []
 
 

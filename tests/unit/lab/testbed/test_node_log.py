@@ -20,7 +20,9 @@ NFTABLES Nodes:  50 of 101
 
 
 def test_a_block_with_a_line_for_each_bucket() -> None:
-    assert latest("something else\n" + BLOCK) == Picture((1, 3), {1: "backend-3", 2: "backend-1"}, {"backend-3": 1, "backend-1": 1}, "2")
+    assert latest("something else\n" + BLOCK) == Picture(
+        (1, 3), {1: "backend-3", 2: "backend-1"}, {"backend-3": 1, "backend-1": 1}, "2"
+    )
 
 
 def test_a_block_with_counts() -> None:
@@ -39,7 +41,12 @@ def test_the_last_block_wins() -> None:
 
 def test_each_block_and_each_joining_is_an_announcement() -> None:
     assert announcements(BLOCK + "[1]\n" + COUNTS) == 2
-    assert announcements("2026-01-02T03:04:05.678+00:00 joined as backend-1, session 0x1, timeout 1.0 s\n") == 1
+    assert (
+        announcements(
+            "2026-01-02T03:04:05.678+00:00 joined as backend-1, session 0x1, timeout 1.0 s\n"
+        )
+        == 1
+    )
     assert announcements("something else\n") == 0
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maglev0.lab.traffic.frames import Answer, Flow, echo_request, parse
+from maglev0.lab.traffic.frames import Answer, RequestFlow, echo_request, parse
 
 VIP = IPv4Address("198.51.100.1").packed
 CLIENT = IPv4Address("198.18.100.9")
@@ -16,7 +16,13 @@ SYN_ACK, RST = 0x12, 0x04
 
 
 def packet(
-    protocol: int, payload: bytes, *, source: bytes = VIP, destination: bytes = CLIENT.packed, options: bytes = b"", fragment: int = 0
+    protocol: int,
+    payload: bytes,
+    *,
+    source: bytes = VIP,
+    destination: bytes = CLIENT.packed,
+    options: bytes = b"",
+    fragment: int = 0,
 ) -> bytes:
     length = (20 + len(options)) // 4
     header = struct.pack("!BBHHHBBH", 0x40 | length, 0, 0, 0, fragment, 64, protocol, 0)
@@ -32,31 +38,50 @@ def udp(source_port: int, destination_port: int) -> bytes:
 
 
 def test_a_syn_ack_answers_the_port_it_goes_to() -> None:
-    assert parse(packet(TCP, tcp(SYN_ACK)), VIP) == Answer(Flow("tcp", str(CLIENT), 41000), refusal=False)
+    assert parse(packet(TCP, tcp(SYN_ACK)), VIP) == Answer(
+        RequestFlow("tcp", str(CLIENT), 41000), refusal=False
+    )
 
 
 def test_a_reset_is_a_refusal() -> None:
-    assert parse(packet(TCP, tcp(RST)), VIP) == Answer(Flow("tcp", str(CLIENT), 41000), refusal=True)
+    assert parse(packet(TCP, tcp(RST)), VIP) == Answer(
+        RequestFlow("tcp", str(CLIENT), 41000), refusal=True
+    )
 
 
 def test_ip_options_are_stepped_over() -> None:
-    assert parse(packet(UDP, udp(8000, 41001), options=bytes(8)), VIP) == Answer(Flow("udp", str(CLIENT), 41001), refusal=False)
+    assert parse(packet(UDP, udp(8000, 41001), options=bytes(8)), VIP) == Answer(
+        RequestFlow("udp", str(CLIENT), 41001), refusal=False
+    )
 
 
 def test_an_echo_reply_answers_its_identifier() -> None:
-    assert parse(packet(ICMP, struct.pack("!BBHHH", 0, 0, 0, 77, 1)), VIP) == Answer(Flow("ping", str(CLIENT), 77), refusal=False)
+    assert parse(packet(ICMP, struct.pack("!BBHHH", 0, 0, 0, 77, 1)), VIP) == Answer(
+        RequestFlow("ping", str(CLIENT), 77), refusal=False
+    )
 
 
 @pytest.mark.parametrize(
     ("refused", "flow"),
     [
-        (packet(UDP, udp(41002, 8000), source=CLIENT.packed, destination=VIP), Flow("udp", str(CLIENT), 41002)),
-        (packet(TCP, struct.pack("!HHI", 41003, 8000, 1), source=CLIENT.packed, destination=VIP), Flow("tcp", str(CLIENT), 41003)),
-        (packet(ICMP, echo_request(78), source=CLIENT.packed, destination=VIP), Flow("ping", str(CLIENT), 78)),
+        (
+            packet(UDP, udp(41002, 8000), source=CLIENT.packed, destination=VIP),
+            RequestFlow("udp", str(CLIENT), 41002),
+        ),
+        (
+            packet(TCP, struct.pack("!HHI", 41003, 8000, 1), source=CLIENT.packed, destination=VIP),
+            RequestFlow("tcp", str(CLIENT), 41003),
+        ),
+        (
+            packet(ICMP, echo_request(78), source=CLIENT.packed, destination=VIP),
+            RequestFlow("ping", str(CLIENT), 78),
+        ),
     ],
 )
-def test_unreachable_refuses_the_request_it_quotes(refused: bytes, flow: Flow) -> None:
-    assert parse(packet(ICMP, struct.pack("!BBHI", 3, 3, 0, 0) + refused), VIP) == Answer(flow, refusal=True)
+def test_unreachable_refuses_the_request_it_quotes(refused: bytes, flow: RequestFlow) -> None:
+    assert parse(packet(ICMP, struct.pack("!BBHI", 3, 3, 0, 0) + refused), VIP) == Answer(
+        flow, refusal=True
+    )
 
 
 @pytest.mark.parametrize(
@@ -72,7 +97,17 @@ def test_unreachable_refuses_the_request_it_quotes(refused: bytes, flow: Flow) -
         b"\x60" + bytes(60),
         b"",
     ],
-    ids=["not from the VIP", "no request of ours", "later fragment", "cut UDP", "cut TCP", "other ICMP", "other quoted", "IPv6", "empty"],
+    ids=[
+        "not from the VIP",
+        "no request of ours",
+        "later fragment",
+        "cut UDP",
+        "cut TCP",
+        "other ICMP",
+        "other quoted",
+        "IPv6",
+        "empty",
+    ],
 )
 def test_everything_else_answers_nothing(other: bytes) -> None:
     assert parse(other, VIP) is None

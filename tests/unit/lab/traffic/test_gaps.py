@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maglev0.lab.traffic.gaps import Gap, Passage, gaps, passages, quantile
-from maglev0.lab.traffic.raw import Kind
+from maglev0.lab.traffic.raw import RequestKind
 from maglev0.lab.traffic.tally import Tally
 
 END = 10**12
@@ -14,7 +14,7 @@ def tally_of(*requests: tuple[int, int, int | None]) -> Tally:
     """Requests as (time, source, node that answered or None)."""
     tally = Tally()
     for number, (at, source, node) in enumerate(requests):
-        tally.ask(Kind.UDP, source, at)
+        tally.ask(RequestKind.UDP, source, at)
         if node is not None:
             tally.answer(number, node, at + 1, refusal=False)
     return tally
@@ -30,7 +30,9 @@ def test_a_source_that_stays_and_is_served_passes_nothing() -> None:
 
 def test_a_move_without_a_loss_and_one_with() -> None:
     assert found((1, 5, 2), (2, 5, 3)) == [Passage(5, 2, 3, 1, 2, 0, 0, 0)]
-    assert found((1, 5, 2), (2, 5, None), (3, 6, 1), (4, 5, None), (5, 5, 3)) == [Passage(5, 2, 3, 1, 5, 2, 2, 4)]
+    assert found((1, 5, 2), (2, 5, None), (3, 6, 1), (4, 5, None), (5, 5, 3)) == [
+        Passage(5, 2, 3, 1, 5, 2, 2, 4)
+    ]
 
 
 def test_a_gap_of_one_that_stays() -> None:
@@ -67,10 +69,19 @@ def test_other_ways_share_nothing() -> None:
     st.integers(0, 100),
     st.lists(st.tuples(st.integers(1, 60), st.integers(0, 60)), min_size=1, max_size=20),
 )
-def test_the_true_gap_of_buckets_that_flip_together_lies_within_the_bounds(start: int, length: int, sources: list[tuple[int, int]]) -> None:
+def test_the_true_gap_of_buckets_that_flip_together_lies_within_the_bounds(
+    start: int, length: int, sources: list[tuple[int, int]]
+) -> None:
     """Each source is asked every so often from some time on; nobody answers from `start` to `start + length`."""
-    asked = sorted((at, source) for source, (period, phase) in enumerate(sources) for at in range(phase, 500, period))
-    requests = [(at, source, 1 if at < start else 2 if at >= start + length else None) for at, source in asked]
+    asked = sorted(
+        (at, source)
+        for source, (period, phase) in enumerate(sources)
+        for at in range(phase, 500, period)
+    )
+    requests = [
+        (at, source, 1 if at < start else 2 if at >= start + length else None)
+        for at, source in asked
+    ]
     for gap in gaps(found(*requests)):
         assert gap.least_s <= length / 1e9 <= gap.most_s + 1e-9
         assert gap.least_s <= gap.length_s <= gap.most_s or gap.length_s == 0

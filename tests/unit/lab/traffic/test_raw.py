@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maglev0.lab.testbed.addresses import client_address, node_mac, node_of, prober_address
-from maglev0.lab.traffic.raw import Builder, Kind, Reply, Segment, vip_filter
+from maglev0.lab.traffic.raw import Builder, Reply, RequestKind, Segment, vip_filter
 
 VIP = IPv4Address("198.51.100.1")
 PROBER, CLIENT = prober_address(7).packed, client_address(7).packed
@@ -18,8 +18,14 @@ MAC = bytes.fromhex(node_mac(3).replace(":", ""))
 SYN_ACK, RST_ACK, ACK, RST = 0x12, 0x14, 0x10, 0x04
 
 
-def frame(protocol: int, payload: bytes, destination: bytes = PROBER, mac: bytes = MAC, first: int = 0x45) -> bytes:
-    header = struct.pack("!BBHHHBBH", first, 0, 20 + len(payload), 0, 0, 64, protocol, 0) + VIP.packed + destination
+def frame(
+    protocol: int, payload: bytes, destination: bytes = PROBER, mac: bytes = MAC, first: int = 0x45
+) -> bytes:
+    header = (
+        struct.pack("!BBHHHBBH", first, 0, 20 + len(payload), 0, 0, 64, protocol, 0)
+        + VIP.packed
+        + destination
+    )
     return bytes(6) + mac + b"\x08\x00" + header + payload
 
 
@@ -37,26 +43,28 @@ def sums_to_nothing(data: bytes) -> bool:
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 65535))
 def test_a_syn_has_its_number_as_sequence_and_a_right_checksum(number: int, port: int) -> None:
-    packet = BUILDER.request(Kind.SYN, PROBER, port, number)
+    packet = BUILDER.request(RequestKind.SYN, PROBER, port, number)
     assert packet[12:20] == PROBER + VIP.packed
     assert struct.unpack_from("!HHI", packet, 20) == (port, 8000, number)
     assert packet[33] == 0x02
     assert sums_to_nothing(PROBER + VIP.packed + b"\0\x06\0\x14" + packet[20:])
 
 
-@given(st.integers(0, 2**32 - 1), st.sampled_from([Kind.PING, Kind.HELD_PING]))
-def test_a_ping_is_answered_by_its_own_number(number: int, kind: Kind) -> None:
+@given(st.integers(0, 2**32 - 1), st.sampled_from([RequestKind.PING, RequestKind.HELD_PING]))
+def test_a_ping_is_answered_by_its_own_number(number: int, kind: RequestKind) -> None:
     packet = BUILDER.request(kind, PROBER, 77, number)
     assert sums_to_nothing(packet[20:])
     reply = frame(socket.IPPROTO_ICMP, b"\0" + packet[21:])
     assert BUILDER.read(reply) == Reply(number, 3, refusal=False, reset=None)
 
 
-@given(st.integers(0, 2**32 - 1), st.sampled_from([Kind.UDP, Kind.HELD_UDP]))
-def test_a_datagram_is_answered_by_its_own_number(number: int, kind: Kind) -> None:
+@given(st.integers(0, 2**32 - 1), st.sampled_from([RequestKind.UDP, RequestKind.HELD_UDP]))
+def test_a_datagram_is_answered_by_its_own_number(number: int, kind: RequestKind) -> None:
     packet = BUILDER.request(kind, PROBER, 77, number)
     answer = struct.pack("!HHHH", 8000, 77, 0, 0) + packet[28:] + b" backend-3\n"
-    assert BUILDER.read(frame(socket.IPPROTO_UDP, answer)) == Reply(number, 3, refusal=False, reset=None)
+    assert BUILDER.read(frame(socket.IPPROTO_UDP, answer)) == Reply(
+        number, 3, refusal=False, reset=None
+    )
 
 
 def test_a_syn_ack_is_cleared_away_by_a_reset_that_its_sender_accepts() -> None:
@@ -69,25 +77,38 @@ def test_a_syn_ack_is_cleared_away_by_a_reset_that_its_sender_accepts() -> None:
 
 
 def test_the_first_number_of_all_is_answered_too() -> None:
-    assert BUILDER.read(frame(socket.IPPROTO_TCP, tcp(RST_ACK, 0))) == Reply(0xFFFFFFFF, 3, refusal=True, reset=None)
+    assert BUILDER.read(frame(socket.IPPROTO_TCP, tcp(RST_ACK, 0))) == Reply(
+        0xFFFFFFFF, 3, refusal=True, reset=None
+    )
 
 
 def test_a_reset_refuses() -> None:
-    assert BUILDER.read(frame(socket.IPPROTO_TCP, tcp(RST_ACK, 43))) == Reply(42, 3, refusal=True, reset=None)
+    assert BUILDER.read(frame(socket.IPPROTO_TCP, tcp(RST_ACK, 43))) == Reply(
+        42, 3, refusal=True, reset=None
+    )
 
 
 def test_what_comes_for_the_clients_own_kernel_is_told_apart() -> None:
-    assert BUILDER.read(frame(socket.IPPROTO_TCP, tcp(ACK, 43), CLIENT)) == Segment(CLIENT, 20000, 3, reset=False)
-    assert BUILDER.read(frame(socket.IPPROTO_TCP, tcp(RST, 43), CLIENT)) == Segment(CLIENT, 20000, 3, reset=True)
+    assert BUILDER.read(frame(socket.IPPROTO_TCP, tcp(ACK, 43), CLIENT)) == Segment(
+        CLIENT, 20000, 3, reset=False
+    )
+    assert BUILDER.read(frame(socket.IPPROTO_TCP, tcp(RST, 43), CLIENT)) == Segment(
+        CLIENT, 20000, 3, reset=True
+    )
 
 
-@pytest.mark.parametrize(("kind", "protocol"), [(Kind.UDP, socket.IPPROTO_UDP), (Kind.SYN, socket.IPPROTO_TCP)])
-def test_an_icmp_error_refuses_what_it_quotes(kind: Kind, protocol: int) -> None:
+@pytest.mark.parametrize(
+    ("kind", "protocol"),
+    [(RequestKind.UDP, socket.IPPROTO_UDP), (RequestKind.SYN, socket.IPPROTO_TCP)],
+)
+def test_an_icmp_error_refuses_what_it_quotes(kind: RequestKind, protocol: int) -> None:
     quoted = bytearray(BUILDER.request(kind, PROBER, 20000, 4711))
     if protocol == socket.IPPROTO_UDP:
         quoted += b"trailer that is no part of the datagram"
     answer = struct.pack("!BBHI", 3, 3, 0, 0) + bytes(quoted)
-    assert BUILDER.read(frame(socket.IPPROTO_ICMP, answer)) == Reply(4711, 3, refusal=True, reset=None)
+    assert BUILDER.read(frame(socket.IPPROTO_ICMP, answer)) == Reply(
+        4711, 3, refusal=True, reset=None
+    )
 
 
 @pytest.mark.parametrize(
@@ -101,8 +122,14 @@ def test_an_icmp_error_refuses_what_it_quotes(kind: Kind, protocol: int) -> None
         frame(50, bytes(20)),
         frame(socket.IPPROTO_ICMP, struct.pack("!BBHI", 0, 0, 0, 0)),
         frame(socket.IPPROTO_ICMP, struct.pack("!BBHI", 3, 3, 0, 0) + bytes(20)),
-        frame(socket.IPPROTO_ICMP, struct.pack("!BBHI", 11, 0, 0, 0) + BUILDER.request(Kind.UDP, PROBER, 1, 1)),
-        frame(socket.IPPROTO_ICMP, struct.pack("!BBHI", 3, 3, 0, 0) + BUILDER.request(Kind.PING, PROBER, 1, 1)),
+        frame(
+            socket.IPPROTO_ICMP,
+            struct.pack("!BBHI", 11, 0, 0, 0) + BUILDER.request(RequestKind.UDP, PROBER, 1, 1),
+        ),
+        frame(
+            socket.IPPROTO_ICMP,
+            struct.pack("!BBHI", 3, 3, 0, 0) + BUILDER.request(RequestKind.PING, PROBER, 1, 1),
+        ),
     ],
 )
 def test_everything_else_answers_nothing(other: bytes) -> None:

@@ -48,12 +48,29 @@ def test_nothing_asked_is_not_clean() -> None:
 
 
 def test_shares_go_by_the_name_behind_the_mac() -> None:
-    assert Report((ask(0, ONE), ask(1, TWO, TWO), ask(2, "02:aa:00:00:00:01"))).shares() == {"backend-1": 1, "backend-300": 2, "02:aa:00:00:00:01": 1}
+    assert Report((ask(0, ONE), ask(1, TWO, TWO), ask(2, "02:aa:00:00:00:01"))).shares() == {
+        "backend-1": 1,
+        "backend-300": 2,
+        "02:aa:00:00:00:01": 1,
+    }
 
 
 def test_outages_are_told_apart_by_client_and_stretch() -> None:
-    asked = (ask(0, ONE), ask(1), ask(1.5, TWO, client=BOB), ask(2), ask(3, ONE), ask(4), ask(5, ONE), ask(6, client=BOB))
-    assert Report(asked).outages() == [Outage(ALICE, 1, 3.001, 2), Outage(ALICE, 4, 5.001, 1), Outage(BOB, 6, None, 1)]
+    asked = (
+        ask(0, ONE),
+        ask(1),
+        ask(1.5, TWO, client=BOB),
+        ask(2),
+        ask(3, ONE),
+        ask(4),
+        ask(5, ONE),
+        ask(6, client=BOB),
+    )
+    assert Report(asked).outages() == [
+        Outage(ALICE, 1, 3.001, 2),
+        Outage(ALICE, 4, 5.001, 1),
+        Outage(BOB, 6, None, 1),
+    ]
 
 
 def test_delays_by_quantile() -> None:
@@ -65,4 +82,7 @@ def test_delays_by_quantile() -> None:
 
 def test_the_summary_counts() -> None:
     report = Report((ask(0, ONE), ask(1, client=BOB)))
-    assert report.summary() == "2 requests from 2 clients: answered once 1, twice or more 0, never 1; slowest after 0.00 s"
+    assert (
+        report.summary()
+        == "2 requests from 2 clients: answered once 1, twice or more 0, never 1; slowest after 0.00 s"
+    )

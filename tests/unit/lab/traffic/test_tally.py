@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from maglev0.lab.traffic.raw import Kind
+from maglev0.lab.traffic.raw import RequestKind
 from maglev0.lab.traffic.tally import Tally
 
 if TYPE_CHECKING:
@@ -11,7 +11,13 @@ if TYPE_CHECKING:
 
 def test_who_answered_what_how_often() -> None:
     tally = Tally()
-    for kind in (Kind.SYN, Kind.UDP, Kind.PING, Kind.UDP, Kind.SYN):
+    for kind in (
+        RequestKind.SYN,
+        RequestKind.UDP,
+        RequestKind.PING,
+        RequestKind.UDP,
+        RequestKind.SYN,
+    ):
         tally.ask(kind, 9, 100)
     tally.answer(0, 2, 150, refusal=False)
     tally.answer(0, 2, 160, refusal=False)  # a SYN-ACK sent again
@@ -29,7 +35,7 @@ def test_who_answered_what_how_often() -> None:
 def test_strangers_and_nodes_beyond_the_bits_are_told_from_nobody() -> None:
     tally = Tally()
     for node in (0, 63, 500):
-        tally.ask(Kind.UDP, 0, 1)
+        tally.ask(RequestKind.UDP, 0, 1)
         tally.answer(len(tally) - 1, node, 2, refusal=False)
     assert [tally.owner(number) for number in range(3)] == [0, 63, 63]
 
@@ -37,7 +43,7 @@ def test_strangers_and_nodes_beyond_the_bits_are_told_from_nobody() -> None:
 def test_a_file_keeps_it(tmp_path: Path) -> None:
     tally = Tally()
     for number in range(1000):
-        tally.ask(Kind(number % 5), number, number * 1_000_000_007)
+        tally.ask(RequestKind(number % 5), number, number * 1_000_000_007)
         tally.answer(number, number % 64, 5, refusal=number % 7 == 0)
     tally.write(tmp_path / "tally")
     assert Tally.read(tmp_path / "tally") == tally

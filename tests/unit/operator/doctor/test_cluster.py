@@ -12,7 +12,7 @@ from maglev0.core.service import HashFamily
 from maglev0.core.settings import Wishes
 from maglev0.core.view import DRAINING, DRY_RUN, FAILING
 from maglev0.operator.doctor import cluster
-from maglev0.operator.doctor.cluster import Look, Own
+from maglev0.operator.doctor.cluster import ClusterReading, Own
 from maglev0.operator.doctor.finding import Finding, Severity
 from maglev0.protocol.orders import Order
 from tests.support.clusters import NOW_S, PATHS, SESSION, SETTINGS, VIP, Cluster
@@ -33,22 +33,39 @@ def made(*members: int) -> Cluster:
 
 
 def change(found: Cluster, member: int, **changes: Any) -> None:
-    found.change(member, **{"mac": mac_of(member), "address": f"198.18.0.{member}", "session_timeout_s": 4.0, "start_time": NOW_S - 100} | changes)
+    found.change(
+        member,
+        **{
+            "mac": mac_of(member),
+            "address": f"198.18.0.{member}",
+            "session_timeout_s": 4.0,
+            "start_time": NOW_S - 100,
+        }
+        | changes,
+    )
 
 
 def mac_of(member: int) -> str:
     return f"02:4d:47:00:00:{member:02x}"
 
 
-def look(found: Cluster, at_s: float = NOW_S) -> Look:
-    return Look(found.look(), at_s)
+def look(found: Cluster, at_s: float = NOW_S) -> ClusterReading:
+    return ClusterReading(found.look(), at_s)
 
 
-def alarms(first: Look, last: Look | None = None, own: Own = NOBODY) -> list[Finding]:
-    return [finding for finding in cluster.judge(first, last or first, own, VIP) if finding.severity is not Severity.SOUND]
+def alarms(
+    first: ClusterReading, last: ClusterReading | None = None, own: Own = NOBODY
+) -> list[Finding]:
+    return [
+        finding
+        for finding in cluster.judge(first, last or first, own, VIP)
+        if finding.severity is not Severity.SOUND
+    ]
 
 
-def marks(first: Look, last: Look | None = None, own: Own = NOBODY) -> set[tuple[Severity, str]]:
+def marks(
+    first: ClusterReading, last: ClusterReading | None = None, own: Own = NOBODY
+) -> set[tuple[Severity, str]]:
     return {(finding.severity, finding.check) for finding in alarms(first, last, own)}
 
 
@@ -68,7 +85,12 @@ def test_who_is_here_and_who_can_be_asked() -> None:
     assert not cluster.serving(seen, mac_of(9))
     assert not cluster.serving(seen, "")
     (peer,) = cluster.peers(seen, mac_of(1))
-    assert (peer.name, peer.address, peer.mac, peer.answers) == ("backend-2", IPv4Address("198.18.0.2"), mac_of(2), False)
+    assert (peer.name, peer.address, peer.mac, peer.answers) == (
+        "backend-2",
+        IPv4Address("198.18.0.2"),
+        mac_of(2),
+        False,
+    )
 
 
 def test_too_few_members() -> None:
@@ -95,9 +117,13 @@ def test_identities() -> None:
     assert marks(look(found), own=Own(mac_of(1), 2, None)) == {(FAULT, cluster.IDENTITIES)}
     assert marks(look(found), own=Own("", 2, None)) == set()
     change(found, 3, mac=mac_of(2))
-    assert [finding.what for finding in alarms(look(found))] == [f"backend-2 and backend-3 have the same MAC address {mac_of(2)}"]
+    assert [finding.what for finding in alarms(look(found))] == [
+        f"backend-2 and backend-3 have the same MAC address {mac_of(2)}"
+    ]
     change(found, 3, address="198.18.0.1")
-    assert [finding.what for finding in alarms(look(found))] == ["backend-1 and backend-3 have the same address 198.18.0.1"]
+    assert [finding.what for finding in alarms(look(found))] == [
+        "backend-1 and backend-3 have the same address 198.18.0.1"
+    ]
     change(found, 3, mac="", address="")
     change(found, 2, mac="", address="")
     assert alarms(look(found)) == []
@@ -117,11 +143,16 @@ def test_znodes_that_are_no_members() -> None:
         ({"state": FAILING}, {(WARNING, cluster.STATES)}),
         ({"state": DRAINING}, {(NOTE, cluster.STATES)}),
         ({"weight": 0}, {(NOTE, cluster.STATES)}),
-        ({"state": DRY_RUN, "dataplane": HashFamily.CLUSTERIP, "session_timeout_s": 1.0}, {(NOTE, cluster.STATES)}),
+        (
+            {"state": DRY_RUN, "dataplane": HashFamily.CLUSTERIP, "session_timeout_s": 1.0},
+            {(NOTE, cluster.STATES)},
+        ),
         ({"start_time": NOW_S + 60}, {(WARNING, cluster.CLOCKS)}),
     ],
 )
-def test_what_a_members_record_says(changes: dict[str, Any], expected: set[tuple[Severity, str]]) -> None:
+def test_what_a_members_record_says(
+    changes: dict[str, Any], expected: set[tuple[Severity, str]]
+) -> None:
     found = made(1, 2, 3)
     change(found, 3, **changes)
     found.settle()
@@ -139,7 +170,9 @@ def test_what_a_members_record_says(changes: dict[str, Any], expected: set[tuple
         ({"lease_left_s": 0.0}, {(FAULT, cluster.LEASES), (FAULT, cluster.OWNERS)}),
     ],
 )
-def test_what_a_members_report_says(changes: dict[str, Any], expected: set[tuple[Severity, str]]) -> None:
+def test_what_a_members_report_says(
+    changes: dict[str, Any], expected: set[tuple[Severity, str]]
+) -> None:
     found = made(1, 2, 3)
     found.hold(3, found.look().shares[3], **changes)
     assert marks(look(found)) == expected
@@ -147,7 +180,12 @@ def test_what_a_members_report_says(changes: dict[str, Any], expected: set[tuple
 
 def test_a_member_without_a_report_and_one_that_came_between_the_looks() -> None:
     found = made(1, 2)
-    put(found.tree, PATHS.member(3), found.look().view.members[1].encode().replace(b'"id": 2', b'"id": 3').replace(b"02", b"03"), SESSION)
+    put(
+        found.tree,
+        PATHS.member(3),
+        found.look().view.members[1].encode().replace(b'"id": 2', b'"id": 3').replace(b"02", b"03"),
+        SESSION,
+    )
     before = made(1, 2)
     change(found, 3)
     assert (WARNING, cluster.REPORTS) not in marks(look(before), look(found))
@@ -179,7 +217,10 @@ def test_orders_that_stand() -> None:
     put(found.tree, PATHS.order(1), Order(weight=3).encode())
     put(found.tree, PATHS.order(9), Order(drained=True).encode())
     words = [finding.what for finding in alarms(look(found)) if finding.check == cluster.ORDERS]
-    assert words == ["backend-1 has weight 3 by an operator's order", "backend-9, which is no member now is drained by an operator's order"]
+    assert words == [
+        "backend-1 has weight 3 by an operator's order",
+        "backend-9, which is no member now is drained by an operator's order",
+    ]
 
 
 def test_flags_of_this_machine_that_contradict_the_cluster() -> None:
@@ -195,6 +236,11 @@ def test_flags_of_this_machine_that_contradict_the_cluster() -> None:
 
 def test_cluster_macs() -> None:
     other = "03:bf:c6:33:64:02"
-    assert [finding.severity for finding in cluster.judge_macs({"198.51.100.1": SETTINGS.cluster_mac, "198.51.100.2": other})] == [Severity.SOUND]
+    assert [
+        finding.severity
+        for finding in cluster.judge_macs(
+            {"198.51.100.1": SETTINGS.cluster_mac, "198.51.100.2": other}
+        )
+    ] == [Severity.SOUND]
     (finding,) = cluster.judge_macs({"198.51.100.1": other, "198.51.100.2": other})
     assert finding.what == f"198.51.100.1 and 198.51.100.2 have the same cluster MAC {other}"

@@ -41,15 +41,36 @@ STATE = match({"ct": {"key": "state"}}, ["established", "related"], "in")
 
 
 def chain(hook: str = "input", priority: int = 0, **more: Any) -> Expression:
-    return {"chain": {"family": "inet", "table": "t", "name": "c", "type": "filter", "hook": hook, "prio": priority, "policy": "accept", **more}}
+    return {
+        "chain": {
+            "family": "inet",
+            "table": "t",
+            "name": "c",
+            "type": "filter",
+            "hook": hook,
+            "prio": priority,
+            "policy": "accept",
+            **more,
+        }
+    }
 
 
 def rule(*expressions: Any, chain: str = "c", handle: int = 7, family: str = "inet") -> Expression:
-    return {"rule": {"family": family, "table": "t", "chain": chain, "handle": handle, "expr": list(expressions)}}
+    return {
+        "rule": {
+            "family": family,
+            "table": "t",
+            "chain": chain,
+            "handle": handle,
+            "expr": list(expressions),
+        }
+    }
 
 
 def hits(*objects: Expression, protocol: str = "tcp", way: Way = Way.IN) -> list[Hit]:
-    return rules.hits(Ruleset([{"metainfo": {}}, *objects]), Packet(way, protocol, VIP, "eth0", MAC))
+    return rules.hits(
+        Ruleset([{"metainfo": {}}, *objects]), Packet(way, protocol, VIP, "eth0", MAC)
+    )
 
 
 def surely(*objects: Expression, protocol: str = "tcp", way: Way = Way.IN) -> bool:
@@ -131,7 +152,12 @@ def test_chains_that_the_packets_pass(made: dict[str, Any], dropped: bool) -> No
 
 
 def test_answers_leave_by_other_hooks_with_the_vip_as_their_source() -> None:
-    drop = rule(match(SADDR, str(VIP)), match(meta("oifname"), "eth0"), match({"fib": {"result": "type", "flags": ["saddr"]}}, "local"), DROP)
+    drop = rule(
+        match(SADDR, str(VIP)),
+        match(meta("oifname"), "eth0"),
+        match({"fib": {"result": "type", "flags": ["saddr"]}}, "local"),
+        DROP,
+    )
     assert surely(chain("output"), drop, way=Way.OUT)
     assert not surely(chain("input"), drop, way=Way.OUT)
 
@@ -149,7 +175,9 @@ def test_a_policy_drops_what_no_rule_can_have_accepted() -> None:
 def test_what_earlier_rules_may_have_accepted_is_dropped_for_certain_only_by_name() -> None:
     assert not surely(chain(), rule(match(DPORT, 22), ACCEPT), rule(DROP))
     assert not surely(chain(), rule(match(DPORT, 22), ACCEPT), rule(TO_VIP, DROP))
-    assert hits(chain(), rule(match(DPORT, 22), ACCEPT), rule(TO_VIP, DROP)) == [Hit("drop", "inet", "t", "c", 7, certain=False, named=True)]
+    assert hits(chain(), rule(match(DPORT, 22), ACCEPT), rule(TO_VIP, DROP)) == [
+        Hit("drop", "inet", "t", "c", 7, certain=False, named=True)
+    ]
     assert not surely(chain(), rule(match(DPORT, 22), RETURN), rule(DROP))
     assert not surely(chain(), rule(RETURN), rule(DROP))
 
@@ -159,7 +187,15 @@ def test_rules_that_name_the_vip_take_some_of_its_packets() -> None:
     reject: Expression = {"reject": {"type": "tcp reset"}}
     assert hits(chain(), rule(TO_VIP, match(DPORT, 22), reject)) == some
     assert hits(chain(), rule(match(DPORT, 22), reject)) == []
-    assert hits(chain(), rule(match(DADDR, {"prefix": {"addr": "198.0.0.0", "len": 8}}), match(DPORT, 22), reject)) == []
+    assert (
+        hits(
+            chain(),
+            rule(
+                match(DADDR, {"prefix": {"addr": "198.0.0.0", "len": 8}}), match(DPORT, 22), reject
+            ),
+        )
+        == []
+    )
     assert hits(chain(), rule(match(DADDR, "10.0.0.1", "!="), match(DPORT, 22), reject)) == []
 
 
@@ -189,7 +225,9 @@ def test_jumps_are_followed() -> None:
     assert not surely(chain(), SUB, rule(match(meta("iifname"), "lo"), jump()), inside)
     # What may have been taken inside is not certain outside.
     assert hits(chain(), SUB, rule(match(DPORT, 22), jump()), inside) == []
-    assert hits(chain(), SUB, rule(TO_VIP, match(DPORT, 22), jump()), inside) == [Hit("drop", "inet", "t", "sub", 9, certain=False, named=True)]
+    assert hits(chain(), SUB, rule(TO_VIP, match(DPORT, 22), jump()), inside) == [
+        Hit("drop", "inet", "t", "sub", 9, certain=False, named=True)
+    ]
     # An accept inside is one.
     closed = chain(policy="drop")
     assert hits(closed, SUB, rule(jump()), rule(ACCEPT, chain="sub")) == []
@@ -213,7 +251,9 @@ def test_verdict_maps() -> None:
     assert not surely(chain(), rule(vmap(meta("l4proto"), ["udp", DROP])))
     assert surely(chain(), rule(vmap(DADDR, [str(VIP), DROP])))
     closed = chain(policy="drop")
-    assert not surely(closed, rule(vmap({"ct": {"key": "state"}}, ["established", ACCEPT], ["invalid", DROP])))
+    assert not surely(
+        closed, rule(vmap({"ct": {"key": "state"}}, ["established", ACCEPT], ["invalid", DROP]))
+    )
     assert surely(closed, rule(vmap({"ct": {"key": "state"}}, ["invalid", DROP], "nonsense")))
     mapped = rule({"vmap": {"key": meta("l4proto"), "data": "@verdicts"}})
     assert surely(chain(), mapped, {"map": named("verdicts", ["tcp", DROP])["set"]})
@@ -221,20 +261,39 @@ def test_verdict_maps() -> None:
 
 
 def test_statements_that_are_not_known_may_be_tests() -> None:
-    tests: list[Expression] = [{"quota": {"val": 1}}, {"ct count": {"val": 10}}, {"set": {"op": "add", "elem": SADDR, "set": "@seen"}}]
+    tests: list[Expression] = [
+        {"quota": {"val": 1}},
+        {"ct count": {"val": 10}},
+        {"set": {"op": "add", "elem": SADDR, "set": "@seen"}},
+    ]
     assert not any(surely(chain(), rule(test, DROP)) for test in tests)
-    harmless: list[Expression] = [COUNTER, {"log": None}, {"mangle": {"key": meta("mark"), "value": 1}}]
+    harmless: list[Expression] = [
+        COUNTER,
+        {"log": None},
+        {"mangle": {"key": meta("mark"), "value": 1}},
+    ]
     assert all(surely(chain(), rule(statement, DROP)) for statement in harmless)
-    elsewhere: list[Expression] = [{"dnat": {"addr": "10.0.0.1"}}, {"xt": {"type": "target", "name": "TARPIT"}}]
+    elsewhere: list[Expression] = [
+        {"dnat": {"addr": "10.0.0.1"}},
+        {"xt": {"type": "target", "name": "TARPIT"}},
+    ]
     assert not any(surely(chain(policy="drop"), rule(statement)) for statement in elsewhere)
 
 
 def test_untracked_tcp() -> None:
     early = chain("prerouting", -300)
-    assert hits(early, rule(NOTRACK)) == [Hit("notrack", "inet", "t", "c", 7, certain=True, named=False)]
-    assert hits(early, rule(TO_VIP, match(DPORT, 80), NOTRACK)) == [Hit("notrack", "inet", "t", "c", 7, certain=False, named=True)]
-    assert hits(early, rule(match(DPORT, 80), NOTRACK)) == [Hit("notrack", "inet", "t", "c", 7, certain=False, named=False)]
-    assert hits(early, rule(TO_VIP, {"xt": {"type": "target", "name": "CT"}})) == [Hit("notrack", "inet", "t", "c", 7, certain=False, named=False)]
+    assert hits(early, rule(NOTRACK)) == [
+        Hit("notrack", "inet", "t", "c", 7, certain=True, named=False)
+    ]
+    assert hits(early, rule(TO_VIP, match(DPORT, 80), NOTRACK)) == [
+        Hit("notrack", "inet", "t", "c", 7, certain=False, named=True)
+    ]
+    assert hits(early, rule(match(DPORT, 80), NOTRACK)) == [
+        Hit("notrack", "inet", "t", "c", 7, certain=False, named=False)
+    ]
+    assert hits(early, rule(TO_VIP, {"xt": {"type": "target", "name": "CT"}})) == [
+        Hit("notrack", "inet", "t", "c", 7, certain=False, named=False)
+    ]
     assert hits(early, rule(match(payload("udp", "dport"), 53), NOTRACK)) == []
     assert hits(early, rule(NOTRACK), protocol="udp") == []
     assert hits(chain("prerouting", -100), rule(NOTRACK)) == []
@@ -248,10 +307,20 @@ def test_arp() -> None:
     drop = rule(match(payload("arp", "daddr ip"), str(VIP)), DROP, family="arp")
     assert surely(incoming, drop, protocol="arp")
     assert not surely(incoming, drop)
-    assert not surely(incoming, rule(match(payload("arp", "operation"), "request"), DROP, family="arp"), protocol="arp")
-    assert not surely(incoming, rule(match(meta("l4proto"), "tcp"), DROP, family="arp"), protocol="arp")
-    assert surely(incoming, rule(match(meta("protocol"), "arp"), DROP, family="arp"), protocol="arp")
-    assert not surely(incoming, rule(match(payload("ip", "daddr"), str(VIP)), DROP, family="arp"), protocol="arp")
+    assert not surely(
+        incoming,
+        rule(match(payload("arp", "operation"), "request"), DROP, family="arp"),
+        protocol="arp",
+    )
+    assert not surely(
+        incoming, rule(match(meta("l4proto"), "tcp"), DROP, family="arp"), protocol="arp"
+    )
+    assert surely(
+        incoming, rule(match(meta("protocol"), "arp"), DROP, family="arp"), protocol="arp"
+    )
+    assert not surely(
+        incoming, rule(match(payload("ip", "daddr"), str(VIP)), DROP, family="arp"), protocol="arp"
+    )
 
 
 SAVED = """\
@@ -286,7 +355,10 @@ COMMIT
 def test_rules_of_iptables_legacy() -> None:
     found = hits(*legacy.objects(SAVED))
     place = ("ip", "raw (iptables-legacy)", "PREROUTING")
-    assert found[:2] == [Hit("notrack", *place, 1, certain=False, named=True), Hit("notrack", *place, 3, certain=True, named=True)]
+    assert found[:2] == [
+        Hit("notrack", *place, 1, certain=False, named=True),
+        Hit("notrack", *place, 3, certain=True, named=True),
+    ]
     filters = ("ip", "filter (iptables-legacy)")
     assert found[2:] == [
         Hit("reject", *filters, "mine", 1, certain=False, named=True),
@@ -296,7 +368,11 @@ def test_rules_of_iptables_legacy() -> None:
 
 def judged(*objects: Expression) -> list[Finding]:
     found = foreign.judge(Ruleset(objects), VIP, "eth0", MAC)
-    assert {finding.check for finding in found} == {foreign.DROPS, foreign.ADDRESSES, foreign.UNTRACKED}
+    assert {finding.check for finding in found} == {
+        foreign.DROPS,
+        foreign.ADDRESSES,
+        foreign.UNTRACKED,
+    }
     return [finding for finding in found if finding.severity is not Severity.SOUND]
 
 
@@ -307,12 +383,21 @@ def test_sound_filters_are_no_finding() -> None:
 def test_findings_name_the_packets_and_the_command() -> None:
     (finding,) = judged(chain(), rule(TO_VIP, DROP))
     assert finding.severity is Severity.FAULT
-    assert finding.what == "rule 7 of chain inet t c drops all tcp, udp and icmp that arrives for 198.51.100.1"
+    assert (
+        finding.what
+        == "rule 7 of chain inet t c drops all tcp, udp and icmp that arrives for 198.51.100.1"
+    )
     assert finding.mend == "nft delete rule inet t c handle 7"
     (finding,) = judged(chain(), rule(match(meta("l4proto"), "icmp"), DROP))
-    assert (finding.severity, finding.what) == (Severity.WARNING, "rule 7 of chain inet t c drops all icmp that arrives for 198.51.100.1")
+    assert (finding.severity, finding.what) == (
+        Severity.WARNING,
+        "rule 7 of chain inet t c drops all icmp that arrives for 198.51.100.1",
+    )
     (finding,) = judged(chain(), rule(TO_VIP, match(DPORT, 22), DROP))
-    assert (finding.severity, finding.what) == (Severity.NOTE, "rule 7 of chain inet t c drops some of the tcp that arrives for 198.51.100.1")
+    assert (finding.severity, finding.what) == (
+        Severity.NOTE,
+        "rule 7 of chain inet t c drops some of the tcp that arrives for 198.51.100.1",
+    )
     (finding,) = judged(chain("output", policy="drop"))
     assert finding.mend == "nft insert rule inet t c ip saddr 198.51.100.1 accept"
 
@@ -334,7 +419,9 @@ def test_findings_about_arp_and_tracking() -> None:
 
 
 def test_tables_are_told_apart_by_name() -> None:
-    listed = foreign.tables("table inet maglev0_198.51.100.1\ntable ip filter\ntable arp maglev0_198.51.100.1\n\nnonsense\n")
+    listed = foreign.tables(
+        "table inet maglev0_198.51.100.1\ntable ip filter\ntable arp maglev0_198.51.100.1\n\nnonsense\n"
+    )
     assert [name for _family, name in listed if not foreign.is_ours(name)] == ["filter"]
     assert foreign.ours(listed, VIP)
     assert not foreign.ours(listed, IPv4Address("198.51.100.2"))

@@ -12,18 +12,24 @@ from maglev0.dataplane.host.interface import Interface
 from maglev0.operator.doctor import finding
 from maglev0.operator.doctor.finding import Finding, Severity
 from maglev0.operator.doctor.machine import judge as kernel
-from maglev0.operator.doctor.machine.judge import Conntrack, Counts, Kernel
+from maglev0.operator.doctor.machine.judge import Conntrack, Counts, MachineReading
 from maglev0.operator.doctor.network import judge as network
-from maglev0.operator.doctor.network.judge import Host, Route, Wanted
+from maglev0.operator.doctor.network.judge import NetworkReading, Route, Wanted
 
-FAULT, WARNING, NOTE, LEFT_OUT, SOUND = Severity.FAULT, Severity.WARNING, Severity.NOTE, Severity.LEFT_OUT, Severity.SOUND
+FAULT, WARNING, NOTE, LEFT_OUT, SOUND = (
+    Severity.FAULT,
+    Severity.WARNING,
+    Severity.NOTE,
+    Severity.LEFT_OUT,
+    Severity.SOUND,
+)
 VIP = IPv4Address("198.51.100.1")
 MAC = "03:bf:c6:33:64:01"
 
-KERNEL = Kernel("6.18.1", "", False, "", Conntrack(10, 1000, 432_000), 0.0, True)
+KERNEL = MachineReading("6.18.1", "", False, "", Conntrack(10, 1000, 432_000), 0.0, True)
 LOCAL = Route("198.18.0.0/16", True, True, "eth0", "198.18.0.1")
 AWAY = Route(network.DEFAULT, False, True, "eth0", "198.18.0.1")
-HOST = Host(
+HOST = NetworkReading(
     interface=Interface("eth0", "02:4d:47:00:00:01", "198.18.0.1"),
     up=True,
     master="",
@@ -83,7 +89,9 @@ def test_kernels_that_are_old_enough_for_clusterip_need_no_guarded_tables() -> N
         (Counts(ahead_s=(0.0, 1e9)), Counts(ahead_s=(7.0, 1e9 + 7)), {(FAULT, kernel.STEPS)}),
     ],
 )
-def test_what_moves_while_it_is_looked_at(before: Counts, after: Counts, expected: set[tuple[Severity, str]]) -> None:
+def test_what_moves_while_it_is_looked_at(
+    before: Counts, after: Counts, expected: set[tuple[Severity, str]]
+) -> None:
     assert found(kernel.moved(before, after, "eth0")) == expected
 
 
@@ -98,7 +106,11 @@ def test_a_sound_node_and_a_machine_that_is_to_become_one() -> None:
     ("changed", "severity", "check"),
     [
         ({"up": False}, FAULT, network.INTERFACE),
-        ({"interface": Interface("tun0", "", "198.18.0.1"), "holders": ("tun0",), "routes": ()}, FAULT, network.INTERFACE),
+        (
+            {"interface": Interface("tun0", "", "198.18.0.1"), "holders": ("tun0",), "routes": ()},
+            FAULT,
+            network.INTERFACE,
+        ),
         ({"master": "br0"}, FAULT, network.INTERFACE),
         ({"stacked": "eth0.7"}, NOTE, network.INTERFACE),
         ({"holders": ("eth0", "eth1")}, FAULT, network.VIP_PLACE),
@@ -108,14 +120,30 @@ def test_a_sound_node_and_a_machine_that_is_to_become_one() -> None:
         ({"rules": None}, LEFT_OUT, network.RULES),
         ({"routes": (LOCAL,)}, NOTE, network.ANSWERS),
         ({"routes": (replace(AWAY, leaves_by="eth1"), LOCAL)}, NOTE, network.ANSWERS),
-        ({"routes": (replace(AWAY, accepted=False, leaves_by="eth1"), LOCAL)}, FAULT, network.REVERSE_PATH),
-        ({"routes": (AWAY, Route("10.0.0.0/8", False, False, "eth1", ""))}, WARNING, network.REVERSE_PATH),
-        ({"routes": (AWAY, Route("10.0.0.0/8", False, False, "", ""))}, WARNING, network.REVERSE_PATH),
+        (
+            {"routes": (replace(AWAY, accepted=False, leaves_by="eth1"), LOCAL)},
+            FAULT,
+            network.REVERSE_PATH,
+        ),
+        (
+            {"routes": (AWAY, Route("10.0.0.0/8", False, False, "eth1", ""))},
+            WARNING,
+            network.REVERSE_PATH,
+        ),
+        (
+            {"routes": (AWAY, Route("10.0.0.0/8", False, False, "", ""))},
+            WARNING,
+            network.REVERSE_PATH,
+        ),
         ({"routes": (replace(AWAY, source=str(VIP)),)}, FAULT, network.SOURCE),
         ({"settings": {"arp_ignore": 2}}, FAULT, network.ARP),
         ({"settings": {"arp_ignore": 8}}, FAULT, network.ARP),
         ({"settings": {"arp_ignore": 1}, "holders": ("lo",)}, FAULT, network.ARP),
-        ({"settings": {"arp_filter": 1}, "routes": (AWAY, replace(LOCAL, leaves_by="eth2"))}, FAULT, network.ARP),
+        (
+            {"settings": {"arp_filter": 1}, "routes": (AWAY, replace(LOCAL, leaves_by="eth2"))},
+            FAULT,
+            network.ARP,
+        ),
         ({"settings": {"icmp_echo_ignore_all": 1}}, NOTE, network.PING),
     ],
 )
@@ -138,7 +166,9 @@ def test_what_is_no_trouble() -> None:
 
 def test_an_address_without_a_daemon() -> None:
     stranger = replace(WANTED, serving=False)
-    assert found(network.judge(replace(HOST, rules=False), stranger)) == {(FAULT, network.VIP_PLACE)}
+    assert found(network.judge(replace(HOST, rules=False), stranger)) == {
+        (FAULT, network.VIP_PLACE)
+    }
     assert found(network.judge(HOST, stranger)) == {(WARNING, network.VIP_PLACE)}
     unknown = replace(WANTED, serving=None)
     assert found(network.judge(replace(HOST, rules=False), unknown)) == {(FAULT, network.VIP_PLACE)}
@@ -149,33 +179,58 @@ def test_an_address_without_a_daemon() -> None:
 
 
 def test_a_machine_without_an_address_that_packets_could_be_for() -> None:
-    silent = replace(HOST, interface=Interface("eth0", "02:4d:47:00:00:01", ""), holders=(), routes=(replace(AWAY, accepted=None),))
-    assert found(network.judge(silent, replace(WANTED, serving=None))) == {(LEFT_OUT, network.REVERSE_PATH)}
+    silent = replace(
+        HOST,
+        interface=Interface("eth0", "02:4d:47:00:00:01", ""),
+        holders=(),
+        routes=(replace(AWAY, accepted=None),),
+    )
+    assert found(network.judge(silent, replace(WANTED, serving=None))) == {
+        (LEFT_OUT, network.REVERSE_PATH)
+    }
 
 
 def test_the_vip_as_the_only_address_is_the_source_of_everything() -> None:
-    alone = replace(HOST, interface=Interface("eth0", "02:4d:47:00:00:01", ""), routes=(replace(AWAY, source=str(VIP)),))
+    alone = replace(
+        HOST,
+        interface=Interface("eth0", "02:4d:47:00:00:01", ""),
+        routes=(replace(AWAY, source=str(VIP)),),
+    )
     (finding_,) = [one for one in network.judge(alone, WANTED) if one.check == network.SOURCE]
     assert finding_.mend == "give eth0 an address of its own"
 
 
 def test_clusterip_cannot_save_unicast_in_multicast_frames() -> None:
     host = replace(HOST, settings={"drop_unicast_in_l2_multicast": 1})
-    assert found(network.judge(host, replace(WANTED, clusterip=True))) == {(FAULT, network.MULTICAST)}
+    assert found(network.judge(host, replace(WANTED, clusterip=True))) == {
+        (FAULT, network.MULTICAST)
+    }
 
 
 def test_a_cluster_mac_that_switches_take_for_a_groups() -> None:
     wanted = replace(WANTED, cluster_mac="01:00:5e:33:64:01")
     assert found(network.judge(HOST, wanted)) == {(WARNING, network.GROUP)}
-    assert found(network.judge(replace(HOST, groups=frozenset({"01:00:5e:33:64:01"})), wanted)) == set()
+    assert (
+        found(network.judge(replace(HOST, groups=frozenset({"01:00:5e:33:64:01"})), wanted))
+        == set()
+    )
 
 
 def test_the_summary_counts_checks_once_and_the_worst_comes_first() -> None:
     found = [
         finding.note("a", "x", "y"),
-        *finding.judged("b", "well", finding.fault("b", "x", "y", "z"), None, finding.warning("b", "x", "y", "z")),
+        *finding.judged(
+            "b",
+            "well",
+            finding.fault("b", "x", "y", "z"),
+            None,
+            finding.warning("b", "x", "y", "z"),
+        ),
         *finding.judged("c", "well", None),
     ]
     assert [one.severity for one in finding.ordered(found)] == [FAULT, WARNING, NOTE, SOUND]
     assert finding.summary(found) == "3 checks, 1 fault, 1 warning"
-    assert finding.summary([finding.left_out("d", "why")]) == "1 check, 0 faults, 0 warnings, 1 left out"
+    assert (
+        finding.summary([finding.left_out("d", "why")])
+        == "1 check, 0 faults, 0 warnings, 1 left out"
+    )

@@ -33,7 +33,13 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def written(shell: str) -> str:
-    done = subprocess.run([sys.executable, "-m", "maglev0", "completion", shell], check=True, capture_output=True, text=True, timeout=BOUND_S)
+    done = subprocess.run(
+        [sys.executable, "-m", "maglev0", "completion", shell],
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=BOUND_S,
+    )
     assert done.stderr == ""
     return done.stdout
 
@@ -47,10 +53,19 @@ def offered(script: Path, *words: str) -> list[str]:
 
 
 def test_subcommands_and_flags(script: Path) -> None:
-    daemon = [f"{option.names[-1]}=" if option.value else option.names[-1] for option in help_text.daemon().options]
+    daemon = [
+        f"{option.names[-1]}=" if option.value else option.names[-1]
+        for option in help_text.daemon().options
+    ]
     assert {*offered(script, "")} == {*COMMANDS, *daemon, "-v", "-h"}
     assert offered(script, "st") == ["status"]
-    assert offered(script, "--zk-") == ["--zk-loss=", "--zk-auth=", "--zk-ca=", "--zk-cert=", "--zk-key="]
+    assert offered(script, "--zk-") == [
+        "--zk-loss=",
+        "--zk-auth=",
+        "--zk-ca=",
+        "--zk-cert=",
+        "--zk-key=",
+    ]
     assert offered(script, "--my-id", "=", "1", "--dry") == ["--dry-run"]
     assert offered(script, "status", "--js") == ["--json"]
     assert "--my-id=" not in offered(script, "status", "")
@@ -73,7 +88,9 @@ def terminal(*command: str | Path) -> Iterator[int]:
     """A program on a terminal of its own; yields our end of it."""
     ours, theirs = pty.openpty()
     environment = {"PATH": os.environ["PATH"], "TERM": "dumb"}
-    with subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True) as process:
+    with subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
+    ) as process:
         os.close(theirs)
         try:
             yield ours
@@ -92,17 +109,34 @@ def read_until(descriptor: int, pattern: bytes) -> None:
 def test_a_bash_at_a_terminal_completes_what_is_typed(script: Path) -> None:
     with terminal("bash", "--noprofile", "--rcfile", script, "-i") as bash:
         read_until(bash, rb"[$#] $")
-        for typed, shown in ((b"maglev0 sta\t", b"maglev0 status "), (b"--js\t", b"--json "), (b"\x15maglev0 --xdp=na\t", b"--xdp=native ")):
+        for typed, shown in (
+            (b"maglev0 sta\t", b"maglev0 status "),
+            (b"--js\t", b"--json "),
+            (b"\x15maglev0 --xdp=na\t", b"--xdp=native "),
+        ):
             os.write(bash, typed)
             read_until(bash, re.escape(shown))
 
 
-@pytest.mark.parametrize(("shell", "check"), [("bash", "-n"), ("zsh", "-n"), ("fish", "--no-execute")])
+@pytest.mark.parametrize(
+    ("shell", "check"), [("bash", "-n"), ("zsh", "-n"), ("fish", "--no-execute")]
+)
 def test_the_shell_can_read_it(shell: str, check: str, tmp_path: Path) -> None:
     path = tmp_path / f"maglev0.{shell}"
     path.write_text(written(shell))
-    names = {flag for help_ in help_text.commands().values() for option in help_.options for flag in option.names if flag.startswith("--")}
+    names = {
+        flag
+        for help_ in help_text.commands().values()
+        for option in help_.options
+        for flag in option.names
+        if flag.startswith("--")
+    }
     text = path.read_text()
     assert all((f"-l {name[2:]} " if shell == "fish" else name) in text for name in names)
     if shutil.which(shell):  # no machine has them all, and no user needs more than one
-        assert subprocess.run([shell, check, path], check=True, capture_output=True, timeout=BOUND_S).stderr == b""
+        assert (
+            subprocess.run(
+                [shell, check, path], check=True, capture_output=True, timeout=BOUND_S
+            ).stderr
+            == b""
+        )

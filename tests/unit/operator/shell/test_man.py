@@ -40,7 +40,10 @@ def test_a_help_is_taken_to_its_parts() -> None:
         "maglev0 try",
         "a try.",
         ("maglev0 try [--one=<N>]... [-v]", "maglev0 try (-h | --help)"),
-        (Option(("--one",), "N", "the one and more of it [default: 1]"), Option(("-v", "--verbose"), None, "say it")),
+        (
+            Option(("--one",), "N", "the one and more of it [default: 1]"),
+            Option(("-v", "--verbose"), None, "say it"),
+        ),
         (
             Part(None, "First of all, it tries."),
             Part("Knowledge", (Item("this", "one"), Item("that", ""))),
@@ -54,7 +57,12 @@ def test_a_help_is_taken_to_its_parts() -> None:
 
 def shown(page: Path) -> str:
     """The page as a terminal shows it, in one line; troff has nothing to complain of."""
-    done = subprocess.run(["groff", "-man", "-ww", "-Tutf8", "-P-cbou", page], check=True, capture_output=True, timeout=60)
+    done = subprocess.run(
+        ["groff", "-man", "-ww", "-Tutf8", "-P-cbou", page],
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
     assert done.stderr == b""
     return " ".join(done.stdout.decode().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").split())
 
@@ -81,8 +89,16 @@ def test_the_page_says_what_the_helps_say(tmp_path: Path) -> None:
 
 def test_what_troff_would_take_for_its_own_is_text(tmp_path: Path) -> None:
     page = tmp_path / "page.8"
-    texts = (".TH is no request here", "'nor this", r"a \fBback\fR slash -and- ~ ^ ` \"quotes\"", "é … –")
-    page.write_text('.TH X 8 "" "" ""\n.SH NAME\n' + "".join(f"{line}\n" for each in texts for line in man._tidied([".PP", man._text(each)])))
+    texts = (
+        ".TH is no request here",
+        "'nor this",
+        r"a \fBback\fR slash -and- ~ ^ ` \"quotes\"",
+        "é … –",
+    )
+    page.write_text(
+        '.TH X 8 "" "" ""\n.SH NAME\n'
+        + "".join(f"{line}\n" for each in texts for line in man._tidied([".PP", man._text(each)]))
+    )
     text = shown(page)
     for each in texts:
         assert each in text

@@ -15,12 +15,12 @@ from maglev0.operator.simulate.scenario import (
     MAX_EVENT_TEXT,
     MAX_EVENTS,
     MAX_SIZES,
-    Event,
-    Flow,
-    Kind,
+    BucketFlow,
+    Change,
+    ChangeKind,
     Movement,
     Scenario,
-    Step,
+    ScenarioStep,
     Weights,
     evaluate,
     fair,
@@ -40,7 +40,7 @@ def refused(message: str) -> pytest.RaisesExc[ConfigError]:
     return pytest.raises(ConfigError, match=f"^{re.escape(message)}$")
 
 
-def steps(size: int, members: str, *events: str) -> list[Step]:
+def steps(size: int, members: str, *events: str) -> list[ScenarioStep]:
     return list(evaluate(scenario([size], parse_members(members), map(parse_event, events))))
 
 
@@ -49,16 +49,30 @@ def scenarios(draw: st.DrawFn) -> Scenario:
     """A cluster of a few members, and events that can happen to it."""
     ids = st.integers(1, MOST_IDS)
     weights = st.integers(0, 4)
-    members = draw(st.dictionaries(ids, weights, min_size=1, max_size=8).filter(lambda some: any(some.values())))
+    members = draw(
+        st.dictionaries(ids, weights, min_size=1, max_size=8).filter(
+            lambda some: any(some.values())
+        )
+    )
     events, now = [], members
     for _event in range(draw(st.integers(0, 4))):
-        kind = draw(st.sampled_from(Kind))
-        able = st.sampled_from(sorted(set(range(1, MOST_IDS + 1)) - now.keys() if kind is Kind.JOIN else now))
-        concerned = draw(st.dictionaries(able, st.just(0) if kind is Kind.LEAVE else weights, min_size=1, max_size=3))
-        after = {member: weight for member, weight in now.items() if member not in concerned or kind is not Kind.LEAVE}
-        after |= {} if kind is Kind.LEAVE else concerned
+        kind = draw(st.sampled_from(ChangeKind))
+        able = st.sampled_from(
+            sorted(set(range(1, MOST_IDS + 1)) - now.keys() if kind is ChangeKind.JOIN else now)
+        )
+        concerned = draw(
+            st.dictionaries(
+                able, st.just(0) if kind is ChangeKind.LEAVE else weights, min_size=1, max_size=3
+            )
+        )
+        after = {
+            member: weight
+            for member, weight in now.items()
+            if member not in concerned or kind is not ChangeKind.LEAVE
+        }
+        after |= {} if kind is ChangeKind.LEAVE else concerned
         if any(after.values()):
-            events.append(Event(kind, concerned, "drawn"))
+            events.append(Change(kind, concerned, "drawn"))
             now = after
     sizes = draw(st.lists(st.integers(MOST_IDS, 300), min_size=1, max_size=2, unique=True))
     return scenario(sizes, members, events)
@@ -83,16 +97,24 @@ def test_members(text: str, expected: Weights) -> None:
 @pytest.mark.parametrize(
     ("text", "expected", "words"),
     [
-        ("+5", Event(Kind.JOIN, {5: 1}, "+5"), "backend-5 joins"),
-        ("+5:2", Event(Kind.JOIN, {5: 2}, "+5:2"), "backend-5 joins with weight 2"),
-        ("-5", Event(Kind.LEAVE, {5: 0}, "-5"), "backend-5 leaves"),
-        ("5:0", Event(Kind.WEIGH, {5: 0}, "5:0"), "backend-5 changes its weight to 0"),
-        ("+6-8:2,5", Event(Kind.JOIN, {5: 1, 6: 2, 7: 2, 8: 2}, "+6-8:2,5"), "4 members join"),
-        ("-1-3", Event(Kind.LEAVE, {1: 0, 2: 0, 3: 0}, "-1-3"), "3 members leave"),
-        ("1:3,2:4", Event(Kind.WEIGH, {1: 3, 2: 4}, "1:3,2:4"), "2 members change their weights"),
+        ("+5", Change(ChangeKind.JOIN, {5: 1}, "+5"), "backend-5 joins"),
+        ("+5:2", Change(ChangeKind.JOIN, {5: 2}, "+5:2"), "backend-5 joins with weight 2"),
+        ("-5", Change(ChangeKind.LEAVE, {5: 0}, "-5"), "backend-5 leaves"),
+        ("5:0", Change(ChangeKind.WEIGH, {5: 0}, "5:0"), "backend-5 changes its weight to 0"),
+        (
+            "+6-8:2,5",
+            Change(ChangeKind.JOIN, {5: 1, 6: 2, 7: 2, 8: 2}, "+6-8:2,5"),
+            "4 members join",
+        ),
+        ("-1-3", Change(ChangeKind.LEAVE, {1: 0, 2: 0, 3: 0}, "-1-3"), "3 members leave"),
+        (
+            "1:3,2:4",
+            Change(ChangeKind.WEIGH, {1: 3, 2: 4}, "1:3,2:4"),
+            "2 members change their weights",
+        ),
     ],
 )
-def test_events(text: str, expected: Event, words: str) -> None:
+def test_events(text: str, expected: Change, words: str) -> None:
     assert parse_event(text) == expected
     assert parse_event(text).words == words
 
@@ -100,10 +122,22 @@ def test_events(text: str, expected: Event, words: str) -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ("", "allowed are ids and ranges with weights, as 1-4:2,7; maglev0 simulate --help has examples"),
-        ("1,", "allowed are ids and ranges with weights, as 1-4:2,7; maglev0 simulate --help has examples"),
-        ("1=2", "allowed are ids and ranges with weights, as 1-4:2,7; maglev0 simulate --help has examples"),
-        ("٣", "allowed are ids and ranges with weights, as 1-4:2,7; maglev0 simulate --help has examples"),
+        (
+            "",
+            "allowed are ids and ranges with weights, as 1-4:2,7; maglev0 simulate --help has examples",
+        ),
+        (
+            "1,",
+            "allowed are ids and ranges with weights, as 1-4:2,7; maglev0 simulate --help has examples",
+        ),
+        (
+            "1=2",
+            "allowed are ids and ranges with weights, as 1-4:2,7; maglev0 simulate --help has examples",
+        ),
+        (
+            "٣",
+            "allowed are ids and ranges with weights, as 1-4:2,7; maglev0 simulate --help has examples",
+        ),
         ("0", "ids go from 1 to 1048576, and ranges upwards"),
         ("1048577", "ids go from 1 to 1048576, and ranges upwards"),
         ("4-2", "ids go from 1 to 1048576, and ranges upwards"),
@@ -122,8 +156,14 @@ def test_what_is_no_list_of_members(text: str, fault: str) -> None:
     [
         ("-5:1", "-5:1: who leaves has no weight; -5 leaves, 5:2 changes a weight"),
         ("5", "5: what happens to it? +5 joins, -5 leaves, 5:2 changes a weight"),
-        ("\x1b[2J", r"'\x1b[2J': allowed are ids and ranges with weights, as 1-4:2,7; maglev0 simulate --help has examples"),
-        ("x" * 99, f"{'x' * (MAX_EVENT_TEXT - 1)}…: allowed are ids and ranges with weights, as 1-4:2,7; maglev0 simulate --help has examples"),
+        (
+            "\x1b[2J",
+            r"'\x1b[2J': allowed are ids and ranges with weights, as 1-4:2,7; maglev0 simulate --help has examples",
+        ),
+        (
+            "x" * 99,
+            f"{'x' * (MAX_EVENT_TEXT - 1)}…: allowed are ids and ranges with weights, as 1-4:2,7; maglev0 simulate --help has examples",
+        ),
     ],
 )
 def test_what_is_no_event(text: str, message: str) -> None:
@@ -159,7 +199,12 @@ def answered(parse: Callable[[str], object], text: str) -> str:
 
 
 def test_what_happens_is_checked_in_its_order() -> None:
-    assert [dict(weights) for _event, weights in scenario([9], {2: 1, 1: 3}, map(parse_event, ["+3:2", "-1", "3:0"])).views] == [
+    assert [
+        dict(weights)
+        for _event, weights in scenario(
+            [9], {2: 1, 1: 3}, map(parse_event, ["+3:2", "-1", "3:0"])
+        ).views
+    ] == [
         {1: 3, 2: 1},
         {1: 3, 2: 1, 3: 2},
         {2: 1, 3: 2},
@@ -176,7 +221,10 @@ def test_what_happens_is_checked_in_its_order() -> None:
         (["-1-5"], "-1-5: no member with a weight above 0 is left"),
         (["1-5:0"], "1-5:0: no member with a weight above 0 is left"),
         (["+6-1024", "+1025"], "+1025: that makes 1025 members, at most 1024 are allowed"),
-        (["+1100"], "--total-nodes=1030: backend-1100 cannot take part, for ids go from 1 to total-nodes"),
+        (
+            ["+1100"],
+            "--total-nodes=1030: backend-1100 cannot take part, for ids go from 1 to total-nodes",
+        ),
         (["1:2"] * (MAX_EVENTS + 1), "101 events: at most 100 are allowed"),
     ],
 )
@@ -232,7 +280,12 @@ def test_a_small_table_by_hand() -> None:
     assert fair(5, second.weights) == {1: 1.25, 2: 1.25, 3: 2.5}
     assert second.shares == {1: 2, 2: 1, 3: 2}
     assert second.balance == (1.6, 0.8)
-    assert second.flows == {Flow(1, 1): 1, Flow(1, 3): 2, Flow(2, 1): 1, Flow(2, 2): 1}
+    assert second.flows == {
+        BucketFlow(1, 1): 1,
+        BucketFlow(1, 3): 2,
+        BucketFlow(2, 1): 1,
+        BucketFlow(2, 2): 1,
+    }
     assert second.movement == Movement(moved=3, necessary=2, disruption=1)
 
 
@@ -240,10 +293,16 @@ def test_a_small_table_by_hand() -> None:
 @settings(deadline=None)
 def test_every_step_has_the_tables_of_its_view_and_of_the_one_before(asked: Scenario) -> None:
     found = list(evaluate(asked))
-    assert [(step.size, step.number) for step in found] == [(size, number) for size in asked.sizes for number in range(len(asked.events) + 1)]
+    assert [(step.size, step.number) for step in found] == [
+        (size, number) for size in asked.sizes for number in range(len(asked.events) + 1)
+    ]
     for former, step in zip([None, *found], found, strict=False):
         weights = {name_of(member): weight for member, weight in step.weights.items()}
-        assert tuple(map(name_of, step.owners)) == reference.build(step.size, weights) == table.build(step.size, weights)
+        assert (
+            tuple(map(name_of, step.owners))
+            == reference.build(step.size, weights)
+            == table.build(step.size, weights)
+        )
         if step.number:
             assert former is not None
             assert (step.before, step.former) == (former.owners, former.weights)
@@ -258,18 +317,26 @@ def test_movement_is_what_differs_between_the_two_tables(asked: Scenario) -> Non
         differing = [(old, new) for old, new in pairs if old != new]
         moved, necessary, disruption = step.movement
         assert moved == len(differing) == necessary + disruption
-        changed = {member for member in {*step.former, *step.weights} if step.former.get(member, 0) != step.weights.get(member, 0)}
+        changed = {
+            member
+            for member in {*step.former, *step.weights}
+            if step.former.get(member, 0) != step.weights.get(member, 0)
+        }
         assert disruption >= sum(not {old, new} & changed for old, new in differing)
         losses = Counter(step.former_shares)
         losses.subtract(step.shares)
-        assert moved >= sum(loss for loss in losses.values() if loss > 0), "fewer moves than the shares take"
+        assert moved >= sum(loss for loss in losses.values() if loss > 0), (
+            "fewer moves than the shares take"
+        )
         assert step.shares == {member: Counter(step.owners)[member] for member in step.weights}
         assert step.balance.smallest <= 1 <= step.balance.largest
 
 
 @given(st.integers(2, 12), st.integers(0, 11), st.integers(12, 500))
 @settings(deadline=None)
-def test_what_must_move_is_what_the_leaver_owned_and_the_joiner_gets(count: int, who: int, size: int) -> None:
+def test_what_must_move_is_what_the_leaver_owned_and_the_joiner_gets(
+    count: int, who: int, size: int
+) -> None:
     one = who % count + 1
     _first, leaves, joins = steps(size, f"1-{count}", f"-{one}", f"+{one}")
     assert leaves.movement.necessary == leaves.former_shares[one]
@@ -278,4 +345,7 @@ def test_what_must_move_is_what_the_leaver_owned_and_the_joiner_gets(count: int,
 
 
 def test_weights_in_the_same_proportions_move_nothing() -> None:
-    assert [step.movement.moved for step in steps(1009, "1-3:2,4:4", "1-3:3,4:6", f"1-3:{MAX_WEIGHT // 2},4:{MAX_WEIGHT}")] == [0, 0, 0]
+    assert [
+        step.movement.moved
+        for step in steps(1009, "1-3:2,4:4", "1-3:3,4:6", f"1-3:{MAX_WEIGHT // 2},4:{MAX_WEIGHT}")
+    ] == [0, 0, 0]

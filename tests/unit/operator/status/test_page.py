@@ -8,8 +8,17 @@ import pytest
 
 from maglev0.core.view import DRAINING, DRY_RUN, FAILING
 from maglev0.operator.status import page
-from maglev0.operator.status.page import ALARM, IDLE, MOVING, SOUND, STALE_S, Status, as_json, essence
-from maglev0.protocol.handover import Ack, Stage
+from maglev0.operator.status.page import (
+    ALARM,
+    IDLE,
+    MOVING,
+    SOUND,
+    STALE_S,
+    Status,
+    as_json,
+    essence,
+)
+from maglev0.protocol.handover import Ack, Phase
 from maglev0.protocol.orders import Order
 from tests.support.clusters import NOW_S, PATHS, SEED, SESSION, VIP, Cluster
 from tests.support.direct import put
@@ -52,9 +61,13 @@ def test_holes_are_counted_and_some_are_named() -> None:
     cluster = Cluster.of(1, 2)
     cluster.tell(2, lease_left_s=0.0)
     status, missing = cluster.status(), sorted(cluster.share(2))
-    assert status.alarms == (f"hole: 8 buckets without an owner, such as {', '.join(map(str, missing))}",)
+    assert status.alarms == (
+        f"hole: 8 buckets without an owner, such as {', '.join(map(str, missing))}",
+    )
     cluster.tell(1, lease_left_s=0.0)
-    assert cluster.status().alarms == ("hole: 16 buckets without an owner, such as 1, 2, 3, 4, 5, 6, 7, 8 and 8 more",)
+    assert cluster.status().alarms == (
+        "hole: 16 buckets without an owner, such as 1, 2, 3, 4, 5, 6, 7, 8 and 8 more",
+    )
 
 
 def test_one_wrong_clock_neither_hides_a_fault_nor_makes_one() -> None:
@@ -78,7 +91,7 @@ def test_before_anybody_obeys_the_view_everything_moves() -> None:
     assert cluster.status(NOW_S + STALE_S + 1).verdict == ALARM
 
 
-@pytest.mark.parametrize("ack", [b"", Ack(Cluster.of(1, 2).view, Stage.PREPARED).encode()])
+@pytest.mark.parametrize("ack", [b"", Ack(Cluster.of(1, 2).view, Phase.PREPARED).encode()])
 def test_it_is_said_whom_a_hand_over_waits_for(ack: bytes) -> None:
     cluster = Cluster.of(1, 2)
     put(cluster.tree, PATHS.ack(2), ack, SESSION)
@@ -97,10 +110,15 @@ def test_nobody_waits_for_a_node_in_a_dry_run() -> None:
     ("records", "alarm"),
     [
         ({}, "no members: nobody answers"),
-        ({1: {"state": DRAINING}, 2: {"weight": 0}, 3: {"state": DRY_RUN}}, "no member serves: each one is drained, in a dry run or of weight 0"),
+        (
+            {1: {"state": DRAINING}, 2: {"weight": 0}, 3: {"state": DRY_RUN}},
+            "no member serves: each one is drained, in a dry run or of weight 0",
+        ),
     ],
 )
-def test_where_nobody_serves_that_is_the_alarm_at_once(records: dict[int, dict[str, Any]], alarm: str) -> None:
+def test_where_nobody_serves_that_is_the_alarm_at_once(
+    records: dict[int, dict[str, Any]], alarm: str
+) -> None:
     cluster = Cluster.of(*records)
     for member, changes in records.items():
         cluster.change(member, **changes)
@@ -118,7 +136,9 @@ def test_if_all_fail_it_is_said_that_all_keep_their_buckets() -> None:
     cluster.settle()
     status = cluster.status()
     assert status.verdict == SOUND
-    assert status.notes == ("every member's checks fail, so all keep their buckets: better a bad answer than none",)
+    assert status.notes == (
+        "every member's checks fail, so all keep their buckets: better a bad answer than none",
+    )
     assert [row.state for row in status.rows] == [FAILING] * 3
 
 
@@ -189,17 +209,43 @@ def sample() -> Status:
 def test_json_has_the_keys_that_scripts_know() -> None:
     found = json.loads(json.dumps(as_json(sample())))
     assert set(found) == {
-        *("vip", "verdict", "alarms", "notes", "view", "settings", "members", "overlaps", "holes", "unknown", "ignored", "standing_orders"),
+        *(
+            "vip",
+            "verdict",
+            "alarms",
+            "notes",
+            "view",
+            "settings",
+            "members",
+            "overlaps",
+            "holes",
+            "unknown",
+            "ignored",
+            "standing_orders",
+        ),
     }
     assert found["view"] == {"number": 3, "age_s": 100.0, "waits_for": [1]}
-    assert set(found["settings"]) == {"total_nodes", "hash_mode", "hash_family", "cluster_mac", "lease_s"}
-    assert found["overlaps"] == {"count": 1, "examples": {str(min(sample().findings.overlaps)): [1, 2]}}
+    assert set(found["settings"]) == {
+        "total_nodes",
+        "hash_mode",
+        "hash_family",
+        "cluster_mac",
+        "lease_s",
+    }
+    assert found["overlaps"] == {
+        "count": 1,
+        "examples": {str(min(sample().findings.overlaps)): [1, 2]},
+    }
     assert found["holes"] == {"count": 0, "examples": []}
     assert found["unknown"] == [2]
-    assert found["ignored"] == [{"name": "what", "reason": "it is no member id, or beyond the first 4,096"}]
+    assert found["ignored"] == [
+        {"name": "what", "reason": "it is no member id, or beyond the first 4,096"}
+    ]
     assert found["standing_orders"] == {"9": {"drained": True, "weight": None}}
     first, second = found["members"]
-    assert {key: first[key] for key in ("id", "name", "host", "state", "weight", "order", "dataplane")} == {
+    assert {
+        key: first[key] for key in ("id", "name", "host", "state", "weight", "order", "dataplane")
+    } == {
         "id": 1,
         "name": "backend-1",
         "host": "web1",
@@ -208,7 +254,17 @@ def test_json_has_the_keys_that_scripts_know() -> None:
         "order": None,
         "dataplane": "nftables",
     }
-    assert set(first["report"]) == {"age_s", "held", "lease_left_s", "late", "flows", "able", "problems", "xdp", "version"}
+    assert set(first["report"]) == {
+        "age_s",
+        "held",
+        "lease_left_s",
+        "kept",
+        "flows",
+        "able",
+        "problems",
+        "xdp",
+        "version",
+    }
     assert second["report"] is None
     assert second["order"] == {"drained": False, "weight": 3}
 

@@ -5,7 +5,15 @@ import pytest
 from maglev0.core.view import FAILING
 from maglev0.operator.status import text
 from maglev0.operator.status.page import STALE_S, Status
-from maglev0.operator.status.text import SHOWN_OTHERS, SHOWN_ROWS, SYMBOLS, duration, ordered, plain, strip
+from maglev0.operator.status.text import (
+    SHOWN_OTHERS,
+    SHOWN_ROWS,
+    SYMBOLS,
+    duration,
+    ordered,
+    plain,
+    strip,
+)
 from maglev0.protocol.orders import Order
 from tests.support.clusters import NOW_S, PATHS, SEED, SESSION, Cluster
 from tests.support.direct import put
@@ -25,7 +33,7 @@ def test_a_sound_cluster_in_plain_text() -> None:
     ]
     assert set(lines[4]) == set("  [123]")
     assert lines[5:] == [
-        "     member      host   state   weight  buckets  share  lease  late  flows         up     told",
+        "     member      host   state   weight  buckets  share  lease  kept  flows         up     told",
         "  1  backend-1   web1   active       1        6  37.5%  1.6 s     0     12  2 h 1 min  1 s ago",
         "  2  backend-2   web2   active       1        5  31.2%  1.6 s     0     12  2 h 1 min  1 s ago",
         "  3  backend-12  web12  active       1        5  31.2%  1.6 s     0     12  2 h 1 min  1 s ago",
@@ -48,7 +56,9 @@ def test_what_is_not_known_is_a_question_mark() -> None:
     assert sum(line.startswith("  note: ") for line in shown) == 2
     assert "?" in next(line for line in shown if "backend-1 " in line)
     assert next(line for line in shown if "web1 " in line).endswith("  never  nftables")
-    assert next(line for line in shown if "web2 " in line).endswith("16 s ago, stale  nftables, XDP native, version 4.0")
+    assert next(line for line in shown if "web2 " in line).endswith(
+        "16 s ago, stale  nftables, XDP native, version 4.0"
+    )
 
 
 def test_alarms_and_hand_overs_are_said() -> None:
@@ -57,7 +67,9 @@ def test_alarms_and_hand_overs_are_said() -> None:
     share = cluster.share(1) | {foreign}
     cluster.hold(1, share)
     status = cluster.status()
-    alarm = f"overlap: 1 bucket with more than one owner, such as {foreign} on backend-1 and backend-2"
+    alarm = (
+        f"overlap: 1 bucket with more than one owner, such as {foreign} on backend-1 and backend-2"
+    )
     assert f"  ALARM: {alarm}" in plain(status, everyone=False)
     assert [place for place, part in enumerate(strip(status, 16), 1) if part.is_bad] == [foreign]
     cluster.hold(1, share, view_at=NOW_S)
@@ -128,7 +140,15 @@ def test_orders_in_words(order: Order, words: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(0.9, "0 s"), (59.9, "59 s"), (60, "1 min 0 s"), (3599, "59 min 59 s"), (3600, "1 h 0 min"), (86399, "23 h 59 min"), (90000, "1 d 1 h")],
+    [
+        (0.9, "0 s"),
+        (59.9, "59 s"),
+        (60, "1 min 0 s"),
+        (3599, "59 min 59 s"),
+        (3600, "1 h 0 min"),
+        (86399, "23 h 59 min"),
+        (90000, "1 d 1 h"),
+    ],
 )
 def test_durations_have_two_units(seconds: float, words: str) -> None:
     assert duration(seconds) == words
@@ -150,7 +170,9 @@ def test_every_fault_shows_in_the_strip() -> None:
     for width in (1, 10, 99, 997):
         for bucket in (min(cluster.share(2)), max(cluster.share(2))):
             cluster.hold(1, cluster.share(1) | {bucket})
-            bad = [place for place, part in enumerate(strip(cluster.status(), width)) if part.is_bad]
+            bad = [
+                place for place, part in enumerate(strip(cluster.status(), width)) if part.is_bad
+            ]
             assert bad == [(bucket - 1) * width // 997]
 
 
@@ -162,7 +184,10 @@ def test_signs_come_again_where_members_are_many() -> None:
 
 def test_columns_go_by_rank_where_there_is_no_room() -> None:
     status = Cluster.of(1, 2).status()
-    headings = [[column.heading for column in text.columns(status, status.rows, width)] for width in (None, 200, 85, 1)]
+    headings = [
+        [column.heading for column in text.columns(status, status.rows, width)]
+        for width in (None, 200, 85, 1)
+    ]
     assert headings[0] == headings[1]
     assert set(headings[0]) - set(headings[2]) == {"up"}
     assert headings[3] == ["member", "state", "share", "lease", "told"]
@@ -173,5 +198,7 @@ def test_who_fails_stands_out() -> None:
     cluster.change(2, state=FAILING)
     cluster.settle()
     status = cluster.status()
-    state = next(column for column in text.columns(status, status.rows) if column.heading == "state")
+    state = next(
+        column for column in text.columns(status, status.rows) if column.heading == "state"
+    )
     assert [state.cell(row) for row in status.rows] == [("active", False), ("failing", True)]

@@ -18,13 +18,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from maglev0.config.health_checks import parse_check
-from maglev0.coordination.session import State
-from maglev0.core.assignment import Ownership
+from maglev0.coordination.session import SessionState
+from maglev0.core.assignment import Assignment
 from maglev0.core.service import HashFamily
 from maglev0.core.view import ACTIVE, Member, View, ViewId
 from maglev0.errors import MaglevError
-from maglev0.health.runner import Result
-from maglev0.protocol.handover import Stage
+from maglev0.health.runner import CheckOutcome
+from maglev0.protocol.handover import Phase
 from maglev0.protocol.ports.kernel import Count, Counters
 from maglev0.protocol.progress import Progress
 from maglev0.telemetry.audit import Findings
@@ -41,21 +41,57 @@ TIMEOUT_S = 10.0
 
 
 def member(number: int) -> Member:
-    return Member(number, f"s{number}", 100 + number, 0.0, "198.18.0.1", "", HashFamily.NFTABLES, 1, ACTIVE, 2.0)
+    return Member(
+        number,
+        f"s{number}",
+        100 + number,
+        0.0,
+        "198.18.0.1",
+        "",
+        HashFamily.NFTABLES,
+        1,
+        ACTIVE,
+        2.0,
+    )
 
 
 ME = member(2)
 VIEW = View(ViewId(1, 3, 4), (member(1), ME, member(3)))
-OWNERSHIP = Ownership((1, 2, 3), ("backend-1", "backend-2", "backend-3", "backend-2", "backend-1"))
+OWNERSHIP = Assignment((1, 2, 3), ("backend-1", "backend-2", "backend-3", "backend-2", "backend-1"))
 REPORT = NodeReport(0.0, VIEW.id, 0.0, 2, "", 1.0, 0, 12, True, (), "native", "1", {})
-EVERY_COUNTER = Counters(*(Count(number, 60 * number) for number in range(1, len(Counters._fields) + 1)))
+EVERY_COUNTER = Counters(
+    *(Count(number, 60 * number) for number in range(1, len(Counters._fields) + 1))
+)
 
 
 def snapshot(**changes: Any) -> Snapshot:
     """How a node stands that serves, and audits."""
-    progress = Progress(ME, True, VIEW, time.monotonic(), VIEW.id, Stage.ACQUIRED, frozenset({2, 4}), 1.0, 0, OWNERSHIP)
-    results = (Result(parse_check("tcp:80"), up=True, duration_s=0.001, reason=""),)
-    well = Snapshot(progress, REPORT, Findings(), results, EVERY_COUNTER, True, State.CONNECTED, 2.0, 1.33, 5, 0)
+    progress = Progress(
+        ME,
+        True,
+        VIEW,
+        time.monotonic(),
+        VIEW.id,
+        Phase.ACQUIRED,
+        frozenset({2, 4}),
+        1.0,
+        0,
+        OWNERSHIP,
+    )
+    results = (CheckOutcome(parse_check("tcp:80"), up=True, duration_s=0.001, reason=""),)
+    well = Snapshot(
+        progress,
+        REPORT,
+        Findings(),
+        results,
+        EVERY_COUNTER,
+        True,
+        SessionState.CONNECTED,
+        2.0,
+        1.33,
+        5,
+        0,
+    )
     return well._replace(**changes)
 
 
@@ -86,8 +122,15 @@ def told(exporter: Exporter) -> dict[str, float]:
     """All samples that a scrape gives, by name and labels in their order."""
     status, text = ask(port_of(exporter))
     assert status == 200
-    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
-    return {" ".join((sample.name, *(f"{name}={value}" for name, value in sorted(sample.labels.items())))): sample.value for sample in samples}
+    samples = [
+        sample for family in text_string_to_metric_families(text) for sample in family.samples
+    ]
+    return {
+        " ".join(
+            (sample.name, *(f"{name}={value}" for name, value in sorted(sample.labels.items())))
+        ): sample.value
+        for sample in samples
+    }
 
 
 def named(found: dict[str, float], word: str) -> set[str]:
@@ -105,22 +148,36 @@ def test_a_scrape_tells_what_was_published_last(exporter: Exporter) -> None:
     assert before["maglev0_members state=active vip=198.51.100.1"] == 3
     assert before["maglev0_view_number vip=198.51.100.1"] == 7
     assert before["maglev0_check_up check=tcp:80 vip=198.51.100.1"] == 1
-    assert before["maglev0_packets_total kind=foreign stage=xdp verdict=refused vip=198.51.100.1"] == 2
+    assert (
+        before["maglev0_packets_total kind=foreign stage=xdp verdict=refused vip=198.51.100.1"] == 2
+    )
     assert len(named(before, "maglev0_node_info dataplane=nftables id=2 ")) == 1
     assert before["maglev0_lease_seconds vip=198.51.100.1"] == 1.33
-    failing = Result(parse_check("tcp:80"), up=False, duration_s=0.001, reason="refused")
+    failing = CheckOutcome(parse_check("tcp:80"), up=False, duration_s=0.001, reason="refused")
     findings = Findings({7: (1, 2)}, frozenset({1, 3}), (3,))
-    exporter.publish(VIP, snapshot(results=(failing,), findings=findings, able=False, zookeeper=State.SUSPENDED))
+    exporter.publish(
+        VIP,
+        snapshot(
+            results=(failing,), findings=findings, able=False, zookeeper=SessionState.SUSPENDED
+        ),
+    )
     after = told(exporter)
-    assert [after[f"maglev0_{name} vip=198.51.100.1"] for name in ("buckets_overlapping", "buckets_unowned", "members_silent")] == [1, 2, 1]
+    assert [
+        after[f"maglev0_{name} vip=198.51.100.1"]
+        for name in ("buckets_overlapping", "buckets_unowned", "members_silent")
+    ] == [1, 2, 1]
     assert [after[f"maglev0_{name} vip=198.51.100.1"] for name in ("able", "healthy")] == [0, 0]
     assert after["maglev0_zookeeper_state state=suspended vip=198.51.100.1"] == 1
 
 
-def test_before_a_view_and_without_a_readable_kernel_what_is_known_is_told(exporter: Exporter) -> None:
+def test_before_a_view_and_without_a_readable_kernel_what_is_known_is_told(
+    exporter: Exporter,
+) -> None:
     exporter.publish(VIP, snapshot())
     progress = snapshot().progress._replace(view=None, ownership=None, held=frozenset({4}))
-    exporter.publish(VIP, snapshot(progress=progress, report=None, findings=None, counters=None, results=()))
+    exporter.publish(
+        VIP, snapshot(progress=progress, report=None, findings=None, counters=None, results=())
+    )
     found = told(exporter)
     assert found["maglev0_buckets_owned vip=198.51.100.1"] == 1
     assert found["maglev0_buckets_share vip=198.51.100.1"] == 0
@@ -133,14 +190,19 @@ def test_before_a_view_and_without_a_readable_kernel_what_is_known_is_told(expor
 def test_hand_overs_requests_and_errors_add_up(exporter: Exporter) -> None:
     exporter.publish(VIP, snapshot())
     assert all(told(exporter)[f"maglev0_errors_total kind={kind}"] == 0 for kind in ERRORS)
-    assert all(told(exporter)[f"maglev0_handover_seconds_count step={step} vip=198.51.100.1"] == 0 for step in STEPS)
+    assert all(
+        told(exporter)[f"maglev0_handover_seconds_count step={step} vip=198.51.100.1"] == 0
+        for step in STEPS
+    )
     for seconds in (0.004, 0.04):
         exporter.took(VIP, "acquired", seconds)
         exporter.asked(seconds)
     exporter.failed("kernel")
     found = told(exporter)
     assert found["maglev0_handover_seconds_bucket le=0.005 step=acquired vip=198.51.100.1"] == 1
-    assert found["maglev0_handover_seconds_sum step=acquired vip=198.51.100.1"] == pytest.approx(0.044)
+    assert found["maglev0_handover_seconds_sum step=acquired vip=198.51.100.1"] == pytest.approx(
+        0.044
+    )
     assert found["maglev0_zookeeper_request_seconds_count"] == 2
     assert found["maglev0_errors_total kind=kernel"] == 1
     assert not named(found, "_created")
@@ -183,10 +245,15 @@ def test_there_is_one_path_and_reading_alone(exporter: Exporter) -> None:
     connection.close()
 
 
-def test_an_address_that_is_taken_is_said_in_one_line_and_nothing_changes(exporter: Exporter) -> None:
+def test_an_address_that_is_taken_is_said_in_one_line_and_nothing_changes(
+    exporter: Exporter,
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
-        with pytest.raises(MaglevError, match=rf"^answering Prometheus on 127\.0\.0\.1:{port}: address already in use; .*--metrics$"):
+        with pytest.raises(
+            MaglevError,
+            match=rf"^answering Prometheus on 127\.0\.0\.1:{port}: address already in use; .*--metrics$",
+        ):
             exporter.start("127.0.0.1", port)
     with pytest.raises(MaglevError, match="cannot assign requested address"):
         exporter.start("192.0.2.1", 9109)
@@ -218,11 +285,16 @@ def wait_until(condition: Any) -> None:
         time.sleep(0.01)
 
 
-def test_slow_clients_hold_nobody_up_and_do_not_stay(exporter: Exporter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_clients_hold_nobody_up_and_do_not_stay(
+    exporter: Exporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(http_server, "MAX_CONNECTION_S", 1.0)
     port = port_of(exporter)
     before = threading.active_count()
-    slow = [socket.create_connection(("127.0.0.1", port), TIMEOUT_S) for _client in range(3 * http_server.MAX_CONNECTIONS)]
+    slow = [
+        socket.create_connection(("127.0.0.1", port), TIMEOUT_S)
+        for _client in range(3 * http_server.MAX_CONNECTIONS)
+    ]
     try:
         for client in slow:
             client.sendall(b"GET /metrics HTTP/1.1\r\n")
@@ -236,9 +308,17 @@ def test_slow_clients_hold_nobody_up_and_do_not_stay(exporter: Exporter, monkeyp
             client.close()
 
 
-def test_who_hangs_up_or_talks_nonsense_is_no_news(exporter: Exporter, capfd: pytest.CaptureFixture[str]) -> None:
+def test_who_hangs_up_or_talks_nonsense_is_no_news(
+    exporter: Exporter, capfd: pytest.CaptureFixture[str]
+) -> None:
     port = port_of(exporter)
-    for words in (b"", b"\x16\x03\x01\xff", b"GET\r\n\r\n", b"GET /metrics HTTP/1.1\r\n" + b"a: b\r\n" * 200 + b"\r\n", b"G" * 70_000):
+    for words in (
+        b"",
+        b"\x16\x03\x01\xff",
+        b"GET\r\n\r\n",
+        b"GET /metrics HTTP/1.1\r\n" + b"a: b\r\n" * 200 + b"\r\n",
+        b"G" * 70_000,
+    ):
         with socket.create_connection(("127.0.0.1", port), TIMEOUT_S) as client:
             client.sendall(words)
     assert ask(port)[0] == 200
@@ -274,23 +354,35 @@ def test_scrapes_while_everything_changes_are_whole(exporter: Exporter) -> None:
 def expressions() -> list[tuple[str, str]]:
     """The title of each panel and each of its queries, as Grafana would send it with all nodes of the VIP chosen."""
     panels = json.loads((SHIPPED / "dashboard.json").read_text())["panels"]
-    queries = [(panel["title"], target["expr"]) for panel in panels for target in panel.get("targets", [])]
+    queries = [
+        (panel["title"], target["expr"]) for panel in panels for target in panel.get("targets", [])
+    ]
     filled = {"$vip": str(VIP), "$instance": ".*", "$__rate_interval": "4s"}
-    return [(title, re.sub(r"\$\w+", lambda found: filled[found[0]], query)) for title, query in queries]
+    return [
+        (title, re.sub(r"\$\w+", lambda found: filled[found[0]], query)) for title, query in queries
+    ]
 
 
 def test_every_panel_of_the_dashboard_shows_something(exporter: Exporter, tmp_path: Path) -> None:
     port = free_port()
     with Prometheus(tmp_path, [f"127.0.0.1:{port_of(exporter)}"], port) as prometheus:
         exporter.publish(VIP, snapshot())
-        prometheus.wait(lambda: prometheus.value("count_over_time(maglev0_able[1m])") is not None, "a first scrape")
+        prometheus.wait(
+            lambda: prometheus.value("count_over_time(maglev0_able[1m])") is not None,
+            "a first scrape",
+        )
         exporter.publish(VIP, snapshot())
         for step in STEPS:
             exporter.took(VIP, step, 0.01)
         exporter.asked(0.001)
-        prometheus.wait(lambda: (prometheus.value("count_over_time(maglev0_able[1m])") or 0) >= 4, "further scrapes")
+        prometheus.wait(
+            lambda: (prometheus.value("count_over_time(maglev0_able[1m])") or 0) >= 4,
+            "further scrapes",
+        )
         empty = [(title, query) for title, query in expressions() if not prometheus.query(query)]
-        assert empty == [("Connection tracking", query) for title, query in empty if conntrack_entries() is None]
+        assert empty == [
+            ("Connection tracking", query) for title, query in empty if conntrack_entries() is None
+        ]
         rules = prometheus.get("rules")["groups"][0]["rules"]
         assert {rule["health"] for rule in rules} == {"ok"}
         assert prometheus.query('up{job="maglev0"} == 1')
@@ -299,7 +391,12 @@ def test_every_panel_of_the_dashboard_shows_something(exporter: Exporter, tmp_pa
 def test_the_dashboard_is_laid_out_without_overlap() -> None:
     dashboard = json.loads((SHIPPED / "dashboard.json").read_text())
     places = [panel["gridPos"] for panel in dashboard["panels"]]
-    cells = [(x, y) for place in places for x in range(place["x"], place["x"] + place["w"]) for y in range(place["y"], place["y"] + place["h"])]
+    cells = [
+        (x, y)
+        for place in places
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    ]
     assert len(cells) == len(set(cells))
     assert max(x for x, _y in cells) == 23
     ids = [panel["id"] for panel in dashboard["panels"]]

@@ -34,10 +34,13 @@ NODE = Measures(
     session_timeout_s=3.0,
     able=True,
     healthy=False,
-    checks=(CheckResult("tcp:80", up=True, duration_s=0.002), CheckResult("file:/run/up", up=False, duration_s=0.0001)),
+    checks=(
+        CheckResult("tcp:80", up=True, duration_s=0.002),
+        CheckResult("file:/run/up", up=False, duration_s=0.0001),
+    ),
     counters=Counters(new_flows=Count(3, 180), early_refused=Count(1000, 60000)),
     flows=12,
-    late=4,
+    kept=4,
     conntrack=(70, 262144),
     restored=1,
 )
@@ -57,16 +60,24 @@ def test_names_and_labels_keep_the_conventions() -> None:
     assert len(names) == len(set(names))
     for family in found:
         assert re.fullmatch(r"maglev0_[a-z_]+", family.name)
-        assert not re.search(r"_(ms|total|info|minutes)$", family.name)  # the library adds _total and _info
+        assert not re.search(
+            r"_(ms|total|info|minutes)$", family.name
+        )  # the library adds _total and _info
         assert family.meaning.endswith(".")
         assert family.labels[0] == "vip"
         assert family.kind in ("gauge", "counter", "info")
-        assert all(len(labels) == len(family.labels) and labels[0] == str(VIP) for labels, _value in family.samples)
+        assert all(
+            len(labels) == len(family.labels) and labels[0] == str(VIP)
+            for labels, _value in family.samples
+        )
 
 
 def test_each_vip_has_values_of_its_own() -> None:
     found = {VIP: NODE, OTHER: replace(NODE, owned=7)}
-    assert values(found, "maglev0_buckets_owned") == {("198.51.100.1",): 21845, ("198.51.100.2",): 7}
+    assert values(found, "maglev0_buckets_owned") == {
+        ("198.51.100.1",): 21845,
+        ("198.51.100.2",): 7,
+    }
     assert all(not family.samples for family in measures.families({}, 100.0))
 
 
@@ -77,11 +88,23 @@ def test_all_states_are_told_also_those_that_nobody_is_in() -> None:
         (str(VIP), "failing"): 1,
         (str(VIP), "dry-run"): 0,
     }
-    assert values({VIP: NODE}, "maglev0_zookeeper_state") == {(str(VIP), state): state == "connected" for state in measures.SESSION_STATES}
+    assert values({VIP: NODE}, "maglev0_zookeeper_state") == {
+        (str(VIP), state): state == "connected" for state in measures.SESSION_STATES
+    }
 
 
 def test_what_is_not_known_is_not_told() -> None:
-    nothing = replace(NODE, overlaps=None, holes=None, silent=None, view_number=None, counters=None, flows=None, conntrack=None, checks=())
+    nothing = replace(
+        NODE,
+        overlaps=None,
+        holes=None,
+        silent=None,
+        view_number=None,
+        counters=None,
+        flows=None,
+        conntrack=None,
+        checks=(),
+    )
     for name in (
         "maglev0_buckets_overlapping",
         "maglev0_buckets_unowned",
@@ -115,14 +138,26 @@ def test_packets_are_told_by_the_stage_that_decided_about_them() -> None:
 
 
 def test_every_counter_of_a_dataplane_has_labels_of_its_own() -> None:
-    every = Counters(*(Count(number, 60 * number) for number in range(1, len(Counters._fields) + 1)))
+    every = Counters(
+        *(Count(number, 60 * number) for number in range(1, len(Counters._fields) + 1))
+    )
     found = values({VIP: replace(NODE, counters=every)}, "maglev0_packets")
     assert sorted(found.values()) == list(range(1, len(Counters._fields) + 1))
 
 
 def test_each_check_is_one_metric_and_down_if_any_of_that_text_is() -> None:
-    twice = replace(NODE, checks=(*NODE.checks, CheckResult("tcp:80", up=False, duration_s=1.0), CheckResult("tcp:80", up=True, duration_s=2.0)))
-    assert values({VIP: twice}, "maglev0_check_up") == {(str(VIP), "tcp:80"): False, (str(VIP), "file:/run/up"): False}
+    twice = replace(
+        NODE,
+        checks=(
+            *NODE.checks,
+            CheckResult("tcp:80", up=False, duration_s=1.0),
+            CheckResult("tcp:80", up=True, duration_s=2.0),
+        ),
+    )
+    assert values({VIP: twice}, "maglev0_check_up") == {
+        (str(VIP), "tcp:80"): False,
+        (str(VIP), "file:/run/up"): False,
+    }
     assert values({VIP: twice}, "maglev0_check_duration_seconds")[str(VIP), "tcp:80"] == 1.0
 
 
@@ -130,4 +165,6 @@ def test_each_check_is_one_metric_and_down_if_any_of_that_text_is() -> None:
 def test_the_number_of_time_series_is_bounded(vips: int, texts: list[str]) -> None:
     checks = tuple(CheckResult(text, up=True, duration_s=0.0) for text in texts)
     found = {VIP + number: replace(NODE, checks=checks) for number in range(vips)}
-    assert sum(len(family.samples) for family in measures.families(found, 100.0)) <= vips * (60 + 2 * len(texts))
+    assert sum(len(family.samples) for family in measures.families(found, 100.0)) <= vips * (
+        60 + 2 * len(texts)
+    )
