@@ -30,6 +30,7 @@ from maglev0.operator.explain import command as explain
 from maglev0.operator.explain.command import AskedFlow
 from maglev0.protocol.ports.kernel import Commit, Dataplane, Move
 from tests.support.one_host import ADDRESS, CABLE, INTERFACE, OneHost, one_host
+from tests.support.patience import PATIENCE_S
 from tests.vm.guest.wire import (
     CLUSTER_MAC,
     PROTOCOLS,
@@ -45,7 +46,6 @@ DEFAULTS = ("10000", "1")
 SIZES = (1, 2, 5, 16, 251, 65_537)
 FLOWS_IN_A_STATE = 20
 LEASE_MS = 60_000
-ARRIVAL_TIMEOUT_S = 20.0
 STEPS_BETWEEN = 4
 SHORT_LEASE_MS = 30
 
@@ -87,7 +87,7 @@ class Injector:
         }
         for near in self._near.values():
             near.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BYTES)
-            near.settimeout(ARRIVAL_TIMEOUT_S)
+            near.settimeout(PATIENCE_S)
 
     def close(self) -> None:
         for sock in (self._far, *self._near.values()):

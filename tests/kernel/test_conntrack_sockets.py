@@ -26,6 +26,7 @@ from maglev0.protocol.ports.kernel import Connections
 from tests.bench.conntrack import VIP, hashing
 from tests.kernel.conftest import Host
 from tests.support.one_host import ADDRESS, INTERFACE
+from tests.support.patience import PATIENCE_S
 
 pytestmark = pytest.mark.kernel
 
@@ -50,7 +51,6 @@ CLIENT_WITHOUT_ACK = f"table ip silent {{ chain silent {{ type filter hook outpu
 # Lost on the way in: a packet that its own host throws away is no loss to TCP, which hears of it and waits.
 LOSSY = "table ip lossy { chain lossy { type filter hook prerouting priority -300; meta l4proto tcp numgen inc mod 7 == 0 drop; }; }"
 UNSILENT = "delete table ip silent"
-PATIENCE_S = 10.0
 SILENCE_S = 0.5  # in which anything that is sent would have arrived
 BULK = 2_000_000
 MANY = 300

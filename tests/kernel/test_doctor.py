@@ -34,6 +34,7 @@ from maglev0.operator.doctor.finding import Severity
 from maglev0.operator.doctor.machine import judge as kernel
 from maglev0.operator.doctor.network import judge as network
 from tests.support.one_host import one_host
+from tests.support.patience import PATIENCE_S
 
 pytestmark = [pytest.mark.kernel, pytest.mark.zookeeper]
 
@@ -43,7 +44,6 @@ MEMBERS = (1, 2, 3)
 SPARE = 4
 CLUSTER_MAC = derived_mac(addresses.VIP)
 SECOND_VIP = "198.51.100.2"
-TIMEOUT_S = 60.0
 PROBE_FOR_S = 0.3
 CLIENT = b"\xaa\xbb\xcc\xdd"  # in a message, in place of an address
 MESSAGES = 256  # sent at once
@@ -92,7 +92,7 @@ def doctor(
         capture_output=True,
         text=True,
         check=False,
-        timeout=TIMEOUT_S,
+        timeout=PATIENCE_S,
         env=os.environ | dict(environment or {}),
     )
     assert done.stderr == "", done.stderr

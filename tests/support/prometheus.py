@@ -13,10 +13,10 @@ from urllib.parse import urlencode
 
 from maglev0.lab.testbed import namespace
 from maglev0.lab.testbed.process import Process, wait_for
+from tests.support.patience import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "maglev0" / "telemetry" / "prometheus"
-START_TIMEOUT_S = 20.0  # it takes 0.3 s where nothing else runs
 ASK_S = 0.1  # there is no event for "it has scraped"; asking costs it a millisecond
 
 Series = dict[tuple[tuple[str, str], ...], float]
@@ -49,7 +49,7 @@ class Prometheus:
 
     def __enter__(self) -> Self:
         try:
-            self.process.wait_line("Server is ready to receive web requests", START_TIMEOUT_S)
+            self.process.wait_line("Server is ready to receive web requests", PATIENCE_S)
         except BaseException:
             self.process.kill()
             raise
@@ -60,7 +60,7 @@ class Prometheus:
 
     def get(self, path: str, **parameters: str | float) -> Any:
         """The `data` of an answer of its HTTP interface."""
-        connection = HTTPConnection("127.0.0.1", self._port, timeout=START_TIMEOUT_S)
+        connection = HTTPConnection("127.0.0.1", self._port, timeout=PATIENCE_S)
         with namespace.inside(self._namespace):
             connection.connect()
         try:
@@ -89,9 +89,7 @@ class Prometheus:
         ]
         return [float(value) for _at, value in result[0]["values"]] if result else []
 
-    def wait(
-        self, condition: Callable[[], bool], what: str, timeout_s: float = START_TIMEOUT_S
-    ) -> None:
+    def wait(self, condition: Callable[[], bool], what: str, timeout_s: float = PATIENCE_S) -> None:
         """Return once the condition holds."""
         wait_for(lambda: True if condition() else None, [self.process], timeout_s, what, ASK_S)
 

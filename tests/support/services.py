@@ -12,9 +12,9 @@ from pathlib import Path
 from ssl import SSLContext
 
 from maglev0.lab.testbed import libc
+from tests.support.patience import PATIENCE_S
 
 LOCAL = IPv4Address("127.0.0.1")
-BOUND_S = 30.0  # for what takes milliseconds, on a machine that has other things to do
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -130,7 +130,7 @@ class Lives:
         loop, readable = asyncio.get_running_loop(), asyncio.Event()
         loop.add_reader(self._descriptor, readable.set)
         try:
-            async with asyncio.timeout(BOUND_S):
+            async with asyncio.timeout(PATIENCE_S):
                 return await readable.wait()
         finally:
             loop.remove_reader(self._descriptor)

@@ -22,8 +22,8 @@ import pytest
 import maglev0
 from maglev0.config import command_line
 from maglev0.operator.commands import COMMANDS
+from tests.support.patience import PATIENCE_S
 
-BOUND_S = 60.0
 ROOT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-B", "-m", "maglev0")
 NO_ZOOKEEPER = "--zk=127.0.0.1:1"
@@ -47,7 +47,11 @@ class Answer(NamedTuple):
 def ran(arguments: Sequence[str], prefix: Sequence[str] = ()) -> Answer:
     """What the command answered within a bound."""
     done = subprocess.run(
-        [*prefix, *COMMAND, *arguments], cwd=ROOT, capture_output=True, timeout=BOUND_S, check=False
+        [*prefix, *COMMAND, *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=False,
     )
     return Answer(done.returncode, done.stdout.decode(), done.stderr.decode())
 
@@ -466,7 +470,7 @@ def network_namespace() -> Iterator[tuple[str, ...]]:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "ready\n"
         yield ("nsenter", f"--net=/proc/{holder.pid}/ns/net")
-        holder.communicate(timeout=BOUND_S)
+        holder.communicate(timeout=PATIENCE_S)
 
 
 @contextmanager
@@ -505,7 +509,7 @@ def test_a_second_daemon_for_one_vip_on_a_host_is_refused() -> None:
 def test_a_daemon_that_never_found_zookeeper_ends_when_told_to(number: signal.Signals) -> None:
     with network_namespace() as inside, daemon(inside) as process:
         process.send_signal(number)
-        _, errors = process.communicate(timeout=BOUND_S)
+        _, errors = process.communicate(timeout=PATIENCE_S)
         assert (process.returncode, errors) == (0, "")
 
 

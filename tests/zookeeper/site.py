@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import socket
@@ -19,18 +18,15 @@ from kazoo.exceptions import NoNodeError, ZookeeperError
 
 from maglev0.lab.testbed.node_log import Picture, latest
 from maglev0.lab.testbed.process import Process, python_module, wait_for
+from tests.support.patience import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from maglev0.lab.testbed.zookeeper import Ensemble, ZooKeeperServer
 
-SCALE = float(os.environ.get("MAGLEV0_TEST_SCALE", "1"))
-"""The one setting for slow machines: every deadline below is multiplied by it. Bounds that the daemon promises are not."""
-
-DEADLINE_S = 20.0 * SCALE  # for what takes well under a second on an idle machine
+DEADLINE_S = PATIENCE_S
 TIMEOUT_S = 1.0  # the daemons' session timeout
-STOP_S = 2.0  # promised: a daemon that was told to stop is gone within that
 VIP = "198.51.100.1"
 ASK_INTERVAL_S = 0.01  # where nothing tells when: how often to look
 
@@ -84,11 +80,9 @@ class Node:
         """Its exit status."""
         return self.process.wait(within_s)
 
-    def stop(self) -> float:
-        """SIGTERM; it must end with 0. Returns how long that took, in seconds."""
-        start_s = time.monotonic()
+    def stop(self) -> None:
+        """Send SIGTERM; the daemon must end with 0."""
         assert self.process.stop(DEADLINE_S) == 0, self.process.output()
-        return time.monotonic() - start_s
 
     def freeze(self) -> None:
         """Stop the process where it stands."""

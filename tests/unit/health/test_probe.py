@@ -17,8 +17,8 @@ from maglev0.health import probe
 from maglev0.lab.testbed import namespace, network
 from maglev0.lab.testbed.network import TRAFFIC, Socket
 from tests.support.one_host import ADDRESS, one_host
+from tests.support.patience import PATIENCE_S
 from tests.support.services import (
-    BOUND_S,
     LOCAL,
     answering,
     lives,
@@ -76,7 +76,7 @@ ANSWERS = [
 
 
 def run(coroutine: Coroutine[None, None, None]) -> None:
-    asyncio.run(asyncio.wait_for(coroutine, BOUND_S))
+    asyncio.run(asyncio.wait_for(coroutine, PATIENCE_S))
 
 
 async def look(text: str, vip: IPv4Address = LOCAL) -> str | None:
@@ -260,7 +260,7 @@ def test_only_this_hosts_own_service_counts_wherever_the_vip_is() -> None:
                 add_address(VIP)
                 theirs = socket.create_server((str(VIP), 8080))
             port = 8080
-            with theirs, socket.create_connection((str(VIP), port), BOUND_S):
+            with theirs, socket.create_connection((str(VIP), port), PATIENCE_S):
                 run(nothing_of_the_neighbours_counts(port))
                 Path("/proc/sys/net/ipv4/ip_nonlocal_bind").write_text("1")
                 assert asyncio.run(look(f"tcp:{port}", VIP)) is not None
@@ -296,7 +296,7 @@ def test_a_connection_to_itself_is_no_service() -> None:
     """Where there is no other port to connect from than the one that is connected to, TCP connects to itself."""
     with one_host():
         only_port(40000)
-        with socket.create_connection((str(ADDRESS), 40000), BOUND_S) as itself:
+        with socket.create_connection((str(ADDRESS), 40000), PATIENCE_S) as itself:
             assert itself.getsockname() == itself.getpeername()
         only_port(40001)
         assert asyncio.run(look(f"tcp:{ADDRESS}:40001", VIP)) == "connection refused"

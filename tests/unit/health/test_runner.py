@@ -18,8 +18,8 @@ import pytest
 
 from maglev0.config.health_checks import CheckTiming, parse_check
 from maglev0.health.runner import CheckRunner
+from tests.support.patience import PATIENCE_S
 from tests.support.services import (
-    BOUND_S,
     LOCAL,
     answering,
     hanging_directory,
@@ -31,13 +31,15 @@ from tests.support.services import (
     silent,
 )
 
-PATIENT = CheckTiming(0.1, BOUND_S, 2, 3)  # for what needs no time-out, however busy the machine is
+PATIENT = CheckTiming(
+    0.1, PATIENCE_S, 2, 3
+)  # for what needs no time-out, however busy the machine is
 HASTY = CheckTiming(0.1, 0.1, 1, 1)  # for what hangs
 OK = b"HTTP/1.1 200 OK\r\n\r\n"
 
 
 def run(coroutine: Coroutine[None, None, None]) -> None:
-    asyncio.run(asyncio.wait_for(coroutine, BOUND_S))
+    asyncio.run(asyncio.wait_for(coroutine, PATIENCE_S))
 
 
 class Told:
@@ -103,7 +105,7 @@ def test_the_first_result_of_each_check_counts_at_once(
                 (f"file:{here}", True, ""),
                 (f"file:{missing}", False, "no such file or directory"),
             ]
-            assert all(0 < result.duration_s < BOUND_S for result in told.checks.results)
+            assert all(0 < result.duration_s < PATIENCE_S for result in told.checks.results)
             assert sorted(caplog.messages) == [
                 f"127.0.0.1: check file:{here} is up",
                 f"127.0.0.1: check file:{missing} is down at the first look: no such file or directory",
@@ -200,7 +202,7 @@ def test_what_never_comes_to_an_end_is_down_after_the_time_out(tmp_path: Path) -
             async with told.running():
                 begin_s = loop.time()
                 await told.checks.first()
-                assert loop.time() - begin_s < BOUND_S / 2
+                assert loop.time() - begin_s < PATIENCE_S / 2
             *slow, flood, fine = told.checks.results
             assert [result.reason for result in slow] == len(hanging) * ["no result within 0.1 s"]
             assert flood.reason in ("it printed more than 1048576 bytes", "no result within 0.1 s")
@@ -218,7 +220,7 @@ async def full() -> AsyncIterator[int]:
         server.bind((str(LOCAL), 0))
         server.listen(0)
         port: int = server.getsockname()[1]
-        with socket.create_connection((str(LOCAL), port), BOUND_S):
+        with socket.create_connection((str(LOCAL), port), PATIENCE_S):
             yield port
 
 
@@ -363,6 +365,6 @@ def test_a_check_that_is_up_has_its_duration_measured() -> None:
             await told.checks.first()
             (result,) = told.checks.results
             assert result.up
-            assert 0.05 <= result.duration_s < BOUND_S
+            assert 0.05 <= result.duration_s < PATIENCE_S
 
     run(scenario())

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-BOUND_S = 60.0
+from tests.support.patience import PATIENCE_S
+
 PROGRAM = """
 import logging, sys
 from maglev0.runtime import logs
@@ -38,7 +39,7 @@ def printed(body: str, *, verbose: bool = False, **variables: str) -> str:
         env=environment(**variables),
         capture_output=True,
         text=True,
-        timeout=BOUND_S,
+        timeout=PATIENCE_S,
         check=True,
     )
     assert answer.stderr == ""
@@ -65,7 +66,11 @@ def test_the_journal_adds_its_own_time() -> None:
     program = PROGRAM.format(verbose=False, body='log.warning("lost")')
     variables = environment(JOURNAL_STREAM=f"{stat.st_dev}:{stat.st_ino}")
     subprocess.run(
-        [sys.executable, "-c", program], env=variables, stdout=writing, timeout=BOUND_S, check=True
+        [sys.executable, "-c", program],
+        env=variables,
+        stdout=writing,
+        timeout=PATIENCE_S,
+        check=True,
     )
     os.close(writing)
     with os.fdopen(reading) as log:
@@ -106,7 +111,7 @@ def test_a_line_is_out_before_the_next_begins() -> None:
         assert process.stdout is not None
         assert process.stdout.readline().endswith(" joined\n")
         assert process.poll() is None
-        process.communicate(timeout=BOUND_S)
+        process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0
 
 

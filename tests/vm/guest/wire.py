@@ -15,6 +15,7 @@ from pyroute2 import IPRoute
 
 from maglev0.core.packet_hash import PacketFields
 from maglev0.lab.testbed import namespace
+from tests.support.patience import PATIENCE_S
 from tests.vm.guest.space import Space
 
 VIP = IPv4Address("198.51.100.1")
@@ -24,7 +25,6 @@ MARKER = IPv4Address(
 CLUSTER_MAC = "03:bf:c6:33:64:01"
 ICMP, TCP, UDP, GRE, ESP = 1, 6, 17, 47, 50
 PROTOCOLS = (ICMP, TCP, UDP, GRE, ESP)
-ARRIVAL_TIMEOUT_S = 20.0
 SO_RCVBUFFORCE = 33  # include/uapi/asm-generic/socket.h; Python's socket module lacks it
 RECEIVE_BYTES = 1 << 24  # of a queue for a whole pass: each small packet counts about a kilobyte
 
@@ -43,7 +43,7 @@ class Wire:
         }
         for near in self._near.values():
             near.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BYTES)
-            near.settimeout(ARRIVAL_TIMEOUT_S)
+            near.settimeout(PATIENCE_S)
 
     @classmethod
     @contextlib.contextmanager

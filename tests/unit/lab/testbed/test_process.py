@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import signal
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -31,9 +30,7 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
 
 def test_a_line_is_seen_as_soon_as_it_is_whole(shell: Shell) -> None:
     process = shell("printf 'numb'; sleep 0.3; echo 'er 17'; exec sleep 60")
-    asked_s = time.monotonic()
     assert process.wait_line(r"^number (\d+)$")[1] == "17"
-    assert 0.2 < time.monotonic() - asked_s < 5
 
 
 def test_output_of_an_earlier_run_does_not_count(shell: Shell) -> None:

@@ -16,8 +16,8 @@ import pytest
 
 from maglev0.operator.commands import COMMANDS
 from maglev0.operator.shell import completion, help_text
+from tests.support.patience import PATIENCE_S
 
-BOUND_S = 60
 ASK = """source "$1"; shift
 COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
 _maglev0
@@ -38,7 +38,7 @@ def written(shell: str) -> str:
         check=True,
         capture_output=True,
         text=True,
-        timeout=BOUND_S,
+        timeout=PATIENCE_S,
     )
     assert done.stderr == ""
     return done.stdout
@@ -47,7 +47,7 @@ def written(shell: str) -> str:
 def offered(script: Path, *words: str) -> list[str]:
     """What bash offers behind `maglev0`, for the last of the words that readline makes of a line."""
     command: list[str | Path] = ["bash", "--norc", "-uc", ASK, "bash", script, "maglev0", *words]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=BOUND_S)
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.stderr == ""
     return done.stdout.split()
 
@@ -136,7 +136,7 @@ def test_the_shell_can_read_it(shell: str, check: str, tmp_path: Path) -> None:
     if shutil.which(shell):  # no machine has them all, and no user needs more than one
         assert (
             subprocess.run(
-                [shell, check, path], check=True, capture_output=True, timeout=BOUND_S
+                [shell, check, path], check=True, capture_output=True, timeout=PATIENCE_S
             ).stderr
             == b""
         )

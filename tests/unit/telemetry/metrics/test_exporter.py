@@ -34,10 +34,10 @@ from maglev0.telemetry.metrics.measures import ERRORS, STEPS
 from maglev0.telemetry.node_report import NodeReport
 from maglev0.telemetry.reporter import Snapshot
 from tests.project.conftest import run
+from tests.support.patience import PATIENCE_S
 from tests.support.prometheus import SHIPPED, Prometheus, program
 
 VIP, OTHER = IPv4Address("198.51.100.1"), IPv4Address("198.51.100.2")
-TIMEOUT_S = 10.0
 
 
 def member(number: int) -> Member:
@@ -109,7 +109,7 @@ def port_of(exporter: Exporter) -> int:
 
 
 def ask(port: int, path: str = "/metrics", method: str = "GET") -> tuple[int, str]:
-    connection = HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
+    connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
     try:
         connection.request(method, path)
         answer = connection.getresponse()
@@ -239,7 +239,7 @@ def test_there_is_one_path_and_reading_alone(exporter: Exporter) -> None:
     for path in ("/", "/metrics/", "/favicon.ico", "/../metrics"):
         assert ask(port, path)[0] == 404
     assert ask(port, method="POST")[0] == 501
-    connection = HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
+    connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
     connection.request("GET", "/")
     assert connection.getresponse().headers["Server"] == "maglev0"
     connection.close()
@@ -279,7 +279,7 @@ def test_it_moves_to_another_address_and_back_and_forgets_nothing(exporter: Expo
 
 
 def wait_until(condition: Any) -> None:
-    deadline_s = time.monotonic() + TIMEOUT_S
+    deadline_s = time.monotonic() + PATIENCE_S
     while not condition():
         assert time.monotonic() < deadline_s
         time.sleep(0.01)
@@ -292,7 +292,7 @@ def test_slow_clients_hold_nobody_up_and_do_not_stay(
     port = port_of(exporter)
     before = threading.active_count()
     slow = [
-        socket.create_connection(("127.0.0.1", port), TIMEOUT_S)
+        socket.create_connection(("127.0.0.1", port), PATIENCE_S)
         for _client in range(3 * http_server.MAX_CONNECTIONS)
     ]
     try:
@@ -319,7 +319,7 @@ def test_who_hangs_up_or_talks_nonsense_is_no_news(
         b"GET /metrics HTTP/1.1\r\n" + b"a: b\r\n" * 200 + b"\r\n",
         b"G" * 70_000,
     ):
-        with socket.create_connection(("127.0.0.1", port), TIMEOUT_S) as client:
+        with socket.create_connection(("127.0.0.1", port), PATIENCE_S) as client:
             client.sendall(words)
     assert ask(port)[0] == 200
     assert capfd.readouterr() == ("", "")
@@ -343,7 +343,7 @@ def test_scrapes_while_everything_changes_are_whole(exporter: Exporter) -> None:
         exporter.forget(OTHER)
         time.sleep(0.001)
     ended.set()
-    scraper.join(TIMEOUT_S)
+    scraper.join(PATIENCE_S)
     assert not scraper.is_alive()
     gc.collect()
 
