@@ -1,4 +1,4 @@
-"""The virtual service that a dataplane carries out: which address, where, and how its packets hash to buckets.
+"""The virtual service that a dataplane carries out: its address, its interface, its buckets.
 
 Pure: imports no I/O.
 """
@@ -11,7 +11,7 @@ from ipaddress import IPv4Address
 
 
 class HashMode(enum.StrEnum):
-    """Which fields of a packet choose its bucket; the names are those of the CLUSTERIP target."""
+    """Which fields of a packet choose its bucket; the CLUSTERIP target has the same names."""
 
     SOURCE_IP = "sourceip"
     SOURCE_IP_PORT = "sourceip-sourceport"
@@ -19,14 +19,31 @@ class HashMode(enum.StrEnum):
 
 
 class HashFamily(enum.StrEnum):
-    """Which hash carries the buckets: CLUSTERIP and nftables hash differently, so one VIP is served by one of them at a time."""
+    """Which hash chooses the buckets.
+
+    CLUSTERIP and nftables hash differently, so all nodes of one VIP use the same one.
+    """
 
     CLUSTERIP = "clusterip"
     NFTABLES = "nftables"
 
 
+class Delivery(enum.StrEnum):
+    """How packets for the VIP reach the node that owns their bucket.
+
+    `FLOOD`: the switch sends each packet to every node, by the cluster MAC, and the owner accepts
+    it. `FORWARD`, which no version carries out yet: one node receives a packet and sends it on.
+    """
+
+    FLOOD = "flood"
+    FORWARD = "forward"
+
+
 class Xdp(enum.StrEnum):
-    """How an XDP program refuses foreign packets in front of nftables: by the driver, by the kernel for any driver, or not at all."""
+    """Which XDP filter refuses foreign packets before nftables sees them.
+
+    `NATIVE` runs in the network driver, `GENERIC` in the kernel for any driver.
+    """
 
     AUTO = "auto"
     NATIVE = "native"
@@ -36,10 +53,10 @@ class Xdp(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Service:
-    """One VIP on one interface.
+    """One VIP on one interface; every dataplane serves IPv4 only.
 
-    `cluster_mac` is lower-case and colon-separated; `total_nodes` is the number of buckets, numbered 1..total_nodes;
-    `hash_seed` is an unsigned 32-bit number.
+    `cluster_mac` is lower-case and colon-separated; `total_nodes` is the number of buckets, numbered
+    1..total_nodes; `hash_seed` is an unsigned 32-bit number.
     """
 
     vip: IPv4Address

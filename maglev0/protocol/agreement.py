@@ -8,11 +8,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import suppress
-from ipaddress import IPv4Address
 from typing import NamedTuple
 
 from maglev0.core import settings as agreed
 from maglev0.core import view as views
+from maglev0.core.ip_family import Vip
 from maglev0.core.settings import Settings, Wishes
 from maglev0.errors import ConfigError, ZooKeeperError
 from maglev0.protocol.paths import Paths
@@ -55,7 +55,7 @@ class Founder(NamedTuple):
     `former` are the settings that a daemon of this very member, whose session lives on, ran with: it may be the last to know them.
     """
 
-    vip: IPv4Address
+    vip: Vip
     session_timeout_s: float
     seed: int
     former: Settings | None = None

@@ -37,7 +37,7 @@ def decode(data: bytes) -> Order:
     if len(data) > MAX_ORDER_BYTES:
         raise ValueError(f"{len(data)} bytes, at most {MAX_ORDER_BYTES} are allowed")
     record = read_object(data)
-    read_format(record)
+    read_format(record, "give the order again")
     drained = read_bool(record, "drained")
     weight = record.get("weight")
     return Order(drained, None if weight is None else read_int(record, "weight", 0, MAX_WEIGHT))

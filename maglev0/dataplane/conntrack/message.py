@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from ipaddress import IPv4Address
 from typing import NamedTuple, NewType
 
+from maglev0.core.ip_family import IpFamily
 from maglev0.dataplane.nftables.message import (
     ACK,
     CREATE,
@@ -28,7 +29,7 @@ _DUMP, _EXCLUSIVE = 0x300, 0x200  # NLM_F_DUMP, NLM_F_EXCL
 _TCP_NUMBER = b"\6"
 _LENGTH = struct.Struct("=I")  # which a message begins with
 _ERROR = 2  # NLMSG_ERROR
-_AF_INET = FAMILY.pack(2, 0, 0)
+_AF_INET = FAMILY.pack(IpFamily.V4.address_family, 0, 0)
 _NESTED = 0x8000  # NLA_F_NESTED
 _ORIGINAL, _REPLY, _STATUS, _PROTOCOL_INFO, _TIMEOUT, _FILTER = 1, 2, 3, 4, 7, 25  # CTA_…
 _IP, _PROTOCOL = 1, 2  # CTA_TUPLE_…

@@ -12,10 +12,11 @@ import struct
 from collections.abc import Iterator
 from ipaddress import IPv4Address
 
+from maglev0.core.ip_family import IpFamily
 from maglev0.dataplane.conntrack.message import Connection
 from maglev0.dataplane.nftables.message import HEADER, REQUEST, attribute
 
-AF_INET, AF_INET6 = 2, 10
+AF_INET, AF_INET6 = IpFamily.V4.address_family, IpFamily.V6.address_family
 
 _BY_FAMILY = 20  # SOCK_DIAG_BY_FAMILY
 _TCP = 6
@@ -54,7 +55,7 @@ def dump(vip: IPv4Address, family: int) -> bytes:
     length = _OPERATION.size + _CONDITION.size
     # A condition not met leads behind the last operation, which is how a socket is left out. It finds IPv4 addresses in IPv6 ones, too.
     filtering = _OPERATION.pack(_SOURCE_CONDITION, length, length + 4) + _CONDITION.pack(
-        AF_INET, 32, _ANY_PORT, vip.packed
+        AF_INET, IpFamily.V4.bits, _ANY_PORT, vip.packed
     )
     body = _REQUEST.pack(family, _TCP, 0, states) + attribute(
         1, filtering

@@ -31,6 +31,7 @@ import hashlib
 from collections.abc import Iterable
 from ipaddress import IPv4Address
 
+from maglev0.core.ip_family import IpFamily
 from maglev0.core.service import HashMode, Service
 
 MAC_NOTE = "added_mac"
@@ -60,7 +61,7 @@ _CHAINS = (
 )
 _ARP_CHAINS = ("input", "output")
 _WHOLE = "ip frag-off & 0x3fff == 0"  # no more fragments, and no offset
-_ICMP_ERRORS = "{ destination-unreachable, redirect, time-exceeded, parameter-problem }"
+_ICMP_ERRORS = f"{{ {', '.join(IpFamily.V4.icmp_errors)} }}"
 _PORT_FIELDS = {
     HashMode.SOURCE_IP_PORT: " . th sport",
     HashMode.SOURCE_IP_PORT_DEST_PORT: " . th sport . th dport",
@@ -165,9 +166,12 @@ def _declarations(service: Service, hook: Hook) -> list[str]:
     return [
         *(f"add counter inet {name} {counter}" for counter in (*ACCEPTED, *REFUSED)),
         *(f"add set inet {name} {bucket_set} {numbers}" for bucket_set in (ADMITTED, *OWNED)),
-        *(f"add set inet {name} {lease} {{ type ipv4_addr; flags timeout; }}" for lease in LEASES),
         *(
-            f"add map inet {name} {slot} {{ type ipv4_addr : verdict; }}"
+            f"add set inet {name} {lease} {{ type {IpFamily.V4.nft_address}; flags timeout; }}"
+            for lease in LEASES
+        ),
+        *(
+            f"add map inet {name} {slot} {{ type {IpFamily.V4.nft_address} : verdict; }}"
             for slot in (OWNED_SLOT, LEASE_SLOT)
         ),
         f"add chain inet {name} early {{ type filter hook {early} priority -450; policy accept; }}",

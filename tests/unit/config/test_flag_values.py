@@ -207,7 +207,7 @@ REFUSED = [
     (
         "--cluster-mac",
         "01:80:C2:00:00:00",
-        "switches keep 01:80:c2:00:00:00 to 0f to themselves (IEEE 802.1D)",
+        "switches do not forward 01:80:c2:00:00:00 to 0f (IEEE 802.1D)",
     ),
     ("--cluster-mac", "ff:ff:ff:ff:ff:ff", "the broadcast address is not a multicast group"),
     *(

@@ -5,7 +5,7 @@ import sys
 from ipaddress import IPv4Address
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from maglev0.core.packet_hash import PacketFields, PacketHash, jhash
@@ -67,10 +67,43 @@ def test_the_reference_gives_what_its_author_published(
     assert lookup3(key, initval) == expected
 
 
-@given(st.lists(u32, min_size=1, max_size=3), u32)
+LITTLE_ENDIAN = pytest.mark.skipif(
+    sys.byteorder == "big",
+    reason="the kernel hashes packets in the machine's byte order; these are little-endian values",
+)
+
+
+@LITTLE_ENDIAN
+@given(st.binary(max_size=64), u32)
+@example(b"", 0)
+@example(b"\xff" * 12, U32)
+@example(b"\xff" * 13, U32)
+@example(b"\xff" * 24, U32)
+@example(b"\xff" * 25, U32)
 @settings(deadline=None)
-def test_jhash_is_lookup3_of_the_words_bytes(words: list[int], initval: int) -> None:
-    assert jhash(words, initval) == lookup3(struct.pack(f"<{len(words)}I", *words), initval)
+def test_jhash_is_lookup3_of_bytes_of_any_length(key: bytes, initval: int) -> None:
+    assert jhash(key, initval) == lookup3(key, initval)
+
+
+# What the kernel's jhash gives over `ip6 saddr` of 2001:db8::7, then port 40000, then port 443,
+# each port in a zeroed register; tests/kernel/test_packethash_nftables.py asks the kernel itself.
+IP6 = bytes.fromhex("20010db8000000000000000000000007")
+SPORT, DPORT = b"\x9c\x40\0\0", b"\x01\xbb\0\0"
+
+
+@LITTLE_ENDIAN
+@pytest.mark.parametrize(
+    ("key", "seed", "expected"),
+    [
+        (b"", 0, 0xDEAD_BEEF),
+        (b"Four score and seven years ago", 0, 0x1777_0551),
+        (IP6, 0, 0x7F52_434B),
+        (IP6 + SPORT, 1, 0xF657_29EC),
+        (IP6 + SPORT + DPORT, 0xDEAD_BEEF, 0xC62F_BCB7),
+    ],
+)
+def test_golden_hashes_of_long_keys(key: bytes, seed: int, expected: int) -> None:
+    assert jhash(key, seed) == expected
 
 
 # Golden node numbers: a client whose bucket changed between two releases would meet two nodes during an upgrade, or none.
@@ -83,10 +116,7 @@ GOLDEN_FLOWS = (
 )
 
 
-@pytest.mark.skipif(
-    sys.byteorder == "big",
-    reason="the kernel hashes packets in the machine's byte order; these are little-endian values",
-)
+@LITTLE_ENDIAN
 @pytest.mark.parametrize(
     ("family", "mode", "seed", "expected"),
     [
@@ -199,7 +229,7 @@ def test_the_families_differ_in_the_byte_order_of_the_address(
         )
 
     assert bucket(HashFamily.NFTABLES, address) == bucket(
-        HashFamily.CLUSTERIP, IPv4Address(int.from_bytes(address.packed, sys.byteorder))
+        HashFamily.CLUSTERIP, IPv4Address(int.from_bytes(address.packed, "little"))
     )
 
 

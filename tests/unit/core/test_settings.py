@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maglev0.core.service import HashFamily, HashMode, Service
+from maglev0.core.service import Delivery, HashFamily, HashMode, Service
 from maglev0.core.settings import (
     DEFAULT_TOTAL_NODES,
     FORMAT,
@@ -55,6 +55,7 @@ agreed = st.sampled_from(HashFamily).flatmap(
         hash_family=st.just(family),
         cluster_mac=macs,
         lease_ms=st.integers(1, MAX_LEASE_MS),
+        delivery=st.just(Delivery.FLOOD),
         format=st.just(FORMAT),
     )
 )
@@ -80,7 +81,8 @@ def test_what_was_encoded_is_decoded_to_the_same(value: Settings) -> None:
 def test_golden_data() -> None:
     # Were the data to change between two releases under one format number, old and new nodes would misread each other.
     assert AGREED.encode() == (
-        b'{"cluster_mac": "03:bf:c6:33:64:01", "format": 3, "hash_family": "nftables", "hash_mode": "sourceip", "hash_seed": 7, '
+        b'{"cluster_mac": "03:bf:c6:33:64:01", "delivery": "flood", "format": 3, '
+        b'"hash_family": "nftables", "hash_mode": "sourceip", "hash_seed": 7, '
         b'"lease_ms": 2666, "total_nodes": 5}'
     )
 
@@ -99,6 +101,10 @@ def record_without(key: str) -> bytes:
     ).encode()
 
 
+NOT_THIS_FORMAT = (
+    "format {}, this version of maglev0 uses format 3: "
+    "stop the members of the other version first, or run their version here"
+)
 NOT_A_TOTAL = "total_nodes is not a whole number from 1 to 1048576"
 NOT_A_FORMAT = "format is not a whole number from 0 to 4294967296"
 NOT_A_FAMILY = "hash_family is none of clusterip, nftables"
@@ -121,7 +127,8 @@ UNREADABLE = [
     ("format 1.0", record(format=1.0), NOT_A_FORMAT),
     ("format text", record(format="\x1b[1m"), NOT_A_FORMAT),
     ("format list", record(format=[[1]]), NOT_A_FORMAT),
-    ("format 1", record(format=1), "format 1, this version of maglev0 knows format 3"),
+    ("format 1", record(format=1), NOT_THIS_FORMAT.format(1)),
+    ("format 4", record(format=4), NOT_THIS_FORMAT.format(4)),
     ("no total", record_without("total_nodes"), NOT_A_TOTAL),
     ("total true", record(total_nodes=True), NOT_A_TOTAL),
     ("total 0", record(total_nodes=0), NOT_A_TOTAL),
@@ -162,7 +169,7 @@ UNREADABLE = [
     (
         "MAC of switches",
         record(cluster_mac="01:80:c2:00:00:0e"),
-        "switches keep 01:80:c2:00:00:00 to 0f to themselves (IEEE 802.1D)",
+        "switches do not forward 01:80:c2:00:00:00 to 0f (IEEE 802.1D)",
     ),
     (
         "MAC text",
@@ -178,6 +185,13 @@ UNREADABLE = [
         "MAC number",
         record(cluster_mac=3),
         "cluster_mac is not a printable text of at most 255 characters",
+    ),
+    ("no delivery", record_without("delivery"), "delivery is none of flood, forward"),
+    ("delivery by post", record(delivery="post"), "delivery is none of flood, forward"),
+    (
+        "delivery forward",
+        record(delivery="forward"),
+        "delivery is forward, this version of maglev0 delivers by flood only",
     ),
     ("lease 0", record(lease_ms=0), NOT_A_LEASE),
     ("lease long", record(lease_ms=MAX_LEASE_MS + 1), NOT_A_LEASE),

@@ -111,6 +111,10 @@ def record_without(key: str) -> bytes:
     ).encode()
 
 
+NOT_THIS_FORMAT = (
+    "format {}, this version of maglev0 uses format 3: "
+    "stop the members of the other version first, or run their version here"
+)
 NOT_A_FORMAT = "format is not a whole number from 0 to 4294967296"
 NOT_A_PID = "pid is not a whole number from 1 to 4194304"
 NOT_A_WEIGHT = "weight is not a whole number from 0 to 1000"
@@ -130,7 +134,8 @@ UNREADABLE = [
     ("digits", b'{"format": ' + b"9" * 4070 + b"}", NOT_A_FORMAT),
     ("no format", record_without("format"), NOT_A_FORMAT),
     ("format true", record(format=True), NOT_A_FORMAT),
-    ("format 1", record(format=1), "format 1, this version of maglev0 knows format 3"),
+    ("format 1", record(format=1), NOT_THIS_FORMAT.format(1)),
+    ("format 4", record(format=4), NOT_THIS_FORMAT.format(4)),
     ("another id", record(id=4), "its record names id 4"),
     ("id 0", record(id=0), NOT_AN_ID),
     ("id true", record(id=True), NOT_AN_ID),
