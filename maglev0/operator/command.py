@@ -1,4 +1,4 @@
-"""What all the operator's commands have in common: how they read their command line, and how they end."""
+"""What all commands share: they parse a command line by their help text, and end in one way."""
 
 from __future__ import annotations
 
@@ -13,15 +13,19 @@ import docopt
 from maglev0.core.text import printable
 from maglev0.errors import ConfigError, MaglevError
 
-INTERRUPTED = 130  # as shells say it: 128 and SIGINT
-READER_GONE = 141  # 128 and SIGPIPE
-# What stands where the name of a password's file should may be the password; docopt takes every beginning of a flag for it.
+INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+READER_GONE = 141  # 128 + SIGPIPE
+# A user may write the password in place of the name of its file. docopt accepts abbreviated flags.
 _SECRET = re.compile(r"(--zk-a[a-z]*[= ])\S+")
 
 
 def run(text: str, name: str, arguments: list[str], work: Callable[[dict[str, Any]], int]) -> int:
-    """Do `work` with what stands behind the command's name, parsed by its help text; returns the exit status, and no error is a traceback."""
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal without block characters shows bars of ?
+    """Parse `arguments` by the help text and do `work` with them; returns the exit status.
+
+    An error that the operator can cause is one line on stderr, never a traceback.
+    """
+    # A terminal without block characters shows bars of ?.
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
         try:
             return _reported(lambda: work(parse(text, name, arguments)))
@@ -34,8 +38,8 @@ def run(text: str, name: str, arguments: list[str], work: Callable[[dict[str, An
 
 
 def reader_gone() -> int:
-    """Write no more, for nobody reads; returns the exit status for that."""
-    # What is left in the buffer would be written, and fail, once more at the end of the process.
+    """Stop writing to a pipe that nobody reads; returns the exit status for that."""
+    # Python writes the rest of the buffer when the process ends, which would fail again.
     with open(os.devnull, "wb") as nowhere:  # noqa: PTH123  no path, a device
         os.dup2(nowhere.fileno(), sys.stdout.fileno())
     return READER_GONE
@@ -50,14 +54,16 @@ def _reported(work: Callable[[], int]) -> int:
 
 
 def parse(text: str, name: str, arguments: list[str]) -> dict[str, Any]:
-    """Read a command line by its help text; SystemExit after --help, ConfigError when it is wrong."""
+    """Parse a command line by its help text; SystemExit after --help, ConfigError on error."""
     try:
         return dict(docopt.docopt(text, [name, *arguments]))
     except docopt.DocoptExit as error:
-        # docopt names the fault in its first line only where an option is unknown, ambiguous or lacks its value.
+        # docopt names the fault in its first line only if an option is unknown, ambiguous or has no
+        # value.
         fault = str(error).partition("\n")[0]
         known = "" if fault.lower().startswith("usage") else f"{fault}; "
         line = _SECRET.sub(r"\1…", printable(" ".join([name, *arguments])))
         raise ConfigError(
-            f"{known}cannot read the command line: {line}; maglev0 {name} --help shows what is allowed"
+            f"{known}cannot read the command line: {line};"
+            f" maglev0 {name} --help shows what is allowed"
         ) from error

@@ -1,8 +1,9 @@
-"""The commands beside the daemon, and where each one lives."""
+"""The subcommands of `maglev0`, and the module of each."""
 
 from __future__ import annotations
 
-# Where the `main` of each is, which takes the words behind its name. Imported when it is wanted: no daemon needs their libraries.
+# The module with the `main` of each, which takes the words after the command's name. A module is
+# imported only when its command runs: the daemon does not need their libraries.
 COMMANDS = {
     "status": "maglev0.operator.status.command",
     "explain": "maglev0.operator.explain.command",

@@ -34,7 +34,7 @@ from maglev0.config import file as configfile
 from maglev0.config.configuration import Config
 from maglev0.core.text import printable
 from maglev0.errors import ConfigError
-from maglev0.operator import command, connection
+from maglev0.operator import cluster_address, command
 from maglev0.operator.doctor import examination, finding, show
 from maglev0.operator.doctor.examination import DoctorRequest
 from maglev0.operator.doctor.finding import Severity
@@ -44,7 +44,7 @@ _PROBE_FOR_S = (0.1, 3600.0)
 
 def main(arguments: list[str]) -> int:
     """Run `maglev0 doctor` with what stands behind `doctor` on the command line; returns the exit status."""
-    return command.run(__doc__.format(options=connection.OPTIONS), "doctor", arguments, _run)
+    return command.run(__doc__.format(options=cluster_address.OPTIONS), "doctor", arguments, _run)
 
 
 def _run(arguments: dict[str, Any]) -> int:
@@ -65,7 +65,7 @@ def _asked(arguments: dict[str, Any]) -> DoctorRequest:
     ]
     given = command_line.read(flags)
     return DoctorRequest(
-        connection=connection.read(arguments),
+        connection=cluster_address.read(arguments),
         interface=given.interface or (written.interface if written else None),
         my_id=given.my_id if arguments["--my-id"] else (written.my_id if written else None),
         session_timeout_s=given.session_timeout_s

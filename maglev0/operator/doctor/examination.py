@@ -20,8 +20,8 @@ from maglev0.dataplane.clusterip import dataplane as clusterip
 from maglev0.dataplane.host import interface as interfaces_
 from maglev0.dataplane.host.interface import Interface
 from maglev0.errors import DataplaneError, UnavailableError, ZooKeeperError
-from maglev0.operator import connection
-from maglev0.operator.connection import ClusterAddress
+from maglev0.operator import cluster_address
+from maglev0.operator.cluster_address import ClusterAddress
 from maglev0.operator.doctor import cluster
 from maglev0.operator.doctor.arp import judge as arp
 from maglev0.operator.doctor.arp.read import Wire
@@ -84,7 +84,7 @@ async def _session(
         # Where nobody answers, a session would only be waited for.
         serves = await servers.any_serves(zk, tls)
         session = (
-            await stack.enter_async_context(connection.session(asked.connection))
+            await stack.enter_async_context(cluster_address.session(asked.connection))
             if serves
             else None
         )

@@ -40,7 +40,7 @@ from maglev0.core.text import printable
 from maglev0.dataplane import verdict
 from maglev0.dataplane.verdict import PacketVerdict, ServingKernel, Tracked
 from maglev0.errors import ConfigError, DataplaneError
-from maglev0.operator import command, connection
+from maglev0.operator import cluster_address, command
 from maglev0.operator.explain import bucket_owner
 from maglev0.operator.explain.bucket_owner import BucketOwner, Party
 from maglev0.telemetry import observer
@@ -94,11 +94,11 @@ class Explanation:
 
 def main(arguments: list[str]) -> int:
     """Run the command with what stands behind its name; returns the exit status."""
-    return command.run(__doc__.format(options=connection.OPTIONS), "explain", arguments, _work)
+    return command.run(__doc__.format(options=cluster_address.OPTIONS), "explain", arguments, _work)
 
 
 def _work(arguments: dict[str, Any]) -> int:
-    asked, conn = parse(arguments), connection.read(arguments)
+    asked, conn = parse(arguments), cluster_address.read(arguments)
     explanation = asyncio.run(_explain(asked, conn))
     sys.stdout.write(
         json.dumps(as_json(explanation), indent=2) + "\n"
@@ -142,10 +142,10 @@ def _protocol(text: str) -> int:
     return int(text)
 
 
-async def _explain(asked: AskedFlow, conn: connection.ClusterAddress) -> Explanation:
-    vip = connection.vip(conn)
-    async with connection.session(conn) as session:
-        seen = await observer.observe(session, await connection.cluster(session, conn, vip))
+async def _explain(asked: AskedFlow, conn: cluster_address.ClusterAddress) -> Explanation:
+    vip = cluster_address.vip(conn)
+    async with cluster_address.session(conn) as session:
+        seen = await observer.observe(session, await cluster_address.cluster(session, conn, vip))
     bucket = bucket_of(asked, seen.settings)
     return Explanation(
         asked,

@@ -1,4 +1,4 @@
-"""maglev0 drain: have a member give up its share and serve only the connections that it has.
+"""maglev0 drain: make a member give up its share and serve only the connections that it has.
 
 Usage:
   maglev0 drain [options] ID
@@ -6,13 +6,15 @@ Usage:
 Options:
 {options}{waiting}  -h, --help              show this text
 
-The order lies in ZooKeeper, and holds across restarts of the member until maglev0 undrain. It is carried out when the member has no node
-number in force and no connection any more. Interrupting the wait leaves the order.
+The order is stored in ZooKeeper and survives restarts of the member; maglev0 undrain withdraws it.
+It is carried out when the member has no bucket in force and no connection. The order stays when you
+interrupt the wait.
 
-With --json there is one object a line: member, present, state, weight, held (node numbers in force), flows (connections), late (node numbers in which
-it keeps connections), done.
+With --json each line is one object: member, present, state, weight, held (buckets in force),
+connections, kept (buckets that it no longer owns but in which it keeps connections), done.
 
-Exit status: 0 carried out, or left for a member that is not there, 1 not carried out in time or no answer, 2 a flag is wrong.
+Exit status: 0 carried out, or left for an absent member; 1 not carried out in time, or no answer;
+2 wrong flag.
 """
 
 from __future__ import annotations
@@ -26,11 +28,11 @@ from maglev0.protocol.orders import Order
 
 
 def main(arguments: list[str]) -> int:
-    """Run `maglev0 drain` with what stands behind it on the command line; returns the exit status."""
-    return ordering.run(__doc__, "drain", arguments, _errand)
+    """Run `maglev0 drain` with these arguments; returns the exit status."""
+    return ordering.run(__doc__, "drain", arguments, _request)
 
 
-def _errand(arguments: dict[str, Any]) -> OrderRequest:
+def _request(arguments: dict[str, Any]) -> OrderRequest:
     return OrderRequest(ordering.member_id(arguments["ID"]), _drained, _is_empty)
 
 

@@ -1,4 +1,7 @@
-"""What drain, undrain and weight have in common: they leave an order in ZooKeeper, and tell how the member follows it."""
+"""What drain, undrain and weight share: they write an order to ZooKeeper and report its progress.
+
+Progress is one line each time the member's state changes.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,8 @@ from maglev0.core import view as views
 from maglev0.core.text import printable
 from maglev0.core.view import Member, ViewId, name_of
 from maglev0.errors import ConfigError, ZooKeeperError
-from maglev0.operator import command, connection
-from maglev0.operator.connection import ClusterAddress
+from maglev0.operator import cluster_address, command
+from maglev0.operator.cluster_address import ClusterAddress
 from maglev0.protocol import orders
 from maglev0.protocol.membership import view_id
 from maglev0.protocol.orders import Order
@@ -28,17 +31,18 @@ from maglev0.telemetry import node_report, observer
 from maglev0.telemetry.node_report import NodeReport
 
 OPTIONS = """\
-  --no-wait               leave the order and return; left out: wait until it is carried out, and tell how far it is
-  --timeout=<S>           wait no longer than that many seconds; the order stays [default: 3600]
+  --no-wait               write the order and return (left out: wait until it is carried out, and
+                          print the progress)
+  --timeout=<S>           seconds to wait at most; the order stays [default: 3600]
 """
 MAX_TIMEOUT_S = 86400
 LOOK_S = 0.5
-ATTEMPTS = 10  # at an order that somebody else changes at the same time
+ATTEMPTS = 10  # to write an order that another command changes at the same time
 NOT_YET = 1
 
 
 class MemberLook(NamedTuple):
-    """What a member says now; `record` is `None` where it is not there."""
+    """What a member publishes now; `record` is `None` if the member is absent."""
 
     record: Member | None
     report: NodeReport | None
@@ -46,13 +50,13 @@ class MemberLook(NamedTuple):
 
     @property
     def is_settled(self) -> bool:
-        """Whether its kernel was read back under the view that is current."""
+        """Whether its report describes its kernel under the current view."""
         return self.report is not None and self.report.view == self.view
 
 
 @dataclass(frozen=True)
 class OrderRequest:
-    """One order: how it `change`s what was ordered before, and from which look on it `is_done`."""
+    """One order: how it `change`s the former order, and when it `is_done`."""
 
     member: int
     change: Callable[[Order], Order]
@@ -60,28 +64,30 @@ class OrderRequest:
 
 
 def member_id(text: str) -> int:
-    """Read a member's id; ConfigError where it is none."""
+    """Read a member's id; ConfigError for anything else."""
     if not re.fullmatch(r"[1-9][0-9]{0,6}", text, re.ASCII) or int(text) > views.MAX_ID:
-        raise ConfigError(f"{printable(text)}: allowed is a member's id, from 1 to {views.MAX_ID}")
+        raise ConfigError(f"{printable(text)}: a member's id is a number from 1 to {views.MAX_ID}")
     return int(text)
 
 
 def run(
-    text: str, name: str, arguments: list[str], errand: Callable[[dict[str, Any]], OrderRequest]
+    text: str, name: str, arguments: list[str], request: Callable[[dict[str, Any]], OrderRequest]
 ) -> int:
-    """Run one of the three commands with what stands behind its name; `errand` is what its parsed command line asks for."""
+    """Run one of the three commands; `request` makes the order from its parsed command line."""
     return command.run(
-        text.format(options=connection.OPTIONS, waiting=OPTIONS),
+        text.format(options=cluster_address.OPTIONS, waiting=OPTIONS),
         name,
         arguments,
-        lambda parsed: _run(parsed, errand(parsed)),
+        lambda parsed: _run(parsed, request(parsed)),
     )
 
 
-def _run(arguments: dict[str, Any], errand: OrderRequest) -> int:
-    whom, timeout_s = connection.read(arguments), _timeout_s(arguments["--timeout"])
+def _run(arguments: dict[str, Any], request: OrderRequest) -> int:
+    address, timeout_s = cluster_address.read(arguments), _timeout_s(arguments["--timeout"])
     show = _json if arguments["--json"] else _text
-    return asyncio.run(_carry_out(whom, errand, 0.0 if arguments["--no-wait"] else timeout_s, show))
+    return asyncio.run(
+        _carry_out(address, request, 0.0 if arguments["--no-wait"] else timeout_s, show)
+    )
 
 
 def _timeout_s(text: str) -> float:
@@ -90,41 +96,41 @@ def _timeout_s(text: str) -> float:
         or float(text) > MAX_TIMEOUT_S
     ):
         raise ConfigError(
-            f"--timeout={printable(text)}: allowed are 0 to {MAX_TIMEOUT_S} seconds, as 60 or 0.5"
+            f"--timeout={printable(text)}: must be 0 to {MAX_TIMEOUT_S} seconds, such as 60 or 0.5"
         )
     return float(text)
 
 
 async def _carry_out(
-    whom: ClusterAddress,
-    errand: OrderRequest,
+    address: ClusterAddress,
+    request: OrderRequest,
     timeout_s: float,
     show: Callable[[int, MemberLook, bool], None],
 ) -> int:
-    async with connection.session(whom) as session:
-        paths = await connection.cluster(session, whom, connection.vip(whom))
-        await _require_member_id(session, paths, errand.member)
-        await _order(session, paths, errand)
-        return await _follow(session, paths, errand, timeout_s, show)
+    async with cluster_address.session(address) as session:
+        paths = await cluster_address.cluster(session, address, cluster_address.vip(address))
+        await _require_member_id(session, paths, request.member)
+        await _order(session, paths, request)
+        return await _follow(session, paths, request, timeout_s, show)
 
 
 async def _require_member_id(session: Session, paths: Paths, member: int) -> None:
     agreed = await observer.read_settings(session, paths)
     if member > agreed.total_nodes:
         raise ConfigError(
-            f"{member}: allowed are the ids of the cluster's members, from 1 to {agreed.total_nodes}, its total-nodes"
+            f"{member}: ids in this cluster go from 1 to {agreed.total_nodes}, its total-nodes"
         )
 
 
-async def _order(session: Session, paths: Paths, errand: OrderRequest) -> None:
-    path = paths.order(errand.member)
+async def _order(session: Session, paths: Paths, request: OrderRequest) -> None:
+    path = paths.order(request.member)
     for _attempt in range(ATTEMPTS):
         node = await session.get(path)
         before = Order()
         if node is not None:
-            with suppress(ValueError):  # what cannot be read is in force nowhere
+            with suppress(ValueError):  # no member obeys an order that it cannot read
                 before = orders.decode(node.data)
-        wanted = errand.change(before)
+        wanted = request.change(before)
         if wanted == before:
             return
         try:
@@ -137,7 +143,7 @@ async def _order(session: Session, paths: Paths, errand: OrderRequest) -> None:
                     await session.commit([Create(paths.orders, b"", ephemeral=False)])
         else:
             return
-    raise ZooKeeperError(f"{path}: somebody else orders all the while; ask again")
+    raise ZooKeeperError(f"{path}: another command keeps changing this order; try again")
 
 
 def _operation(path: str, wanted: Order, version: int | None) -> Operation:
@@ -149,29 +155,33 @@ def _operation(path: str, wanted: Order, version: int | None) -> Operation:
 async def _follow(
     session: Session,
     paths: Paths,
-    errand: OrderRequest,
+    request: OrderRequest,
     timeout_s: float,
     show: Callable[[int, MemberLook, bool], None],
 ) -> int:
-    """Tell what changes until the order is carried out; 0 then, or where nobody is there yet to carry it out."""
+    """Print each change until the order is carried out; returns the exit status.
+
+    That is 0 also for a member that is absent, and `NOT_YET` when the time is up.
+    """
     deadline_s = time.monotonic() + timeout_s
-    said: object = None
+    shown: object = None
     while True:
-        look = await _look(session, paths, errand.member)
-        done = errand.is_done(look)
+        look = await _look(session, paths, request.member)
+        done = request.is_done(look)
         news = (
             look.record,
             None if look.report is None else (look.report.held, look.report.flows),
             done,
         )
-        if news != said:
-            show(errand.member, look, done)
-            said = news
+        if news != shown:
+            show(request.member, look, done)
+            shown = news
         if done or look.record is None or timeout_s == 0:
             return 0
         if time.monotonic() >= deadline_s:
             sys.stderr.write(
-                f"maglev0: not carried out within {timeout_s:g} s; the order stays, and is followed as soon as it can be\n"
+                f"maglev0: not carried out within {timeout_s:g} s; the order stays,"
+                " and the member follows it as soon as it can\n"
             )
             return NOT_YET
         await asyncio.sleep(min(LOOK_S, max(0.0, deadline_s - time.monotonic())))
@@ -191,14 +201,14 @@ async def _look(session: Session, paths: Paths, member: int) -> MemberLook:
 def _text(member: int, look: MemberLook, done: bool) -> None:
     name = name_of(member)
     if look.record is None:
-        print(f"{name} is not there: the order holds when it comes", flush=True)  # noqa: T201  the command's answer
+        print(f"{name} is absent: it follows the order when it joins", flush=True)  # noqa: T201  the command's answer
         return
     report = look.report
     parts = [f"{name} is {look.record.state}, weight {look.record.weight}"]
     if report is not None:
-        parts.append(f"{report.held} node numbers in force")
+        parts.append(f"{report.held} buckets in force")
         if report.kept:
-            parts.append(f"connections kept in {report.kept} more")
+            parts.append(f"connections kept in {report.kept} more buckets")
     print(": ".join((parts[0], ", ".join(parts[1:]))) + ("; done" if done else ""), flush=True)  # noqa: T201
 
 
@@ -210,7 +220,7 @@ def _json(member: int, look: MemberLook, done: bool) -> None:
         "state": record and record.state,
         "weight": record and record.weight,
         "held": report and report.held,
-        "flows": report and report.flows,
+        "connections": report and report.flows,
         "kept": report and report.kept,
         "done": done,
     }

@@ -1,4 +1,4 @@
-"""maglev0 undrain: have a member that was drained take part again.
+"""maglev0 undrain: make a drained member take part again.
 
 Usage:
   maglev0 undrain [options] ID
@@ -6,12 +6,14 @@ Usage:
 Options:
 {options}{waiting}  -h, --help              show this text
 
-It is carried out when the member has its share again, or none because its checks fail or its weight is 0.
+It is carried out when the member has its share again, or has none because its health checks fail or
+its weight is 0.
 
-With --json there is one object a line: member, present, state, weight, held (node numbers in force), flows (connections), late (node numbers in which
-it keeps connections), done.
+With --json each line is one object: member, present, state, weight, held (buckets in force),
+connections, kept (buckets that it no longer owns but in which it keeps connections), done.
 
-Exit status: 0 carried out, or left for a member that is not there, 1 not carried out in time or no answer, 2 a flag is wrong.
+Exit status: 0 carried out, or left for an absent member; 1 not carried out in time, or no answer;
+2 wrong flag.
 """
 
 from __future__ import annotations
@@ -25,11 +27,11 @@ from maglev0.protocol.orders import Order
 
 
 def main(arguments: list[str]) -> int:
-    """Run `maglev0 undrain` with what stands behind it on the command line; returns the exit status."""
-    return ordering.run(__doc__, "undrain", arguments, _errand)
+    """Run `maglev0 undrain` with these arguments; returns the exit status."""
+    return ordering.run(__doc__, "undrain", arguments, _request)
 
 
-def _errand(arguments: dict[str, Any]) -> OrderRequest:
+def _request(arguments: dict[str, Any]) -> OrderRequest:
     return OrderRequest(ordering.member_id(arguments["ID"]), _undrained, _takes_part)
 
 

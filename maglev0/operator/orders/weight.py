@@ -3,17 +3,19 @@
 Usage:
   maglev0 weight [options] ID WEIGHT
 
-WEIGHT is 0 to 1000, in proportion to the others', or "own": what the member's own flags say.
+WEIGHT is 0 to 1000, relative to the weights of the other members, or "own": the weight in the
+member's own flags.
 
 Options:
 {options}{waiting}  -h, --help              show this text
 
-The order lies in ZooKeeper, and holds across restarts of the member until it is taken back by "own".
+The order is stored in ZooKeeper and survives restarts of the member; the weight "own" withdraws it.
 
-With --json there is one object a line: member, present, state, weight, held (node numbers in force), flows (connections), late (node numbers in which
-it keeps connections), done.
+With --json each line is one object: member, present, state, weight, held (buckets in force),
+connections, kept (buckets that it no longer owns but in which it keeps connections), done.
 
-Exit status: 0 carried out, or left for a member that is not there, 1 not carried out in time or no answer, 2 a flag is wrong.
+Exit status: 0 carried out, or left for an absent member; 1 not carried out in time, or no answer;
+2 wrong flag.
 """
 
 from __future__ import annotations
@@ -32,11 +34,11 @@ OWN = "own"
 
 
 def main(arguments: list[str]) -> int:
-    """Run `maglev0 weight` with what stands behind it on the command line; returns the exit status."""
-    return ordering.run(__doc__, "weight", arguments, _errand)
+    """Run `maglev0 weight` with these arguments; returns the exit status."""
+    return ordering.run(__doc__, "weight", arguments, _request)
 
 
-def _errand(arguments: dict[str, Any]) -> OrderRequest:
+def _request(arguments: dict[str, Any]) -> OrderRequest:
     weight = _weight(arguments["WEIGHT"])
 
     def weighed(order: Order) -> Order:
@@ -53,6 +55,6 @@ def _weight(text: str) -> int | None:
         return None
     if not re.fullmatch(r"[0-9]{1,4}", text, re.ASCII) or int(text) > MAX_WEIGHT:
         raise ConfigError(
-            f"{printable(text)}: allowed is a weight from 0 to {MAX_WEIGHT}, or {OWN}"
+            f"{printable(text)}: a weight is a whole number from 0 to {MAX_WEIGHT}, or {OWN}"
         )
     return int(text)

@@ -41,7 +41,7 @@ from typing import Any
 from maglev0.core.text import printable
 from maglev0.core.view import DRY_RUN
 from maglev0.errors import ConfigError, MaglevError, ZooKeeperError
-from maglev0.operator import command, connection
+from maglev0.operator import cluster_address, command
 from maglev0.operator.simulate import scenario as scenarios
 from maglev0.operator.simulate.scenario import Scenario, ScenarioStep, Weights
 from maglev0.telemetry import observer
@@ -59,7 +59,7 @@ _HEADINGS = ("view", "change", "members", "largest", "smallest", "moved", "had t
 def main(arguments: list[str]) -> int:
     """Run `maglev0 simulate` with what stands behind `simulate` on the command line; returns the exit status."""
     return command.run(
-        __doc__.format(options=connection.OPTIONS),
+        __doc__.format(options=cluster_address.OPTIONS),
         "simulate",
         [_LEAVES.sub(_MINUS, word) for word in arguments],
         _simulate,
@@ -93,15 +93,17 @@ def _asked(arguments: dict[str, Any]) -> Scenario:
         raise ConfigError(
             "--live and --members: the members are either those of a running cluster or those of a list"
         )
-    size, members = asyncio.run(_live(connection.read(arguments)))
+    size, members = asyncio.run(_live(cluster_address.read(arguments)))
     return scenarios.scenario(sizes or [size], members, events or scenarios.last_leaves(members))
 
 
-async def _live(where: connection.ClusterAddress) -> tuple[int, Weights]:
+async def _live(where: cluster_address.ClusterAddress) -> tuple[int, Weights]:
     """How many node numbers a running cluster has, and its members with the weights that they serve with."""
-    which = connection.vip(where)
-    async with connection.session(where) as zookeeper:
-        seen = await observer.observe(zookeeper, await connection.cluster(zookeeper, where, which))
+    which = cluster_address.vip(where)
+    async with cluster_address.session(where) as zookeeper:
+        seen = await observer.observe(
+            zookeeper, await cluster_address.cluster(zookeeper, where, which)
+        )
     serving = seen.view.weights(dry_run=False)
     if not serving:
         raise ZooKeeperError(

@@ -42,8 +42,8 @@ from maglev0.coordination import diagnosis
 from maglev0.coordination.session import Session
 from maglev0.core.text import printable
 from maglev0.errors import ConfigError, ZooKeeperError
-from maglev0.operator import command, connection
-from maglev0.operator.connection import ClusterAddress
+from maglev0.operator import cluster_address, command
+from maglev0.operator.cluster_address import ClusterAddress
 from maglev0.operator.status import page, text
 from maglev0.operator.status.page import ALARM, Status
 from maglev0.protocol.ports.zookeeper import Disconnected
@@ -57,11 +57,11 @@ Show = Callable[[Sequence[Status], str], None]
 
 def main(arguments: list[str]) -> int:
     """Run `maglev0 status` with what stands behind `status` on the command line; returns the exit status."""
-    return command.run(__doc__.format(options=connection.OPTIONS), "status", arguments, _run)
+    return command.run(__doc__.format(options=cluster_address.OPTIONS), "status", arguments, _run)
 
 
 def _run(arguments: dict[str, Any]) -> int:
-    whom, interval_s = connection.read(arguments), _interval_s(arguments["--interval"])
+    whom, interval_s = cluster_address.read(arguments), _interval_s(arguments["--interval"])
     show = _json if arguments["--json"] else _screen if _is_terminal() else _plain
     with show(everyone=arguments["--all"], watch=arguments["--watch"]) as shown:
         return asyncio.run(
@@ -79,7 +79,7 @@ def _interval_s(text: str) -> float:
 
 
 async def _once(whom: ClusterAddress, show: Show) -> int:
-    async with connection.session(whom) as session:
+    async with cluster_address.session(whom) as session:
         clusters = await _look(session, whom)
     show(clusters, "")
     return 1 if any(of.verdict == ALARM for of in clusters) else 0
@@ -87,7 +87,7 @@ async def _once(whom: ClusterAddress, show: Show) -> int:
 
 async def _watch(whom: ClusterAddress, interval_s: float, show: Show) -> int:
     """Look again and again. What keeps the first look from being taken ends it; later, it is told, and the next look may succeed."""
-    async with connection.session(whom) as session:
+    async with cluster_address.session(whom) as session:
         clusters = await _look(session, whom)
         show(clusters, "")
         while True:
@@ -105,7 +105,7 @@ async def _watch(whom: ClusterAddress, interval_s: float, show: Show) -> int:
 async def _look(session: Session, whom: ClusterAddress) -> list[Status]:
     found = []
     for vip in whom.vips:
-        seen = await observe(session, await connection.cluster(session, whom, vip))
+        seen = await observe(session, await cluster_address.cluster(session, whom, vip))
         found.append(page.status(vip, seen, time.time()))
     return found
 

@@ -171,7 +171,9 @@ def test_two_vips_are_told_one_after_the_other(sound: tuple[Site, Cluster]) -> N
     site, _cluster = sound
     done = site.run("status", site.zk, f"--cluster-ip={VIP},198.51.100.2")
     assert done.returncode == 1
-    assert done.stderr.endswith(f"there are {VIP}; correct them, or start a daemon with them\n")
+    assert done.stderr.endswith(
+        f"clusters there: {VIP}; correct the flags, or start a daemon with them\n"
+    )
     for path, (data, *_rest) in list(everything(site, f"{site.chroot}/maglev0/{VIP}")):
         site.client.create(path.replace(VIP, "198.51.100.2"), data)
     done = site.run("status", site.zk, f"--cluster-ip={VIP},198.51.100.2")
@@ -216,12 +218,12 @@ def test_every_trouble_is_one_line_that_says_what_to_do(site: Site) -> None:
 
     assert refusal(site.zk) == (
         1,
-        f"maglev0: {site.zk}: there is no {site.chroot}; correct it, or start a daemon with it\n",
+        f"maglev0: {site.zk}: {site.chroot} does not exist; correct it, or start a daemon with it\n",
     )
     site.client.ensure_path(f"{site.chroot}/maglev0/no address")
     status, error = refusal(site.zk)
     assert status == 1
-    assert "there is none at all" in error
+    assert "there is no cluster there" in error
     site.client.create(site.path(PATHS.settings), b"{", makepath=True)
     status, error = refusal(site.zk)
     assert status == 1

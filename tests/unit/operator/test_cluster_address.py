@@ -10,8 +10,8 @@ from maglev0.config import file as configfile
 from maglev0.config.configuration import ZooKeeperAddress
 from maglev0.config.zookeeper_access import ZooKeeperAccess
 from maglev0.errors import ConfigError, ZooKeeperError
-from maglev0.operator import command, connection
-from maglev0.operator.connection import OPTIONS, ClusterAddress, cluster, read, vip
+from maglev0.operator import cluster_address, command
+from maglev0.operator.cluster_address import OPTIONS, ClusterAddress, cluster, read, vip
 from tests.simulation.tree import Tree
 from tests.support.clusters import PATHS, VIP, Cluster
 from tests.support.direct import DirectZooKeeper, put, run
@@ -45,7 +45,7 @@ def test_without_flags_and_file_it_is_the_daemons_defaults() -> None:
     )
 
 
-def test_flags_say_whom_to_ask() -> None:
+def test_flags_give_the_address() -> None:
     found = read(
         parsed(
             "--zk=a,b:1/c",
@@ -107,8 +107,8 @@ def test_a_command_line_that_makes_no_sense_is_shown_in_one_line() -> None:
     with pytest.raises(ConfigError) as caught:
         parsed("--zk", "a", "what\x1b")
     assert (
-        str(caught.value)
-        == "cannot read the command line: 'ask --zk a what\\x1b'; maglev0 ask --help shows what is allowed"
+        str(caught.value) == "cannot read the command line: 'ask --zk a what\\x1b';"
+        " maglev0 ask --help shows what is allowed"
     )
     with pytest.raises(ConfigError, match="--zk requires argument; cannot read"):
         parsed("--zk")
@@ -117,15 +117,16 @@ def test_a_command_line_that_makes_no_sense_is_shown_in_one_line() -> None:
 def test_the_one_vip_of_a_command_about_one() -> None:
     assert vip(read(parsed(f"--cluster-ip={OTHER}"))) == OTHER
     with pytest.raises(
-        ConfigError, match=f"there are several .{VIP}, {OTHER}.: choose one by --cluster-ip"
+        ConfigError,
+        match=f"one VIP, and 2 are configured .{VIP}, {OTHER}.: choose one with --cluster-ip",
     ):
         vip(read(parsed(f"--cluster-ip={VIP},{OTHER}")))
 
 
 def found(tree: Tree, which: IPv4Address = VIP, chroot: str = "/lab") -> str:
-    whom = ClusterAddress(ZooKeeperAddress("zk:2181", chroot), ZooKeeperAccess(), (which,))
+    address = ClusterAddress(ZooKeeperAddress("zk:2181", chroot), ZooKeeperAccess(), (which,))
     try:
-        return run(cluster(DirectZooKeeper(tree, 1), whom, which)).base
+        return run(cluster(DirectZooKeeper(tree, 1), address, which)).base
     except ZooKeeperError as error:
         return str(error)
 
@@ -134,21 +135,26 @@ def test_a_cluster_is_found_or_it_is_said_what_is_missing() -> None:
     tree = Cluster.of(1).tree
     assert found(tree) == PATHS.base
     assert (
-        found(Tree()) == "--zk=zk:2181/lab: there is no /lab; correct it, or start a daemon with it"
+        found(Tree())
+        == "--zk=zk:2181/lab: /lab does not exist; correct it, or start a daemon with it"
     )
-    nothing = "no cluster of --cluster-ip=198.51.100.1 at zk:2181, there is none at all; correct them, or start a daemon with them"
+    nothing = (
+        "no cluster of --cluster-ip=198.51.100.1 at zk:2181; there is no cluster there;"
+        " correct the flags, or start a daemon with them"
+    )
     assert found(Tree(), chroot="") == nothing
     assert (
         found(tree, OTHER)
-        == f"no cluster of --cluster-ip={OTHER} at zk:2181/lab, there are {VIP}; correct them, or start a daemon with them"
+        == f"no cluster of --cluster-ip={OTHER} at zk:2181/lab; clusters there: {VIP};"
+        " correct the flags, or start a daemon with them"
     )
     for number in range(20):
         put(tree, f"/lab/maglev0/192.0.2.{number}")
     put(tree, "/lab/maglev0/\x1b[31m")
-    assert found(tree, OTHER).partition("there are ")[2].startswith("192.0.2.0, 192.0.2.1, ")
+    assert found(tree, OTHER).partition("clusters there: ")[2].startswith("192.0.2.0, 192.0.2.1, ")
     assert " and more; " in found(tree, OTHER)
     assert found(tree, OTHER).isprintable()
 
 
 def test_every_flag_of_the_options_is_read_or_the_commands_own() -> None:
-    assert {*parsed()} == {*connection.FLAGS, "--config", "--json", "--help", "ask"}
+    assert {*parsed()} == {*cluster_address.FLAGS, "--config", "--json", "--help", "ask"}
