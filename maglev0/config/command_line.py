@@ -68,24 +68,19 @@ Exit status: 0 stopped by a signal, 1 cannot run here or now, 2 a flag is wrong 
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import Any, NamedTuple
 
-import docopt
-
 from maglev0 import __version__
+from maglev0.config import arguments
 from maglev0.config import file as configfile
 from maglev0.config.configuration import Config, FlagFault, FlagsError, parse
 from maglev0.config.file import Document
-from maglev0.core.text import printable
 from maglev0.errors import ConfigError
 
 HELP = __doc__ or ""
 COMMANDS = tuple(re.findall(r"^  maglev0 ([a-z]+) {2,}", HELP, re.MULTILINE))
 _DEFAULT = re.compile(r" \[default: [^\]]*\]")
-# What the flag of a secret is given, and every beginning of the flag that docopt would take for it.
-_SECRET = re.compile(r"(--(?:hash-s|zk-a)[a-z]*[= ])\S+")
 
 
 class CommandLine(NamedTuple):
@@ -108,17 +103,17 @@ def read(argv: list[str]) -> Config:
 def examine(argv: list[str]) -> CommandLine:
     """Parse and check the daemon's command line, and the file that it names; ConfigError where there is nothing to parse."""
     _arguments(HELP, argv)  # before the others, for this is the text that --help shows
-    arguments = _arguments(_DEFAULT.sub("", HELP), argv)
-    file = arguments["--config"]
+    given = _arguments(_DEFAULT.sub("", HELP), argv)
+    file = given["--config"]
     document = Document() if file is None else configfile.read(file)
     config: Config | None = None
     faults: tuple[FlagFault, ...] = ()
     try:
-        config = parse(document.beneath(arguments), _arguments(HELP, []))
+        config = parse(document.beneath(given), _arguments(HELP, []))
     except FlagsError as error:
         faults = error.faults
-    errors = document.errors(faults, arguments)
-    return CommandLine(None if errors else config, errors, file, arguments["--check-config"])
+    errors = document.errors(faults, given)
+    return CommandLine(None if errors else config, errors, file, given["--check-config"])
 
 
 def config_of(reading: CommandLine) -> Config:
@@ -132,15 +127,4 @@ def config_of(reading: CommandLine) -> Config:
 
 
 def _arguments(text: str, argv: list[str]) -> dict[str, Any]:
-    try:
-        return dict(docopt.docopt(text, argv, version=f"maglev0 {__version__}"))
-    except docopt.DocoptExit as error:
-        # docopt names the fault in its first line only where an option is unknown, ambiguous or lacks its value.
-        fault = str(error).partition("\n")[0]
-        known = "" if fault.lower().startswith("usage") else f"{fault}; "
-        near = difflib.get_close_matches(argv[0], COMMANDS, 1)
-        meant = f"did you mean maglev0 {near[0]}? " if near else ""
-        line = printable(_SECRET.sub(r"\1…", " ".join(argv)))
-        raise ConfigError(
-            f"{known}cannot read the command line: {line}; {meant}maglev0 --help shows what is allowed"
-        ) from error
+    return arguments.parse(text, argv, version=f"maglev0 {__version__}", commands=COMMANDS)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, NamedTuple, TypeVar
 
+from maglev0.config.arguments import SECRETS
 from maglev0.config.flag_values import (
     number_within,
     one_of,
@@ -40,8 +41,6 @@ DEFAULT_ZK_PORT = 2181
 MIN_SESSION_TIMEOUT_S = 0.1
 MAX_DRAIN_TIMEOUT_S = 86400.0
 AUTO = "auto"
-# Flags whose values no message may repeat. Of the second only a file's name should be there, but a password may stand in its place.
-SECRETS = frozenset({"--hash-seed", "--zk-auth"})
 
 _Value = TypeVar("_Value")
 _HOST = re.compile(

@@ -24,6 +24,8 @@ from maglev0.core.settings import (
 MAX_MEMBER_BYTES = 4096  # a record is some 300 bytes
 MAX_MEMBERS = 1024  # the largest cluster that the table is measured for
 MAX_CANDIDATES = 4 * MAX_MEMBERS  # children that are read to find them
+NO_CANDIDATE = f"not a member id, or not among the {MAX_CANDIDATES:,} lowest ids"
+"""Why a child of the parent znode is ignored without a look at what it holds."""
 MAX_WEIGHT = 1000
 MAX_SESSION_TIMEOUT_S = 3600.0
 MAX_START_TIME_S = (

@@ -24,8 +24,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import docopt
-
+from maglev0.config.arguments import parse
 from maglev0.core.service import HashFamily
 from maglev0.errors import ConfigError, MaglevError
 from maglev0.lab.demo import guide
@@ -47,7 +46,7 @@ def main(argv: list[str]) -> int:
     """Run `maglev0 lab` with what stands behind `lab` on the command line; returns the exit status."""
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal without block characters shows bars of ?
     try:
-        arguments = _parse(argv)
+        arguments = parse(__doc__, argv, "lab")
         if arguments["--end"]:
             return _end(arguments["NAME"])
         return _run(arguments)
@@ -55,15 +54,6 @@ def main(argv: list[str]) -> int:
         sys.stdout.flush()
         sys.stderr.write(f"maglev0: {error}\n")
         return error.exit_status
-
-
-def _parse(argv: list[str]) -> dict[str, Any]:
-    try:
-        return dict(docopt.docopt(__doc__, ["lab", *argv]))
-    except docopt.DocoptExit as error:
-        raise ConfigError(
-            f"cannot read the command line: lab {' '.join(argv)}; maglev0 lab --help shows what is allowed"
-        ) from error
 
 
 def _run(arguments: dict[str, Any]) -> int:

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import os
-import re
 import sys
 from collections.abc import Callable
 from typing import Any
 
-import docopt
-
-from maglev0.core.text import printable
-from maglev0.errors import ConfigError, MaglevError
+from maglev0.config.arguments import parse
+from maglev0.errors import MaglevError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells report it
 READER_GONE = 141  # 128 + SIGPIPE
-# A user may write the password in place of the name of its file. docopt accepts abbreviated flags.
-_SECRET = re.compile(r"(--zk-a[a-z]*[= ])\S+")
 
 
 def run(text: str, name: str, arguments: list[str], work: Callable[[dict[str, Any]], int]) -> int:
@@ -28,7 +23,7 @@ def run(text: str, name: str, arguments: list[str], work: Callable[[dict[str, An
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
         try:
-            return _reported(lambda: work(parse(text, name, arguments)))
+            return _reported(lambda: work(parse(text, arguments, name)))
         finally:
             sys.stdout.flush()
     except KeyboardInterrupt:
@@ -51,19 +46,3 @@ def _reported(work: Callable[[], int]) -> int:
     except MaglevError as error:
         sys.stderr.write(f"maglev0: {error}\n")
         return error.exit_status
-
-
-def parse(text: str, name: str, arguments: list[str]) -> dict[str, Any]:
-    """Parse a command line by its help text; SystemExit after --help, ConfigError on error."""
-    try:
-        return dict(docopt.docopt(text, [name, *arguments]))
-    except docopt.DocoptExit as error:
-        # docopt names the fault in its first line only if an option is unknown, ambiguous or has no
-        # value.
-        fault = str(error).partition("\n")[0]
-        known = "" if fault.lower().startswith("usage") else f"{fault}; "
-        line = _SECRET.sub(r"\1…", printable(" ".join([name, *arguments])))
-        raise ConfigError(
-            f"{known}cannot read the command line: {line};"
-            f" maglev0 {name} --help shows what is allowed"
-        ) from error

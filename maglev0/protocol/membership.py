@@ -125,10 +125,7 @@ class Membership:
         self._report(
             [
                 *ignored,
-                *(
-                    Ignored(name, 0, "it is no member id, or beyond the first 1,024")
-                    for name in foreign
-                ),
+                *(Ignored(name, 0, views.NO_CANDIDATE) for name in foreign),
             ]
         )
         children = frozenset(

@@ -192,7 +192,7 @@ async def _view(
     )
     return View(view_id(stat), members), (
         *ignored,
-        *(Ignored(name, 0, "it is no member id, or beyond the first 4,096") for name in foreign),
+        *(Ignored(name, 0, views.NO_CANDIDATE) for name in foreign),
     )
 
 

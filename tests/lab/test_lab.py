@@ -177,7 +177,10 @@ def test_a_power_cut_is_no_orderly_leave() -> None:
         ),
         (
             ["--bogus"],
-            "cannot read the command line: lab --bogus; maglev0 lab --help shows what is allowed",
+            (
+                "there is no flag --bogus; cannot read the command line: lab --bogus; "
+                "maglev0 lab --help shows what is allowed"
+            ),
         ),
     ],
 )

@@ -201,11 +201,11 @@ REFUSALS = [
         ("", "0", "0.09", "3601", "nan", "4s"),
         ": allowed are 0.1 to 3600 seconds, as 4 or 1.5",
     ),
-    Refusal(("--my-id",), "--my-id requires argument; " + UNREADABLE + "--my-id"),
-    Refusal(("--dry-run=1",), "--dry-run must not have an argument; " + UNREADABLE + "--dry-run=1"),
+    Refusal(("--my-id",), "--my-id requires a value; " + UNREADABLE + "--my-id"),
+    Refusal(("--dry-run=1",), "--dry-run takes no value; " + UNREADABLE + "--dry-run=1"),
     Refusal(
         ("--hash=1",),
-        "--hash is not a unique prefix: --hash-mode, --hash-seed?; " + UNREADABLE + "--hash=1",
+        "--hash is not unique: --hash-mode or --hash-seed; " + UNREADABLE + "--hash=…",
     ),
     *refusals(
         "--weight", ("", "-1", "1001", "x"), ": allowed are the whole numbers from 0 to 1000"
@@ -245,7 +245,7 @@ REFUSALS = [
     *refusals("--zk-ca", ("",), ": allowed is the path of a file"),
     Refusal(("--zk-key=/key",), "--zk-key=/key: --zk-key needs --zk-cert"),
     Refusal(("--zk-cert=/cert", "--zk-key=/key"), "--zk-cert=/cert: --zk-cert needs --zk-ca"),
-    Refusal(("--check-config=1",), "--check-config must not have an argument; " + UNREADABLE),
+    Refusal(("--check-config=1",), "--check-config takes no value; " + UNREADABLE),
     Refusal(("--config=FILE",), "--config=FILE: cannot be read: No such file or directory"),
     *refusals("--config", ("/",), "--config=/: cannot be read: Is a directory"),
     *refusals(
@@ -290,8 +290,14 @@ REFUSALS = [
         'FILE:1: my-id: "6" is refused; allowed are the whole numbers from 1 to 5 (--total-nodes)',
         file="my-id = 6",
     ),
-    Refusal(("--prio=2",), UNREADABLE + "--prio=2; maglev0 --help shows what is allowed"),
-    Refusal(("-x",), UNREADABLE + "-x; maglev0 --help shows what is allowed"),
+    Refusal(
+        ("--prio=2",),
+        "there is no flag --prio; " + UNREADABLE + "--prio=…; maglev0 --help shows what is allowed",
+    ),
+    Refusal(
+        ("-x",),
+        "there is no flag -x; " + UNREADABLE + "-x; maglev0 --help shows what is allowed",
+    ),
     Refusal(
         ("start",),
         UNREADABLE + "start; did you mean maglev0 status? maglev0 --help shows what is allowed",
@@ -299,11 +305,15 @@ REFUSALS = [
     Refusal(("\x1b[2J",), UNREADABLE + r"'\x1b[2J'; maglev0 --help shows what is allowed"),
     Refusal(
         ("--hash-seed=7", "--prio"),
-        UNREADABLE + "--hash-seed=… --prio; maglev0 --help shows what is allowed",
+        "a flag after --hash-seed is unknown; "
+        + UNREADABLE
+        + "--hash-seed=…; maglev0 --help shows what is allowed",
     ),
     Refusal(
         ("--my-id=1", "--my-id=2"),
-        UNREADABLE + "--my-id=1 --my-id=2; maglev0 --help shows what is allowed",
+        "--my-id is given twice; "
+        + UNREADABLE
+        + "--my-id=1 --my-id=2; maglev0 --help shows what is allowed",
     ),
 ]
 

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
+from maglev0.config import arguments
 from maglev0.config import file as configfile
 from maglev0.config.configuration import ZooKeeperAddress
 from maglev0.config.zookeeper_access import ZooKeeperAccess
 from maglev0.errors import ConfigError, ZooKeeperError
-from maglev0.operator import cluster_address, command
+from maglev0.operator import cluster_address
 from maglev0.operator.cluster_address import OPTIONS, ClusterAddress, cluster, read, vip
 from tests.simulation.tree import Tree
 from tests.support.clusters import PATHS, VIP, Cluster
@@ -27,8 +28,8 @@ Options:
 OTHER = IPv4Address("203.0.113.9")
 
 
-def parsed(*arguments: str) -> dict[str, Any]:
-    return command.parse(TEXT, "ask", list(arguments))
+def parsed(*words: str) -> dict[str, Any]:
+    return arguments.parse(TEXT, words, "ask")
 
 
 @pytest.fixture(autouse=True)
@@ -93,13 +94,13 @@ def test_what_is_wrong_is_named(flag: str, what: str) -> None:
 
 
 def test_a_password_in_the_place_of_its_file_is_not_repeated() -> None:
-    for arguments in (
+    for words in (
         ["--zk-auth=hunter2"],
         ["--zk-auth", "hunter2"],
         ["--zk-a=hunter2", "--nonsense"],
     ):
         with pytest.raises(ConfigError) as caught:
-            read(parsed(*arguments))
+            read(parsed(*words))
         assert "hunter2" not in str(caught.value)
 
 
@@ -107,10 +108,10 @@ def test_a_command_line_that_makes_no_sense_is_shown_in_one_line() -> None:
     with pytest.raises(ConfigError) as caught:
         parsed("--zk", "a", "what\x1b")
     assert (
-        str(caught.value) == "cannot read the command line: 'ask --zk a what\\x1b';"
-        " maglev0 ask --help shows what is allowed"
+        str(caught.value) == "a word is missing, or there is one too many; "
+        "cannot read the command line: 'ask --zk a what\\x1b'; maglev0 ask --help shows what is allowed"
     )
-    with pytest.raises(ConfigError, match="--zk requires argument; cannot read"):
+    with pytest.raises(ConfigError, match="--zk requires a value; cannot read"):
         parsed("--zk")
 
 

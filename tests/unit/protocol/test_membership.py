@@ -8,7 +8,16 @@ from hypothesis import strategies as st
 
 from maglev0.core.view import ViewId
 from maglev0.protocol.handover import Ack, Phase
-from maglev0.protocol.membership import MAX_SMALL_BYTES, LeaseRecord, decode_ack, decode_lease
+from maglev0.protocol.membership import (
+    MAX_SMALL_BYTES,
+    LeaseRecord,
+    Membership,
+    decode_ack,
+    decode_lease,
+)
+from tests.simulation.tree import Tree
+from tests.support.direct import DirectZooKeeper, put, run
+from tests.support.lone_node import MINE, PATHS, Node
 
 view_ids = st.builds(
     ViewId,
@@ -78,3 +87,13 @@ def test_no_data_makes_reading_fail(data: bytes) -> None:
 def test_only_a_plain_true_releases(word: object) -> None:
     data = json.dumps({"kernel": "k", "pid": 7, "secure": None, "released": word}).encode()
     assert decode_lease(data) == LeaseRecord("k", 7, None, released=False)
+
+
+def test_the_reason_for_a_foreign_child_names_the_bound(
+    tree: Tree, member: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    put(tree, f"{PATHS.members}/what")
+    run(Membership(DirectZooKeeper(tree, MINE), PATHS, 1).view(16))
+    assert member.tree is tree
+    (reason,) = [record.getMessage() for record in caplog.records if "what" in record.getMessage()]
+    assert "not a member id, or not among the 4,096 lowest ids" in reason

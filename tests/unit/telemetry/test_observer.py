@@ -155,7 +155,7 @@ def test_what_is_no_member_is_ignored_with_a_reason() -> None:
         "2": "it is not ephemeral",
         "3": "not JSON",
         "4": "others than this cluster may change it: its ACL is not the cluster's",
-        "what": "it is no member id",
+        "what": "not a member id",
     }
 
 

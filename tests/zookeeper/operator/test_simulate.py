@@ -111,7 +111,10 @@ def test_json_says_the_same_and_whose_share_is_how_large(capsys: Written) -> Non
         ),
         (
             ["--seize=5"],
-            "cannot read the command line: simulate --seize=5; maglev0 simulate --help shows what is allowed",
+            (
+                "there is no flag --seize; cannot read the command line: simulate --seize=…; "
+                "maglev0 simulate --help shows what is allowed"
+            ),
         ),
     ],
 )

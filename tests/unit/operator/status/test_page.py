@@ -239,7 +239,7 @@ def test_json_has_the_keys_that_scripts_know() -> None:
     assert found["holes"] == {"count": 0, "examples": []}
     assert found["unknown"] == [2]
     assert found["ignored"] == [
-        {"name": "what", "reason": "it is no member id, or beyond the first 4,096"}
+        {"name": "what", "reason": "not a member id, or not among the 4,096 lowest ids"}
     ]
     assert found["standing_orders"] == {"9": {"drained": True, "weight": None}}
     first, second = found["members"]

@@ -121,7 +121,7 @@ def test_orders_and_ignored_znodes_are_bounded() -> None:
     shown = shown_text(cluster.status())
     assert "active (ordered: weight 7)" in shown
     assert "ordered for backend-2, which is not there: ordered: drained\n" in shown
-    assert "ignored members/what2: it is no member id" in shown
+    assert "ignored members/what2: not a member id" in shown
     assert "and 5 more orders\n" in shown
     assert shown.endswith("and 5 more ignored znodes")
 
