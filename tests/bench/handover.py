@@ -31,9 +31,9 @@ from maglev0.protocol.ports.zookeeper import Operation, Write
 from maglev0.runtime.waiting import in_thread
 from tests.bench.sheet import Cell, Sheet, publish
 from tests.support.lone_node import ME, PATHS
+from tests.support.members import viewed
 from tests.support.one_host import one_host
 from tests.support.through import Through, gone, joining, weighing
-from tests.unit.core.test_view import viewed
 
 BUCKETS = 65_537
 MEMBERS = (3, 30, 100)

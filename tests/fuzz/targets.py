@@ -24,8 +24,8 @@ from maglev0.protocol.orders import Order
 from maglev0.telemetry import node_report
 from maglev0.telemetry.node_report import NodeReport
 from tests.fuzz import mutations
-from tests.unit.core.test_settings import AGREED, agreed
-from tests.unit.core.test_view import SOMEONE, member_records
+from tests.support.members import SOMEONE, member_records
+from tests.support.settings import AGREED, agreed
 
 LONGEST_TEXT = 255  # in anything that is shown
 LONGEST_FAULT = 200  # of what says what is wrong: that may be a text of the record

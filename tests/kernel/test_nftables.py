@@ -36,6 +36,7 @@ from tests.kernel.nft import (
     rules,
 )
 from tests.support.one_host import CABLE, INTERFACE
+from tests.support.patience import PATIENCE_S
 
 pytestmark = pytest.mark.kernel
 
@@ -44,9 +45,6 @@ OTHER = Service(
 )
 FOREIGN = "table inet filter { chain input { type filter hook input priority 0; tcp dport 22 counter accept; }; }"
 STILL_NS = 20_000_000  # the longest that the loop may stand still
-NOTICE_S = (
-    5.0  # how long the kernel's notice of a change may take on a machine whose cores are all busy
-)
 
 
 def test_this_kernel_can_serve(host: Host) -> None:
@@ -288,7 +286,7 @@ def test_our_own_changes_and_those_of_others_tables_disturb_nobody(host: Host, g
             host.run("nft", "delete", "table", "inet", "filter")
             # A change that does concern us comes last: had an earlier one woken the waiter, the address would still be there.
             host.run("ip", "address", "del", "198.51.100.1/32", "dev", INTERFACE)
-            await asyncio.wait_for(noticed, NOTICE_S)
+            await asyncio.wait_for(noticed, PATIENCE_S)
             assert await dataplane.repair() == ("the address 198.51.100.1",)
 
     asyncio.run(scenario())
@@ -316,7 +314,7 @@ def test_a_link_that_is_down_cannot_serve_until_it_is_up(host: Host) -> None:
             noticed = asyncio.create_task(dataplane.disturbed())
             await asyncio.sleep(0)
             await asyncio.to_thread(host.network.pull, CABLE)  # pyroute2 runs a loop of its own
-            await asyncio.wait_for(noticed, NOTICE_S)
+            await asyncio.wait_for(noticed, PATIENCE_S)
             with pytest.raises(DataplaneError, match="eth0 is down or without a carrier"):
                 await dataplane.repair()
             await asyncio.to_thread(host.network.push, CABLE)  # pyroute2 runs a loop of its own

@@ -24,8 +24,8 @@ from tests.kernel.nft import (
     owning,
     renew,
 )
-from tests.kernel.test_nftables import NOTICE_S
 from tests.support.one_host import INTERFACE
+from tests.support.patience import PATIENCE_S
 
 pytestmark = pytest.mark.kernel
 
@@ -68,7 +68,7 @@ def test_what_others_change_is_noticed_and_restored_where_the_kernel_lets_them(
             noticed = asyncio.create_task(dataplane.disturbed())
             await asyncio.sleep(0)
             host.run(*TAMPERINGS[case])
-            await asyncio.wait_for(noticed, NOTICE_S)
+            await asyncio.wait_for(noticed, PATIENCE_S)
             assert await dataplane.repair() == (RULES,)
             assert listed(host) == Listed(
                 frozenset({1, 4}), frozenset({1, 3, 4}), leased=case in LEASE_STAYS
@@ -89,7 +89,7 @@ def test_the_address_is_noticed_and_restored(host: Host) -> None:
             noticed = asyncio.create_task(dataplane.disturbed())
             await asyncio.sleep(0)
             host.run("ip", "address", "del", f"{SERVICE.vip}/32", "dev", INTERFACE)
-            await asyncio.wait_for(noticed, NOTICE_S)
+            await asyncio.wait_for(noticed, PATIENCE_S)
             assert await dataplane.repair() == (f"the address {SERVICE.vip}",)
 
     asyncio.run(scenario())
@@ -150,7 +150,7 @@ def test_tables_that_a_daemon_without_guard_left_are_adopted_and_guarded_once_th
             noticed = asyncio.create_task(dataplane.disturbed())
             await asyncio.sleep(0)
             host.run(*FLUSH)
-            await asyncio.wait_for(noticed, NOTICE_S)
+            await asyncio.wait_for(noticed, PATIENCE_S)
             assert await dataplane.repair() == (RULES,)
             host.run(*FLUSH)
             assert listed(host).owned == {1}

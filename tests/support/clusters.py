@@ -19,7 +19,7 @@ from maglev0.telemetry.node_report import NodeReport
 from maglev0.telemetry.observer import Observation, observe
 from tests.simulation.tree import Tree
 from tests.support.direct import DirectZooKeeper, put, remove, run
-from tests.unit.core.test_view import SOMEONE
+from tests.support.members import SOMEONE
 
 VIP = IPv4Address("198.51.100.1")
 PATHS = Paths(f"/lab/maglev0/{VIP}")

@@ -15,7 +15,7 @@ from maglev0.protocol.participant import Participant
 from maglev0.protocol.paths import Paths
 from tests.simulation.tree import Tree
 from tests.support.direct import DirectGate, DirectZooKeeper, put, run
-from tests.unit.core.test_view import SOMEONE
+from tests.support.members import SOMEONE
 
 PATHS = Paths("/a/maglev0/198.51.100.1")
 FAMILIES = (HashFamily.NFTABLES,)

@@ -19,8 +19,7 @@ from maglev0.lab.testbed.zookeeper import Ensemble, Security
 from maglev0.protocol.ports.zookeeper import Create, Write
 from tests.zookeeper.guarded import PASSWORD, USER, Guard
 from tests.zookeeper.site import DEADLINE_S, Node, Site
-from tests.zookeeper.test_connection import _take_session_away
-from tests.zookeeper.test_garbage import RECORD
+from tests.zookeeper.thief import RECORD, take_session_away
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -362,7 +361,7 @@ def test_a_session_that_an_outsider_ends_is_a_member_that_joins_anew(
 ) -> None:
     """What ZooKeeper's ACLs cannot prevent: its sessions' passwords follow from their ids, which everybody may learn by `exists`."""
     nodes = _joined(place, guard, 1, 2)
-    _take_session_away(place, nodes[1])
+    take_session_away(place, nodes[1])
     nodes[1].wait_count("joined as", 2)
     place.agreed(*nodes)
 

@@ -2,46 +2,22 @@
 
 from __future__ import annotations
 
-import struct
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
-from kazoo.client import KazooClient
 
-from tests.zookeeper.site import DEADLINE_S, TIMEOUT_S
+from tests.zookeeper.site import TIMEOUT_S
+from tests.zookeeper.thief import take_session_away
 
 if TYPE_CHECKING:
     from maglev0.lab.testbed.zookeeper import Ensemble
-    from tests.zookeeper.site import Node, Site
+    from tests.zookeeper.site import Site
 
 pytestmark = pytest.mark.zookeeper
 
 PATIENT_S = 10.0  # a session that outlasts an election on a busy machine
 TABLE = r"Nodes:"
-
-
-def _take_session_away(site: Site, node: Node) -> None:
-    """Close a daemon's session by a second client that takes it over.
-
-    Its password follows from its id: ZooKeeper's `generatePasswd` fills it from java.util.Random, seeded with the id and a constant.
-    """
-    session = node.session()
-    state = (session ^ 0xB3415C00 ^ 0x5DEECE66D) & ((1 << 48) - 1)
-    words = []
-    for _ in range(4):
-        state = (state * 0x5DEECE66D + 0xB) & ((1 << 48) - 1)
-        words.append(state >> 16 & 0xFFFFFFFF)
-    signed = session - (1 << 64) if session >> 63 else session
-    thief = KazooClient(
-        site.ensemble.connect_string,
-        timeout=TIMEOUT_S,
-        client_id=(signed, struct.pack("<4I", *words)),
-    )
-    thief.start(timeout=DEADLINE_S)
-    assert thief.client_id[0] == signed
-    thief.stop()
-    thief.close()
 
 
 @pytest.mark.usefixtures("ensemble")
@@ -147,7 +123,7 @@ def test_who_loses_its_session_joins_with_another_again_and_again(site: Site) ->
     first, robbed = site.joined(1, 2)
     for joins in (2, 3):
         session = robbed.session()
-        _take_session_away(site, robbed)
+        take_session_away(site, robbed)
         robbed.wait_count("joined as", joins)
         site.agreed(first, robbed)
         assert site.owner(2) == robbed.session() != session

@@ -8,25 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 from kazoo.security import make_acl, make_digest_acl
 
+from tests.zookeeper.thief import RECORD
+
 if TYPE_CHECKING:
     from tests.zookeeper.site import Site
 
 pytestmark = pytest.mark.zookeeper
 
 IGNORED = "ignored .*/members/"
-RECORD = {
-    "id": 4,
-    "host": "elsewhere",
-    "pid": 1,
-    "start_time": 0.0,
-    "address": "",
-    "mac": "",
-    "dataplane": "nftables",
-    "weight": 1,
-    "state": "dry-run",
-    "session_timeout_s": 1.0,
-    "format": 2,
-}
 WRONG = [
     ("id", 3),
     ("id", "4"),

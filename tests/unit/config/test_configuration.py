@@ -33,7 +33,8 @@ from maglev0.core.settings import MAX_TOTAL_NODES, SEED_LIMIT, Wishes
 from maglev0.core.text import printable
 from maglev0.core.view import MAX_WEIGHT
 from maglev0.errors import ConfigError
-from tests.unit.config.test_flag_values import DEFAULTS, LEFT_OUT, REFUSED, faults, parsed, refusal
+from tests.support.flags import DEFAULTS, LEFT_OUT, faults, parsed, refusal
+from tests.support.refused_values import REFUSED
 
 # What is given is what comes out.
 

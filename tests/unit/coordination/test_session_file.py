@@ -11,7 +11,7 @@ import pytest
 from maglev0.config.configuration import ZooKeeperAddress
 from maglev0.coordination.session import Identity
 from maglev0.coordination.session_file import SavedSession, SessionFile, kernel_identity
-from tests.unit.core.test_settings import AGREED
+from tests.support.settings import AGREED
 
 VIP = IPv4Address("198.51.100.1")
 ZK = ZooKeeperAddress("zk1:2181", "/a")

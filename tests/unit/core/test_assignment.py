@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from maglev0.core import table
 from maglev0.core.assignment import Assignment, decide
 from maglev0.core.view import DRY_RUN, Child, Member, View, ViewId, read_members
-from tests.unit.core.test_view import SOMEONE, clusters, viewed
+from tests.support.members import SOMEONE, clusters, viewed
 
 sizes = st.integers(1, 300)
 

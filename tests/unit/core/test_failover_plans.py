@@ -11,7 +11,7 @@ from maglev0.core import failover_plans
 from maglev0.core.assignment import decide
 from maglev0.core.failover_plans import FailoverPlans
 from maglev0.core.view import DRAINING, DRY_RUN, Member, View
-from tests.unit.core.test_view import SOMEONE, viewed
+from tests.support.members import SOMEONE, viewed
 
 TOTAL_NODES = 251
 weights = st.dictionaries(st.integers(1, 12), st.integers(0, 5), min_size=1, max_size=8)

@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maglev0.core.service import Delivery, HashFamily, HashMode, Service
+from maglev0.core.service import HashFamily, HashMode, Service
 from maglev0.core.settings import (
     DEFAULT_TOTAL_NODES,
-    FORMAT,
     MAX_LEASE_MS,
     MAX_SETTINGS_BYTES,
     MAX_TOTAL_NODES,
@@ -30,43 +29,12 @@ from maglev0.core.settings import (
     read_object,
 )
 from maglev0.errors import ConfigError
+from tests.support.records import corrupted
+from tests.support.settings import AGREED, agreed, seeds, vips, wishes
 
 CLUSTERIP, NFTABLES = HashFamily.CLUSTERIP, HashFamily.NFTABLES
 VIP = IPv4Address("198.51.100.1")
-AGREED = Settings(5, HashMode.SOURCE_IP, 7, NFTABLES, "03:bf:c6:33:64:01", 2666)
 NO_WISH = Wishes(None, None, None, None, (NFTABLES, CLUSTERIP))
-
-seeds = st.integers(0, SEED_LIMIT - 1)
-vips = seeds.map(IPv4Address)
-macs = (
-    st.binary(min_size=6, max_size=6)
-    .map(lambda raw: (bytes([raw[0] | 1]) + raw[1:]).hex(":"))
-    .filter(lambda mac: mac != "ff:ff:ff:ff:ff:ff")
-)
-families = st.sampled_from(
-    [(NFTABLES,), (CLUSTERIP,), (NFTABLES, CLUSTERIP), (CLUSTERIP, NFTABLES)]
-)
-agreed = st.sampled_from(HashFamily).flatmap(
-    lambda family: st.builds(
-        Settings,
-        total_nodes=st.integers(1, MAX_TOTAL_NODES[family]),
-        hash_mode=st.sampled_from(HashMode),
-        hash_seed=seeds,
-        hash_family=st.just(family),
-        cluster_mac=macs,
-        lease_ms=st.integers(1, MAX_LEASE_MS),
-        delivery=st.just(Delivery.FLOOD),
-        format=st.just(FORMAT),
-    )
-)
-wishes = st.builds(
-    Wishes,
-    total_nodes=st.none() | st.integers(1, 16) | st.integers(1, MAX_TOTAL_NODES[NFTABLES]),
-    hash_mode=st.none() | st.sampled_from(HashMode),
-    hash_seed=st.none() | seeds,
-    cluster_mac=st.none() | macs,
-    families=families,
-)
 
 
 # The znode's data.
@@ -206,39 +174,6 @@ def test_data_that_cannot_be_read(data: bytes, why: str) -> None:
     with pytest.raises(ValueError) as refusal:  # noqa: PT011  the whole message is compared
         decode(data)
     assert str(refusal.value) == why
-
-
-json_values: st.SearchStrategy[Any] = st.recursive(
-    st.one_of(
-        st.none(),
-        st.booleans(),
-        st.integers(),
-        st.integers(1 << 60, 1 << 2000),
-        st.floats(),
-        st.text(st.characters(), max_size=20),
-        st.text(max_size=300),
-    ),
-    lambda inner: (
-        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)
-    ),
-    max_leaves=8,
-)
-
-
-def corrupted(good: dict[str, Any]) -> st.SearchStrategy[bytes]:
-    """A good record with other values under some of its keys, or under the same key twice, or cut off, or quite other bytes."""
-    changes = st.dictionaries(st.sampled_from(sorted(good)), json_values, max_size=3)
-    twice = st.tuples(st.sampled_from(sorted(good)), json_values).map(
-        lambda pair: f"{json.dumps(good)[:-1]}, {json.dumps(pair[0])}: {json.dumps(pair[1])}}}"
-    )
-    texts = st.one_of(
-        changes.map(lambda some: json.dumps({**good, **some})), twice, json_values.map(json.dumps)
-    )
-    encoded = st.tuples(texts, st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32"])).map(
-        lambda pair: pair[0].encode(pair[1])
-    )
-    cut = st.tuples(encoded, st.integers(0, 400)).map(lambda pair: pair[0][: pair[1]])
-    return st.one_of(encoded, cut, st.binary(max_size=100))
 
 
 def decoded(data: bytes) -> Settings | ValueError:

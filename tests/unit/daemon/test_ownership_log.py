@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from maglev0.core.assignment import Assignment, decide
 from maglev0.core.view import Member
 from maglev0.daemon.ownership_log import LISTED_NODES, kernel_line, ownership_lines
-from tests.unit.core.test_view import SOMEONE, clusters, viewed
+from tests.support.members import SOMEONE, clusters, viewed
 
 
 def test_the_lines_of_a_small_cluster() -> None:

@@ -13,8 +13,8 @@ from maglev0.protocol.ports.zookeeper import Reason, Refused
 from tests.simulation.tree import Tree
 from tests.support.direct import fails, put, remove, run
 from tests.support.lone_node import FAMILIES, FOUNDER, NO_WISH, OTHERS, PATHS, Node, living
-from tests.unit.core.test_settings import AGREED
-from tests.unit.core.test_view import SOMEONE
+from tests.support.members import SOMEONE
+from tests.support.settings import AGREED
 
 
 def test_a_first_node_founds_the_cluster_and_a_second_adopts(tree: Tree, node: Node) -> None:

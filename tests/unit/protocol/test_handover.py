@@ -9,7 +9,7 @@ from maglev0.core.view import DRAINING, DRY_RUN, Member, View, ViewId
 from maglev0.protocol.handover import Ack, HandOver, Phase
 from maglev0.protocol.lease import Terms
 from maglev0.protocol.ports.kernel import Move
-from tests.unit.core.test_view import SOMEONE
+from tests.support.members import SOMEONE
 
 TERMS = Terms(length_s=3.0, margin_s=0.5, interval_s=0.75)
 OVER_S = TERMS.over_s

@@ -9,8 +9,7 @@ from hypothesis import strategies as st
 from maglev0.core.settings import FORMAT
 from maglev0.core.view import ACTIVE, DRAINING, DRY_RUN, FAILING, MAX_WEIGHT
 from maglev0.protocol.orders import MAX_ORDER_BYTES, Order, Wish, decode, wish
-from tests.unit.core.test_settings import corrupted
-from tests.unit.telemetry.test_node_report import outcome_of
+from tests.support.records import corrupted, outcome_of
 
 all_orders = st.builds(Order, st.booleans(), st.none() | st.integers(0, MAX_WEIGHT))
 

@@ -16,7 +16,7 @@ from maglev0.protocol.ports.zookeeper import Disconnected, Reason, Refused, Znod
 from tests.simulation.tree import Tree
 from tests.support.direct import fails, put, remove, run
 from tests.support.lone_node import ME, MINE, OTHERS, PATHS, Node, living
-from tests.unit.core.test_view import SOMEONE
+from tests.support.members import SOMEONE
 
 # The view.
 

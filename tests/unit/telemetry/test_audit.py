@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from maglev0.telemetry.audit import Alarms, Findings, judge, strangers
 from maglev0.telemetry.node_report import digest
-from tests.unit.telemetry.test_node_report import PLAIN
+from tests.support.reports import PLAIN
 
 SIZE = 12
 SOUND = Findings()

@@ -2,11 +2,10 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from random import Random
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -26,9 +25,8 @@ from maglev0.telemetry.node_report import (
     pack,
     unpack,
 )
-from tests.unit.core.test_settings import corrupted
-
-_Record = TypeVar("_Record")
+from tests.support.records import corrupted, outcome_of
+from tests.support.reports import PLAIN
 
 texts = st.text(st.characters(codec="utf-8"), max_size=8).filter(str.isprintable)
 times = st.floats(0, MAX_START_TIME_S)
@@ -55,29 +53,6 @@ all_reports = st.builds(
     before=st.dictionaries(st.integers(1, MAX_ID), st.integers(0, MAX_WEIGHT), max_size=5),
     format=st.just(FORMAT),
 )
-PLAIN = NodeReport(
-    1.0,
-    ViewId(1, 2, 3),
-    0.5,
-    4,
-    "ab",
-    1.5,
-    0,
-    None,
-    able=True,
-    problems=(),
-    xdp="off",
-    version="1",
-    before={3: 1},
-)
-
-
-def outcome_of(decoder: Callable[[bytes], _Record], data: bytes) -> _Record | ValueError:
-    """What a decoder makes of that, or why it refuses."""
-    try:
-        return decoder(data)
-    except ValueError as error:
-        return error
 
 
 @given(all_reports)

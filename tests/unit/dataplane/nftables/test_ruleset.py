@@ -12,10 +12,8 @@ from hypothesis import strategies as st
 from maglev0.core.service import HashMode, Service
 from maglev0.dataplane.nftables import ruleset
 from maglev0.dataplane.nftables.ruleset import Hook
+from tests.support.virtual_service import SERVICE
 
-SERVICE = Service(
-    IPv4Address("198.51.100.1"), "eth0", "03:bf:c6:33:64:01", 5, HashMode.SOURCE_IP, 7
-)
 OTHERS: dict[str, Any] = {
     "vip": IPv4Address("198.51.100.2"),
     "interface": "eth1",

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from maglev0.core.service import HashMode
 from maglev0.dataplane.xdp import maps
 from maglev0.errors import UnavailableError
-from tests.unit.dataplane.nftables.test_ruleset import SERVICE
+from tests.support.virtual_service import SERVICE
 
 buckets = st.frozensets(st.integers(1, 300), max_size=60)
 

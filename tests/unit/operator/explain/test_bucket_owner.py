@@ -13,7 +13,7 @@ from maglev0.protocol.handover import Ack, Phase
 from maglev0.telemetry.audit import Findings
 from maglev0.telemetry.node_report import NodeReport
 from maglev0.telemetry.observer import Observation
-from tests.unit.core.test_view import SOMEONE
+from tests.support.members import SOMEONE
 
 SIZE = 16
 NOW, FORMER = ViewId(1, 5, 5), ViewId(1, 4, 4)

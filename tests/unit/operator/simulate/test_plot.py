@@ -21,7 +21,7 @@ from maglev0.operator.simulate.scenario import (
     parse_members,
     scenario,
 )
-from tests.unit.operator.simulate.test_scenario import scenarios
+from tests.support.scenarios import scenarios
 
 Cell = tuple[float, ...]
 
