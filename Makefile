@@ -19,7 +19,7 @@ PREFIX ?= /opt/maglev0
 BINDIR ?= /usr/local/bin
 UNITDIR ?= /usr/local/lib/systemd/system
 CONFDIR ?= /etc/maglev0
-MANDIR ?= /usr/local/share/man/man8
+MANDIR ?= /usr/local/share/man
 COMPLETIONDIR ?= /usr/local/share/bash-completion/completions
 
 .PHONY: help demo test $(GROUPS:%=test-%) check bench simulate chaos build install clean
@@ -36,8 +36,9 @@ help:
 	@echo 'make chaos    faults for ten minutes, three times, on a cluster in a box under clients that notice everything'
 	@echo 'make build    the wheel and the source archive, into dist/'
 	@echo 'make install  as root: $(PREFIX), $(BINDIR)/maglev0, $(UNITDIR)/maglev0.service,'
-	@echo '              $(CONFDIR)/example.toml, $(MANDIR)/maglev0.8, $(COMPLETIONDIR)/maglev0;'
-	@echo '              to be rid of it again, stop the service and delete those six'
+	@echo '              $(CONFDIR)/example.toml, $(COMPLETIONDIR)/maglev0,'
+	@echo '              $(MANDIR)/man8/maglev0.8, $(MANDIR)/man7/maglev0-TOPIC.7;'
+	@echo '              to remove it, stop the service and delete these'
 	@echo 'make clean    delete what make made in this directory'
 
 demo: $(VENV)/.runtime
@@ -93,7 +94,7 @@ build: $(VENV)/.dev
 
 install:
 	@.ci/need system-python dataplane
-	@mkdir -p '$(PREFIX)' '$(BINDIR)' '$(UNITDIR)' '$(CONFDIR)' '$(MANDIR)' '$(COMPLETIONDIR)' || \
+	@mkdir -p '$(PREFIX)' '$(BINDIR)' '$(UNITDIR)' '$(CONFDIR)' '$(MANDIR)/man7' '$(MANDIR)/man8' '$(COMPLETIONDIR)' || \
 	    { echo 'make install writes to $(PREFIX): run it as root' >&2; exit 1; }
 	@echo 'installing maglev0 into $(PREFIX)'
 	@"$$(.ci/find-python --system)" -m venv --upgrade-deps '$(PREFIX)' >/dev/null
@@ -102,7 +103,10 @@ install:
 	@ln -sf '$(PREFIX)/bin/maglev0' '$(BINDIR)/maglev0'
 	@sed -e 's|/opt/maglev0|$(PREFIX)|' -e 's|/etc/maglev0|$(CONFDIR)|' maglev0/runtime/systemd/maglev0.service >'$(UNITDIR)/maglev0.service'
 	@sed -e 's|/etc/maglev0|$(CONFDIR)|' maglev0/runtime/systemd/example.toml >'$(CONFDIR)/example.toml'
-	@'$(PREFIX)/bin/maglev0' man >'$(MANDIR)/maglev0.8'
+	@'$(PREFIX)/bin/maglev0' man maglev0 >'$(MANDIR)/man8/maglev0.8'
+	@rm -f '$(MANDIR)'/man7/maglev0-*.7
+	@'$(PREFIX)/bin/maglev0' man | while read -r topic _; do \
+	    '$(PREFIX)/bin/maglev0' man --roff "$$topic" >'$(MANDIR)'/man7/maglev0-"$$topic".7 || exit; done
 	@'$(PREFIX)/bin/maglev0' completion bash >'$(COMPLETIONDIR)/maglev0'
 	@if [ -d /run/systemd/system ]; then systemctl daemon-reload; fi
 	@echo 'next: cp $(CONFDIR)/example.toml $(CONFDIR)/maglev0.toml, edit it, systemctl enable --now maglev0'

@@ -52,7 +52,7 @@ Commands, each with a --help of its own:
   maglev0 undrain         have it take part again
   maglev0 weight          give a member another weight
   maglev0 completion      print the completion for bash, zsh or fish
-  maglev0 man             print the manual page
+  maglev0 man             list the pages of the manual, or show one
   maglev0 lab             a whole cluster in a box, to look at
 
 Files: /etc/maglev0/maglev0.toml is what the service runs by, and where the commands look for what their own flags leave out.

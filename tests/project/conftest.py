@@ -67,7 +67,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installation:
         "BINDIR": root / "usr/local/bin",
         "UNITDIR": root / "usr/local/lib/systemd/system",
         "CONFDIR": root / "etc/maglev0",
-        "MANDIR": root / "usr/local/share/man/man8",
+        "MANDIR": root / "usr/local/share/man",
         "COMPLETIONDIR": root / "usr/local/share/bash-completion/completions",
     }
     make = [
@@ -82,7 +82,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Installation:
         command=places["BINDIR"] / "maglev0",
         unit=places["UNITDIR"] / "maglev0.service",
         settings=places["CONFDIR"],
-        manual=places["MANDIR"] / "maglev0.8",
+        manual=places["MANDIR"],
         completion=places["COMPLETIONDIR"] / "maglev0",
         make=make,
     )

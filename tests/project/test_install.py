@@ -3,7 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from maglev0 import __version__
-from tests.project.conftest import Installation, run
+from tests.project.conftest import ROOT, Installation, run
 
 # systemd's scale is 0 (locked in) to 10; what is left are the network rights that are the daemon's whole purpose, and root's uid.
 EXPOSURE_TENTHS_MAX = 25
@@ -42,9 +42,15 @@ def test_the_example_is_a_sound_configuration(installed: Installation) -> None:
     assert f"--config={mine}\n" in installed.unit.read_text()
 
 
-def test_the_manual_page_is_one(installed: Installation) -> None:
-    assert run("groff", "-man", "-ww", "-Tutf8", "-z", installed.manual) == ""
-    shown = run("groff", "-man", "-Tascii", "-P-cbou", installed.manual)
+def test_the_manual_is_installed_as_man_pages(installed: Installation) -> None:
+    topics = (ROOT / "maglev0/manual").glob("*.md")
+    pages = [*installed.manual.glob("man*/*")]
+    assert {str(page.relative_to(installed.manual)) for page in pages} == {
+        "man8/maglev0.8",
+        *(f"man7/maglev0-{topic.stem}.7" for topic in topics),
+    }
+    assert run("groff", "-t", "-man", "-ww", "-Tutf8", "-z", *pages) == ""
+    shown = run("groff", "-man", "-Tascii", "-P-cbou", installed.manual / "man8/maglev0.8")
     assert "maglev0 - N Linux servers share one virtual IP" in " ".join(shown.split())
 
 

@@ -47,6 +47,7 @@ def test_the_wheel_brings_the_service_unit_and_types_and_no_tests(wheel: Path) -
     names = zipfile.ZipFile(wheel).namelist()
     assert {
         "maglev0/py.typed",
+        *(f"maglev0/manual/{page.name}" for page in (ROOT / "maglev0/manual").glob("*.md")),
         "maglev0/runtime/systemd/maglev0.service",
         "maglev0/runtime/systemd/example.toml",
         "maglev0/dataplane/xdp/early.bpf.o",

@@ -27,7 +27,7 @@ from typing import Any
 from maglev0.config.configuration import AUTO, ZooKeeperLoss
 from maglev0.core.service import HashFamily, HashMode, Xdp
 from maglev0.operator import command
-from maglev0.operator.shell import help_text
+from maglev0.operator.shell import help_text, man, manual
 from maglev0.operator.shell.help_text import Help, Option
 
 SHELLS = ("bash", "zsh", "fish")
@@ -39,11 +39,16 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
     "--zk-auth": ("digest:", "sasl:"),
     "--check": ("tcp:", "http://", "https://", "exec:/", "file:/"),
 }
-# What the words behind a subcommand are, where they are known.
-WORDS: Mapping[str, tuple[str, ...]] = {"completion": SHELLS}
 _FILES = ("FILE", "PROGRAM")
 _INTERFACE = "IF"
 _INTERFACES = "/sys/class/net"
+
+
+def words(command_name: str) -> tuple[str, ...]:
+    """The words that may follow a subcommand, as far as they are known."""
+    if command_name == "man":
+        return (*manual.topics(), man.COMMAND)
+    return SHELLS if command_name == "completion" else ()
 
 
 def main(arguments: list[str]) -> int:
@@ -100,7 +105,7 @@ def _bash(daemon: Help, commands: Mapping[str, Help]) -> Iterator[str]:
         yield f"        {' | '.join(flags)}) {action} ;;"
     yield _BASH_MIDDLE.rstrip("\n")
     for name, help_ in commands.items():
-        yield f"            {name}) words='{' '.join((*WORDS.get(name, ()), *_flags(help_)))}' ;;"
+        yield f"            {name}) words='{' '.join((*words(name), *_flags(help_)))}' ;;"
     yield f"            -*) words='{' '.join(_flags(daemon))}' ;;"
     yield f"            *) words='{' '.join((*commands, *_flags(daemon)))}' ;;"
     yield _BASH_END
@@ -144,7 +149,7 @@ def _zsh(daemon: Help, commands: Mapping[str, Help]) -> Iterator[str]:
         yield f"    {name})"
         yield "      shift words; ((CURRENT--))"
         yield from _zsh_arguments(
-            help_, f":word:({' '.join(WORDS[name])})" if name in WORDS else None
+            help_, f":word:({' '.join(words(name))})" if words(name) else None
         )
         yield "      ;;"
     yield "    *)"
@@ -192,8 +197,9 @@ def _fish(daemon: Help, commands: Mapping[str, Help]) -> Iterator[str]:
     yield from _fish_options(daemon, f"not __fish_seen_subcommand_from {seen}")
     for name, help_ in commands.items():
         condition = f"__fish_seen_subcommand_from {name}"
-        if name in WORDS:
-            yield f"complete -c maglev0 -n {shlex.quote(condition)} -a {shlex.quote(' '.join(WORDS[name]))}"
+        if words(name):
+            offered = shlex.quote(" ".join(words(name)))
+            yield f"complete -c maglev0 -n {shlex.quote(condition)} -a {offered}"
         yield from _fish_options(help_, condition)
 
 

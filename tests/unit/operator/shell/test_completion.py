@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from maglev0.operator.commands import COMMANDS
-from maglev0.operator.shell import completion, help_text
+from maglev0.operator.shell import completion, help_text, manual
 from tests.support.patience import PATIENCE_S
 
 ASK = """source "$1"; shift
@@ -70,6 +70,8 @@ def test_subcommands_and_flags(script: Path) -> None:
     assert offered(script, "status", "--js") == ["--json"]
     assert "--my-id=" not in offered(script, "status", "")
     assert offered(script, "completion", "") == ["bash", "zsh", "fish", "-h", "--help"]
+    assert offered(script, "man", "op") == ["operations"]
+    assert {*offered(script, "man", "")} == {*manual.topics(), "maglev0", "--roff", "-h", "--help"}
 
 
 def test_values(script: Path, tmp_path: Path) -> None:
@@ -132,6 +134,7 @@ def test_the_shell_can_read_it(shell: str, check: str, tmp_path: Path) -> None:
         if flag.startswith("--")
     }
     text = path.read_text()
+    assert " ".join([*manual.topics(), "maglev0"]) in text
     assert all((f"-l {name[2:]} " if shell == "fish" else name) in text for name in names)
     if shutil.which(shell):  # no machine has them all, and no user needs more than one
         assert (

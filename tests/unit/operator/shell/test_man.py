@@ -1,104 +1,107 @@
+"""`maglev0 man`: the list of pages, one page, its man page, and the pager in a terminal."""
+
 from __future__ import annotations
 
-import re
+import os
+import pty
 import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
-from maglev0.operator.commands import COMMANDS
-from maglev0.operator.shell import help_text, man
-from maglev0.operator.shell.help_text import Item, Option, Part
+import pytest
 
-HELP = """maglev0 try: a try.
+from maglev0.errors import ConfigError
+from maglev0.operator.shell import help_page, man, manual, topic_page
 
-Usage:
-  maglev0 try [--one=<N>]... [-v]
-  maglev0 try (-h | --help)
-
-Options:
-  --one=<N>      the one
-                 and more of it [default: 1]
-  -v, --verbose  say it
-
-First of all,
-it tries.
-
-Knowledge, each of them:
-  this           one
-  that
-
-How to use it:
-  bash  so
-Or not.
-
-Exit status: 0 tried,
-2 not.
-"""
+TOPICS = manual.topics()
 
 
-def test_a_help_is_taken_to_its_parts() -> None:
-    assert help_text.parse(HELP) == help_text.Help(
-        "maglev0 try",
-        "a try.",
-        ("maglev0 try [--one=<N>]... [-v]", "maglev0 try (-h | --help)"),
-        (
-            Option(("--one",), "N", "the one and more of it [default: 1]"),
-            Option(("-v", "--verbose"), None, "say it"),
-        ),
-        (
-            Part(None, "First of all, it tries."),
-            Part("Knowledge", (Item("this", "one"), Item("that", ""))),
-            Part(None, "How to use it:"),
-            Part(None, (Item("bash", "so"),)),
-            Part(None, "Or not."),
-            Part("Exit status", "0 tried, 2 not."),
-        ),
+def printed(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    assert man.main([*words]) == 0
+    answer = capsys.readouterr()
+    assert answer.err == ""
+    return answer.out
+
+
+def test_without_a_topic_the_pages_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = printed(capsys).splitlines()
+    assert [line.split()[0] for line in lines] == [*TOPICS]
+    assert "architecture" in TOPICS
+    for topic, line in zip(TOPICS, lines, strict=True):
+        assert line.partition("  ")[2].strip() == manual.summary(manual.text(topic))
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_a_page_begins_with_its_title_and_what_it_is_about(topic: str) -> None:
+    title, paragraph = manual.text(topic).split("\n\n")[:2]
+    assert title.startswith("# ")
+    assert paragraph.startswith("This page ")
+    assert 10 < len(manual.summary(manual.text(topic))) < 200
+
+
+def test_where_no_terminal_is_the_page_is_its_text(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(capsys, "limits") == manual.text("limits")
+
+
+def test_roff_is_for_troff(capsys: pytest.CaptureFixture[str]) -> None:
+    assert printed(capsys, "--roff", "limits") == topic_page.page("limits", manual.text("limits"))
+    assert printed(capsys, "maglev0") == printed(capsys, "--roff", "maglev0") == help_page.page()
+
+
+def test_an_unknown_page_is_one_line_with_the_known_ones(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert man.main(["operation"]) == ConfigError.exit_status
+    assert capsys.readouterr().err == (
+        "maglev0: there is no manual page 'operation'; did you mean operations? "
+        f"the pages are {', '.join(TOPICS)}\n"
+    )
+    assert man.main(["../errors\x1b"]) == ConfigError.exit_status
+    assert capsys.readouterr().err == (
+        f"maglev0: there is no manual page '../errors\\x1b'; the pages are {', '.join(TOPICS)}\n"
     )
 
 
-def shown(page: Path) -> str:
-    """The page as a terminal shows it, in one line; troff has nothing to complain of."""
-    done = subprocess.run(
-        ["groff", "-man", "-ww", "-Tutf8", "-P-cbou", page],
-        check=True,
-        capture_output=True,
-        timeout=60,
-    )
-    assert done.stderr == b""
-    return " ".join(done.stdout.decode().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'").split())
+def in_terminal(environment: Mapping[str, str]) -> tuple[int, str]:
+    """What `maglev0 man limits` shows in a terminal, and its exit status."""
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "maglev0", "man", "limits"],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={"PATH": os.environ["PATH"], "TERM": "xterm", **environment},
+        start_new_session=True,
+    ) as process:
+        os.close(theirs)
+        seen = b""
+        try:
+            while block := os.read(ours, 4096):
+                seen += block
+        except OSError:  # EIO: the other end is closed
+            pass
+        os.close(ours)
+    return process.returncode, seen.decode()
 
 
-def test_the_page_says_what_the_helps_say(tmp_path: Path) -> None:
-    page = tmp_path / "maglev0.8"
-    page.write_text(man.page())
-    text = shown(page)
-    assert text.startswith("MAGLEV0(8)")
-    helps = [help_text.daemon(), *help_text.commands().values()]
-    assert [help_.name for help_ in helps] == ["maglev0", *(f"maglev0 {name}" for name in COMMANDS)]
-    for help_ in helps:
-        assert help_.usage
-        assert help_.options
-        for option in help_.options:
-            value = f"={option.value}" if option.value else ""
-            assert f"{', '.join(option.names)}{value} {' '.join(option.text.split())}" in text
-        for part in help_.parts:
-            items = (Item("", part.content),) if isinstance(part.content, str) else part.content
-            for item in items:
-                assert f"{item.name} {item.text}".strip() in text
-    assert re.search(r" SIGNALS SIGTERM and SIGINT .* EXIT STATUS 0 stopped", text)
+def test_in_a_terminal_the_pager_shows_it(tmp_path: Path) -> None:
+    pager = tmp_path / "pager"
+    pager.write_text('#!/bin/sh\necho "pager $1 $LESS"\ncat\n')
+    pager.chmod(0o755)
+    status, text = in_terminal({"PAGER": f"{pager} --flag"})
+    assert status == 0
+    assert text.startswith("pager --flag -R\r\n")
+    assert "Clients" in text
+    assert "## Clients" not in text
 
 
-def test_what_troff_would_take_for_its_own_is_text(tmp_path: Path) -> None:
-    page = tmp_path / "page.8"
-    texts = (
-        ".TH is no request here",
-        "'nor this",
-        r"a \fBback\fR slash -and- ~ ^ ` \"quotes\"",
-        "é … –",
-    )
-    page.write_text(
-        '.TH X 8 "" "" ""\n.SH NAME\n'
-        + "".join(f"{line}\n" for each in texts for line in man._tidied([".PP", man._text(each)]))
-    )
-    text = shown(page)
-    for each in texts:
-        assert each in text
+@pytest.mark.parametrize("pager", ["/nowhere/pager", "'"])
+def test_without_a_pager_the_terminal_shows_it(pager: str) -> None:
+    status, text = in_terminal({"PAGER": pager})
+    assert status == 0
+    assert "Clients" in text
+
+
+def test_a_pager_that_reads_nothing_is_no_error() -> None:
+    assert in_terminal({"PAGER": "true"}) == (0, "")
