@@ -77,9 +77,9 @@ asyncio.run(main(*pickle.load(sys.stdin.buffer)))
 def owning(*buckets: int) -> list[Step]:
     """The steps by which these buckets come into force where none were."""
     return [
-        ("load", (Move(frozenset(buckets), NOTHING),)),
-        ("flip", (Commit.RELEASE,)),
-        ("flip", (Commit.ACQUIRE,)),
+        ("stage", (Move(frozenset(buckets), NOTHING),)),
+        ("commit", (Commit.RELEASE,)),
+        ("commit", (Commit.ACQUIRE,)),
     ]
 
 

@@ -203,9 +203,9 @@ def test_a_hand_over_that_a_killed_daemon_left_half_done_stays_where_it_was(step
     """Loaded, nothing changed; released, what was lost is out of force for the next daemon, too. Connections are kept in any case."""
     half = [
         *owning(1, 2),
-        ("load", (Move(frozenset({3}), frozenset({2})),)),
-        ("flip", (Commit.RELEASE,)),
-        ("flip", (Commit.ACQUIRE,)),
+        ("stage", (Move(frozenset({3}), frozenset({2})),)),
+        ("commit", (Commit.RELEASE,)),
+        ("commit", (Commit.ACQUIRE,)),
     ]
 
     async def scenario() -> None:

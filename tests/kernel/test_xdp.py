@@ -183,7 +183,7 @@ def test_a_foreign_program_is_left_alone_and_said_so(
 
 DOOMED = """
 import asyncio, os, pickle, signal, sys
-from maglev0.dataplane import Move, Phase
+from maglev0.protocol.ports.kernel import Commit, Move
 from maglev0.dataplane.nftables.dataplane import Nftables
 from maglev0.core.service import Xdp
 
@@ -191,8 +191,8 @@ async def main(service, owned):
     dataplane = Nftables(service, 60_000, xdp=Xdp.NATIVE)
     await dataplane.open()
     await dataplane.stage(Move(frozenset(owned), frozenset()))
-    for phase in Phase:
-        await dataplane.commit(phase)
+    for step in Commit:
+        await dataplane.commit(step)
     os.kill(os.getpid(), signal.SIGKILL)
 
 asyncio.run(main(*pickle.load(sys.stdin.buffer)))
