@@ -1,4 +1,4 @@
-"""From a view to what one node owns.
+"""From a view to the buckets that each member owns.
 
 Pure: imports no I/O.
 """
@@ -12,23 +12,27 @@ from maglev0.core import table
 from maglev0.core.steps import Steps, finished
 from maglev0.core.view import View, name_of
 
-_STEP = 8192  # slots that one step looks through: at most 0.1 µs each
+_STEP = 8192  # buckets that one step looks through: at most 0.1 µs each
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """Who owns what under one view: `table[j]` is the name of the owner of node number j+1; the empty table has no owner anywhere."""
+    """Who owns what under one view.
+
+    `ids` are the members that count, in ascending order. `table[j]` is the name of the owner of
+    bucket j+1; the empty table has no owner anywhere.
+    """
 
     ids: tuple[int, ...]
     table: tuple[str, ...]
 
     def of(self, name: str) -> frozenset[int]:
-        """The node numbers that a member owns."""
-        return finished(numbers_of(name, self.table))
+        """The buckets that a member owns."""
+        return finished(buckets_of(name, self.table))
 
 
 def decide(view: View, total_nodes: int, *, dry_run: bool) -> Assignment:
-    """Compute the ownership that every node computes from that view."""
+    """Compute the assignment that every node computes from that view."""
     return finished(deciding(view, total_nodes, dry_run=dry_run))
 
 
@@ -39,16 +43,15 @@ def deciding(view: View, total_nodes: int, *, dry_run: bool) -> Steps[Assignment
     return Assignment(ids, (yield from table.building(total_nodes, weights)) if weights else ())
 
 
-def numbers_of(name: str, owned_by: tuple[str, ...]) -> Steps[frozenset[int]]:
-    """The node numbers that a member owns by that table."""
-    numbers: list[int] = []
-    for start in range(0, len(owned_by), _STEP):
-        slot = start - 1
-        with suppress(
-            ValueError
-        ):  # there is no further one; `index` is what passes over the others' slots fastest
+def buckets_of(name: str, owners: tuple[str, ...]) -> Steps[frozenset[int]]:
+    """The buckets that a member owns by a table, in steps of about a millisecond or less."""
+    buckets: list[int] = []
+    for start in range(0, len(owners), _STEP):
+        place = start - 1
+        # `index` is the fastest way past the buckets of others; ValueError: there is none further.
+        with suppress(ValueError):
             while True:
-                slot = owned_by.index(name, slot + 1, start + _STEP)
-                numbers.append(slot + 1)
+                place = owners.index(name, place + 1, start + _STEP)
+                buckets.append(place + 1)
         yield
-    return frozenset(numbers)
+    return frozenset(buckets)

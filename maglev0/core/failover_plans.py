@@ -1,6 +1,8 @@
-"""What one node owns, and what it will when one other member is gone, worked out while nothing happens.
+"""The buckets that one node owns now, and that it will own when one other member is gone.
 
-So who takes over from a member that crashes, drains or leaves need not build a table first; nor need who gives back to it when it returns.
+The plans are computed while nothing happens. So a node that takes over from a member that crashes,
+drains or leaves need not build a table first, nor need a node that gives buckets back to a member
+that returns.
 
 Pure: imports no I/O. What takes long is done in steps, and may be given up after any of them.
 """
@@ -9,31 +11,33 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Collection, Iterator, Mapping
-from itertools import chain
 from typing import NamedTuple
 
-from maglev0.core.assignment import Assignment, deciding, numbers_of
+from maglev0.core.assignment import Assignment, deciding
 from maglev0.core.steps import Steps
 from maglev0.core.table import building
+from maglev0.core.transition import Transition
 from maglev0.core.view import View, id_of
 
-# Node numbers kept, of four bytes each: 4 MB. What one node gains by all absences together is about its own share, and what it loses far less, so
-# everything fits in up to the largest table there is. Whoever does not fit costs a table when it leaves.
-MAX_NUMBERS = 1 << 20
+# Buckets in all plans, of four bytes each: 4 MB. One node gains by all absences together about its
+# own share, and loses far less, so the plans fit even for the largest table there is. A member whose
+# plan does not fit costs a table when it leaves.
+MAX_BUCKETS = 1 << 20
 _DONE = object()
 
 
 class _Absence(NamedTuple):
-    """How a node's share changes when a certain other member is gone."""
+    """The change of a node's share when a certain other member is gone."""
 
     gains: array[int]
     losses: array[int]
 
 
 class FailoverPlans:
-    """What `me` owns under the view at hand, which is the one that `share` or `decided` was called with last.
+    """What `me` owns under the current view: the one that `share` or `decided` got last.
 
-    `ownership` is who owns what under it; `None` where this node's share was known without a table, until `step` has built that.
+    `ownership` is who owns what under it; `None` where this node's share was known without a table,
+    until `step` has built that.
     """
 
     def __init__(self, me: str, total_nodes: int, *, dry_run: bool) -> None:
@@ -44,19 +48,20 @@ class FailoverPlans:
         self._weights: Mapping[str, int] | None = None
         self._mine: frozenset[int] = frozenset()
         self._absences: dict[str, _Absence] = {}  # by who is gone
-        self._before: tuple[Mapping[str, int] | None, Collection[int]] = (
-            None,
-            (),
-        )  # weights and share under the view before
+        # weights and share under the view before
+        self._before: tuple[Mapping[str, int] | None, Collection[int]] = (None, ())
         self._work: Iterator[None] = iter(())
 
     @property
     def before(self) -> dict[int, int]:
-        """The weights, by member id, that the table before the one at hand was built from."""
+        """The weights, by member id, that the table before the current one was built from."""
         return {id_of(name): weight for name, weight in (self._before[0] or {}).items()}
 
     def share(self, view: View) -> frozenset[int] | None:
-        """What `me` owns under a view, `None` where that takes a table: then build that, and call `decided`."""
+        """What `me` owns under a view.
+
+        `None` where that takes a table: the caller builds it, and calls `decided`.
+        """
         weights = view.weights(dry_run=self._dry_run)
         if weights != self._weights:
             share = self._foreseen(weights)
@@ -82,7 +87,7 @@ class FailoverPlans:
         )
 
     def decided(self, view: View, ownership: Assignment) -> frozenset[int]:
-        """The same under a view for which a table was built."""
+        """What `me` owns under a view for which the caller has built the table."""
         self._take(view, view.weights(dry_run=self._dry_run), ownership.of(self._me), ownership)
         return self._mine
 
@@ -95,32 +100,39 @@ class FailoverPlans:
     ) -> None:
         self._before = self._weights, self._mine
         self._weights, self._mine, self.ownership, self._absences = weights, share, ownership, {}
-        self._work = chain(self._catch_up(view), self._look_ahead(weights))
+        self._work = self._ahead(view, weights)
 
     def step(self) -> bool:
-        """Take a step, of about a millisecond, of what is worth doing in quiet times; return whether there is more to do."""
+        """Do a step, of about a millisecond, of the work for quiet times.
+
+        Returns whether there is more to do.
+        """
         return next(self._work, _DONE) is not _DONE
 
-    def _catch_up(self, view: View) -> Steps[None]:
-        self._before = (
-            self._before[0],
-            array("I", self._before[1]),
-        )  # a set takes twenty times the memory
+    def _ahead(self, view: View, weights: Mapping[str, int]) -> Steps[None]:
+        ownership = yield from self._catch_up(view)
+        yield from self._look_ahead(weights, ownership.table)
+
+    def _catch_up(self, view: View) -> Steps[Assignment]:
+        # a set takes twenty times the memory of an array
+        self._before = self._before[0], array("I", self._before[1])
         if self.ownership is None:
             self.ownership = yield from deciding(view, self._total_nodes, dry_run=self._dry_run)
+        return self.ownership
 
-    def _look_ahead(self, weights: Mapping[str, int]) -> Steps[None]:
-        room = MAX_NUMBERS
+    def _look_ahead(self, weights: Mapping[str, int], owners: tuple[str, ...]) -> Steps[None]:
+        room = MAX_BUCKETS
         for gone in sorted(weights.keys() - {self._me}) if self._me in weights else ():
-            absence = yield from self._without(gone, weights)
+            absence = yield from self._without(gone, weights, owners)
             room -= len(absence.gains) + len(absence.losses)
             if room < 0:
                 return
             self._absences[gone] = absence
 
-    def _without(self, gone: str, weights: Mapping[str, int]) -> Steps[_Absence]:
-        table = yield from building(
-            self._total_nodes, {name: weight for name, weight in weights.items() if name != gone}
-        )
-        mine = yield from numbers_of(self._me, table)
-        return _Absence(array("I", mine - self._mine), array("I", self._mine - mine))
+    def _without(
+        self, gone: str, weights: Mapping[str, int], owners: tuple[str, ...]
+    ) -> Steps[_Absence]:
+        staying = {name: weight for name, weight in weights.items() if name != gone}
+        change = Transition(owners, (yield from building(self._total_nodes, staying)))
+        gains, losses = yield from change.moving(self._me)
+        return _Absence(array("I", gains), array("I", losses))

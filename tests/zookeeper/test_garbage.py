@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from kazoo.security import make_acl, make_digest_acl
 
+from maglev0.core.settings import FORMAT
 from tests.zookeeper.thief import RECORD
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ WRONG = [
     ("state", {}),
     ("session_timeout_s", float("inf")),
     ("session_timeout_s", -1),
-    ("format", 3),
+    ("format", FORMAT - 1),
     ("format", "1"),
 ]
 NO_RECORDS = [

@@ -164,7 +164,7 @@ def test_the_same_weights_under_another_view_change_nothing() -> None:
 
 
 def test_who_does_not_fit_takes_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(failover_plans, "MAX_NUMBERS", 30)
+    monkeypatch.setattr(failover_plans, "MAX_BUCKETS", 30)
     mind = at_rest(members(alike(5)))
     known = [
         mind._foreseen(members(without(alike(5), gone)).weights(dry_run=False)) is not None
