@@ -79,6 +79,8 @@ class NodeDriver:
         host = Environment(
             session,
             reconciler,
+            reconciler,
+            reconciler,
             time.monotonic,
             self._share,
             self._awake.set,

@@ -10,8 +10,11 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from maglev0.core.transition import Move
 from maglev0.errors import DataplaneError, UnavailableError
-from maglev0.protocol.ports.kernel import Commit, Connections, Counters, Dataplane, Move
+from maglev0.protocol.ports.dataplane import Dataplane
+from maglev0.protocol.ports.gate import Commit
+from maglev0.protocol.ports.readings import Connections, Counters
 from maglev0.runtime.waiting import Backoff, first_of
 
 log = logging.getLogger(__name__)
@@ -74,33 +77,33 @@ class Reconciler:
         await self._carry_out(lambda: self._dataplane.unpin(buckets))
 
     async def owned(self) -> frozenset[int]:
-        """See `Gate.owned`."""
+        """See `Readings.owned`."""
         return await self._carry_out(self._dataplane.owned)
 
-    async def flows(self) -> Connections:
-        """See `Gate.flows`. It only looks, and may take long."""
-        return await self._dataplane.flows()
+    async def connections(self) -> Connections:
+        """See `Readings.connections`. It only looks, and may take long."""
+        return await self._dataplane.connections()
 
     async def counters(self) -> Counters | None:
-        """See `Dataplane.counters`. It only looks."""
+        """See `Statistics.counters`. It only looks."""
         return await self._dataplane.counters()
 
     async def kept(self) -> frozenset[int]:
-        """See `Dataplane.kept`."""
+        """See `Readings.kept`."""
         return await self._carry_out(self._dataplane.kept)
 
     # The lease does not wait for a large load or a repair: each of these is one small transaction of its own.
 
     async def arm(self) -> None:
-        """See `Gate.arm`."""
+        """See `LeaseTimer.arm`."""
         await self._dataplane.arm()
 
     async def promote(self) -> None:
-        """See `Gate.promote`."""
+        """See `LeaseTimer.promote`."""
         await self._dataplane.promote()
 
     async def drop(self) -> None:
-        """See `Gate.drop`."""
+        """See `LeaseTimer.drop`."""
         await self._dataplane.drop()
 
     async def _carry_out(self, call: Callable[[], Awaitable[_Answer]]) -> _Answer:
@@ -173,7 +176,7 @@ class Reconciler:
 
     @property
     def early_drop(self) -> str:
-        """See `Dataplane.early_drop`."""
+        """See `Statistics.early_drop`."""
         return self._dataplane.early_drop
 
     def distrust(self) -> None:

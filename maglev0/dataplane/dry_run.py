@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from maglev0.core.service import HashFamily
-from maglev0.protocol.ports.kernel import Commit, Connections, Counters, Move
+from maglev0.core.transition import Move
+from maglev0.errors import DataplaneError
+from maglev0.protocol.ports.gate import Commit
+from maglev0.protocol.ports.readings import Connections, Counters
 
 _NOTHING = Move(frozenset(), frozenset())
 
@@ -17,6 +20,7 @@ class DryRun:
         self.family = family
         self._owned: frozenset[int] = frozenset()
         self._move = _NOTHING
+        self._is_armed = False
 
     async def open(self) -> None:
         """Nothing is made ready."""
@@ -32,19 +36,24 @@ class DryRun:
             self._owned |= self._move.gains
 
     async def arm(self) -> None:
-        """No packet asks for a lease."""
+        """Remember that a timer is armed; no packet asks for a lease."""
+        self._is_armed = True
 
     async def promote(self) -> None:
-        """No packet asks for a lease."""
+        """See `LeaseTimer.promote`; no packet asks for a lease."""
+        if not self._is_armed:
+            raise DataplaneError("promoting the lease of a dry run: no armed timer")
+        self._is_armed = False
 
     async def drop(self) -> None:
-        """No packet asks for a lease."""
+        """Forget an armed timer; no packet asks for a lease."""
+        self._is_armed = False
 
     async def owned(self) -> frozenset[int]:
         """Return the remembered set."""
         return self._owned
 
-    async def flows(self) -> Connections:
+    async def connections(self) -> Connections:
         """Nothing is held."""
         return Connections(frozenset(), 0)
 
@@ -61,11 +70,11 @@ class DryRun:
 
     @property
     def early_drop(self) -> str:
-        """See `Dataplane.early_drop`."""
+        """See `Statistics.early_drop`."""
         return "off"
 
     def distrust(self) -> None:
-        """See `Dataplane.distrust`: there is nothing to distrust."""
+        """See `Upkeep.distrust`: there is nothing to distrust."""
 
     async def disturbed(self) -> None:
         """Nobody can disturb it: never return."""

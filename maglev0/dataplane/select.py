@@ -10,7 +10,7 @@ from ipaddress import IPv4Address
 from maglev0.core.service import HashFamily, Service, Xdp
 from maglev0.dataplane.dry_run import DryRun
 from maglev0.errors import DataplaneError, UnavailableError
-from maglev0.protocol.ports.kernel import Dataplane
+from maglev0.protocol.ports.dataplane import Dataplane
 
 # A dataplane's module is imported where it is used: python-iptables and libnftables are large, and a node needs one of them.
 log = logging.getLogger(__name__)

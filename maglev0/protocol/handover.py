@@ -25,9 +25,9 @@ import json
 import math
 from dataclasses import dataclass, field
 
+from maglev0.core.transition import Move
 from maglev0.core.view import ACTIVE, DRAINING, DRY_RUN, FAILING, Member, View, ViewId
 from maglev0.protocol.lease import Dates, Others, Terms
-from maglev0.protocol.ports.kernel import Move
 
 UNSEEN = 0  # in the place of an id: whoever came and went between two views
 NOTHING = Move(frozenset(), frozenset())

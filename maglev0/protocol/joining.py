@@ -10,12 +10,13 @@ from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
 
+from maglev0.core.transition import Move
 from maglev0.core.view import DRY_RUN, MAX_MEMBERS, Member, View
 from maglev0.errors import DataplaneError, ZooKeeperError
 from maglev0.protocol.agreement import Agreement
 from maglev0.protocol.membership import LeaseZnode, Membership
 from maglev0.protocol.node_state import Environment, NodeState
-from maglev0.protocol.ports.kernel import Commit, Move
+from maglev0.protocol.ports.gate import Commit
 from maglev0.protocol.ports.zookeeper import Refused, Znode
 
 log = logging.getLogger(__name__)
@@ -124,7 +125,7 @@ class Joining:
 
     async def _let_go(self) -> None:
         """Accept nothing any more: the lease at once, the buckets after it."""
-        await self._environment.gate.drop()
+        await self._environment.lease_timer.drop()
         await self.know_held()
         if self._state.handover.held:
             await self.empty()
@@ -132,7 +133,7 @@ class Joining:
     async def know_held(self) -> None:
         """Read what is in force in the kernel, where this process does not know it by itself."""
         if not self._state.held_known:
-            self._state.handover.held = await self._environment.gate.owned()
+            self._state.handover.held = await self._environment.readings.owned()
             self._state.held_known = True
 
     async def empty(self) -> None:

@@ -12,7 +12,9 @@ from typing import NamedTuple
 from maglev0.core.view import DRAINING, DRY_RUN, Member, View
 from maglev0.protocol.handover import Ack, HandOver, Phase
 from maglev0.protocol.membership import LeaseRecord
-from maglev0.protocol.ports.kernel import Gate
+from maglev0.protocol.ports.gate import Gate
+from maglev0.protocol.ports.lease_timer import LeaseTimer
+from maglev0.protocol.ports.readings import Readings
 from maglev0.protocol.ports.zookeeper import ZooKeeper
 
 
@@ -25,6 +27,8 @@ class Environment(NamedTuple):
 
     zookeeper: ZooKeeper
     gate: Gate
+    lease_timer: LeaseTimer
+    readings: Readings
     clock: Callable[[], float]
     share: Callable[[View], Awaitable[frozenset[int]]]
     wake: Callable[[], None]

@@ -18,7 +18,7 @@ from maglev0.protocol.lease import Terms
 from maglev0.protocol.membership import LeaseZnode, Membership, Seen
 from maglev0.protocol.node_state import Environment, NodeState
 from maglev0.protocol.paths import Paths
-from maglev0.protocol.ports.kernel import Commit
+from maglev0.protocol.ports.gate import Commit
 from maglev0.protocol.renewal import Renewal
 
 log = logging.getLogger(__name__)
@@ -278,7 +278,7 @@ class Participant:
         node_state = self.node_state
         # Only what is out of force during the whole look can have got no connection behind the look's back.
         node_state.swept = node_state.kept
-        flows = await self._environment.gate.flows()
+        flows = await self._environment.readings.connections()
         idle = node_state.swept - flows.buckets - self.handover.held
         forgotten, node_state.idle = idle & node_state.idle, idle - node_state.idle
         if forgotten:

@@ -49,6 +49,7 @@ class Renewal:
         self._agreement = agreement
         self._environment = environment
         self._was_refused = False
+        self._drops = 0  # how often the lease was ended here
         self._news = news
 
     def soon(self) -> None:
@@ -58,8 +59,9 @@ class Renewal:
 
     async def distrust(self) -> None:
         """End the lease: its timer may have stood still while others waited for its end."""
+        self._drops += 1
         self._state.handover.lease_until = -math.inf
-        await self._environment.gate.drop()
+        await self._environment.lease_timer.drop()
         self.soon()
 
     async def renew(self) -> float:
@@ -69,7 +71,7 @@ class Renewal:
         if not self._state.is_member:
             return interval_s
         started_at = self._environment.clock()
-        await self._environment.gate.arm()
+        await self._environment.lease_timer.arm()
         try:
             shown = await self._written(started_at)
             await self._worth(shown, started_at)
@@ -110,7 +112,7 @@ class Renewal:
             and found.record is not None
             and found.record.kernel not in ("", node_state.kernel)
         ):
-            await self._environment.gate.drop()
+            await self._environment.lease_timer.drop()
             who = f"pid {found.record.pid} of another host"
             raise ZooKeeperError(
                 f"the lease of id {node_state.me.id} is renewed by another daemon ({who}): stop one, or give it another --my-id"
@@ -124,7 +126,10 @@ class Renewal:
         handover = self._state.handover
         if shown is not None and handover.may_promote(shown, self._environment.clock()):
             news = handover.secure != shown or handover.lease_until <= started_at
-            await self._environment.gate.promote()
+            drops = self._drops
+            await self._environment.lease_timer.promote()  # DataplaneError: `drop` came after `arm`
+            if drops != self._drops:
+                return  # `drop` came after `promote`: the kernel has no lease
             handover.renewed(shown, started_at)
             if news:
                 self._news(view=False)
@@ -157,8 +162,8 @@ class Renewal:
             and handover.secure is not None
             and handover.secure == handover.obeys
         ):
-            await self._environment.gate.arm()
-            await self._environment.gate.promote()
+            await self._environment.lease_timer.arm()
+            await self._environment.lease_timer.promote()
 
 
 def _nobody() -> None:

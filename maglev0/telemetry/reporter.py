@@ -20,7 +20,7 @@ from maglev0.errors import DataplaneError
 from maglev0.health.runner import CheckOutcome, CheckRunner
 from maglev0.protocol.handover import Phase
 from maglev0.protocol.lease import terms
-from maglev0.protocol.ports.kernel import Connections, Counters
+from maglev0.protocol.ports.readings import Connections, Counters
 from maglev0.protocol.ports.zookeeper import Create, Delete, Disconnected, Refused, Write
 from maglev0.protocol.progress import ClusterContext, Progress
 from maglev0.runtime.waiting import in_thread, together, woken
@@ -113,16 +113,16 @@ class ReportedKernel(Protocol):
 
     @property
     def early_drop(self) -> str:
-        """See `Dataplane.early_drop`."""
+        """See `Statistics.early_drop`."""
 
     async def owned(self) -> frozenset[int]:
-        """See `Gate.owned`."""
+        """See `Readings.owned`."""
 
-    async def flows(self) -> Connections:
-        """See `Gate.flows`."""
+    async def connections(self) -> Connections:
+        """See `Readings.connections`."""
 
     async def counters(self) -> Counters | None:
-        """See `Dataplane.counters`."""
+        """See `Statistics.counters`."""
 
     def distrust(self) -> None:
         """Have everything compared with the kernel and repaired."""
@@ -411,7 +411,7 @@ class Reporter:
         while True:
             start_s = time.monotonic()
             with suppress(DataplaneError):
-                self._flows = (await self._kernel.flows()).alive
+                self._flows = (await self._kernel.connections()).alive
             await asyncio.sleep(max(COUNT_S, LOOK_COST * (time.monotonic() - start_s)))
 
 

@@ -21,7 +21,7 @@ from maglev0.dataplane.conntrack import message as ctmessage
 from maglev0.dataplane.conntrack.message import Connection, ConntrackEntry, TcpState
 from maglev0.dataplane.nftables.message import NETLINK_NETFILTER
 from maglev0.lab.testbed import claim, namespace, network
-from maglev0.protocol.ports.kernel import Connections
+from maglev0.protocol.ports.readings import Connections
 
 VIP = IPv4Address("198.51.100.1")
 OTHER = IPv4Address("198.51.100.2")

@@ -20,13 +20,14 @@ from maglev0.core.assignment import decide
 from maglev0.core.failover_plans import FailoverPlans
 from maglev0.core.service import HashFamily, HashMode
 from maglev0.core.settings import Settings
+from maglev0.core.transition import Move
 from maglev0.core.view import View, ViewId
 from maglev0.daemon.node_driver import LOOK_AHEAD_PART, NodeDriver
 from maglev0.daemon.reconciler import Reconciler
 from maglev0.daemon.supervisor import SWITCH_INTERVAL_S
 from maglev0.dataplane.nftables.dataplane import Nftables
 from maglev0.protocol.handover import Phase
-from maglev0.protocol.ports.kernel import Commit, Move
+from maglev0.protocol.ports.gate import Commit
 from maglev0.protocol.ports.zookeeper import Operation, Write
 from maglev0.runtime.waiting import in_thread
 from tests.bench.sheet import Cell, Sheet, publish

@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from maglev0.core.service import HashMode, Service
+from maglev0.core.transition import Move
 from maglev0.dataplane.nftables.dataplane import Nftables
-from maglev0.protocol.ports.kernel import Commit, Move
+from maglev0.protocol.ports.gate import Commit
 from tests.support.one_host import one_host
 
 SIZES = (5, 251, 4096, 65_537, 1 << 20)

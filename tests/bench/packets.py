@@ -22,10 +22,12 @@ from pathlib import Path
 
 from maglev0.core.packet_hash import PacketFields, PacketHash
 from maglev0.core.service import HashFamily, HashMode, Service, Xdp
+from maglev0.core.transition import Move
 from maglev0.dataplane import select
 from maglev0.dataplane.nftables.dataplane import Nftables
 from maglev0.errors import MaglevError, UnavailableError
-from maglev0.protocol.ports.kernel import Commit, Dataplane, Move
+from maglev0.protocol.ports.dataplane import Dataplane
+from maglev0.protocol.ports.gate import Commit
 from tests.bench.generator import PORT, SOURCES, Generator, frame
 from tests.bench.sheet import Sheet, machine, publish
 from tests.support.one_host import INTERFACE, one_host

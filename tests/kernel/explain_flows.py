@@ -23,12 +23,14 @@ import pytest
 from maglev0.core.packet_hash import PacketFields
 from maglev0.core.service import HashFamily, HashMode, Xdp
 from maglev0.core.settings import Settings
+from maglev0.core.transition import Move
 from maglev0.dataplane.nftables.dataplane import Nftables
 from maglev0.dataplane.verdict import PacketVerdict, ServingKernel
 from maglev0.lab.testbed import namespace
 from maglev0.operator.explain import command as explain
 from maglev0.operator.explain.command import AskedFlow
-from maglev0.protocol.ports.kernel import Commit, Dataplane, Move
+from maglev0.protocol.ports.dataplane import Dataplane
+from maglev0.protocol.ports.gate import Commit
 from tests.support.one_host import ADDRESS, CABLE, INTERFACE, OneHost, one_host
 from tests.support.patience import PATIENCE_S
 from tests.vm.guest.wire import (

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from maglev0.core.service import HashMode, Service, Xdp
+from maglev0.core.transition import Move
 from maglev0.dataplane.nftables.dataplane import Nftables
-from maglev0.protocol.ports.kernel import Move
 from tests.kernel.xdp import Program, Rules, alone, frame
 from tests.support.one_host import INTERFACE
 

@@ -14,9 +14,10 @@ from ipaddress import IPv4Address
 from typing import Any
 
 from maglev0.core.service import HashMode, Service
+from maglev0.core.transition import Move
 from maglev0.dataplane.nftables import ruleset
 from maglev0.dataplane.nftables.dataplane import Nftables
-from maglev0.protocol.ports.kernel import Commit, Move
+from maglev0.protocol.ports.gate import Commit
 from tests.kernel.conftest import Host
 from tests.support.one_host import INTERFACE
 

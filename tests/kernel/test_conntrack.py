@@ -18,7 +18,7 @@ from maglev0.dataplane.conntrack import connections
 from maglev0.dataplane.conntrack.message import Connection, ConntrackEntry, TcpState
 from maglev0.lab.testbed import namespace, network
 from maglev0.lab.testbed.network import TRAFFIC, Socket
-from maglev0.protocol.ports.kernel import Connections
+from maglev0.protocol.ports.readings import Connections
 from tests.bench.conntrack import (
     ENTRIES,
     LOADS,

@@ -22,7 +22,7 @@ from maglev0.core.service import HashMode
 from maglev0.dataplane.conntrack import connections
 from maglev0.lab.testbed import namespace, network
 from maglev0.lab.testbed.network import TRAFFIC, Socket
-from maglev0.protocol.ports.kernel import Connections
+from maglev0.protocol.ports.readings import Connections
 from tests.bench.conntrack import VIP, hashing
 from tests.kernel.conftest import Host
 from tests.support.one_host import ADDRESS, INTERFACE

@@ -16,7 +16,8 @@ from maglev0.dataplane.clusterip import guard, xtables
 from maglev0.dataplane.dry_run import DryRun
 from maglev0.dataplane.nftables import ruleset
 from maglev0.dataplane.nftables.dataplane import Nftables
-from maglev0.protocol.ports.kernel import Count, Counters, Dataplane
+from maglev0.protocol.ports.dataplane import Dataplane
+from maglev0.protocol.ports.readings import Count, Counters
 from tests.kernel.conftest import Host
 from tests.kernel.nft import (
     LEASE_MS,

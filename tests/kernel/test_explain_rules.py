@@ -14,9 +14,10 @@ import pytest
 
 from maglev0.core.packet_hash import PacketFields
 from maglev0.core.service import HashFamily, HashMode, Xdp
+from maglev0.core.transition import Move
 from maglev0.dataplane.nftables import ruleset
 from maglev0.operator.explain import command as explain
-from maglev0.protocol.ports.kernel import Commit, Move
+from maglev0.protocol.ports.gate import Commit
 from tests.kernel import explain_flows
 from tests.kernel.explain_flows import Cluster, Injector
 from tests.kernel.nft import hand_over, renew

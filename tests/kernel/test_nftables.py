@@ -13,12 +13,13 @@ from ipaddress import IPv4Address
 import pytest
 
 from maglev0.core.service import HashMode, Service
+from maglev0.core.transition import Move
 from maglev0.dataplane.nftables import buckets as nfbuckets
 from maglev0.dataplane.nftables import ruleset
 from maglev0.dataplane.nftables.dataplane import Nftables, check, remove_leftovers
 from maglev0.dataplane.nftables.dump import Dump
 from maglev0.errors import DataplaneError
-from maglev0.protocol.ports.kernel import Commit, Move
+from maglev0.protocol.ports.gate import Commit
 from tests.kernel.conftest import Host
 from tests.kernel.nft import (
     LEASE_MS,

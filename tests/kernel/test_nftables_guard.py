@@ -7,10 +7,11 @@ import subprocess
 
 import pytest
 
+from maglev0.core.transition import Move
 from maglev0.dataplane.nftables import dump as nfdump
 from maglev0.dataplane.nftables.dataplane import remove_leftovers
 from maglev0.errors import DataplaneError
-from maglev0.protocol.ports.kernel import Commit, Move
+from maglev0.protocol.ports.gate import Commit
 from tests.kernel.conftest import Host
 from tests.kernel.nft import (
     NOTHING,
@@ -179,7 +180,8 @@ def test_a_lease_that_was_armed_before_the_rules_went_is_not_promoted_after(host
             await dataplane.arm()
             host.run(*FLUSH)
             await dataplane.repair()
-            await dataplane.promote()
+            with pytest.raises(DataplaneError, match="no armed timer"):
+                await dataplane.promote()
             assert not listed(host).leased
 
     asyncio.run(scenario())

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from maglev0.dataplane.nftables.dataplane import Nftables
+from maglev0.errors import DataplaneError
 from tests.kernel.conftest import Host
 from tests.kernel.nft import (
     SERVICE,
@@ -83,6 +84,25 @@ def test_a_lease_that_nobody_renews_ends_on_time_and_not_before(host: Host) -> N
                 assert max(start_s for start_s, _end_s in asked.answered) <= after_s + LEASE_S
                 assert min(end_s for _start_s, end_s in asked.silent) >= before_s + LEASE_S - TICK_S
                 assert max(asked.answered) < min(asked.silent)
+
+    on_a_wire(host, scenario)
+
+
+def test_a_lease_that_was_dropped_is_not_promoted_without_a_new_timer(host: Host) -> None:
+    async def scenario(wire: Wire) -> None:
+        async with opened() as dataplane:
+            await hand_over(dataplane, {1})
+            with pytest.raises(DataplaneError, match="no armed timer"):
+                await dataplane.promote()
+            await dataplane.arm()
+            await dataplane.drop()
+            with pytest.raises(DataplaneError, match="no armed timer"):
+                await dataplane.promote()
+            assert not wire.client(1).datagram()
+            await renew(dataplane)
+            with pytest.raises(DataplaneError, match="no armed timer"):
+                await dataplane.promote()
+            assert wire.client(1).datagram()
 
     on_a_wire(host, scenario)
 

@@ -13,8 +13,9 @@ import pytest
 
 from maglev0.core.packet_hash import PacketFields, PacketHash
 from maglev0.core.service import HashFamily, HashMode
+from maglev0.core.transition import Move
 from maglev0.dataplane.nftables.dataplane import Nftables
-from maglev0.protocol.ports.kernel import Commit, Move
+from maglev0.protocol.ports.gate import Commit
 from tests.kernel.conftest import Host
 from tests.kernel.nft import LEASE_MS, NOTHING, SERVICE, hand_over, opened, renew
 from tests.kernel.wire import ACK, CWR, ECE, FIN, PSH, RST, SYN, Client, Wire, checksum, wired
@@ -274,7 +275,7 @@ def test_connections_older_than_the_first_start_are_kept(host: Host) -> None:
             wire.reach(SERVICE.cluster_mac)
             assert all(client.talks() for client in clients)
             assert accepted(wire) == set()
-            assert (await dataplane.flows()).buckets == {client.bucket for client in clients}
+            assert (await dataplane.connections()).buckets == {client.bucket for client in clients}
 
     with wired(host, SERVICE) as wire:
         host.run("ip", "address", "add", f"{SERVICE.vip}/32", "dev", INTERFACE)

@@ -18,10 +18,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+from maglev0.core.transition import Move
 from maglev0.dataplane.nftables import buckets as nfbuckets
 from maglev0.dataplane.nftables.dataplane import Nftables
 from maglev0.errors import DataplaneError
-from maglev0.protocol.ports.kernel import Commit, Move
+from maglev0.protocol.ports.gate import Commit
 from tests.kernel.conftest import Host
 from tests.kernel.nft import LEASE_MS, NOTHING, SERVICE, Listed, listed
 
@@ -129,9 +130,12 @@ class Kernel(RuleBasedStateMachine):
 
     @rule()
     def promote(self) -> None:
-        self.runner.run(self.dataplane.promote())
-        self.model.leased |= self.model.armed
-        self.model.armed = False
+        if self.model.armed:
+            self.runner.run(self.dataplane.promote())
+            self.model.leased, self.model.armed = True, False
+        else:
+            with pytest.raises(DataplaneError, match="no armed timer"):
+                self.runner.run(self.dataplane.promote())
 
     @rule()
     def drop(self) -> None:

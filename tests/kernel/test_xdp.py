@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from maglev0.core.service import Service, Xdp
+from maglev0.core.transition import Move
 from maglev0.dataplane.xdp import filter as front
 from maglev0.dataplane.xdp import libbpf, maps, pins
 from maglev0.dataplane.xdp.libbpf import Bpf
-from maglev0.protocol.ports.kernel import Move
 from tests.kernel.nft import hand_over
 from tests.kernel.xdp import SECOND, SERVICE, SOURCE, Program, Rules, ifindex, opened, planted, run
 from tests.support.one_host import INTERFACE

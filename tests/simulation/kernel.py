@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, Protocol
 
+from maglev0.core.transition import Move
 from maglev0.errors import DataplaneError
-from maglev0.protocol.ports.kernel import Commit, Connections, Move
+from maglev0.protocol.ports.gate import Commit
+from maglev0.protocol.ports.readings import Connections
 from tests.simulation.scheduler import Answer, Process, Scheduler
 
 TIMER_TICK_S = 0.01  # HZ=100: a timer may run out so much later
@@ -119,8 +121,8 @@ class Temper:
     slow_loads: bool = True
 
 
-class Gate:
-    """One process's view of its kernel, behind `dataplane.Gate`."""
+class ProcessGate:
+    """One process's view of its kernel, behind the ports `Gate`, `LeaseTimer` and `Readings`."""
 
     def __init__(
         self, kernel: Kernel, process: Process, scheduler: Scheduler, lease_s: float, temper: Temper
@@ -240,9 +242,10 @@ class Gate:
         await self._at_once("promote", self._promote)
 
     def _promote(self) -> None:
-        if self._armed is not None:
-            slot, self._armed = self._armed, None
-            self.kernel.promote(slot)
+        if self._armed is None:
+            raise DataplaneError("promote: no armed timer")
+        slot, self._armed = self._armed, None
+        self.kernel.promote(slot)
 
     async def drop(self) -> None:
         """See `dataplane.Gate`."""
@@ -260,7 +263,7 @@ class Gate:
         """See `dataplane.Dataplane`."""
         return self.kernel.admitted - self.kernel.in_force
 
-    async def flows(self) -> Connections:
+    async def connections(self) -> Connections:
         """See `dataplane.Gate`: a long table is read in steps, between which the loop turns."""
         buckets = frozenset(one.bucket for one in self.kernel.connections.values())
         await self._later(self._scheduler.random.expovariate(20.0), _nothing)

@@ -20,7 +20,7 @@ from maglev0.protocol.paths import Paths
 from maglev0.protocol.ports.zookeeper import Disconnected, Refused
 from tests.simulation.client import Client
 from tests.simulation.ensemble import Ensemble, Session
-from tests.simulation.kernel import Gate, Kernel, Temper
+from tests.simulation.kernel import Kernel, ProcessGate, Temper
 from tests.simulation.scheduler import Answer, Process, Scheduler
 
 PATHS = Paths("/maglev0/192.0.2.1")
@@ -30,6 +30,7 @@ LEASE_MS = 666  # two thirds of a session
 AGAIN = (Disconnected, Unsettled, Refused)
 SPINS = 200  # rounds without time passing
 RESTART_S = 1.0
+BELIEF_S = 0.05  # of a lease that is about to end: clocks differ by less
 
 
 class Flags(NamedTuple):
@@ -109,6 +110,7 @@ class Node:
         self._waiting: Answer[None] = Answer()
         self._renewing: Answer[None] = Answer()
         self._broken = False
+        self._disturbed = 0  # how often something outside took the lease away
         self._left = (
             left if left is not None and site.make.takes_back(left, flags.timeout_s) else None
         )
@@ -120,7 +122,7 @@ class Node:
             flags.timeout_s,
             None if self._left is None else self._left.session,
         )
-        self.gate = Gate(kernel, process, site.scheduler, LEASE_MS / 1000, site.temper)
+        self.gate = ProcessGate(kernel, process, site.scheduler, LEASE_MS / 1000, site.temper)
         kernel.serves, kernel.holds = not flags.dry_run, flags.hold
         process.skips = site.temper.skips
         self._strands = [process.start(self._serve())]
@@ -163,6 +165,8 @@ class Node:
         site = self._site
         host = Environment(
             self.client,
+            self.gate,
+            self.gate,
             self.gate,
             self.process.clock,
             self._share,
@@ -275,6 +279,7 @@ class Node:
 
     def disturb(self) -> None:
         """Something outside took away what the dataplane relies on, the lease with it; the daemon notices a moment later."""
+        self._disturbed += 1
         self.kernel.end_lease()
         if self.participant is not None and self.process.alive:
             self.process.start(self._repair(self.participant))
@@ -300,11 +305,13 @@ class Node:
 
     async def _renewals(self, participant: Participant) -> None:
         while True:
+            disturbed = self._disturbed
             try:
                 pause_s = await participant.renewal.renew()
+                if disturbed == self._disturbed:
+                    self._check_lease(participant)
             except DataplaneError:
-                self._broken, pause_s = True, 0.1
-                self._wake()
+                pause_s = participant.handover.terms.interval_s
             except AGAIN:
                 pause_s = 0.1
             except MaglevError as error:
@@ -315,6 +322,12 @@ class Node:
                 self._renewing = answer
                 self._scheduler.after(self.process.span(pause_s), partial(answer.settle, None))
                 await answer
+
+    def _check_lease(self, participant: Participant) -> None:
+        """What the hand-over believes of the lease is what the kernel has."""
+        believed_s = participant.handover.lease_until - self.process.clock()
+        if believed_s > BELIEF_S and self.kernel.lease_end <= self._scheduler.now:
+            raise StuckError(f"{self} believes in a lease that its kernel does not have")
 
     async def _sweeps(self, participant: Participant) -> None:
         while True:

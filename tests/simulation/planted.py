@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from typing import Any
 
 from maglev0.core import view as views
 from maglev0.core.view import Child, View, ViewId
+from maglev0.errors import DataplaneError
 from maglev0.protocol.handover import HandOver, Phase
 from maglev0.protocol.joining import Joining
 from maglev0.protocol.lease import Others
@@ -110,8 +112,19 @@ class ArmsLate(Renewal):
     """Starts the lease's timer when the answer is there."""
 
     async def _worth(self, shown: ViewId | None, started_at: float) -> None:
-        await self._environment.gate.arm()
+        await self._environment.lease_timer.arm()
         await super()._worth(shown, started_at)
+
+
+class BelievesInDroppedLeases(Renewal):
+    """Takes a lease for renewed whose timer was dropped before it could be promoted."""
+
+    async def _worth(self, shown: ViewId | None, started_at: float) -> None:
+        with suppress(DataplaneError):
+            await super()._worth(shown, started_at)
+            return
+        if shown is not None:
+            self._state.handover.renewed(shown, started_at)
 
 
 class ReadsInParts(Membership):
@@ -202,6 +215,7 @@ PLANTED = {
     "acquires before the release is acknowledged": _with(_handover, AcquiresEarly),
     "waits only for the owners that it remembers": _with(_handover, WaitsForRememberedOwners),
     "starts the lease's timer after the answer": _with(_renewal, ArmsLate),
+    "believes in a lease that was dropped": _with(_renewal, BelievesInDroppedLeases),
     "renews without comparing views": _with(_handover, ComparesNoViews),
     "takes a vanished znode for a lease that is over": _with(_others, TrustsVanishedZnodes),
     "reads a view in parts": _with(_membership, ReadsInParts),

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TypeVar
 
-from maglev0.protocol.ports.kernel import Commit, Connections, Move
+from maglev0.core.transition import Move
+from maglev0.errors import DataplaneError
+from maglev0.protocol.ports.gate import Commit
+from maglev0.protocol.ports.readings import Connections
 from maglev0.protocol.ports.zookeeper import (
     Committed,
     Create,
@@ -108,6 +111,7 @@ class DirectGate:
     def __init__(self, owned: frozenset[int] = frozenset()) -> None:
         self.in_force = owned
         self.asked: list[str] = []
+        self.is_armed = False
         self._move = Move(frozenset(), frozenset())
 
     async def stage(self, move: Move) -> None:
@@ -119,18 +123,26 @@ class DirectGate:
         )
 
     async def arm(self) -> None:
+        self.is_armed = True
         self.asked.append("arm")
 
     async def promote(self) -> None:
+        if not self.is_armed:
+            raise DataplaneError("promote: no armed timer")
+        self.is_armed = False
         self.asked.append("promote")
 
     async def drop(self) -> None:
+        self.is_armed = False
         self.asked.append("drop")
 
     async def owned(self) -> frozenset[int]:
         return self.in_force
 
-    async def flows(self) -> Connections:
+    async def kept(self) -> frozenset[int]:
+        return frozenset()
+
+    async def connections(self) -> Connections:
         return Connections(frozenset(), 0)
 
     async def unpin(self, buckets: frozenset[int]) -> None:

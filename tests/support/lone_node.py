@@ -37,7 +37,15 @@ class Node:
         self.gate = DirectGate()
         self.agreement = Agreement(self.zookeeper, PATHS)
         host = Environment(
-            self.zookeeper, self.gate, lambda: self.now_s, self._share, lambda: None, kernel, 4711
+            self.zookeeper,
+            self.gate,
+            self.gate,
+            self.gate,
+            lambda: self.now_s,
+            self._share,
+            lambda: None,
+            kernel,
+            4711,
         )
         self.part = Participant(
             host, self.agreement, PATHS, me=member, total_nodes=16, terms=terms(2000)

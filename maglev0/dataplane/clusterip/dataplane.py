@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from maglev0.core.service import HashFamily, Service
+from maglev0.core.transition import Move
 from maglev0.dataplane import rights
 from maglev0.dataplane.clusterip import guard, xtables
 from maglev0.dataplane.clusterip import rule as clusterip_rule
 from maglev0.dataplane.host import addresses as host
 from maglev0.errors import DataplaneError, UnavailableError
-from maglev0.protocol.ports.kernel import Commit, Connections, Counters, Move
+from maglev0.protocol.ports.gate import Commit
+from maglev0.protocol.ports.readings import Connections, Counters
 
 log = logging.getLogger(__name__)
 
@@ -176,7 +178,8 @@ class ClusterIP:
         """Put the started timer in force. DataplaneError where none was started, or `drop` or `repair` ended it."""
         if self._armed is None:
             raise DataplaneError(
-                f"promoting the lease of {self._service.vip}: no timer runs that could be put in force"
+                f"promoting the lease of {self._service.vip}: no armed timer, "
+                "the lease was dropped meanwhile"
             )
         guard.promote(self._service.vip, self._armed)
         self._armed = None
@@ -197,7 +200,7 @@ class ClusterIP:
         """None: the target judges every packet by its bucket alone."""
         return NOTHING
 
-    async def flows(self) -> Connections:
+    async def connections(self) -> Connections:
         """None that could be kept."""
         return Connections(NOTHING, 0)
 
@@ -212,11 +215,11 @@ class ClusterIP:
 
     @property
     def early_drop(self) -> str:
-        """See `Dataplane.early_drop`."""
+        """See `Statistics.early_drop`."""
         return "off"
 
     def distrust(self) -> None:
-        """See `Dataplane.distrust`: `repair` compares everything anyway."""
+        """See `Upkeep.distrust`: `repair` compares everything anyway."""
 
     async def disturbed(self) -> None:
         """Look once a second, and return when rule, guard, address or link is gone or another hand wrote to the proc file."""

@@ -25,7 +25,7 @@ from maglev0.core.service import Service
 from maglev0.dataplane.clusterip import rule as clusterip_rule
 from maglev0.dataplane.clusterip import xtables
 from maglev0.errors import DataplaneError
-from maglev0.protocol.ports.kernel import Count
+from maglev0.protocol.ports.readings import Count
 
 SLOTS = (0, 1)
 

@@ -33,7 +33,7 @@ from maglev0.dataplane.conntrack.sockdiag import SocketState
 from maglev0.dataplane.netlink.dump import dumped
 from maglev0.dataplane.nftables.message import NETLINK_NETFILTER
 from maglev0.errors import DataplaneError
-from maglev0.protocol.ports.kernel import Connections
+from maglev0.protocol.ports.readings import Connections
 
 # Of these somebody may yet want something: SYN_RECV has been answered, and its client takes it for established; in FIN_WAIT and CLOSE_WAIT one side
 # has said its last and the other may send for hours; in LAST_ACK the last data may have to be sent again. Not in TIME_WAIT and CLOSE, where nothing

@@ -12,12 +12,13 @@ from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 
 from maglev0.core.service import Service
+from maglev0.core.transition import Move
 from maglev0.dataplane.nftables import message as nfmessage
 from maglev0.dataplane.nftables import ruleset
 from maglev0.dataplane.nftables.batch import Tables
 from maglev0.dataplane.xdp.filter import XdpFilter
 from maglev0.errors import DataplaneError
-from maglev0.protocol.ports.kernel import Commit, Move
+from maglev0.protocol.ports.gate import Commit
 
 PIECE = nfmessage.MAX_ELEMENTS  # elements in one transaction, some 4 ms: signals, the watchdog and renewals are served in between
 _SETS = (ruleset.ADMITTED, *ruleset.OWNED)
@@ -102,11 +103,11 @@ class BucketSets:
             self._point(ruleset.OWNED_BOTH)
 
     async def owned(self) -> frozenset[int]:
-        """See `Gate.owned`."""
+        """See `Readings.owned`."""
         return ruleset.buckets(self._service, await self._read_in_force())
 
     async def kept(self) -> frozenset[int]:
-        """See `Dataplane.kept`."""
+        """See `Readings.kept`."""
         needed = await self._read_in_force()
         if self._coming:
             needed |= await self._read(self._coming)

@@ -8,6 +8,7 @@ from ipaddress import IPv4Address
 
 from maglev0.core.packet_hash import PacketHash
 from maglev0.core.service import HashFamily, HashMode, Service, Xdp
+from maglev0.core.transition import Move
 from maglev0.dataplane import rights
 from maglev0.dataplane.conntrack import connections
 from maglev0.dataplane.host import addresses as host
@@ -15,14 +16,15 @@ from maglev0.dataplane.netlink.events import KernelEvents
 from maglev0.dataplane.nftables import ruleset
 from maglev0.dataplane.nftables.batch import Tables
 from maglev0.dataplane.nftables.buckets import BucketSets
-from maglev0.dataplane.nftables.lease_timer import LeaseTimer
+from maglev0.dataplane.nftables.lease_timer import NftLeaseTimer
 from maglev0.dataplane.nftables.libnftables import Nft, NftError
 from maglev0.dataplane.nftables.rules import Rules
 from maglev0.dataplane.nftables.ruleset import Hook
 from maglev0.dataplane.xdp import filter as xdp_filter
 from maglev0.dataplane.xdp.filter import XdpFilter
 from maglev0.errors import DataplaneError, UnavailableError
-from maglev0.protocol.ports.kernel import Commit, Connections, Count, Counters, Move
+from maglev0.protocol.ports.gate import Commit
+from maglev0.protocol.ports.readings import Connections, Count, Counters
 
 log = logging.getLogger(__name__)
 
@@ -84,13 +86,13 @@ class Nftables:
         self._rules = Rules(self._tables, service, counted=counted)
         self._xdp_filter = XdpFilter(service, xdp)
         self._buckets = BucketSets(self._tables, service, self._xdp_filter)
-        self._lease = LeaseTimer(self._tables, service.vip, lease_ms)
+        self._lease = NftLeaseTimer(self._tables, service.vip, lease_ms)
         self._events: KernelEvents | None = None
         self._mac_added = False
         self._is_trusted = True
 
     async def open(self) -> None:
-        """See `Dataplane.open`. The rules stand before the address does, so that nothing is ever answered that they did not judge."""
+        """See `Upkeep.open`. The rules stand before the address does, so that nothing is ever answered that they did not judge."""
         service = self._service
         self._tables.open()
         self._events = self._events or KernelEvents(
@@ -123,31 +125,31 @@ class Nftables:
         self._buckets.commit(to)
 
     async def arm(self) -> None:
-        """See `Gate.arm`."""
+        """See `LeaseTimer.arm`."""
         self._lease.arm()
 
     async def promote(self) -> None:
-        """See `Gate.promote`."""
+        """See `LeaseTimer.promote`."""
         self._lease.promote()
 
     async def drop(self) -> None:
-        """See `Gate.drop`."""
+        """See `LeaseTimer.drop`."""
         self._lease.drop()
 
     async def owned(self) -> frozenset[int]:
-        """See `Gate.owned`."""
+        """See `Readings.owned`."""
         return await self._buckets.owned()
 
     async def kept(self) -> frozenset[int]:
-        """See `Dataplane.kept`. Gains that a killed daemon had loaded count as kept until they are forgotten: nobody can tell them apart."""
+        """See `Readings.kept`. Gains that a killed daemon had loaded count as kept until they are forgotten: nobody can tell them apart."""
         return await self._buckets.kept()
 
-    async def flows(self) -> Connections:
-        """See `Gate.flows`: what connection tracking knows."""
+    async def connections(self) -> Connections:
+        """See `Readings.connections`: what connection tracking knows."""
         return await connections.held(self._service.vip, self._hashing)
 
     async def counters(self) -> Counters | None:
-        """See `Dataplane.counters`."""
+        """See `Statistics.counters`."""
         xdp = self._xdp_filter.counters()
         passed, refused = (None, None) if xdp is None else (Count(*xdp.passed), Count(*xdp.dropped))
         named = self._tables.dump.counters()
@@ -164,21 +166,21 @@ class Nftables:
 
     @property
     def early_drop(self) -> str:
-        """See `Dataplane.early_drop`."""
+        """See `Statistics.early_drop`."""
         return self._xdp_filter.mode
 
     def distrust(self) -> None:
-        """See `Dataplane.distrust`."""
+        """See `Upkeep.distrust`."""
         self._is_trusted = False
 
     async def disturbed(self) -> None:
-        """See `Dataplane.disturbed`: links, addresses, and transactions of other processes that name our tables."""
+        """See `Upkeep.disturbed`: links, addresses, and transactions of other processes that name our tables."""
         if self._events is None:
             raise DataplaneError("waiting for changes of a dataplane that is not open")
         await self._events.wait()
 
     async def repair(self) -> tuple[str, ...]:
-        """See `Dataplane.repair`."""
+        """See `Upkeep.repair`."""
         try:
             link = await host.find_link(self._service.interface)
             self._rules.choose_hook(shared=link.sharer is not None)
@@ -193,7 +195,7 @@ class Nftables:
             raise
 
     async def close(self) -> None:
-        """See `Dataplane.close`: the address first, the rules last."""
+        """See `Upkeep.close`: the address first, the rules last."""
         service = self._service
         if self._events is None:
             self._tables.close()

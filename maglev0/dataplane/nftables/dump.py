@@ -34,7 +34,7 @@ from maglev0.dataplane.nftables.message import (
     without_counts,
 )
 from maglev0.errors import DataplaneError
-from maglev0.protocol.ports.kernel import Count
+from maglev0.protocol.ports.readings import Count
 
 _DUMP = 0x300  # NLM_F_DUMP
 _INTERRUPTED = 0x10  # NLM_F_DUMP_INTR: the rules changed meanwhile

@@ -11,9 +11,10 @@ from ipaddress import IPv4Address
 from maglev0.dataplane.nftables import message as nfmessage
 from maglev0.dataplane.nftables import ruleset
 from maglev0.dataplane.nftables.batch import Tables
+from maglev0.errors import DataplaneError
 
 
-class LeaseTimer:
+class NftLeaseTimer:
     """The two lease slots in the tables of one VIP."""
 
     def __init__(self, tables: Tables, vip: IPv4Address, length_ms: int) -> None:
@@ -41,9 +42,14 @@ class LeaseTimer:
         self._armed = slot
 
     def promote(self) -> None:
-        """Put in force the slot that was armed; nothing where none was, or where the lease was dropped since."""
+        """Put in force the slot that was armed.
+
+        DataplaneError where none was, or where `drop`, `restore` or `adopt` came since.
+        """
         if self._armed is None:
-            return
+            raise DataplaneError(
+                f"promoting the lease of {self._vip}: no armed timer, the lease was dropped meanwhile"
+            )
         self._tables.run(
             nfmessage.empty(self._table, ruleset.LEASE_SLOT),
             nfmessage.add_goto(self._table, ruleset.LEASE_SLOT, self._vip, self._armed),

@@ -12,7 +12,7 @@ from maglev0.dataplane.nftables.batch import Tables
 from maglev0.dataplane.nftables.libnftables import Nft, NftError
 from maglev0.dataplane.nftables.ruleset import Hook
 from maglev0.errors import DataplaneError
-from maglev0.protocol.ports.kernel import Count
+from maglev0.protocol.ports.readings import Count
 
 log = logging.getLogger(__name__)
 

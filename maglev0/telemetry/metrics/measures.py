@@ -14,7 +14,7 @@ from ipaddress import IPv4Address
 from typing import NamedTuple
 
 from maglev0.core.view import ACTIVE, DRAINING, DRY_RUN, FAILING
-from maglev0.protocol.ports.kernel import Counters
+from maglev0.protocol.ports.readings import Counters
 
 MEMBER_STATES = (ACTIVE, DRAINING, FAILING, DRY_RUN)
 SESSION_STATES = ("connecting", "connected", "suspended", "lost")

@@ -11,13 +11,13 @@ import pytest
 from maglev0.core.assignment import Assignment, decide
 from maglev0.core.service import HashFamily, HashMode
 from maglev0.core.settings import Settings
+from maglev0.core.transition import Move
 from maglev0.core.view import View
 from maglev0.daemon import node_driver
 from maglev0.daemon.node_driver import NodeDriver
 from maglev0.daemon.reconciler import Reconciler
 from maglev0.dataplane.dry_run import DryRun
 from maglev0.protocol.handover import NOTHING
-from maglev0.protocol.ports.kernel import Move
 from maglev0.protocol.ports.zookeeper import Operation
 from tests.support.lone_node import ME, PATHS
 from tests.support.through import Through, gone, joining, weighing

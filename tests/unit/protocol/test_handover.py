@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from maglev0.core.transition import Move
 from maglev0.core.view import DRAINING, DRY_RUN, Member, View, ViewId
 from maglev0.protocol.handover import Ack, HandOver, Phase
 from maglev0.protocol.lease import Terms
-from maglev0.protocol.ports.kernel import Move
 from tests.support.members import SOMEONE
 
 TERMS = Terms(length_s=3.0, margin_s=0.5, interval_s=0.75)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -14,7 +16,7 @@ from maglev0.protocol.handover import Ack, Phase
 from maglev0.protocol.membership import READ_ATTEMPTS, LeaseRecord, Membership, view_id
 from maglev0.protocol.ports.zookeeper import Disconnected, Reason, Refused, Znode
 from tests.simulation.tree import Tree
-from tests.support.direct import fails, put, remove, run
+from tests.support.direct import DirectGate, fails, put, remove, run
 from tests.support.lone_node import ME, MINE, OTHERS, PATHS, Node, living
 from tests.support.members import SOMEONE
 
@@ -246,6 +248,35 @@ def test_a_distrusted_lease_ends_and_is_renewed(member: Node) -> None:
     assert member.part.renewal.due
     run(member.part.renewal.renew())
     assert member.gate.asked[-1] == "promote"
+
+
+class Overtaken(DirectGate):
+    """A kernel whose lease is dropped right before or right after it is promoted."""
+
+    def __init__(self, drop: Callable[[], Awaitable[None]], *, before: bool) -> None:
+        super().__init__()
+        self._drop_lease = drop
+        self._before = before
+
+    async def promote(self) -> None:
+        if self._before:
+            await self._drop_lease()
+        await super().promote()
+        await self._drop_lease()
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_lease_that_is_dropped_while_it_is_renewed_is_not_believed(
+    member: Node, *, before: bool
+) -> None:
+    renewal = member.part.renewal
+    timer = Overtaken(renewal.distrust, before=before)
+    renewal._environment = renewal._environment._replace(lease_timer=timer)
+    with pytest.raises(DataplaneError) if before else nullcontext():
+        run(renewal.renew())
+    assert timer.asked[-1] == "drop"
+    assert member.part.handover.lease_until == -math.inf
+    assert renewal.due
 
 
 def test_who_holds_goes_on_alone_and_who_does_not_lets_it_end(member: Node) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from maglev0.protocol.ports.kernel import Commit, Dataplane, Move
+from maglev0.core.transition import Move
+from maglev0.protocol.ports.dataplane import Dataplane
+from maglev0.protocol.ports.gate import Commit
 
 ENDLESS_MS = 3_600_000  # a lease that outlasts any test
 

@@ -17,7 +17,7 @@ from maglev0.dataplane.clusterip import dataplane as clusterip
 from maglev0.dataplane.clusterip import guard
 from maglev0.dataplane.clusterip.dataplane import POLL_INTERVAL_S, ClusterIP
 from maglev0.errors import DataplaneError, UnavailableError
-from maglev0.protocol.ports.kernel import Commit
+from maglev0.protocol.ports.gate import Commit
 from tests.vm.guest import space as host
 from tests.vm.guest.moves import ENDLESS_MS, own, renew
 from tests.vm.guest.space import BY_HAND

@@ -16,10 +16,11 @@ import pytest
 
 from maglev0.core.packet_hash import PacketFields
 from maglev0.core.service import HashMode, Service
+from maglev0.core.transition import Move
 from maglev0.dataplane.clusterip import guard
 from maglev0.dataplane.clusterip.dataplane import ClusterIP
 from maglev0.errors import DataplaneError
-from maglev0.protocol.ports.kernel import Commit, Move
+from maglev0.protocol.ports.gate import Commit
 from tests.support.patience import PATIENCE_S
 from tests.vm.guest.moves import own, renew
 from tests.vm.guest.wire import CLUSTER_MAC, UDP, VIP, Wire
@@ -166,7 +167,7 @@ def test_dropped_it_ends_at_once_and_what_was_armed_is_worth_nothing(
     for _ in range(2):
         at_once(dataplane.drop())
         assert not look(wire).accepted
-    with pytest.raises(DataplaneError, match="no timer runs that could be put in force"):
+    with pytest.raises(DataplaneError, match="no armed timer, the lease was dropped meanwhile"):
         at_once(dataplane.promote())
     for slot in guard.SLOTS:
         guard.promote(VIP, slot)

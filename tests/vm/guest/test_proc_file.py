@@ -8,10 +8,12 @@ import random
 import pytest
 
 from maglev0.core.service import Service
+from maglev0.core.transition import Move
 from maglev0.dataplane.clusterip import dataplane as clusterip
 from maglev0.dataplane.clusterip.dataplane import ClusterIP
 from maglev0.errors import DataplaneError
-from maglev0.protocol.ports.kernel import Commit, Connections, Move
+from maglev0.protocol.ports.gate import Commit
+from maglev0.protocol.ports.readings import Connections
 from tests.vm.guest import space as host
 from tests.vm.guest.moves import own
 
@@ -66,7 +68,7 @@ def test_no_connection_is_kept_or_counted(dataplane: ClusterIP) -> None:
         await dataplane.open()
         await own(dataplane, frozenset({1, 2}))
         await own(dataplane, frozenset({1}))
-        assert await dataplane.flows() == Connections(frozenset(), 0)
+        assert await dataplane.connections() == Connections(frozenset(), 0)
         assert await dataplane.kept() == frozenset()
         await dataplane.unpin(frozenset({1, 2}))
         assert await dataplane.owned() == {1}

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from maglev0.core.service import HashMode, Service
+from maglev0.core.transition import Move
 from maglev0.dataplane.clusterip import dataplane as clusterip
 from maglev0.dataplane.clusterip.dataplane import ClusterIP
 from maglev0.errors import DataplaneError
-from maglev0.protocol.ports.kernel import Move
 from tests.vm.guest import space as host
 from tests.vm.guest.moves import ENDLESS_MS, own
 from tests.vm.guest.space import BY_HAND, Space

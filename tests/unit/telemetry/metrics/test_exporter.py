@@ -25,7 +25,7 @@ from maglev0.core.view import ACTIVE, Member, View, ViewId
 from maglev0.errors import MaglevError
 from maglev0.health.runner import CheckOutcome
 from maglev0.protocol.handover import Phase
-from maglev0.protocol.ports.kernel import Count, Counters
+from maglev0.protocol.ports.readings import Count, Counters
 from maglev0.protocol.progress import Progress
 from maglev0.telemetry.audit import Findings
 from maglev0.telemetry.metrics import http_server

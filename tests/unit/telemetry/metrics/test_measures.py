@@ -8,7 +8,7 @@ from ipaddress import IPv4Address
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maglev0.protocol.ports.kernel import Count, Counters
+from maglev0.protocol.ports.readings import Count, Counters
 from maglev0.telemetry.metrics import measures
 from maglev0.telemetry.metrics.measures import CheckResult, Measures
 
