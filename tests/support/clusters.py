@@ -109,7 +109,7 @@ class Cluster:
         return run(observe(DirectZooKeeper(self.tree, 1), PATHS))
 
     def status(self, now_s: float = NOW_S) -> Status:
-        return page.status(VIP, self.look(), now_s)
+        return page.summarize(VIP, self.look(), now_s)
 
     def share(self, member: int) -> frozenset[int]:
         """What a member owns by the table."""

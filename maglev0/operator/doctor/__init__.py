@@ -1,6 +1,8 @@
-"""`maglev0 doctor`: looks for what breaks clusters like these, on this machine, in its network and in ZooKeeper.
+"""`maglev0 doctor`: finds what breaks clusters on this machine, in its network and in ZooKeeper.
 
-Each area is read by a thin shell (`machine`, `network`, `netfilter`, `wire`, `servers`) into values, and judged by a pure module.
+Each subpackage examines one thing: `read` asks the kernel, the network or ZooKeeper and returns
+plain values; `judge` is pure and turns them into findings. `cluster_state` and `member_state` judge
+what ZooKeeper holds of the cluster. `examination` runs them all. It changes nothing.
 """
 
 from __future__ import annotations

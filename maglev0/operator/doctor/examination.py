@@ -1,4 +1,4 @@
-"""The course of an examination: what is read when, and handed to whom to judge."""
+"""Runs an examination: reads everything in order, and gives it to the judges."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ from maglev0.dataplane.host.interface import Interface
 from maglev0.errors import DataplaneError, UnavailableError, ZooKeeperError
 from maglev0.operator import cluster_address
 from maglev0.operator.cluster_address import ClusterAddress
-from maglev0.operator.doctor import cluster
+from maglev0.operator.doctor import cluster_state
 from maglev0.operator.doctor.arp import judge as arp
 from maglev0.operator.doctor.arp.read import Wire
-from maglev0.operator.doctor.cluster import ClusterReading, Own
+from maglev0.operator.doctor.cluster_state import Own
 from maglev0.operator.doctor.ensemble import judge as ensemble
 from maglev0.operator.doctor.ensemble import read as servers
-from maglev0.operator.doctor.filters import foreign
+from maglev0.operator.doctor.filters import judge as filters
 from maglev0.operator.doctor.filters import read as netfilter
 from maglev0.operator.doctor.finding import Finding, fault, judged, left_out, note
 from maglev0.operator.doctor.machine import judge as kernel
 from maglev0.operator.doctor.machine import read as machine
+from maglev0.operator.doctor.member_state import ClusterReading
 from maglev0.operator.doctor.network import judge as network
 from maglev0.operator.doctor.network import read as interfaces
 from maglev0.operator.doctor.network.judge import Wanted
@@ -44,16 +45,19 @@ from maglev0.telemetry.observer import observe
 
 ZOOKEEPER = "ZooKeeper"
 CLUSTER = "cluster"
-DEFAULT_SESSION_S = 4.0  # the daemon's own
+DEFAULT_SESSION_S = 4.0  # the daemon's default
 MAX_CLUSTERS = 1024
-SECOND_LOOK_S = 6.0  # by then every daemon that works has reported anew
+SECOND_LOOK_S = 6.0  # within that time every working daemon has reported again
 
 
 @dataclass(frozen=True)
 class DoctorRequest:
-    """What the command line and the configuration file ask for; `config` is what this machine's daemon is told, None where no file does."""
+    """What the command line and the configuration file ask for.
 
-    connection: ClusterAddress
+    `config` is the configuration of this machine's daemon, None if there is no file.
+    """
+
+    address: ClusterAddress
     interface: str | None
     my_id: int | None
     session_timeout_s: float | None
@@ -62,16 +66,16 @@ class DoctorRequest:
 
 
 async def examine(asked: DoctorRequest) -> list[Finding]:
-    """Look at everything, and return what was found, once each."""
+    """Run all checks; returns the findings, each once."""
     before = machine.counts()
-    vips = asked.connection.vips
+    vips = asked.address.vips
     found = kernel.judge(machine.read(vips[0]))
     async with AsyncExitStack() as stack:
         zookeeper = await _session(stack, asked, found)
         for vip in vips:
             found += await _vip(asked, zookeeper, vip)
         if zookeeper is not None:
-            found += await _macs(zookeeper, asked.connection)
+            found += await _macs(zookeeper, asked.address)
     found += kernel.moved(before, machine.counts(), await _name(asked, vips[0]))
     return list(dict.fromkeys(found))
 
@@ -79,22 +83,22 @@ async def examine(asked: DoctorRequest) -> list[Finding]:
 async def _session(
     stack: AsyncExitStack, asked: DoctorRequest, found: list[Finding]
 ) -> Session | None:
-    zk, tls = asked.connection.zk, credentials.tls(asked.connection.access)
+    zk, tls = asked.address.zk, credentials.tls(asked.address.access)
     try:
-        # Where nobody answers, a session would only be waited for.
+        # If no server answers, waiting for a session is useless.
         serves = await servers.any_serves(zk, tls)
         session = (
-            await stack.enter_async_context(cluster_address.session(asked.connection))
+            await stack.enter_async_context(cluster_address.session(asked.address))
             if serves
             else None
         )
         problem = "" if serves else await diagnosis.why_no_session(zk, tls)
     except ZooKeeperError as error:
         session, problem = None, str(error)
-    why = "without it no node has a lease, and none accepts a new flow"
-    mend = "start it, or correct --zk; what needs it was left out here"
+    why = "without it no node has a lease, and none accepts a new connection"
+    fix = "start it, or correct --zk; checks that need it were left out"
     found += judged(
-        ZOOKEEPER, f"{zk} gives sessions", fault(ZOOKEEPER, problem, why, mend) if problem else None
+        ZOOKEEPER, f"{zk} grants sessions", fault(ZOOKEEPER, problem, why, fix) if problem else None
     )
     return session
 
@@ -103,18 +107,16 @@ async def _vip(asked: DoctorRequest, zookeeper: Session | None, vip: IPv4Address
     found: list[Finding] = []
     where = await _interface(asked, vip, found)
     first = (
-        None
-        if zookeeper is None
-        else await _first_look(zookeeper, asked.connection.paths(vip), found)
+        None if zookeeper is None else await _first_look(zookeeper, asked.address.paths(vip), found)
     )
     agreed = None if first is None else first.seen.settings
-    found += await _zookeeper(asked, zookeeper, asked.connection.paths(vip), agreed)
+    found += await _zookeeper(asked, zookeeper, asked.address.paths(vip), agreed)
     if where is not None:
         found += await _here(asked, where, vip, first, knows=zookeeper is not None)
     if zookeeper is not None and first is not None:
         mac = "" if where is None else where.mac
-        last = await _last_look(zookeeper, asked.connection.paths(vip), first)
-        found += cluster.judge(first, last, Own(mac, asked.my_id, _wishes(asked, vip)), vip)
+        last = await _last_look(zookeeper, asked.address.paths(vip), first)
+        found += cluster_state.judge(first, last, Own(mac, asked.my_id, _wishes(asked, vip)), vip)
     return found
 
 
@@ -128,8 +130,8 @@ async def _interface(
             fault(
                 network.INTERFACE,
                 str(error),
-                "nothing of the network can be looked at without it",
-                "name it by --interface",
+                "without it the doctor cannot examine the network",
+                "name it with --interface",
             )
         )
         return None
@@ -149,8 +151,8 @@ async def _first_look(
                 note(
                     CLUSTER,
                     f"there is no cluster at {paths.base} yet",
-                    "the first daemon founds it",
-                    "start one; or correct --zk, --cluster-ip",
+                    "the first daemon creates it",
+                    "systemctl start maglev0, or correct --zk and --cluster-ip",
                 )
             )
             return None
@@ -159,8 +161,8 @@ async def _first_look(
         found.append(
             fault(
                 CLUSTER,
-                str(error) or "ZooKeeper went away while it was asked",
-                "its members could not be looked at",
+                str(error) or "lost the connection to ZooKeeper",
+                "the doctor could not examine the members",
                 "maglev0 status",
             )
         )
@@ -168,10 +170,10 @@ async def _first_look(
 
 
 async def _last_look(zookeeper: Session, paths: Paths, first: ClusterReading) -> ClusterReading:
-    """A second look, after a pause where the first one asks for it; the first where there can be none."""
+    """A second reading, after a pause if the first is suspect; the first if ZooKeeper is gone."""
     try:
         look = ClusterReading(await observe(zookeeper, paths), time.time())
-        if cluster.is_suspect(first) or cluster.is_suspect(look):
+        if cluster_state.is_suspect(first) or cluster_state.is_suspect(look):
             await asyncio.sleep(SECOND_LOOK_S)
             look = ClusterReading(await observe(zookeeper, paths), time.time())
     except (ZooKeeperError, Disconnected):
@@ -191,15 +193,13 @@ def _wishes(asked: DoctorRequest, vip: IPv4Address) -> Wishes | None:
 async def _zookeeper(
     asked: DoctorRequest, zookeeper: Session | None, paths: Paths, agreed: Settings | None
 ) -> list[Finding]:
-    """What the servers grant and how fast they write, against the lease."""
+    """Judge the sessions that the servers grant and the time of writes, against the lease."""
     lease = None if agreed is None else terms(agreed.lease_ms)
     asked_s = asked.session_timeout_s or (
         DEFAULT_SESSION_S if lease is None else round(lease.length_s / LEASE_SHARE, 2)
     )
-    found = await servers.ask(
-        asked.connection.zk, credentials.tls(asked.connection.access), asked_s
-    )
-    access = asked.connection.access
+    found = await servers.ask(asked.address.zk, credentials.tls(asked.address.access), asked_s)
+    access = asked.address.access
     may_change = ensemble.judge_access(
         identity=access.identity_scheme is not None, tls=access.ca is not None
     )
@@ -220,9 +220,11 @@ async def _here(
     *,
     knows: bool,
 ) -> list[Finding]:
-    """What stands on this machine, and what its network answers."""
+    """Judge this machine's place in the network, and what the network answers to ARP."""
     cluster_mac = _cluster_mac(asked, vip, first)
-    serving = (first is not None and cluster.serving(first.seen, where.mac)) if knows else None
+    serving = (
+        (first is not None and cluster_state.serving(first.seen, where.mac)) if knows else None
+    )
     found: list[Finding] = []
     rules = _filters(vip, where.name, cluster_mac, found)
     wanted = Wanted(
@@ -235,7 +237,7 @@ async def _here(
         found += network.judge(await interfaces.read(vip, where, cluster_mac, rules=rules), wanted)
     except DataplaneError as error:
         found.append(left_out(network.INTERFACE, str(error)))
-    peers = () if first is None else cluster.peers(first.seen, where.mac)
+    peers = () if first is None else cluster_state.peers(first.seen, where.mac)
     try:
         wire = Wire(where, vip, cluster_mac, peers)
         tally = await in_thread(lambda: wire.ask(asked.probe_for_s, listen=not serving))
@@ -259,17 +261,20 @@ def _cluster_mac(asked: DoctorRequest, vip: IPv4Address, first: ClusterReading |
 def _filters(
     vip: IPv4Address, interface: str, cluster_mac: str, found: list[Finding]
 ) -> bool | None:
-    """Judge the packet filters; return whether our own rules stand, None where nobody may look."""
+    """Judge the packet filters of other programs.
+
+    Returns whether the daemon's own rules are loaded, None if they cannot be read.
+    """
     try:
-        filters = netfilter.read(vip)
+        rules = netfilter.read(vip)
     except DataplaneError as error:
         found += [
             left_out(check, str(error))
-            for check in (foreign.DROPS, foreign.ADDRESSES, foreign.UNTRACKED)
+            for check in (filters.DROPS, filters.ADDRESSES, filters.UNTRACKED)
         ]
         return None
-    found += foreign.judge(filters.others, vip, interface, cluster_mac)
-    return filters.ours or clusterip.is_set_up(vip)
+    found += filters.judge(rules.others, vip, interface, cluster_mac)
+    return rules.ours or clusterip.is_set_up(vip)
 
 
 async def _macs(zookeeper: Session, asked: ClusterAddress) -> list[Finding]:
@@ -285,14 +290,14 @@ async def _macs(zookeeper: Session, asked: ClusterAddress) -> list[Finding]:
             strict=True,
         ):
             with suppress(ValueError):
-                if node is not None and await _lives(zookeeper, f"{base}/{name}"):
+                if node is not None and await _has_members(zookeeper, f"{base}/{name}"):
                     macs[printable(name)] = settings.decode(node.data).cluster_mac
     except (ZooKeeperError, Disconnected) as error:
-        return [left_out(cluster.MACS, str(error) or "ZooKeeper went away")]
-    return cluster.judge_macs(macs)
+        return [left_out(cluster_state.MACS, str(error) or "lost the connection to ZooKeeper")]
+    return cluster_state.judge_macs(macs)
 
 
-async def _lives(zookeeper: Session, base: str) -> bool:
+async def _has_members(zookeeper: Session, base: str) -> bool:
     """Whether the cluster there has members."""
     listed = await zookeeper.children(Paths(base).members)
     return listed is not None and bool(listed[0])

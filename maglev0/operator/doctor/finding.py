@@ -1,6 +1,6 @@
-"""What a check finds: how bad it is, what is the matter, why it matters, and the command that mends it.
+"""One result of a check: its severity, what is wrong, why it matters, and what fixes it. Pure.
 
-Pure: imports no I/O.
+It imports no I/O.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 
 class Severity(enum.StrEnum):
-    """From what breaks the cluster to what is as it should be; `LEFT_OUT` is what could not be looked at."""
+    """How bad a finding is, the worst first; `LEFT_OUT` is a check that could not run."""
 
     FAULT = "fault"
     WARNING = "warning"
@@ -22,64 +22,64 @@ class Severity(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One finding of the check of that name; `mend` is a command, or what to do where none mends it."""
+    """One finding of the check of that name; `fix` is a command, or says what to do."""
 
     severity: Severity
     check: str
     what: str
     why: str = ""
-    mend: str = ""
+    fix: str = ""
 
 
-def fault(check: str, what: str, why: str, mend: str) -> Finding:
-    """It breaks the cluster, or will."""
-    return Finding(Severity.FAULT, check, what, why, mend)
+def fault(check: str, what: str, why: str, fix: str) -> Finding:
+    """A finding that breaks the cluster, or will."""
+    return Finding(Severity.FAULT, check, what, why, fix)
 
 
-def warning(check: str, what: str, why: str, mend: str) -> Finding:
-    """It may break the cluster, or costs it something."""
-    return Finding(Severity.WARNING, check, what, why, mend)
+def warning(check: str, what: str, why: str, fix: str) -> Finding:
+    """A finding that may break the cluster, or costs it something."""
+    return Finding(Severity.WARNING, check, what, why, fix)
 
 
-def note(check: str, what: str, why: str, mend: str = "") -> Finding:
-    """Worth knowing, and nothing is wrong."""
-    return Finding(Severity.NOTE, check, what, why, mend)
+def note(check: str, what: str, why: str, fix: str = "") -> Finding:
+    """A finding worth knowing; nothing is wrong."""
+    return Finding(Severity.NOTE, check, what, why, fix)
 
 
-def left_out(check: str, what: str, mend: str = "") -> Finding:
-    """It could not be looked at."""
-    return Finding(Severity.LEFT_OUT, check, what, "", mend)
+def left_out(check: str, what: str, fix: str = "") -> Finding:
+    """A check that could not run, and why."""
+    return Finding(Severity.LEFT_OUT, check, what, "", fix)
 
 
 def judged(check: str, well: str, *findings: Finding | None) -> list[Finding]:
-    """What one check found, or that all is as it should be, in these words."""
+    """The findings of one check, or one that says that all is well in the words `well`."""
     found = [finding for finding in findings if finding is not None]
     return found or [Finding(Severity.SOUND, check, well)]
 
 
-def counted(findings: Iterable[Finding], severity: Severity) -> int:
-    """How many there are of that severity."""
+def count(findings: Iterable[Finding], severity: Severity) -> int:
+    """The number of findings of that severity."""
     return sum(finding.severity is severity for finding in findings)
 
 
-def ordered(findings: Iterable[Finding]) -> list[Finding]:
-    """The worst first, in the order of the checks among their like."""
+def worst_first(findings: Iterable[Finding]) -> list[Finding]:
+    """The findings, the worst first, otherwise in the order of the checks."""
     rank = list(Severity)
     return sorted(findings, key=lambda finding: rank.index(finding.severity))
 
 
 def summary(findings: Iterable[Finding]) -> str:
-    """One line with the counts; a check counts once, whatever it found."""
+    """One line with the counts; a check with several findings counts once."""
     found = list(findings)
     checks = len({finding.check for finding in found})
     parts = [
         _number(checks, "check"),
-        _number(counted(found, Severity.FAULT), "fault"),
-        _number(counted(found, Severity.WARNING), "warning"),
+        _number(count(found, Severity.FAULT), "fault"),
+        _number(count(found, Severity.WARNING), "warning"),
     ]
-    skipped = counted(found, Severity.LEFT_OUT)
+    skipped = count(found, Severity.LEFT_OUT)
     return ", ".join([*parts, f"{skipped} left out"] if skipped else parts)
 
 
-def _number(count: int, what: str) -> str:
-    return f"{count} {what}" if count == 1 else f"{count} {what}s"
+def _number(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -1,4 +1,4 @@
-"""What the doctor says: blocks of text, in a terminal with colours, or one JSON object."""
+"""Shows findings: blocks of text, with colours in a terminal, or one JSON object."""
 
 from __future__ import annotations
 
@@ -18,30 +18,33 @@ _STYLES = {
 }
 
 
-def as_json(findings: Sequence[Finding]) -> str:
-    """One object in one line, the findings of sound checks included."""
-    counts = {severity.name.lower(): finding.counted(findings, severity) for severity in Severity}
+def findings_as_json(findings: Sequence[Finding]) -> str:
+    """One object in one line, with the findings of sound checks."""
+    counts = {severity.name.lower(): finding.count(findings, severity) for severity in Severity}
     return json.dumps(
         {
-            "findings": [asdict(one) for one in finding.ordered(findings)],
+            "findings": [asdict(one) for one in finding.worst_first(findings)],
             "counts": counts,
             "summary": finding.summary(findings),
         }
     )
 
 
-def as_text(findings: Sequence[Finding], *, verbose: bool) -> None:
-    """Print a block for each, the worst first, then the summary; what is sound, only when asked."""
-    from rich.console import Console  # noqa: PLC0415  the JSON needs none of it
+def print_findings(findings: Sequence[Finding], *, verbose: bool) -> None:
+    """Print a block for each finding, the worst first, then the summary.
+
+    Sound checks are printed only if `verbose`.
+    """
+    from rich.console import Console  # noqa: PLC0415  JSON does not need it
     from rich.text import Text  # noqa: PLC0415
 
     console = Console(highlight=False, soft_wrap=True)
-    for one in finding.ordered(findings):
+    for one in finding.worst_first(findings):
         if one.severity is not Severity.SOUND or verbose:
             console.print(
                 Text.assemble((one.severity, _STYLES[one.severity]), f": {one.check}: {one.what}")
             )
-            for word, text in (("why", one.why), ("mend", one.mend)):
+            for word, text in (("why", one.why), ("fix", one.fix)):
                 if text:
                     console.print(Text.assemble((f"  {word}: ", "dim"), text))
     console.print(Text(finding.summary(findings), style="bold"))

@@ -1,1 +1,5 @@
-"""`maglev0 status`: the members, who owns what, and whether every bucket has exactly one owner."""
+"""`maglev0 status`: the members, their buckets, and whether every bucket has one owner.
+
+`page` judges what was read of a cluster, `text` makes words and a table of it, `screen` draws it in
+a terminal, and `command` reads the command line.
+"""

@@ -1,6 +1,7 @@
-"""What `maglev0 status` has to say of a cluster: one value, from one look at it.
+"""Judges one reading of a cluster for `maglev0 status`. Pure.
 
-Pure: imports no I/O; the time is handed in, as seconds since the epoch. Texts in these values were written by others, but are printable and bounded.
+It imports no I/O; the time is handed in, as seconds since the epoch. Texts from ZooKeeper that the
+result holds are printable and bounded.
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ from maglev0.telemetry.audit import Findings
 from maglev0.telemetry.node_report import NodeReport
 from maglev0.telemetry.observer import Observation
 
-REPORT_INTERVAL_S = 5.0  # a daemon tells at least so often what its kernel holds
-STALE_S = 15.0  # a report that is older tells nothing of now
+REPORT_INTERVAL_S = 5.0  # a daemon reports at least so often what its kernel has in force
+STALE_S = 15.0  # an older report does not describe the present
 CLOCK_TOLERANCE_S = 2.0
 EXAMPLES = 8
-IDLE = "idle"  # active, and owns nothing
+IDLE = "idle"  # active, and owns no bucket
 SOUND = "sound"
 MOVING = "moving"
 ALARM = "alarm"
@@ -34,7 +35,7 @@ _MAX_NAME = 64
 
 @dataclass(frozen=True)
 class MemberRow:
-    """One member; `buckets` is what it owns by the table. The fields that are its report's are in `report`, as old as `report_age_s` says."""
+    """One member. `buckets` is how many it owns by the table, `report` is `report_age_s` old."""
 
     member: Member
     state: str
@@ -44,16 +45,16 @@ class MemberRow:
     uptime_s: float
     report: NodeReport | None
     report_age_s: float
-    is_current: bool  # its kernel obeys the view, as far as is known
+    is_current: bool  # its kernel is under the current view, as far as is known
 
     @property
     def is_stale(self) -> bool:
-        """Whether its daemon has not told anything for long."""
+        """Whether its last report is too old."""
         return self.report is not None and self.report_age_s > STALE_S
 
     @property
     def is_plain(self) -> bool:
-        """Whether there is nothing to say of it."""
+        """Whether there is nothing unusual about it."""
         silent = (
             self.report is None
             or self.is_stale
@@ -65,9 +66,11 @@ class MemberRow:
 
 @dataclass(frozen=True)
 class Status:
-    """A cluster at one moment. `view_age_s` is `None` while no member is known to obey the view; `waits_for` are the members it waits for.
+    """A cluster at one moment.
 
-    `owners` is the table, by name ("" = nobody); `alarms` and `notes` are sentences; `standing` are the orders for those who are not there.
+    `view_age_s` is None while no member is known to be under the view. `waits_for` are the members
+    for which the hand-over waits. `owners` is the table, by name ("": no owner). `alarms` and
+    `notes` are sentences. `standing` are the orders for absent members.
     """
 
     vip: IPv4Address
@@ -85,8 +88,8 @@ class Status:
     standing: dict[int, Order]
 
 
-def status(vip: IPv4Address, seen: Observation, now_s: float) -> Status:
-    """Judge what was seen at `now_s`."""
+def summarize(vip: IPv4Address, seen: Observation, now_s: float) -> Status:
+    """Judge what was read at `now_s`."""
     rows = tuple(_rows(seen, now_s))
     view_age_s = _view_age_s(seen, now_s)
     may_move = _may_move(rows, view_age_s, seen.settings)
@@ -122,7 +125,7 @@ def _rows(seen: Observation, now_s: float) -> Iterator[MemberRow]:
     shares = seen.shares
     for member in seen.view.members:
         report, ack = seen.reports.get(member.id), seen.acks.get(member.id)
-        has_let_go = ack is not None and ack.view == seen.view.id and ack.stage >= Phase.RELEASED
+        has_released = ack is not None and ack.view == seen.view.id and ack.stage >= Phase.RELEASED
         buckets = len(shares[member.id])
         yield MemberRow(
             member=member,
@@ -133,12 +136,15 @@ def _rows(seen: Observation, now_s: float) -> Iterator[MemberRow]:
             uptime_s=max(0.0, now_s - member.start_time),
             report=report,
             report_age_s=now_s - report.read_at if report is not None else 0.0,
-            is_current=has_let_go and (report is None or report.view == seen.view.id),
+            is_current=has_released and (report is None or report.view == seen.view.id),
         )
 
 
 def _view_age_s(seen: Observation, now_s: float) -> float | None:
-    """How long the view has stood by most of those who obey it: a clock that is wrong neither hides a fault nor makes one of a hand-over."""
+    """The median age of the view in the reports of those under it.
+
+    So one wrong clock neither hides a fault nor turns a hand-over into one.
+    """
     ages = sorted(
         max(0.0, now_s - report.view_at)
         for report in seen.reports.values()
@@ -148,7 +154,10 @@ def _view_age_s(seen: Observation, now_s: float) -> float | None:
 
 
 def _may_move(rows: tuple[MemberRow, ...], view_age_s: float | None, settings: Settings) -> bool:
-    """Whether a fault may belong to a hand-over: that ends a lease after the view came, and then all have to tell of it."""
+    """Whether a fault may belong to a hand-over.
+
+    A hand-over ends within a lease after the change of the view; then all members have to report.
+    """
     if view_age_s is not None:
         return view_age_s <= terms(settings.lease_ms).over_s + REPORT_INTERVAL_S
     return any(not row.is_stale for row in rows)
@@ -156,40 +165,53 @@ def _may_move(rows: tuple[MemberRow, ...], view_age_s: float | None, settings: S
 
 def _alarms(rows: tuple[MemberRow, ...], findings: Findings, *, serves: bool) -> Iterator[str]:
     if not rows:
-        yield "no members: nobody answers"
+        yield "no members: no node answers clients"
     elif not serves:
-        yield "no member serves: each one is drained, in a dry run or of weight 0"
+        yield "no member serves: each is drained, in a dry run, or has weight 0"
     else:
         if findings.overlaps:
-            yield f"overlap: {counted(len(findings.overlaps))} with more than one owner, such as {overlapping(findings.overlaps)}"
+            yield (
+                f"overlap: {counted(len(findings.overlaps))} with more than one owner, such as"
+                f" {overlapping(findings.overlaps)}"
+            )
         if findings.holes:
-            yield f"hole: {counted(len(findings.holes))} without an owner, such as {_some(map(str, sorted(findings.holes)), len(findings.holes))}"
+            examples = _some(map(str, sorted(findings.holes)), len(findings.holes))
+            yield f"hole: {counted(len(findings.holes))} without an owner, such as {examples}"
 
 
 def _notes(rows: tuple[MemberRow, ...], findings: Findings) -> Iterator[str]:
     weighty = [row for row in rows if row.member.weight and row.state in (ACTIVE, IDLE, FAILING)]
     if weighty and all(row.state == FAILING for row in weighty):
-        yield "every member's checks fail, so all keep their buckets: better a bad answer than none"
+        yield (
+            "the health checks of every member fail, so all members keep their shares: a bad answer"
+            " is better than none"
+        )
     if findings.unknown:
-        yield f"not known, so taken at the word of the table: what the kernels hold of {names(findings.unknown)}"
+        yield (
+            "unknown, and assumed to be as in the table: what is in force on"
+            f" {names(findings.unknown)}"
+        )
     if stale := [row.member.id for row in rows if row.is_stale]:
-        yield f"no news for more than {STALE_S:g} s of {names(stale)}: hung, or its clock differs from the one here"
+        yield (
+            f"no report for more than {STALE_S:g} s from {names(stale)}: the daemon hangs, or its"
+            " clock differs from this machine's"
+        )
     if ahead := [row.member.id for row in rows if row.report_age_s < -CLOCK_TOLERANCE_S]:
-        yield f"reports from the future: the clock here is behind that of {names(ahead)}"
+        yield f"reports from the future: this machine's clock is behind that of {names(ahead)}"
 
 
 def counted(buckets: int) -> str:
-    """So many buckets, in words."""
+    """A number of buckets, in words."""
     return "1 bucket" if buckets == 1 else f"{buckets} buckets"
 
 
 def names(members: Collection[int]) -> str:
-    """Some of these members, and how many more they are."""
+    """Some of these members, and how many more there are."""
     return _some(map(name_of, members), len(members))
 
 
 def overlapping(overlaps: Mapping[int, tuple[int, ...]]) -> str:
-    """Some of the buckets that several members hold, each with those."""
+    """Some of the buckets that several members have in force, each with these members."""
     return _some(
         (
             f"{bucket} on {' and '.join(map(name_of, members[:EXAMPLES]))}"
@@ -204,8 +226,8 @@ def _some(things: Iterable[str], count: int) -> str:
     return ", ".join(shown) + (f" and {count - len(shown)} more" if count > len(shown) else "")
 
 
-def as_json(of: Status) -> dict[str, Any]:
-    """What `--json` writes of a cluster; a key, once there, keeps its meaning. Times are seconds, `None` is not known."""
+def status_as_json(of: Status) -> dict[str, Any]:
+    """The object that `--json` writes for a cluster; times are in seconds, None is unknown."""
     findings, settings = of.findings, of.settings
     return {
         "vip": str(of.vip),
@@ -263,8 +285,8 @@ def _report_as_json(report: NodeReport, age_s: float) -> dict[str, Any]:
         "held": report.held,
         "lease_left_s": _rounded(report.lease_left_s),
         "kept": report.kept,
-        "flows": report.flows,
-        "able": report.able,
+        "connections": report.flows,
+        "can_serve": report.able,
         "problems": report.problems,
         "xdp": report.xdp,
         "version": report.version,
@@ -272,7 +294,7 @@ def _report_as_json(report: NodeReport, age_s: float) -> dict[str, Any]:
 
 
 def essence(of: Status) -> Any:
-    """What is equal as long as nothing happens, while clocks go on and connections come and go."""
+    """The part of a status that changes only if something happens; not clocks or connections."""
     return (
         of.view_number,
         of.waits_for,
@@ -288,12 +310,12 @@ def essence(of: Status) -> Any:
 
 def _essence(row: MemberRow) -> Any:
     report = row.report
-    told = (
+    reported = (
         None
         if report is None
         else (report.held, report.able, report.problems, report.xdp, report.version)
     )
-    return row.member, row.order, row.buckets, row.is_current, told
+    return row.member, row.order, row.buckets, row.is_current, reported
 
 
 def _rounded(seconds: float | None) -> float | None:

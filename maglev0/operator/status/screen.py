@@ -1,4 +1,7 @@
-"""How `maglev0 status` looks in a terminal. Nothing here is markup: names and reasons were written by others."""
+"""Draws `maglev0 status` in a terminal.
+
+Names and reasons come from other machines, so no text is interpreted as markup.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ _DIM = "dim"
 
 
 class Screen:
-    """A terminal that shows clusters; with `watch` in one place, drawn anew, until it is left."""
+    """A terminal that shows clusters; with `watch` it is redrawn in place."""
 
     def __init__(self, *, everyone: bool, watch: bool) -> None:
         self._console = Console(highlight=False)
@@ -49,17 +52,20 @@ class Screen:
             self._live.stop()
 
     def _show(self, clusters: Sequence[Status], trouble: str) -> None:
-        shown = page(clusters, self._console.width, everyone=self._everyone)
+        shown = render(clusters, self._console.width, everyone=self._everyone)
         if trouble:
-            shown = Group(Text(f"{trouble}; what follows was seen before", style=_FAULT), shown)
+            shown = Group(Text(f"{trouble}; what follows is the last reading", style=_FAULT), shown)
         if self._live is None:
             self._console.print(shown)
         else:
             self._live.update(shown, refresh=True)
 
 
-def page(clusters: Sequence[Status], width: int, *, everyone: bool = False) -> RenderableType:
-    """The clusters one below the other, in that many columns; rows of members that are as usual are bounded unless `everyone` is wanted."""
+def render(clusters: Sequence[Status], width: int, *, everyone: bool = False) -> RenderableType:
+    """The clusters below each other, `width` columns wide.
+
+    Without `everyone` the number of usual members is bounded.
+    """
     return Group(
         *(part for of in clusters for part in (*_cluster(of, width, everyone=everyone), Text()))
     )
@@ -86,7 +92,7 @@ def _lines(lines: Sequence[str], style: str) -> Iterator[Text]:
 
 
 def _styles(of: Status) -> dict[str, str]:
-    """Each member's colours, by its name: dark signs on a ground, for those who see no colours or have none."""
+    """Each member's colours, by its name; the signs can be read without colours."""
     return {
         row.member.name: f"black on {COLOURS[place % len(COLOURS)]}"
         for place, row in enumerate(of.rows)

@@ -1,6 +1,6 @@
-"""The words, cells and strip that `maglev0 status` shows of a cluster, and all of it as plain text.
+"""Words, table cells and strip of `maglev0 status`, and the whole as plain text. Pure.
 
-Pure: imports no I/O.
+It imports no I/O.
 """
 
 from __future__ import annotations
@@ -16,26 +16,28 @@ from maglev0.operator.status.page import SOUND, MemberRow, Status, counted, name
 from maglev0.protocol.orders import Order
 from maglev0.telemetry.node_report import NodeReport
 
-SHOWN_ROWS = 40  # what a screen holds; what is not as usual is shown beyond that, too
-SHOWN_OTHERS = 20  # ignored znodes, and orders for those who are not there
+SHOWN_ROWS = 40  # what a screen holds; unusual members are shown beyond that
+SHOWN_OTHERS = 20  # ignored znodes, and orders for absent members
 PLAIN_WIDTH = 100
 NOBODY = "-"
-SYMBOLS = (
-    digits[1:] + ascii_letters
-)  # of the members in the strip, in their order; beyond 61 they come again
+# The signs of the members in the strip, in their order; from the 62nd member on they repeat.
+SYMBOLS = digits[1:] + ascii_letters
 INDENT = "  "
 GAP = "  "
 
 
 class Cell(NamedTuple):
-    """A piece of text; `is_bad` where somebody should look at it."""
+    """A piece of text; `is_bad` if an operator should look at it."""
 
     text: str
     is_bad: bool = False
 
 
 class Column(NamedTuple):
-    """One column of the members' table; numbers stand to the right. Where there is no room, the highest `rank` goes first, 0 never."""
+    """One column of the members' table; numbers are right-aligned.
+
+    If the width is too small, the column with the highest `rank` is dropped first; 0 never is.
+    """
 
     heading: str
     cell: Callable[[MemberRow], Cell]
@@ -44,28 +46,28 @@ class Column(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """One cell of the strip: whose most of its buckets are ("" = nobody's), and whether one of them is at fault."""
+    """One cell of the strip: the owner of most of its buckets ("": none), and whether one is bad."""
 
     owner: str
     is_bad: bool
 
 
 def title(of: Status) -> str:
-    """Which cluster, and since when it stands as it does."""
-    since = "just now" if of.view_age_s is None else f"for {duration(of.view_age_s)}"
+    """The cluster, and how long its view has been current."""
+    since = "just now" if of.view_age_s is None else f"for {two_unit_duration(of.view_age_s)}"
     members = "1 member" if len(of.rows) == 1 else f"{len(of.rows)} members"
     return f"{of.vip}: view {of.view_number}, {since}; {members}"
 
 
 def settings_line(of: Status) -> str:
-    """What the cluster agreed on; the seed is nobody's business."""
+    """The cluster's settings, without the secret seed."""
     agreed = of.settings
-    what = f"{agreed.total_nodes} node numbers by {agreed.hash_mode}, {agreed.hash_family}"
+    what = f"{agreed.total_nodes} buckets by {agreed.hash_mode}, {agreed.hash_family}"
     return f"{what}, cluster MAC {agreed.cluster_mac}, lease {agreed.lease_ms / 1000:g} s"
 
 
 def verdict_lines(of: Status) -> list[Cell]:
-    """Whether every bucket has one owner, and what else there is to know."""
+    """Whether every bucket has one owner, and the notes."""
     lines = [Cell(f"ALARM: {alarm}", is_bad=True) for alarm in of.alarms]
     if of.verdict == SOUND:
         lines.append(
@@ -78,29 +80,30 @@ def verdict_lines(of: Status) -> list[Cell]:
         overlaps, holes = len(of.findings.overlaps), len(of.findings.holes)
         lines.append(
             Cell(
-                f"moving: {counted(overlaps)} with more than one owner, {counted(holes)} without, as last told"
+                f"moving: {counted(overlaps)} with more than one owner, {counted(holes)} without an"
+                " owner, by the last reports"
             )
         )
     if of.waits_for:
-        lines.append(Cell(f"hand-over under way: waiting for {names(of.waits_for)}"))
+        lines.append(Cell(f"hand-over: waiting for {names(of.waits_for)}"))
     return [*lines, *(Cell(f"note: {note}", is_bad=True) for note in of.notes)]
 
 
 def shown_rows(of: Status, *, everyone: bool) -> Sequence[MemberRow]:
-    """The rows to show: all, or the first and whatever is not as usual."""
+    """The rows to show: all, or the first ones and every unusual one."""
     if everyone or len(of.rows) <= SHOWN_ROWS:
         return of.rows
     return [row for place, row in enumerate(of.rows) if place < SHOWN_ROWS or not row.is_plain]
 
 
 def summary_line(of: Status, shown: Sequence[MemberRow]) -> str:
-    """What there is of the members that are not shown; empty where all are."""
+    """A line about the members that are not shown; "" if all are."""
     left_out = len(of.rows) - len(shown)
     if not left_out:
         return ""
     buckets = sum(row.buckets for row in of.rows) - sum(row.buckets for row in shown)
     return (
-        f"and {left_out} more members as they should be, with {counted(buckets)}; --all lists them"
+        f"and {left_out} more members without problems, with {counted(buckets)}; --all lists them"
     )
 
 
@@ -124,8 +127,8 @@ def _flows(row: MemberRow) -> Cell:
     )
 
 
-def _told(row: MemberRow) -> Cell:
-    age = f"{duration(max(0.0, row.report_age_s))} ago"
+def _reported(row: MemberRow) -> Cell:
+    age = f"{two_unit_duration(max(0.0, row.report_age_s))} ago"
     return (
         Cell("never", is_bad=True)
         if row.report is None
@@ -144,13 +147,13 @@ _COLUMNS = (
     Column("lease", _lease),
     Column("kept", lambda row: Cell(str(row.report.kept)) if row.report else _UNKNOWN, 5),
     Column("flows", _flows, 1),
-    Column("up", lambda row: Cell(duration(row.uptime_s)), 6),
-    Column("told", _told),
+    Column("up", lambda row: Cell(two_unit_duration(row.uptime_s)), 6),
+    Column("reported", _reported),
 )
-_MADE_OF = Column("runs", lambda row: Cell(_made_of(row)), 7, is_number=False)
+_RUNS = Column("runs", lambda row: Cell(_runs(row)), 7, is_number=False)
 
 
-def _made_of(row: MemberRow) -> str:
+def _runs(row: MemberRow) -> str:
     return (
         f"{row.member.dataplane}, XDP {row.report.xdp}, version {row.report.version}"
         if row.report
@@ -159,8 +162,11 @@ def _made_of(row: MemberRow) -> str:
 
 
 def columns(of: Status, shown: Sequence[MemberRow], width: int | None = None) -> tuple[Column, ...]:
-    """The columns of the members' table that fit into that width; what all members run alike needs none."""
-    wanted = _COLUMNS if alike_line(of) else (*_COLUMNS, _MADE_OF)
+    """The columns of the members' table that fit into `width`.
+
+    What all members run is a line of its own, not a column.
+    """
+    wanted = _COLUMNS if alike_line(of) else (*_COLUMNS, _RUNS)
     room = {
         column: len(GAP)
         + max(len(text) for text in (column.heading, *(column.cell(row).text for row in shown)))
@@ -173,13 +179,13 @@ def columns(of: Status, shown: Sequence[MemberRow], width: int | None = None) ->
 
 
 def alike_line(of: Status) -> str:
-    """What all members run; empty where that differs, or there are none."""
-    kinds = {_made_of(row) for row in of.rows}
+    """What all members run; "" if that differs, or there are no members."""
+    kinds = {_runs(row) for row in of.rows}
     return f"all run {kinds.pop()}" if len(kinds) == 1 else ""
 
 
 def problem_lines(shown: Sequence[MemberRow]) -> list[str]:
-    """What the daemons themselves say is wrong."""
+    """The problems that the daemons report."""
     return [
         f"{row.member.name}: {_problem(row.report)}"
         for row in shown
@@ -188,10 +194,9 @@ def problem_lines(shown: Sequence[MemberRow]) -> list[str]:
 
 
 def other_lines(of: Status) -> list[str]:
-    """Orders for members that are not there, and znodes that are none."""
+    """Orders for absent members, and ignored znodes."""
     orders = [
-        f"ordered for {name_of(member)}, which is not there: {ordered(order)}"
-        for member, order in of.standing.items()
+        f"{name_of(member)} (absent): {ordered(order)}" for member, order in of.standing.items()
     ]
     return [
         *_first(orders, "orders"),
@@ -221,8 +226,8 @@ def ordered(order: Order) -> str:
     return f"ordered: {', '.join(words) or 'nothing'}"
 
 
-def duration(seconds: float) -> str:
-    """A duration by its two largest units."""
+def two_unit_duration(seconds: float) -> str:
+    """A duration in its two largest units, rounded down."""
     whole = int(seconds)
     for unit, size, lower, lower_size in (
         ("d", 86400, "h", 3600),
@@ -245,15 +250,14 @@ def strip(of: Status, width: int) -> list[Slice]:
     count = min(width, total)
     faulty = sorted({*of.findings.overlaps, *of.findings.holes}) if of.alarms else []
     bad = {(bucket - 1) * count // total for bucket in faulty}
-    starts = [
-        -(-cell * total // count) for cell in range(count + 1)
-    ]  # rounded up: cell c holds the slots whose share of the strip begins in c
+    # Rounded up: a cell holds the buckets whose part of the strip begins in it.
+    starts = [-(-cell * total // count) for cell in range(count + 1)]
     mostly = (Counter(of.owners[start:end]).most_common(1)[0][0] for start, end in pairwise(starts))
     return [Slice(owner, cell in bad) for cell, owner in enumerate(mostly)]
 
 
 def plain(of: Status, *, everyone: bool) -> list[str]:
-    """Everything as lines, in ASCII but for the names that others chose."""
+    """Everything as lines, in ASCII except for names from other machines."""
     shown, signs = shown_rows(of, everyone=everyone), symbols(of)
     bar = "".join(
         "!" if part.is_bad else signs.get(part.owner, NOBODY) for part in strip(of, PLAIN_WIDTH)

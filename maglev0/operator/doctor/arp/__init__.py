@@ -1,1 +1,1 @@
-"""ARP on the traffic network: reader and judge."""
+"""The traffic network, by ARP: `read` sends and receives frames, `judge` decides."""

@@ -1,12 +1,15 @@
-"""What ARP tells of the network: who answers for the VIP with which MAC, and whether frames for the cluster MAC arrive.
+"""Judges who answers ARP for the VIP, and whether frames for the cluster MAC arrive. Pure.
 
-Pure: imports no I/O. No member needs to take part in it, for a kernel answers ARP by itself (RFC 826). Three questions go to each other member's
-own address, with the sender address 0.0.0.0 of a probe (RFC 5227, 2.1.1), which no neighbour table learns from:
+It imports no I/O; `read` beside it sends the frames and hears the answers. No member's daemon takes
+part: a kernel answers ARP by itself (RFC 826). Three questions go to each other member's own
+address. Their sender address is 0.0.0.0, as in a probe (RFC 5227, 2.1.1), so no neighbour table
+learns from them:
 
-- *control*: by broadcast. Who answers can be reached.
-- *there*: in a frame to the cluster MAC. Who answers has received it, so the switch carries such frames from here to there.
-- *here*: by broadcast, naming the cluster MAC as the asker's own. The kernel sends its answer to the MAC that the question names, so the answer is a
-  frame to the cluster MAC, from there to here.
+- *control*: a broadcast. A member that answers can be reached.
+- *there*: a frame to the cluster MAC. A member that answers has received it, so the switch carries
+  such frames from here to there.
+- *here*: a broadcast that names the cluster MAC as the asker's own. The kernel sends its answer to
+  the MAC that the question names, so the answer is a frame to the cluster MAC, from there to here.
 """
 
 from __future__ import annotations
@@ -44,7 +47,10 @@ class Question(enum.Enum):
 
 
 class Heard(NamedTuple):
-    """One ARP packet: the frame's MACs, and whose MAC it names for which address. `asked` is the MAC that an answer is meant for."""
+    """One ARP packet: the frame's MACs, and the MAC and address of its sender.
+
+    `asked` is the MAC of the target: for an answer, the MAC of who asked.
+    """
 
     destination: str
     source: str
@@ -55,7 +61,7 @@ class Heard(NamedTuple):
 
 
 class Peer(NamedTuple):
-    """Another member on the network; `answers`: it should answer for the VIP, too."""
+    """Another member on the network; `answers`: it should also answer for the VIP."""
 
     name: str
     address: IPv4Address
@@ -65,7 +71,10 @@ class Peer(NamedTuple):
 
 @dataclass
 class ArpTally:
-    """What was asked and heard: rounds, answers by question and peer's address, and the MACs that spoke for the VIP by the frame's source."""
+    """The counts of an examination: rounds, and answers by question and peer's address.
+
+    `speakers` are the MACs that answered for the VIP, by the source MAC of the frame.
+    """
 
     rounds: int = 0
     answers: Counter[tuple[Question, IPv4Address]] = field(default_factory=Counter)
@@ -74,7 +83,7 @@ class ArpTally:
     def take(
         self, heard: Heard, question: Question, vip: IPv4Address, own: str, cluster_mac: str
     ) -> None:
-        """Count a packet that came while that was asked."""
+        """Count a packet that arrived during that question."""
         if heard.address == vip:
             self.speakers.setdefault(heard.source, set()).add(heard.mac)
         elif heard.is_reply and heard.asked == (cluster_mac if question is Question.HERE else own):
@@ -84,7 +93,10 @@ class ArpTally:
 def request(
     destination: str, own: str, asker: tuple[str, IPv4Address], wanted: IPv4Address
 ) -> bytes:
-    """The frame that asks for an address; `asker` is whom it names as the one who asks, `own` the frame's true source."""
+    """The frame that asks for the address `wanted`.
+
+    `asker` is the MAC and address that the question names; `own` is the frame's source MAC.
+    """
     mac, address = asker
     return _FRAME.pack(
         _bytes(destination),
@@ -106,7 +118,7 @@ def question(kind: Question, peer: IPv4Address, own: str, cluster_mac: str) -> b
 
 
 def parse(frame: bytes) -> Heard | None:
-    """Read an ARP packet in an Ethernet frame, None for every other."""
+    """Read an ARP packet in an Ethernet frame; None for any other frame."""
     if len(frame) < FRAME_BYTES:
         return None
     destination, source, ether_type, *fixed, operation, mac, address, asked, _target = (
@@ -135,7 +147,7 @@ def _text(mac: bytes) -> str:
 def judge(
     tally: ArpTally, peers: Sequence[Peer], vip: IPv4Address, cluster_mac: str
 ) -> list[Finding]:
-    """Judge what was heard; `peers` are the other members that were asked."""
+    """Judge the counts; `peers` are the other members that were asked."""
     names = {peer.mac: peer.name for peer in peers}
     wrong = [
         _impostor(mac, source, names, vip, cluster_mac)
@@ -145,9 +157,9 @@ def judge(
     near = [peer for peer in peers if tally.answers[Question.CONTROL, peer.address]]
     silent = [peer for peer in near if peer.answers and peer.mac not in tally.speakers]
     speaking = (
-        f"{len(tally.speakers)} others answer for {vip}, all with {cluster_mac}"
+        f"{len(tally.speakers)} other hosts answer for {vip}, all with {cluster_mac}"
         if tally.speakers
-        else f"nobody else answers for {vip}"
+        else f"no other host answers for {vip}"
     )
     return [
         *judged(VIP_MAC, speaking, *wrong, _silent(silent, vip) if silent else None),
@@ -160,30 +172,35 @@ def judge(
 
 
 def _alone(check: str) -> Finding:
-    return left_out(check, "no other member is known that could be asked")
+    return left_out(check, "there is no other member to ask")
 
 
 def _impostor(
     mac: str, source: str, names: dict[str, str], vip: IPv4Address, cluster_mac: str
 ) -> Finding:
-    who = names.get(source) or names.get(mac) or f"a host that is no member, at {source}"
-    why = f"clients and routers that hear it send all their traffic for {vip} to that host alone; the cluster's is {cluster_mac}"
+    who = names.get(source) or names.get(mac) or f"a host that is not a member ({source})"
+    why = (
+        f"clients and routers that hear it send all traffic for {vip} to that host only; the"
+        f" cluster MAC is {cluster_mac}"
+    )
     return fault(
         VIP_MAC,
-        f"{vip} is answered with {mac}, by {who}",
+        f"{who} answers ARP for {vip} with {mac}",
         why,
-        f"on that host: ip address del {vip}/32 dev …, or start its daemon",
+        f"on that host: systemctl start maglev0, or: ip address del {vip}/32 dev …",
     )
 
 
 def _silent(silent: Sequence[Peer], vip: IPv4Address) -> Finding:
-    why = "routers learn the cluster MAC from whoever answers; if nobody did, no client would find the cluster"
-    mend = "on that node: maglev0 doctor (its arp_ignore, its packet filters, its daemon)"
+    why = (
+        "routers learn the cluster MAC from an answer; if no node answers, no client finds the VIP"
+    )
+    fix = "on that node: maglev0 doctor (its arp_ignore, its packet filters, its daemon)"
     return fault(
         VIP_MAC,
-        f"{_names(silent)} {_verb(silent, 'does', 'do')} not answer ARP for {vip}, though for their own addresses",
+        f"{_names(silent)} {_verb(silent, 'does', 'do')} not answer ARP for {vip}",
         why,
-        mend,
+        fix,
     )
 
 
@@ -194,12 +211,15 @@ def _reach(
     apart = None
     if far:
         what = f"{_names(far)} {_verb(far, 'does', 'do')} not answer ARP on this network"
-        why = "all members must stand in one layer-2 network: another VLAN, a cut cable, or a filter lies between"
+        why = (
+            "all members must be in one layer-2 network: the cause may be another VLAN, a broken"
+            " cable, or a filter"
+        )
         apart = warning(
             NEIGHBOURS,
             what,
             why,
-            f"from here: arping -I IF {far[0].address}; compare cables and VLANs",
+            f"from here: arping -I IF {far[0].address}; check cables and VLANs",
         )
     return [
         *judged(NEIGHBOURS, f"all {len(near)} other members answer", apart),
@@ -211,7 +231,7 @@ def _reach(
 def _way(tally: ArpTally, near: Sequence[Peer], kind: Question, cluster_mac: str) -> list[Finding]:
     check = THERE if kind is Question.THERE else HERE
     if not near:
-        return [left_out(check, "no other member answers that could be asked")]
+        return [left_out(check, "no other member answers ARP")]
     heard = {peer: tally.answers[kind, peer.address] for peer in near}
     lost = [peer for peer, count in heard.items() if not count]
     some = [
@@ -221,7 +241,7 @@ def _way(tally: ArpTally, near: Sequence[Peer], kind: Question, cluster_mac: str
     ]
     return judged(
         check,
-        f"they pass, {len(near)} of {len(near)} members",
+        f"they arrive, {len(near)} of {len(near)} members",
         _lost(lost, kind, cluster_mac),
         _some(some, heard, tally.rounds, kind, cluster_mac),
     )
@@ -236,8 +256,11 @@ def _lost(lost: Sequence[Peer], kind: Question, cluster_mac: str) -> Finding | N
         if there
         else f"frames for {cluster_mac} from {_names(lost)} do not arrive here"
     )
-    why = f"the switch does not flood them to {'their ports' if there else 'this port'}: nobody receives what clients in that share send"
-    mine = f"; on {'those nodes' if there else 'this one'} ip maddress must show the MAC"
+    why = (
+        f"the switch does not flood them to {'their ports' if there else 'this port'}: no node"
+        " receives the packets of clients in that share"
+    )
+    mine = f"; on {'those nodes' if there else 'this node'} ip maddress must show the MAC"
     return fault(THERE if there else HERE, what, why, _switch(cluster_mac) + mine)
 
 
@@ -248,21 +271,25 @@ def _some(
         return None
     there = kind is Question.THERE
     counts = ", ".join(f"{peer.name} {heard[peer]} of {rounds}" for peer in some[:_FEW])
-    what = (
-        f"frames for {cluster_mac} {'to' if there else 'from'} others are lost in part ({counts})"
+    what = f"some frames for {cluster_mac} {'to' if there else 'from'} others are lost ({counts})"
+    why = (
+        "a switch that snoops IGMP floods only until its entries age out, and a switch with storm"
+        " control drops frames above its rate"
     )
-    why = "a switch that snoops IGMP delivers until its entries age, and one with storm control drops what exceeds its rate"
     return warning(
         THERE if there else HERE,
         what,
         why,
-        f"{_switch(cluster_mac)}; watch for longer: maglev0 doctor --probe-for=300",
+        f"{_switch(cluster_mac)}; to probe longer: maglev0 doctor --probe-for=300",
     )
 
 
 def _switch(cluster_mac: str) -> str:
     bridge = "on a Linux bridge: bridge link set dev PORT mcast_flood on"
-    return f"on the switch: IGMP snooping off for this VLAN, or {cluster_mac} pinned to the nodes' ports; {bridge}"
+    return (
+        f"on the switch: switch IGMP snooping off for this VLAN, or pin {cluster_mac} to the nodes'"
+        f" ports; {bridge}"
+    )
 
 
 def _names(peers: Iterable[Peer]) -> str:

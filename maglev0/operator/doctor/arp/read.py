@@ -1,4 +1,4 @@
-"""Asks the traffic network by ARP, and counts the answers."""
+"""Reads the traffic network by ARP: sends the questions of `judge` and counts the answers."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from maglev0.errors import DataplaneError
 from maglev0.operator.doctor.arp import judge as arp
 from maglev0.operator.doctor.arp.judge import ArpTally, Peer, Question
 
-MAX_PEERS = 64  # asked: a switch that carries frames to so many carries them to all
-LEAST_ROUNDS = 3  # one lost frame shall not look like a switch that loses them
-ROUND_S = 0.1  # between two rounds: a few frames each time are no load
-ANSWER_S = 0.25  # at most for each question's answers; a kernel answers within a millisecond
-MAX_FRAMES = 10_000  # at one question: in a storm of ARP there is no end of them
+MAX_PEERS = 64  # a switch that carries frames to so many carries them to all
+LEAST_ROUNDS = 3  # so one lost frame does not look like a switch that loses them
+ROUND_S = 0.1  # a few frames per round are no load
+ANSWER_S = 0.25  # to wait for answers at most; a kernel answers within a millisecond
+MAX_FRAMES = 10_000  # to read per question, because a storm of ARP does not end
 _BUFFER_BYTES = 1 << 20  # for the answers of all peers at once
 _OUTGOING = 4  # PACKET_OUTGOING, packet(7)
 _SOL_PACKET, _ADD_MEMBERSHIP, _MULTICAST = 263, 1, 0
@@ -25,7 +25,7 @@ _MEMBERSHIP = struct.Struct("@iHH8s")  # struct packet_mreq
 
 
 class Wire:
-    """A packet socket on the traffic interface; only root may have one."""
+    """A packet socket on the traffic interface; only root may open one."""
 
     def __init__(
         self, interface: Interface, vip: IPv4Address, cluster_mac: str, peers: Sequence[Peer]
@@ -33,13 +33,14 @@ class Wire:
         self._interface = interface
         self._vip = vip
         self._cluster_mac = cluster_mac
-        self.peers = tuple(peers[:MAX_PEERS])  # those that are asked
+        self.peers = tuple(peers[:MAX_PEERS])  # the members that it asks
         self._tally = ArpTally()
 
     def ask(self, seconds: float, *, listen: bool) -> ArpTally:
-        """Ask for so long, in rounds; `listen` has the network card take frames for the cluster MAC meanwhile, where no daemon sees to that.
+        """Ask in rounds for `seconds`, blocking; returns the counts.
 
-        Raises DataplaneError where the kernel refuses.
+        `listen` makes the network card accept frames for the cluster MAC meanwhile, which is needed
+        where no daemon does. Raises DataplaneError if the kernel refuses.
         """
         try:
             with socket.socket(
@@ -69,9 +70,8 @@ class Wire:
 
     def _rounds(self, link: socket.socket, seconds: float) -> None:
         ends_s = time.monotonic() + seconds
-        while (
-            self._tally.rounds < LEAST_ROUNDS or time.monotonic() < ends_s
-        ):  # ends: each round takes a bounded time
+        # Each round takes a bounded time.
+        while self._tally.rounds < LEAST_ROUNDS or time.monotonic() < ends_s:
             due_s = time.monotonic() + ROUND_S
             self._who_has_the_vip(link)
             for kind in Question:
@@ -85,14 +85,16 @@ class Wire:
 
     def _who_has_the_vip(self, link: socket.socket) -> None:
         own = self._interface.address
-        # By our own address where there is one, as a client would: a probe's 0.0.0.0 is answered where arp_ignore keeps clients out.
+        # From this machine's own address if it has one, as a client asks: with some values of
+        # arp_ignore the kernel answers a probe from 0.0.0.0 but not a client.
         asker = self._interface.mac, IPv4Address(own) if own else arp.NOBODY
         link.send(arp.request(arp.BROADCAST, self._interface.mac, asker, self._vip))
 
     def _hear(self, link: socket.socket, kind: Question, *, patient: bool) -> None:
-        """Count what comes: until all have answered, or for the whole time, and then what lies in the buffer still.
+        """Count answers until all peers have answered or the time is up, then empty the buffer.
 
-        A process that had to wait for its turn has lost no answer by that.
+        So no answer is lost when the process had to wait for a processor. `patient` waits for the
+        whole time.
         """
         ends_s, wanted = time.monotonic() + ANSWER_S, self._tally.rounds + 1
         for _frame in range(MAX_FRAMES):

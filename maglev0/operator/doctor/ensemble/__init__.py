@@ -1,1 +1,1 @@
-"""ZooKeeper's servers: reader and judge."""
+"""ZooKeeper's servers: `read` asks each server, `judge` decides."""

@@ -1,6 +1,6 @@
-"""Whether ZooKeeper suits a cluster: its servers, the sessions that they grant, and how fast they write, against the lease.
+"""Judges ZooKeeper: its servers, the sessions that they grant, and the time of writes. Pure.
 
-Pure: imports no I/O.
+It imports no I/O. Its input is what `read` beside it returns. Times are compared with the lease.
 """
 
 from __future__ import annotations
@@ -17,18 +17,21 @@ QUORUM = "ZooKeeper's quorum"
 SESSION = "session timeout"
 ELECTION = "election against lease"
 LEASE = "lease against session"
-ACCESS = "rights on ZooKeeper"
+ACCESS = "access to ZooKeeper"
 WRITES = "ZooKeeper's writes"
 ROUNDING_S = 0.002  # timeouts travel in whole milliseconds
-ELECTION_S = 0.5  # from the end of the old leader to the service of the new: seen 0.2 to 0.5 s with three servers
+# From the end of the old leader until the new one serves: measured 0.2 to 0.5 s, three servers.
+ELECTION_S = 0.5
 _CONF = re.compile(r"^(\w+)=(-?\d+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class ServerReading:
-    """One server of the connection string. `problem` says why it does not serve; `conf` is what it tells of its settings, empty where it does not.
+    """One server of the connection string.
 
-    `granted_s` is the session timeout that it gave who asked for `asked_s`; `least_s` and `most_s` are the shortest and the longest that it gives.
+    `problem` says why it does not serve, "" if it does. `granted_s` is the session timeout that it
+    granted when asked for `asked_s`; `least_s` and `most_s` are the shortest and longest that it
+    grants. `conf` are its settings, empty if it does not publish them.
     """
 
     address: str
@@ -43,43 +46,44 @@ class ServerReading:
 
 
 def read_srvr(text: str) -> tuple[str, str]:
-    """Version and mode, of the answer to the four-letter word `srvr`; empty where it does not tell."""
+    """Version and mode in the answer to the four-letter word `srvr`; empty if not allowed."""
     version = re.search(r"^Zookeeper version: ([\w.]+)", text, re.MULTILINE)
     mode = re.search(r"^Mode: ([\w-]+)", text, re.MULTILINE)
     return version[1] if version else "", mode[1] if mode else ""
 
 
 def read_conf(text: str) -> dict[str, int]:
-    """The numbers among the settings, of the answer to `conf`; empty where that is not allowed."""
+    """The numeric settings in the answer to `conf`; empty if not allowed."""
     return {name: int(value) for name, value in _CONF.findall(text)}
 
 
 def judge_access(*, identity: bool, tls: bool) -> list[Finding]:
-    """Judge who else may write there, by what this machine's own flags say."""
+    """Judge who else may write to ZooKeeper, by this machine's own flags."""
     why = (
-        "whoever reaches ZooKeeper's ports can take the VIP, or learn the seed and aim at one node"
+        "anyone who reaches ZooKeeper's ports can take the VIP, or read the hash seed and attack"
+        " one node"
     )
     opened = note(
         ACCESS,
-        "the cluster's znodes are anybody's to change",
+        "anyone may change the cluster's znodes",
         why,
-        "give all nodes --zk-auth; keep these ports to the servers that need them",
+        "give all nodes --zk-auth; open these ports only to hosts that need them",
     )
     clear = note(
         ACCESS,
-        "the password travels in the clear",
-        "whoever listens on the way can take the VIP with it",
-        "give all nodes --zk-ca, too",
+        "the password is sent unencrypted",
+        "anyone who listens on the way can take the VIP with it",
+        "give all nodes --zk-ca",
     )
     return judged(
         ACCESS,
-        "the cluster's znodes are its own",
+        "only the cluster's identity may change its znodes",
         opened if not identity else None if tls else clear,
     )
 
 
 def judge(servers: Sequence[ServerReading]) -> list[Finding]:
-    """Judge the servers by themselves."""
+    """Judge the servers' states."""
     serving = [server for server in servers if not server.problem]
     return [
         *judged(SERVERS, f"all {len(servers)} serve", *_away(servers, serving)),
@@ -89,14 +93,14 @@ def judge(servers: Sequence[ServerReading]) -> list[Finding]:
 
 def _away(servers: Sequence[ServerReading], serving: Sequence[ServerReading]) -> list[Finding]:
     why = (
-        "no lease is renewed, so no node accepts a new flow"
+        "no node can renew its lease, so none accepts a new connection"
         if not serving
-        else "the fewer servers, the nearer the end of the quorum"
+        else "with fewer servers, the quorum is lost sooner"
     )
     worst = warning if serving else fault
-    mend = "systemctl status zookeeper, on that server; check --zk and the ports between"
+    fix = "on that server: systemctl status zookeeper; check --zk and the firewall"
     return [
-        worst(SERVERS, f"{server.address} {server.problem}", why, mend)
+        worst(SERVERS, f"{server.address} {server.problem}", why, fix)
         for server in servers
         if server.problem
     ]
@@ -106,29 +110,28 @@ def _ensemble(servers: Sequence[ServerReading], serving: Sequence[ServerReading]
     found = []
     heads = [server.address for server in serving if server.mode in ("leader", "standalone")]
     if len(heads) > 1:
-        what = f"{' and '.join(heads)} each lead for themselves"
-        why = (
-            "nodes that reach different ones do not see each other, and answer for the same shares"
-        )
+        what = f"{' and '.join(heads)} lead different ensembles"
+        why = "nodes on different ensembles do not see each other, and answer the same clients"
         found.append(
             fault(
                 QUORUM,
                 what,
                 why,
-                "name the servers of one ensemble in --zk, and the same on every node",
+                "name the servers of one ensemble in --zk, the same on every node",
             )
         )
     if any(server.mode == "standalone" for server in serving) and len(servers) == 1:
         why = (
-            "while it is away no node accepts a new flow: an ensemble of three goes on without one"
+            "while it is away, no node accepts a new connection; an ensemble of three can lose one"
+            " server"
         )
-        found.append(note(QUORUM, f"{servers[0].address} stands alone", why))
+        found.append(note(QUORUM, f"{servers[0].address} is the only server", why))
     elif len(servers) % 2 == 0 and len(heads) == 1:
         found.append(
             note(
                 QUORUM,
-                f"{len(servers)} servers are named",
-                "an even number outlives no more failures than one less would",
+                f"{len(servers)} servers, an even number",
+                "one server less survives as many failures",
             )
         )
     versions = sorted({server.version for server in serving if server.version})
@@ -137,14 +140,17 @@ def _ensemble(servers: Sequence[ServerReading], serving: Sequence[ServerReading]
             note(
                 QUORUM,
                 f"the servers run versions {', '.join(versions)}",
-                "fine while they are upgraded, not for long",
+                "this is fine only during an upgrade",
             )
         )
     return found
 
 
 def judge_times(servers: Sequence[ServerReading], agreed: Terms | None) -> list[Finding]:
-    """Judge what sessions they grant; `agreed` are the terms of the cluster's lease, where there is a cluster."""
+    """Judge the sessions that they grant.
+
+    `agreed` are the terms of the cluster's lease, None if there is no cluster.
+    """
     serving = [server for server in servers if server.granted_s is not None]
     if not serving:
         return [
@@ -152,7 +158,7 @@ def judge_times(servers: Sequence[ServerReading], agreed: Terms | None) -> list[
         ]
     session = judged(
         SESSION,
-        f"{serving[0].granted_s:g} s, as asked for",
+        f"{serving[0].granted_s:g} s, as requested",
         *(_granted(server) for server in serving),
     )
     if agreed is None:
@@ -161,7 +167,7 @@ def judge_times(servers: Sequence[ServerReading], agreed: Terms | None) -> list[
         *session,
         *judged(
             LEASE,
-            f"leases of {agreed.length_s:g} s end before sessions do",
+            f"a lease of {agreed.length_s:g} s expires before a session does",
             _lease(serving[0], agreed),
         ),
         *_election(serving, agreed),
@@ -172,23 +178,30 @@ def _granted(server: ServerReading) -> Finding | None:
     granted_s = server.granted_s or 0.0
     if abs(granted_s - server.asked_s) <= ROUNDING_S:
         return None
-    what = f"{server.address} grants sessions of {granted_s:g} s where {server.asked_s:g} s are asked for"
+    asked_s = server.asked_s
+    what = f"{server.address} grants sessions of {granted_s:g} s, not {asked_s:g} s as requested"
     if granted_s > server.asked_s:
-        least = f"the shortest that it grants, two ticks by default, is {server.least_s or granted_s:g} s"
-        why = f"a crashed node's share goes unanswered for as long: {least}"
+        why = (
+            "no node answers in a crashed node's share for that long; the shortest session that the"
+            f" server grants, two ticks by default, is {server.least_s or granted_s:g} s"
+        )
         tick_ms = int(1000 * server.asked_s / 2)
         return warning(
             SESSION,
             what,
             why,
-            f"in zoo.cfg: tickTime={tick_ms}, or minSessionTimeout={int(1000 * server.asked_s)}; the same on all servers",
+            f"in zoo.cfg on all servers: tickTime={tick_ms}, or"
+            f" minSessionTimeout={int(1000 * server.asked_s)}",
         )
-    why = f"a node that is cut off for longer than that is out; the longest that it grants, 20 ticks by default, is {server.most_s or granted_s:g} s"
+    why = (
+        "a node that is cut off for longer leaves the cluster; the longest session that the server"
+        f" grants, 20 ticks by default, is {server.most_s or granted_s:g} s"
+    )
     return warning(
         SESSION,
         what,
         why,
-        f"in zoo.cfg: maxSessionTimeout={int(1000 * server.asked_s)}; the same on all servers",
+        f"in zoo.cfg on all servers: maxSessionTimeout={int(1000 * server.asked_s)}",
     )
 
 
@@ -196,19 +209,23 @@ def _lease(server: ServerReading, agreed: Terms) -> Finding | None:
     granted_s = server.granted_s or 0.0
     if agreed.over_s + agreed.interval_s <= granted_s + ROUNDING_S:
         return None
-    what = f"the cluster's lease of {agreed.length_s:g} s is longer than two thirds of a session of {granted_s:g} s"
-    why = "a crash costs more than a session timeout: the others wait for the lease's end"
+    what = (
+        f"the cluster's lease of {agreed.length_s:g} s is longer than two thirds of a session of"
+        f" {granted_s:g} s"
+    )
+    why = "a crash lasts longer than a session timeout, because the others wait for the lease"
     return warning(
         LEASE,
         what,
         why,
-        f"give all nodes --session-timeout={agreed.length_s * 1.5:.2g}, or found the cluster anew with a shorter one",
+        f"give all nodes --session-timeout={agreed.length_s * 1.5:.2g}, or start a new cluster with"
+        " a shorter lease",
     )
 
 
 def _election(serving: Sequence[ServerReading], agreed: Terms) -> list[Finding]:
     if all(server.mode in ("standalone", "") for server in serving):
-        return judged(ELECTION, "a server that stands alone elects nobody")
+        return judged(ELECTION, "a single server holds no elections")
     conf = next(
         (server.conf for server in serving if {"tickTime", "syncLimit"} <= server.conf.keys()), None
     )
@@ -216,32 +233,44 @@ def _election(serving: Sequence[ServerReading], agreed: Terms) -> list[Finding]:
         return [
             left_out(
                 ELECTION,
-                "no server tells its tickTime and syncLimit",
+                "no server publishes tickTime and syncLimit",
                 "in zoo.cfg: 4lw.commands.whitelist=srvr,conf",
             )
         ]
     silence_s = conf["tickTime"] * conf["syncLimit"] / 1000 + ELECTION_S
     bearable_s = agreed.length_s - agreed.interval_s
-    what = f"a leader that falls silent is replaced after some {silence_s:g} s, and leases bear {bearable_s:.2g} s"
-    late = None
+    what = (
+        f"the servers replace a silent leader after about {silence_s:g} s; leases outlast"
+        f" {bearable_s:.2g} s"
+    )
+    slow = None
     if silence_s > bearable_s:
-        why = "until then no lease is renewed: no node accepts a new flow"
-        mend = f"in zoo.cfg: tickTime={min(conf['tickTime'], 500)}, syncLimit=2; or a longer --session-timeout on all nodes"
-        late = warning(ELECTION, what, why, mend)
-    return judged(ELECTION, what, late)
+        why = "until then no node can renew its lease: none accepts a new connection"
+        fix = (
+            f"in zoo.cfg: tickTime={min(conf['tickTime'], 500)}, syncLimit=2; or a longer"
+            " --session-timeout on all nodes"
+        )
+        slow = warning(ELECTION, what, why, fix)
+    return judged(ELECTION, what, slow)
 
 
 def judge_writes(took_s: Sequence[float], agreed: Terms) -> list[Finding]:
-    """Judge how long writes took, against the time between two renewals and the lease."""
+    """Judge how long writes took, in seconds, against the renewal interval and the lease."""
     if not took_s:
-        return [left_out(WRITES, "none could be tried")]
+        return [left_out(WRITES, "no write succeeded")]
     slowest_s = max(took_s)
-    what = f"the slowest of {len(took_s)} took {1000 * slowest_s:.0f} ms; a lease is renewed every {1000 * agreed.interval_s:.0f} ms"
-    why = "renewals that come late end leases, and new flows go unanswered"
-    mend = "ZooKeeper's log on a disk of its own (dataLogDir), fewer other writers, a nearer server"
-    late = None
+    what = (
+        f"the slowest of {len(took_s)} took {1000 * slowest_s:.0f} ms; a node renews its lease"
+        f" every {1000 * agreed.interval_s:.0f} ms"
+    )
+    why = "when renewals are late, leases expire and new connections get no answer"
+    fix = (
+        "put ZooKeeper's log on a disk of its own (dataLogDir), use fewer other writers, or a"
+        " nearer server"
+    )
+    slow = None
     if slowest_s > agreed.interval_s:
-        late = (fault if slowest_s > agreed.length_s - agreed.interval_s else warning)(
-            WRITES, what, why, mend
+        slow = (fault if slowest_s > agreed.length_s - agreed.interval_s else warning)(
+            WRITES, what, why, fix
         )
-    return judged(WRITES, what, late)
+    return judged(WRITES, what, slow)

@@ -1,6 +1,7 @@
-"""Asks each server of ZooKeeper by itself: what it says of its state and its settings, and which session timeouts it grants.
+"""Reads state, settings and granted session timeouts of each ZooKeeper server.
 
-Sessions are asked for by the bare handshake, and closed at once: kazoo connects to any server, and asks for timeouts that it can itself bear.
+It opens sessions by the bare handshake and closes them at once, because kazoo connects to any
+server and limits the timeouts that it requests.
 """
 
 from __future__ import annotations
@@ -22,11 +23,10 @@ from maglev0.protocol.ports.zookeeper import Disconnected, Refused, VersionGuard
 
 ANSWER_TIMEOUT_S = 2.0
 ANSWER_LIMIT = 1 << 16
-WRITES = 7  # tries: one slow one among them is seen, and the servers hardly notice
+WRITES = 7  # enough to see a slow one, and hardly any load
 _LENGTH = struct.Struct("!i")
-_CONNECT = struct.Struct(
-    "!iqiqi16s?"
-)  # protocol version, last zxid seen, timeout in ms, session, password, read-only (zookeeper.jute)
+# Protocol version, last zxid seen, timeout in ms, session, password, read-only (zookeeper.jute).
+_CONNECT = struct.Struct("!iqiqi16s?")
 _CONNECTED = struct.Struct("!ii")  # protocol version, timeout in ms
 _CLOSE = struct.Struct("!iii")  # length, xid, type: closeSession is -11
 _LONGEST_MS = (1 << 31) - 1
@@ -35,14 +35,14 @@ _LONGEST_MS = (1 << 31) - 1
 async def ask(
     address: ZooKeeperAddress, tls: ssl.SSLContext | None, asked_s: float
 ) -> list[ServerReading]:
-    """Ask all servers at once, about sessions of `asked_s`."""
+    """Ask all servers at once, for sessions of `asked_s` seconds; a failure is in `problem`."""
     return list(
         await asyncio.gather(*(_ask(server, tls, asked_s) for server in address.hosts.split(",")))
     )
 
 
 async def any_serves(address: ZooKeeperAddress, tls: ssl.SSLContext | None) -> bool:
-    """Whether any server answers, whatever it says; at once where all refuse."""
+    """Whether any server sends an answer of any kind; returns at once if all refuse."""
     return any(
         await asyncio.gather(*(_answers(server, tls) for server in address.hosts.split(",")))
     )
@@ -74,8 +74,8 @@ async def _ask(server: str, tls: ssl.SSLContext | None, asked_s: float) -> Serve
 
 
 async def _problem(server: str, tls: ssl.SSLContext | None) -> str:
-    told = await diagnosis.why_no_session(ZooKeeperAddress(server, ""), tls)
-    return told.removeprefix(server).lstrip(" :")
+    reason = await diagnosis.why_no_session(ZooKeeperAddress(server, ""), tls)
+    return reason.removeprefix(server).lstrip(" :")
 
 
 @asynccontextmanager
@@ -110,12 +110,15 @@ async def _granted_s(server: str, tls: ssl.SSLContext | None, timeout_ms: int) -
         writer.write(_CLOSE.pack(8, 1, -11))
         with contextlib.suppress(OSError):
             await writer.drain()
-            await reader.read(ANSWER_LIMIT)  # the session is closed once that is answered
+            await reader.read(ANSWER_LIMIT)  # the answer says that the session is closed
         return float(_CONNECTED.unpack_from(answer)[1]) / 1000
 
 
 async def writes_s(zookeeper: ZooKeeper, paths: Paths, version: int) -> list[float]:
-    """How long some transactions took that change nothing: of a check alone all servers agree on as they do on a write."""
+    """How long some transactions took, in seconds.
+
+    Each only checks a version and changes nothing, but the servers agree on it as on a write.
+    """
     took = []
     for _try in range(WRITES):
         started_s = time.monotonic()

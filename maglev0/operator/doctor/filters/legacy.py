@@ -1,6 +1,6 @@
-"""Rules of iptables-legacy, which nft does not list, in the form in which nft's are judged.
+"""Translates rules of iptables-legacy, which nft does not list, to nft's JSON objects. Pure.
 
-Pure: imports no I/O. They are read as `iptables-legacy-save` prints them (iptables-save(8)).
+It imports no I/O. Its input is the output of `iptables-legacy-save` (iptables-save(8)).
 """
 
 from __future__ import annotations
@@ -9,14 +9,10 @@ import shlex
 from collections.abc import Iterator
 from typing import Any
 
-OURS = "maglev0-"  # how the chains begin that guard a CLUSTERIP rule
-MARK = " (iptables-legacy)"  # behind the table's name, in what is told of a rule
-_PRIORITIES = {
-    "raw": -300,
-    "mangle": -150,
-    "filter": 0,
-    "security": 50,
-}  # enum nf_ip_hook_priorities, linux/netfilter_ipv4.h
+OURS = "maglev0-"  # the names of the chains that guard a CLUSTERIP rule begin so
+MARK = " (iptables-legacy)"  # after the table's name, where a finding names a rule
+# enum nf_ip_hook_priorities, linux/netfilter_ipv4.h
+_PRIORITIES = {"raw": -300, "mangle": -150, "filter": 0, "security": 50}
 _BUILT_IN = {
     "PREROUTING": "prerouting",
     "INPUT": "input",
@@ -51,11 +47,11 @@ _GO_ON = {
     "AUDIT",
     "SET",
 }
-_UNKNOWN: dict[str, Any] = {"limit": None}  # a test that some packets pass
+_UNKNOWN: dict[str, Any] = {"limit": None}  # a test whose result is unknown
 
 
 def objects(saved: str) -> Iterator[dict[str, Any]]:
-    """The chains and rules, as nft would print them; a rule's handle is its number in its chain."""
+    """The chains and rules, as nft prints them; a rule's handle is its number in its chain."""
     table, numbers = "", dict[str, int]()
     for line in saved.splitlines():
         if line.startswith("*"):
@@ -90,7 +86,7 @@ def _chain(table: str, line: str) -> dict[str, Any]:
 
 
 def _expressions(words: list[str]) -> list[dict[str, Any]]:
-    """Each test that is understood, one of unknown outcome for all others, and the verdict."""
+    """The tests that are understood, one unknown test for all others, and the verdict."""
     found: list[dict[str, Any]] = []
     operator, position = "==", 0
     while position < len(words):
@@ -103,7 +99,7 @@ def _expressions(words: list[str]) -> list[dict[str, Any]]:
         if word in _FIELDS:
             found.append({"match": {"op": operator, "left": _FIELDS[word], "right": _right(value)}})
         elif word == "-m" and value in ("tcp", "udp", "icmp", "comment"):
-            pass  # it tests nothing by itself
+            pass  # a match module that tests nothing by itself
         elif word == "--comment":
             pass
         elif _UNKNOWN not in found:

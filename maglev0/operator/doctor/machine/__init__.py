@@ -1,1 +1,1 @@
-"""Kernel, rights, connection tracking and clocks of this machine: reader and judge."""
+"""Kernel, rights, connection tracking and clocks: `read` asks the kernel, `judge` decides."""

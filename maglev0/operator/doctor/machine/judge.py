@@ -1,6 +1,6 @@
-"""Whether this machine's kernel, its rights, its connection tracking and its clocks can carry a node.
+"""Judges this machine's kernel, rights, connection tracking and clocks. Pure.
 
-Pure: imports no I/O.
+It imports no I/O. Its input is what `read` beside it returns.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ XDP = "XDP"
 CONNTRACK = "connection tracking"
 CONNTRACK_TIME = "connection tracking, idle connections"
 CLOCK = "clock"
-NEARLY_FULL = 0.8  # of the table; from there a flood of SYNs needs seconds to fill it
-KEEPALIVE_S = 7440  # a connection may rest for so long between two keepalives (RFC 5382, REQ-5)
-_OWNED_TABLES = (6, 9)  # the kernel from which on nobody else can flush our tables
+NEARLY_FULL = 0.8  # of the table; a flood of SYNs fills the rest within seconds
+KEEPALIVE_S = 7440  # a connection may be idle that long between keepalives (RFC 5382, REQ-5)
+_OWNED_TABLES = (6, 9)  # from this kernel on other programs cannot flush our tables
 
 
 @dataclass(frozen=True)
 class Conntrack:
-    """Connection tracking of this network namespace: its entries, how many there may be, how long it remembers an idle TCP connection."""
+    """Connection tracking of this network namespace.
+
+    Its entries, their limit, and the seconds for which it keeps an idle TCP connection.
+    """
 
     count: int
     most: int
@@ -33,9 +36,11 @@ class Conntrack:
 
 @dataclass(frozen=True)
 class MachineReading:
-    """What the machine says of itself. `unable` says why no dataplane can run here, `without_xdp` why XDP cannot; empty where they can.
+    """The state of the machine's kernel.
 
-    `suspended_s` is how long the machine has slept since its boot, `synchronised` whether something keeps its clock right (None: unknown).
+    `unable` says why no dataplane can run here, `without_xdp` why XDP cannot; empty if they can.
+    `suspended_s` is how long the machine was suspended since its boot, `synchronised` whether a
+    time daemon keeps its clock right (None: unknown).
     """
 
     release: str
@@ -49,7 +54,10 @@ class MachineReading:
 
 @dataclass(frozen=True)
 class Counts:
-    """What the kernel counts in this network namespace, and how far its clocks are ahead of CLOCK_MONOTONIC (boot time, real time), at one time."""
+    """Counters of this network namespace, and offsets of two clocks, at one moment.
+
+    `ahead_s` is how far CLOCK_BOOTTIME and CLOCK_REALTIME are ahead of CLOCK_MONOTONIC, in seconds.
+    """
 
     conntrack_dropped: int = 0
     conntrack_early: int = 0
@@ -58,15 +66,15 @@ class Counts:
 
 
 def judge(kernel: MachineReading) -> list[Finding]:
-    """Judge one look at the machine."""
+    """Judge one reading of the machine."""
     return [
         *judged(DATAPLANE, "a dataplane can run here", _dataplane(kernel)),
         *judged(GUARD, "other programs cannot flush the rules", _guard(kernel)),
-        *judged(XDP, "XDP can refuse foreign packets here", _xdp(kernel)),
+        *judged(XDP, "XDP can drop foreign packets here", _xdp(kernel)),
         *_conntrack(kernel.conntrack),
         *judged(
             CLOCK,
-            "the clock is kept right, and this machine never slept",
+            "the clock is synchronised, and this machine was never suspended",
             _synchronised(kernel),
             _suspended(kernel),
         ),
@@ -89,9 +97,14 @@ def _dataplane(kernel: MachineReading) -> Finding | None:
 def _guard(kernel: MachineReading) -> Finding | None:
     if kernel.clusterip or version(kernel.release) >= _OWNED_TABLES:
         return None
-    why = "`nft flush ruleset`, as each reload of Debian's nftables.conf begins, leaves this node answering for everybody until they are restored"
-    what = f"Linux {kernel.release} lets other programs flush the daemon's rules; from 6.9 on it does not"
-    return note(GUARD, what, why, "let other programs delete and reload their own tables only")
+    why = (
+        "each reload of Debian's nftables.conf begins with `nft flush ruleset`; then this node"
+        " answers every client until the daemon restores its rules"
+    )
+    what = (
+        f"Linux {kernel.release} lets other programs flush the daemon's rules; Linux 6.9 does not"
+    )
+    return note(GUARD, what, why, "let other programs delete and reload only their own tables")
 
 
 def version(release: str) -> tuple[int, ...]:
@@ -104,8 +117,8 @@ def _xdp(kernel: MachineReading) -> Finding | None:
         return None
     return note(
         XDP,
-        f"no XDP here: {kernel.without_xdp}",
-        "foreign packets cost this node several times as much; nothing else changes",
+        f"XDP cannot run here: {kernel.without_xdp}",
+        "packets of other nodes' shares cost this node several times as much CPU",
     )
 
 
@@ -114,33 +127,39 @@ def _conntrack(found: Conntrack | None) -> list[Finding]:
         return [
             left_out(
                 CONNTRACK,
-                "connection tracking is not loaded yet: it is once the daemon has its rules in place",
+                "connection tracking is not loaded; the daemon's rules load it",
             )
         ]
     full = f"connection tracking holds {found.count} of at most {found.most} entries"
-    why = "a full table drops new connections, though this node owns their share"
-    mend = f"sysctl -w net.netfilter.nf_conntrack_max={2 * found.most}"
+    why = "when the table is full, the kernel drops new connections that this node must answer"
+    fix = f"sysctl -w net.netfilter.nf_conntrack_max={2 * found.most}"
     worst = fault if found.count >= found.most else warning
-    nearly = worst(CONNTRACK, full, why, mend) if found.count >= NEARLY_FULL * found.most else None
-    forgets = f"connection tracking forgets a TCP connection that rests for {found.established_s} s"
-    why = "its next packet then belongs to no connection, and is dropped in silence: keepalives come every 7200 s"
-    mend = "sysctl -w net.netfilter.nf_conntrack_tcp_timeout_established=432000"
+    nearly = worst(CONNTRACK, full, why, fix) if found.count >= NEARLY_FULL * found.most else None
+    forgets = f"connection tracking forgets TCP connections after {found.established_s} idle s"
+    why = (
+        "the next packet then belongs to no connection, and the kernel drops it silently;"
+        " keepalives come every 7200 s"
+    )
+    fix = "sysctl -w net.netfilter.nf_conntrack_tcp_timeout_established=432000"
     short = (
-        warning(CONNTRACK_TIME, forgets, why, mend) if found.established_s < KEEPALIVE_S else None
+        warning(CONNTRACK_TIME, forgets, why, fix) if found.established_s < KEEPALIVE_S else None
     )
     return [
         *judged(CONNTRACK, full, nearly),
-        *judged(CONNTRACK_TIME, "they outlast two keepalives", short),
+        *judged(CONNTRACK_TIME, "entries outlast the time between two keepalives", short),
     ]
 
 
 def _synchronised(kernel: MachineReading) -> Finding | None:
     if kernel.synchronised is not False:
         return None
-    why = "whoever sets it right in one step ends this node's lease for a moment: a stepped clock cannot be told from a resumed machine's"
+    why = (
+        "a step of the clock ends this node's lease for a moment, because the daemon cannot tell it"
+        " from the resume of a suspended machine"
+    )
     return note(
         CLOCK,
-        "nothing keeps this machine's clock synchronised, by the kernel's own word",
+        "the kernel reports that no time daemon synchronises this machine's clock",
         why,
         "apt install chrony",
     )
@@ -149,8 +168,11 @@ def _synchronised(kernel: MachineReading) -> Finding | None:
 def _suspended(kernel: MachineReading) -> Finding | None:
     if kernel.suspended_s < 1:
         return None
-    why = "a machine that sleeps has stopped clocks, its lease's among them: once resumed it may answer beside the new owner"
-    what = f"this machine has been suspended, for {kernel.suspended_s:.0f} s since its boot"
+    why = (
+        "the lease timer stops while a machine is suspended: after the resume it may answer in"
+        " addition to the new owner"
+    )
+    what = f"this machine was suspended for {kernel.suspended_s:.0f} s since its boot"
     return warning(
         CLOCK,
         what,
@@ -161,22 +183,22 @@ def _suspended(kernel: MachineReading) -> Finding | None:
 
 COUNTERS = "packets dropped by the kernel"
 STEPS = "clock steps"
-STEP_S = 0.05  # slewing changes the distance of two clocks by 0.5 ms in a second
+STEP_S = 0.05  # slewing changes the offset of two clocks by 0.5 ms per second
 
 
 def moved(before: Counts, after: Counts, interface: str) -> list[Finding]:
-    """Judge what changed while the other checks ran."""
+    """Judge what changed while the other checks ran; `interface` is named in the fix."""
     steps = [new - old for new, old in zip(after.ahead_s, before.ahead_s, strict=True)]
     step_s = max(steps, key=abs)
     stepped = fault(
         STEPS,
-        f"the clock jumped by {step_s:+.2f} s while it was looked at",
-        "each jump ends this node's lease until the next renewal, for it may have been a suspended machine's",
-        "have the time daemon slew the clock, and step it at boot alone (chrony: makestep 1 3)",
+        f"the clock jumped by {step_s:+.2f} s during this examination",
+        "each jump ends this node's lease until the next renewal, as after a suspend",
+        "let the time daemon slew the clock and step it only at boot (chrony: makestep 1 3)",
     )
     return [
-        *judged(COUNTERS, "none was counted while this ran", *_dropped(before, after, interface)),
-        *judged(STEPS, "none while this ran", stepped if abs(step_s) > STEP_S else None),
+        *judged(COUNTERS, "none during this examination", *_dropped(before, after, interface)),
+        *judged(STEPS, "none during this examination", stepped if abs(step_s) > STEP_S else None),
     ]
 
 
@@ -184,30 +206,33 @@ def _dropped(before: Counts, after: Counts, interface: str) -> list[Finding]:
     found = []
     reverse = after.reverse_path - before.reverse_path
     if reverse:
-        what = f"the reverse path filter dropped {reverse} packets within this time"
-        why = "packets whose source this host would answer by another interface are thrown away unseen; those for the VIP may be among them"
+        what = f"the reverse path filter dropped {reverse} packets during this examination"
+        why = (
+            "the kernel drops packets from sources that it would answer by another interface;"
+            " packets for the VIP may be among them"
+        )
         found.append(
             warning(COUNTERS, what, why, f"sysctl -w net.ipv4.conf.{interface}.rp_filter=2")
         )
     lost = after.conntrack_dropped - before.conntrack_dropped
     if lost:
-        what = f"connection tracking dropped {lost} packets within this time"
+        what = f"connection tracking dropped {lost} packets during this examination"
         found.append(
             fault(
                 COUNTERS,
                 what,
-                "its table is full or out of memory: new connections fail",
+                "its table is full, or memory is short: new connections fail",
                 "sysctl -w net.netfilter.nf_conntrack_max=1048576",
             )
         )
     early = after.conntrack_early - before.conntrack_early
     if early:
-        what = f"connection tracking made room by forgetting {early} connections within this time"
+        what = f"connection tracking evicted {early} connections during this examination"
         found.append(
             warning(
                 COUNTERS,
                 what,
-                "its table is full: half-open connections give way",
+                "its table is full, and it evicts half-open connections to make room",
                 "sysctl -w net.netfilter.nf_conntrack_max=1048576",
             )
         )
@@ -215,19 +240,19 @@ def _dropped(before: Counts, after: Counts, interface: str) -> list[Finding]:
 
 
 def _past(counts: Counts) -> Finding | None:
-    """What was counted since the boot, and does not go on."""
+    """A note about what the kernel counted since the boot but not during the examination."""
     names: Mapping[str, int] = {
         "dropped by connection tracking": counts.conntrack_dropped,
         "refused by the reverse path filter": counts.reverse_path,
-        "connections forgotten early": counts.conntrack_early,
+        "connections evicted": counts.conntrack_early,
     }
-    told = ", ".join(f"{count} {name}" for name, count in names.items() if count)
+    counted = ", ".join(f"{count} {name}" for name, count in names.items() if count)
     return (
         note(
             COUNTERS,
-            f"since the boot: {told}; none while this ran",
-            "they tell of a full table or of asymmetric routes in the past",
+            f"since the boot: {counted}; none during this examination",
+            "the table was full, or routes were asymmetric, in the past",
         )
-        if told
+        if counted
         else None
     )

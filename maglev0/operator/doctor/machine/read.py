@@ -1,4 +1,4 @@
-"""Reads what this machine's kernel says of itself and of this network namespace."""
+"""Reads this machine's kernel, clocks, and the counters of this network namespace."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from pathlib import Path
 
 from maglev0.core.service import HashFamily
 from maglev0.dataplane import select
-from maglev0.dataplane.xdp import filter as front
+from maglev0.dataplane.xdp import filter as xdp_filter
 from maglev0.dataplane.xdp.libbpf import Bpf
 from maglev0.errors import DataplaneError, UnavailableError
 from maglev0.operator.doctor.machine.judge import Conntrack, Counts, MachineReading
 from maglev0.runtime import clocks
 
 SYSCTL = Path("/proc/sys/net")
-_NET = Path(
-    "/proc/thread-self/net"
-)  # of the calling thread's namespace, which /proc/net need not be
+_NET = Path("/proc/thread-self/net")  # the namespace of the calling thread, unlike /proc/net
 _MOUNTS = Path("/proc/thread-self/mounts")
-_TIMEX_BYTES = 256  # struct timex is 208 bytes; the kernel fills what it knows
-_STATUS = struct.Struct("@I4li")  # of it: modes, offset, freq, maxerror, esterror, status
+_TIMEX_BYTES = 256  # struct timex is 208 bytes; a newer kernel may have more
+_STATUS = struct.Struct(
+    "@I4li"
+)  # its first fields: modes, offset, freq, maxerror, esterror, status
 _UNSYNCHRONISED = 0x40  # STA_UNSYNC, linux/timex.h
 
 
 def read(vip: IPv4Address) -> MachineReading:
-    """Look once."""
+    """Read everything once; `vip` is the VIP for which a dataplane must be able to run."""
     families, unable = _runnable(vip)
     boot_ahead_s, _real_ahead_s = clocks.distances_s()
     return MachineReading(
@@ -42,7 +42,7 @@ def read(vip: IPv4Address) -> MachineReading:
 
 
 def number(path: Path) -> int | None:
-    """A sysctl's value, None where this kernel has none of that name."""
+    """The value of a sysctl; None if this kernel does not have it."""
     try:
         return int(path.read_text("ascii"))
     except (OSError, ValueError):
@@ -50,7 +50,7 @@ def number(path: Path) -> int | None:
 
 
 def counts() -> Counts:
-    """What the kernel has counted until now."""
+    """The kernel's counters and clocks now."""
     return Counts(*_conntrack_counts(), _reverse_path(), clocks.distances_s())
 
 
@@ -62,11 +62,11 @@ def _runnable(vip: IPv4Address) -> tuple[tuple[HashFamily, ...], str]:
 
 
 def _without_xdp() -> str:
-    place = front.file_system()
+    mount_point = xdp_filter.file_system()
     if not any(
-        line.split()[1:3] == [str(place), "bpf"] for line in _MOUNTS.read_text().splitlines()
+        line.split()[1:3] == [str(mount_point), "bpf"] for line in _MOUNTS.read_text().splitlines()
     ):
-        return f"no BPF file system on {place}; mount -t bpf bpf {place}"
+        return f"no BPF file system on {mount_point}; mount -t bpf bpf {mount_point}"
     try:
         Bpf()
     except DataplaneError as error:
@@ -85,7 +85,7 @@ def _conntrack() -> Conntrack | None:
 
 
 def _conntrack_counts() -> tuple[int, int]:
-    """Packets dropped and connections forgotten early, over all processors."""
+    """Packets dropped and connections evicted, summed over all processors."""
     try:
         names, *rows = [
             line.split()
@@ -106,7 +106,7 @@ def _reverse_path() -> int:
 
 
 def _synchronised() -> bool | None:
-    timex = ctypes.create_string_buffer(_TIMEX_BYTES)  # modes 0: it only reads
+    timex = ctypes.create_string_buffer(_TIMEX_BYTES)  # modes is 0, so adjtimex only reads
     if ctypes.CDLL(None, use_errno=True).adjtimex(timex) < 0:
         return None
     status: int = _STATUS.unpack_from(timex.raw)[-1]

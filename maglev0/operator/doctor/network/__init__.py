@@ -1,1 +1,1 @@
-"""The interface, addresses and routes of this machine: reader and judge."""
+"""Interface, addresses and routes of this machine: `read` asks the kernel, `judge` decides."""

@@ -1,4 +1,4 @@
-"""Reads the traffic interface, the VIP's places, the routes and the settings that matter, by netlink and from /proc."""
+"""Reads the traffic interface, the VIP's places, routes and sysctls, by netlink and from /proc."""
 
 from __future__ import annotations
 
@@ -16,22 +16,15 @@ from maglev0.errors import DataplaneError
 from maglev0.operator.doctor.machine import read as machine
 from maglev0.operator.doctor.network.judge import DEFAULT, NetworkReading, Route
 
-MAX_ROUTES = 64  # of a router's thousands the widest say enough
+MAX_ROUTES = 64  # the widest; a router has thousands
 _UP = 0x1 | 0x10000  # IFF_UP, IFF_LOWER_UP of netdevice(7)
 _HEARS_ALL = 0x100 | 0x200  # IFF_PROMISC, IFF_ALLMULTI
-_MAIN, _UNICAST, _SCOPE_LINK = (
-    254,
-    1,
-    253,
-)  # RT_TABLE_MAIN, RTN_UNICAST, RT_SCOPE_LINK of linux/rtnetlink.h
+# RT_TABLE_MAIN, RTN_UNICAST, RT_SCOPE_LINK of linux/rtnetlink.h
+_MAIN, _UNICAST, _SCOPE_LINK = 254, 1, 253
 _DEV_MCAST = Path("/proc/thread-self/net/dev_mcast")
 _IGMP = Path("/proc/thread-self/net/igmp")
-_TAKES_ALL = {
-    "bridge",
-    "bond",
-    "team",
-    "openvswitch",
-}  # masters where their members' packets arrive, unlike a VRF's
+# Masters at which the packets of their members arrive, unlike those of a VRF.
+_TAKES_ALL = {"bridge", "bond", "team", "openvswitch"}
 _SETTINGS = ("rp_filter", "arp_ignore", "arp_filter", "proxy_arp", "drop_unicast_in_l2_multicast")
 
 
@@ -48,13 +41,13 @@ class _Links(NamedTuple):
         for index in self.found:
             if self.name(index) == name:
                 return index
-        raise DataplaneError(f"interface {name} went away while it was looked at")
+        raise DataplaneError(f"interface {name} disappeared while it was examined")
 
 
 async def read(
     vip: IPv4Address, interface: Interface, cluster_mac: str, *, rules: bool | None
 ) -> NetworkReading:
-    """Look once; DataplaneError where the kernel does not tell."""
+    """Read everything once; DataplaneError if the kernel does not answer."""
     async with host.asking("addresses and routes") as netlink:
         links = _Links({int(link["index"]): link async for link in await netlink.get_links()})
         addresses = [address async for address in await netlink.get_addr(family=socket.AF_INET)]
@@ -89,7 +82,7 @@ def _own(interface: Interface) -> IPv4Address | None:
 
 
 async def _sharers(links: _Links, index: int, name: str) -> tuple[str, str]:
-    """The master that takes the interface's packets, and a device that shares them."""
+    """The master that takes the interface's packets, and a device that shares them; "" if none."""
     master = links.found[index].get_attr("IFLA_MASTER")
     information = links.found[master].get_attr("IFLA_LINKINFO") if master in links.found else None
     if information is not None and information.get_attr("IFLA_INFO_KIND") in _TAKES_ALL:
@@ -101,7 +94,10 @@ async def _sharers(links: _Links, index: int, name: str) -> tuple[str, str]:
 async def _routes(
     netlink: AsyncIPRoute, links: _Links, index: int, target: IPv4Address | None
 ) -> list[Route]:
-    """What becomes of clients behind each route of the main table; `target` is an address of this host that their packets are for."""
+    """What the kernel does with clients of each route in the main table.
+
+    `target` is an address of this host, to which their packets go.
+    """
     found: dict[IPv4Network, bool] = {}
     async for route in await netlink.get_routes(family=socket.AF_INET, table=_MAIN):
         if route["type"] == _UNICAST and links.name(route.get_attr("RTA_OIF")) != LOOPBACK:
@@ -129,7 +125,8 @@ async def _route(
 ) -> Route:
     client = str(_someone(network, target))
     out = await _get(netlink, dst=client)
-    # The kernel goes through all that it does with a packet that arrives (inet_rtm_getroute, net/ipv4/route.c), the reverse path filter included.
+    # The kernel treats this as a packet that arrives, the reverse path filter included
+    # (inet_rtm_getroute, net/ipv4/route.c).
     into = None if target is None else await _get(netlink, dst=str(target), src=client, iif=index)
     return Route(
         network=str(network),
@@ -141,9 +138,12 @@ async def _route(
 
 
 def _someone(network: IPv4Network, target: IPv4Address | None) -> IPv4Address:
-    """An address behind a route: the second, which hardly anybody is; for the default route one that no other route should have."""
+    """An address that belongs to a route: its last, or the first if the last is `target`.
+
+    For the default route it is one that no other route should cover.
+    """
     if str(network) == DEFAULT:
-        return IPv4Address("192.0.2.254")  # of a network for documentation (RFC 5737)
+        return IPv4Address("192.0.2.254")  # from a documentation network (RFC 5737)
     last = network[-2] if network.num_addresses > 2 else network[-1]
     return network[1] if last == target else last
 
@@ -156,7 +156,10 @@ async def _get(netlink: AsyncIPRoute, **asked: Any) -> Any:
 
 
 def _settings(name: str) -> dict[str, int]:
-    """Each sysctl in force: the greater of "all" and the interface's own, as the kernel takes them (IN_DEV_MAXCONF, IN_DEV_ORCONF)."""
+    """The sysctls in force: the greater of "all" and the interface's own value.
+
+    The kernel combines them so (IN_DEV_MAXCONF, IN_DEV_ORCONF of linux/inetdevice.h).
+    """
     ipv4 = machine.SYSCTL / "ipv4"
     found = {}
     for setting in _SETTINGS:
@@ -167,7 +170,10 @@ def _settings(name: str) -> dict[str, int]:
 
 
 def _listens(name: str, mac: str) -> bool:
-    """Whether anybody asked for that MAC, a daemon or the kernel's own CLUSTERIP. Columns: index, name, users, global users, address."""
+    """Whether the interface listens for that MAC, for a daemon or for the kernel's CLUSTERIP.
+
+    The columns of dev_mcast: index, name, users, global users, address.
+    """
     try:
         rows = [line.split() for line in _DEV_MCAST.read_text("ascii").splitlines()]
     except OSError as error:
@@ -176,7 +182,10 @@ def _listens(name: str, mac: str) -> bool:
 
 
 def _groups(name: str) -> frozenset[str]:
-    """The MACs of the IPv4 groups joined on the interface (RFC 1112, 6.4); /proc/net/igmp has them as little-endian words in hexadecimal."""
+    """The MACs of the IPv4 groups joined on the interface (RFC 1112, 6.4).
+
+    /proc/net/igmp has the groups as little-endian words in hexadecimal.
+    """
     try:
         lines = _IGMP.read_text("ascii").splitlines()[1:]
     except OSError:

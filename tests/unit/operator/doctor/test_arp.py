@@ -23,7 +23,7 @@ def answer(
 
 
 def tally(peers: tuple[Peer, ...], rounds: int = 3, **counts: dict[int, int]) -> ArpTally:
-    """What comes of sound rounds, less what `counts` says: answers of the peers of these places by question."""
+    """The counts of sound rounds, but for `counts`: answers by question and the peer's index."""
     made = ArpTally(rounds)
     for peer in peers:
         made.take(answer(peer, OWN, VIP, CLUSTER), Question.CONTROL, VIP, OWN, CLUSTER)
@@ -73,7 +73,7 @@ def test_other_frames_are_none() -> None:
 def test_a_sound_network() -> None:
     assert alarms(tally(TWO)) == []
     assert {finding.what for finding in arp.judge(tally(TWO), TWO, VIP, CLUSTER)} >= {
-        f"2 others answer for {VIP}, all with {CLUSTER}"
+        f"2 other hosts answer for {VIP}, all with {CLUSTER}"
     }
 
 
@@ -106,8 +106,8 @@ def test_impostors_are_named() -> None:
     )
     words = [finding.what for finding in alarms(made)]
     assert words == [
-        f"{VIP} is answered with {stranger}, by a host that is no member, at {stranger}",
-        f"{VIP} is answered with {TWO[0].mac}, by backend-2",
+        f"a host that is not a member ({stranger}) answers ARP for {VIP} with {stranger}",
+        f"backend-2 answers ARP for {VIP} with {TWO[0].mac}",
     ]
 
 

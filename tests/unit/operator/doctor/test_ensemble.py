@@ -1,4 +1,4 @@
-"""What the doctor makes of ZooKeeper's servers: their answers, the sessions that they grant, and how fast they write."""
+"""The doctor judges ZooKeeper's servers: answers, granted sessions, time of writes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,14 @@ Latency min/avg/max: 0/0.4/12
 Mode: follower
 Node count: 12
 """
-CONF = "clientPort=2181\ndataDir=/var/lib/zookeeper\ntickTime=500\nmaxSessionTimeout=10000\nserverId=1\nsyncLimit=2\n"
+CONF = """\
+clientPort=2181
+dataDir=/var/lib/zookeeper
+tickTime=500
+maxSessionTimeout=10000
+serverId=1
+syncLimit=2
+"""
 LEASE = terms(2667)
 ONE = ServerReading("zk1:2181", "", "3.8.0", "standalone", 4.0, 4.0, 1.0, 10.0)
 THREE = [

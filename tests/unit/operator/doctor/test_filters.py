@@ -1,4 +1,4 @@
-"""The doctor's reading of other programs' packet filters: what surely takes the VIP's packets, what may, and what does not."""
+"""The doctor judges other programs' packet filters: certain drops, possible drops, none."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from maglev0.operator.doctor.filters import foreign, legacy
-from maglev0.operator.doctor.filters import judge as rules
-from maglev0.operator.doctor.filters.judge import Hit, Packet, Ruleset, Way
+from maglev0.operator.doctor.filters import judge as filters
+from maglev0.operator.doctor.filters import legacy, walk
+from maglev0.operator.doctor.filters.ruleset import Packet, Ruleset, Way
+from maglev0.operator.doctor.filters.walk import Hit
 from maglev0.operator.doctor.finding import Finding, Severity
 
 VIP = IPv4Address("198.51.100.1")
@@ -68,9 +69,7 @@ def rule(*expressions: Any, chain: str = "c", handle: int = 7, family: str = "in
 
 
 def hits(*objects: Expression, protocol: str = "tcp", way: Way = Way.IN) -> list[Hit]:
-    return rules.hits(
-        Ruleset([{"metainfo": {}}, *objects]), Packet(way, protocol, VIP, "eth0", MAC)
-    )
+    return walk.hits(Ruleset([{"metainfo": {}}, *objects]), Packet(way, protocol, VIP, "eth0", MAC))
 
 
 def surely(*objects: Expression, protocol: str = "tcp", way: Way = Way.IN) -> bool:
@@ -359,19 +358,19 @@ def test_rules_of_iptables_legacy() -> None:
         Hit("notrack", *place, 1, certain=False, named=True),
         Hit("notrack", *place, 3, certain=True, named=True),
     ]
-    filters = ("ip", "filter (iptables-legacy)")
+    table = ("ip", "filter (iptables-legacy)")
     assert found[2:] == [
-        Hit("reject", *filters, "mine", 1, certain=False, named=True),
-        Hit("drop", *filters, "INPUT", None, certain=True, named=False),
+        Hit("reject", *table, "mine", 1, certain=False, named=True),
+        Hit("drop", *table, "INPUT", None, certain=True, named=False),
     ]
 
 
 def judged(*objects: Expression) -> list[Finding]:
-    found = foreign.judge(Ruleset(objects), VIP, "eth0", MAC)
+    found = filters.judge(Ruleset(objects), VIP, "eth0", MAC)
     assert {finding.check for finding in found} == {
-        foreign.DROPS,
-        foreign.ADDRESSES,
-        foreign.UNTRACKED,
+        filters.DROPS,
+        filters.ADDRESSES,
+        filters.UNTRACKED,
     }
     return [finding for finding in found if finding.severity is not Severity.SOUND]
 
@@ -385,43 +384,45 @@ def test_findings_name_the_packets_and_the_command() -> None:
     assert finding.severity is Severity.FAULT
     assert (
         finding.what
-        == "rule 7 of chain inet t c drops all tcp, udp and icmp that arrives for 198.51.100.1"
+        == "rule 7 of chain inet t c drops all tcp, udp and icmp packets that arrive for"
+        " 198.51.100.1"
     )
-    assert finding.mend == "nft delete rule inet t c handle 7"
+    assert finding.fix == "nft delete rule inet t c handle 7"
     (finding,) = judged(chain(), rule(match(meta("l4proto"), "icmp"), DROP))
     assert (finding.severity, finding.what) == (
         Severity.WARNING,
-        "rule 7 of chain inet t c drops all icmp that arrives for 198.51.100.1",
+        "rule 7 of chain inet t c drops all icmp packets that arrive for 198.51.100.1",
     )
     (finding,) = judged(chain(), rule(TO_VIP, match(DPORT, 22), DROP))
     assert (finding.severity, finding.what) == (
         Severity.NOTE,
-        "rule 7 of chain inet t c drops some of the tcp that arrives for 198.51.100.1",
+        "rule 7 of chain inet t c drops some tcp packets that arrive for 198.51.100.1",
     )
     (finding,) = judged(chain("output", policy="drop"))
-    assert finding.mend == "nft insert rule inet t c ip saddr 198.51.100.1 accept"
+    assert finding.fix == "nft insert rule inet t c ip saddr 198.51.100.1 accept"
 
 
 def test_findings_about_arp_and_tracking() -> None:
     arp = rule(match(payload("arp", "daddr ip"), str(VIP)), DROP, family="arp")
     (finding,) = judged(chain(family="arp"), arp)
-    assert (finding.check, finding.severity) == (foreign.ADDRESSES, Severity.FAULT)
+    assert (finding.check, finding.severity) == (filters.ADDRESSES, Severity.FAULT)
     (finding,) = judged(chain(family="arp", policy="drop"))
-    assert finding.mend == "nft insert rule arp t c arp daddr ip 198.51.100.1 accept"
+    assert finding.fix == "nft insert rule arp t c arp daddr ip 198.51.100.1 accept"
     early = chain("prerouting", -300)
     (finding,) = judged(early, rule(TO_VIP, NOTRACK))
-    assert (finding.check, finding.severity) == (foreign.UNTRACKED, Severity.FAULT)
+    assert (finding.check, finding.severity) == (filters.UNTRACKED, Severity.FAULT)
     (finding,) = judged(early, rule(match(DPORT, 80), NOTRACK))
     assert finding.severity is Severity.WARNING
-    mends = {finding.mend for finding in judged(*legacy.objects(SAVED))}
-    assert "iptables-legacy -t raw -D PREROUTING 3" in mends
-    assert "iptables-legacy -t filter -I INPUT -d 198.51.100.1 -j ACCEPT" in mends
+    fixes = {finding.fix for finding in judged(*legacy.objects(SAVED))}
+    assert "iptables-legacy -t raw -D PREROUTING 3" in fixes
+    assert "iptables-legacy -t filter -I INPUT -d 198.51.100.1 -j ACCEPT" in fixes
 
 
 def test_tables_are_told_apart_by_name() -> None:
-    listed = foreign.tables(
-        "table inet maglev0_198.51.100.1\ntable ip filter\ntable arp maglev0_198.51.100.1\n\nnonsense\n"
+    listed = filters.tables(
+        "table inet maglev0_198.51.100.1\ntable ip filter\ntable arp maglev0_198.51.100.1\n"
+        "\nnonsense\n"
     )
-    assert [name for _family, name in listed if not foreign.is_ours(name)] == ["filter"]
-    assert foreign.ours(listed, VIP)
-    assert not foreign.ours(listed, IPv4Address("198.51.100.2"))
+    assert [name for _family, name in listed if not filters.is_ours(name)] == ["filter"]
+    assert filters.has_own_tables(listed, VIP)
+    assert not filters.has_own_tables(listed, IPv4Address("198.51.100.2"))

@@ -1,4 +1,4 @@
-"""What the doctor makes of a machine: its kernel, connection tracking, clocks, interface, addresses, routes and settings."""
+"""The doctor judges a machine: kernel, connection tracking, clocks, and place in the network."""
 
 from __future__ import annotations
 
@@ -178,6 +178,20 @@ def test_an_address_without_a_daemon() -> None:
     assert found(network.judge(proxy, stranger)) == {(WARNING, network.ARP)}
 
 
+def test_the_daemon_is_started_and_restarted_by_the_name_of_its_unit() -> None:
+    fixes = {
+        one.fix
+        for host, wanted in (
+            (replace(HOST, holders=()), WANTED),
+            (replace(HOST, rules=False), WANTED),
+            (HOST, replace(WANTED, serving=False)),
+        )
+        for one in network.judge(host, wanted)
+        if one.check in (network.VIP_PLACE, network.RULES) and one.severity is not SOUND
+    }
+    assert fixes == {"systemctl restart maglev0", "systemctl start maglev0"}
+
+
 def test_a_machine_without_an_address_that_packets_could_be_for() -> None:
     silent = replace(
         HOST,
@@ -197,7 +211,7 @@ def test_the_vip_as_the_only_address_is_the_source_of_everything() -> None:
         routes=(replace(AWAY, source=str(VIP)),),
     )
     (finding_,) = [one for one in network.judge(alone, WANTED) if one.check == network.SOURCE]
-    assert finding_.mend == "give eth0 an address of its own"
+    assert finding_.fix == "give eth0 an address of its own"
 
 
 def test_clusterip_cannot_save_unicast_in_multicast_frames() -> None:
@@ -228,7 +242,7 @@ def test_the_summary_counts_checks_once_and_the_worst_comes_first() -> None:
         ),
         *finding.judged("c", "well", None),
     ]
-    assert [one.severity for one in finding.ordered(found)] == [FAULT, WARNING, NOTE, SOUND]
+    assert [one.severity for one in finding.worst_first(found)] == [FAULT, WARNING, NOTE, SOUND]
     assert finding.summary(found) == "3 checks, 1 fault, 1 warning"
     assert (
         finding.summary([finding.left_out("d", "why")])

@@ -15,8 +15,8 @@ from maglev0.operator.status.page import (
     SOUND,
     STALE_S,
     Status,
-    as_json,
     essence,
+    status_as_json,
 )
 from maglev0.protocol.handover import Ack, Phase
 from maglev0.protocol.orders import Order
@@ -109,10 +109,10 @@ def test_nobody_waits_for_a_node_in_a_dry_run() -> None:
 @pytest.mark.parametrize(
     ("records", "alarm"),
     [
-        ({}, "no members: nobody answers"),
+        ({}, "no members: no node answers clients"),
         (
             {1: {"state": DRAINING}, 2: {"weight": 0}, 3: {"state": DRY_RUN}},
-            "no member serves: each one is drained, in a dry run or of weight 0",
+            "no member serves: each is drained, in a dry run, or has weight 0",
         ),
     ],
 )
@@ -137,7 +137,10 @@ def test_if_all_fail_it_is_said_that_all_keep_their_buckets() -> None:
     status = cluster.status()
     assert status.verdict == SOUND
     assert status.notes == (
-        "every member's checks fail, so all keep their buckets: better a bad answer than none",
+        (
+            "the health checks of every member fail, so all members keep their shares: a bad answer"
+            " is better than none"
+        ),
     )
     assert [row.state for row in status.rows] == [FAILING] * 3
 
@@ -149,9 +152,9 @@ def test_who_tells_nothing_or_nothing_new_is_named() -> None:
     cluster.tell(3, read_at=NOW_S + 60)
     status = cluster.status()
     assert [note.partition(": ")[2] for note in status.notes] == [
-        "what the kernels hold of backend-1",
-        "hung, or its clock differs from the one here",
-        "the clock here is behind that of backend-3",
+        "what is in force on backend-1",
+        "the daemon hangs, or its clock differs from this machine's",
+        "this machine's clock is behind that of backend-3",
     ]
     assert [row.is_stale for row in status.rows] == [False, True, False]
     assert status.verdict == SOUND
@@ -207,7 +210,7 @@ def sample() -> Status:
 
 
 def test_json_has_the_keys_that_scripts_know() -> None:
-    found = json.loads(json.dumps(as_json(sample())))
+    found = json.loads(json.dumps(status_as_json(sample())))
     assert set(found) == {
         *(
             "vip",
@@ -259,8 +262,8 @@ def test_json_has_the_keys_that_scripts_know() -> None:
         "held",
         "lease_left_s",
         "kept",
-        "flows",
-        "able",
+        "connections",
+        "can_serve",
         "problems",
         "xdp",
         "version",
@@ -270,11 +273,11 @@ def test_json_has_the_keys_that_scripts_know() -> None:
 
 
 def test_the_seed_is_nowhere() -> None:
-    assert str(SEED) not in json.dumps(as_json(sample()))
+    assert str(SEED) not in json.dumps(status_as_json(sample()))
 
 
 def test_json_of_a_view_that_nobody_obeys_has_no_age() -> None:
-    assert as_json(replace(sample(), view_age_s=None))["view"]["age_s"] is None
+    assert status_as_json(replace(sample(), view_age_s=None))["view"]["age_s"] is None
 
 
 def test_as_long_as_only_clocks_go_on_nothing_happened() -> None:

@@ -1,4 +1,4 @@
-"""What the doctor makes of a cluster's members: what they say of themselves, against each other and against this machine."""
+"""The doctor judges the members: each by itself, against each other, against this machine."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import pytest
 from maglev0.core.service import HashFamily
 from maglev0.core.settings import Wishes
 from maglev0.core.view import DRAINING, DRY_RUN, FAILING
-from maglev0.operator.doctor import cluster
-from maglev0.operator.doctor.cluster import ClusterReading, Own
+from maglev0.operator.doctor import cluster_state, member_state
+from maglev0.operator.doctor.cluster_state import Own
 from maglev0.operator.doctor.finding import Finding, Severity
+from maglev0.operator.doctor.member_state import ClusterReading
 from maglev0.protocol.orders import Order
 from tests.support.clusters import NOW_S, PATHS, SESSION, SETTINGS, VIP, Cluster
 from tests.support.direct import put
@@ -58,7 +59,7 @@ def alarms(
 ) -> list[Finding]:
     return [
         finding
-        for finding in cluster.judge(first, last or first, own, VIP)
+        for finding in cluster_state.judge(first, last or first, own, VIP)
         if finding.severity is not Severity.SOUND
     ]
 
@@ -72,7 +73,7 @@ def marks(
 def test_a_sound_cluster() -> None:
     found = look(made(1, 2, 3))
     assert alarms(found, own=Own(mac_of(1), 1, WISHES)) == []
-    assert not cluster.is_suspect(found)
+    assert not cluster_state.is_suspect(found)
 
 
 def test_who_is_here_and_who_can_be_asked() -> None:
@@ -80,11 +81,11 @@ def test_who_is_here_and_who_can_be_asked() -> None:
     change(found, 2, state=DRY_RUN)
     change(found, 3, address="nowhere")
     seen = found.look()
-    assert cluster.serving(seen, mac_of(1))
-    assert not cluster.serving(seen, mac_of(2))
-    assert not cluster.serving(seen, mac_of(9))
-    assert not cluster.serving(seen, "")
-    (peer,) = cluster.peers(seen, mac_of(1))
+    assert cluster_state.serving(seen, mac_of(1))
+    assert not cluster_state.serving(seen, mac_of(2))
+    assert not cluster_state.serving(seen, mac_of(9))
+    assert not cluster_state.serving(seen, "")
+    (peer,) = cluster_state.peers(seen, mac_of(1))
     assert (peer.name, peer.address, peer.mac, peer.answers) == (
         "backend-2",
         IPv4Address("198.18.0.2"),
@@ -94,27 +95,27 @@ def test_who_is_here_and_who_can_be_asked() -> None:
 
 
 def test_too_few_members() -> None:
-    assert marks(look(made())) == {(NOTE, cluster.MEMBERS)}
-    assert marks(look(made(1))) == {(NOTE, cluster.MEMBERS)}
+    assert marks(look(made())) == {(NOTE, cluster_state.MEMBERS)}
+    assert marks(look(made(1))) == {(NOTE, cluster_state.MEMBERS)}
     found = made(1, 2)
     change(found, 1, weight=0)
     change(found, 2, state=DRAINING)
     found.settle()
-    assert marks(look(found)) == {(FAULT, cluster.MEMBERS), (NOTE, cluster.STATES)}
+    assert marks(look(found)) == {(FAULT, cluster_state.MEMBERS), (NOTE, member_state.STATES)}
 
 
 def test_an_owner_too_many_counts_when_it_lasts() -> None:
     found = made(1, 2)
     sound = look(found)
     found.hold(1, frozenset(range(1, 17)))
-    assert marks(look(found)) == {(FAULT, cluster.OWNERS)}
+    assert marks(look(found)) == {(FAULT, cluster_state.OWNERS)}
     assert marks(sound, look(found)) == set()
-    assert cluster.is_suspect(look(found))
+    assert cluster_state.is_suspect(look(found))
 
 
 def test_identities() -> None:
     found = made(1, 2, 3)
-    assert marks(look(found), own=Own(mac_of(1), 2, None)) == {(FAULT, cluster.IDENTITIES)}
+    assert marks(look(found), own=Own(mac_of(1), 2, None)) == {(FAULT, cluster_state.IDENTITIES)}
     assert marks(look(found), own=Own("", 2, None)) == set()
     change(found, 3, mac=mac_of(2))
     assert [finding.what for finding in alarms(look(found))] == [
@@ -132,22 +133,22 @@ def test_identities() -> None:
 def test_znodes_that_are_no_members() -> None:
     found = made(1, 2)
     put(found.tree, PATHS.member(7), b"nonsense", SESSION)
-    assert marks(look(found)) == {(WARNING, cluster.STRANGERS)}
+    assert marks(look(found)) == {(WARNING, cluster_state.STRANGERS)}
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"dataplane": HashFamily.CLUSTERIP}, {(FAULT, cluster.FAMILIES)}),
-        ({"session_timeout_s": 2.0}, {(WARNING, cluster.SESSIONS)}),
-        ({"state": FAILING}, {(WARNING, cluster.STATES)}),
-        ({"state": DRAINING}, {(NOTE, cluster.STATES)}),
-        ({"weight": 0}, {(NOTE, cluster.STATES)}),
+        ({"dataplane": HashFamily.CLUSTERIP}, {(FAULT, member_state.FAMILIES)}),
+        ({"session_timeout_s": 2.0}, {(WARNING, member_state.SESSIONS)}),
+        ({"state": FAILING}, {(WARNING, member_state.STATES)}),
+        ({"state": DRAINING}, {(NOTE, member_state.STATES)}),
+        ({"weight": 0}, {(NOTE, member_state.STATES)}),
         (
             {"state": DRY_RUN, "dataplane": HashFamily.CLUSTERIP, "session_timeout_s": 1.0},
-            {(NOTE, cluster.STATES)},
+            {(NOTE, member_state.STATES)},
         ),
-        ({"start_time": NOW_S + 60}, {(WARNING, cluster.CLOCKS)}),
+        ({"start_time": NOW_S + 60}, {(WARNING, member_state.CLOCKS)}),
     ],
 )
 def test_what_a_members_record_says(
@@ -162,12 +163,12 @@ def test_what_a_members_record_says(
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"version": "0.3.9"}, {(NOTE, cluster.VERSIONS)}),
-        ({"able": False, "problems": ("eth0 is down",)}, {(FAULT, cluster.STATES)}),
-        ({"problems": ("conntrack is full",)}, {(WARNING, cluster.STATES)}),
-        ({"read_at": NOW_S - 100}, {(WARNING, cluster.REPORTS)}),
-        ({"read_at": NOW_S + 100}, {(WARNING, cluster.CLOCKS)}),
-        ({"lease_left_s": 0.0}, {(FAULT, cluster.LEASES), (FAULT, cluster.OWNERS)}),
+        ({"version": "0.3.9"}, {(NOTE, member_state.VERSIONS)}),
+        ({"able": False, "problems": ("eth0 is down",)}, {(FAULT, member_state.STATES)}),
+        ({"problems": ("conntrack is full",)}, {(WARNING, member_state.STATES)}),
+        ({"read_at": NOW_S - 100}, {(WARNING, member_state.REPORTS)}),
+        ({"read_at": NOW_S + 100}, {(WARNING, member_state.CLOCKS)}),
+        ({"lease_left_s": 0.0}, {(FAULT, member_state.LEASES), (FAULT, cluster_state.OWNERS)}),
     ],
 )
 def test_what_a_members_report_says(
@@ -188,9 +189,9 @@ def test_a_member_without_a_report_and_one_that_came_between_the_looks() -> None
     )
     before = made(1, 2)
     change(found, 3)
-    assert (WARNING, cluster.REPORTS) not in marks(look(before), look(found))
-    assert marks(look(found)) == {(WARNING, cluster.REPORTS)}
-    assert cluster.is_suspect(look(found))
+    assert (WARNING, member_state.REPORTS) not in marks(look(before), look(found))
+    assert marks(look(found)) == {(WARNING, member_state.REPORTS)}
+    assert cluster_state.is_suspect(look(found))
 
 
 def test_a_clock_that_is_behind_is_told_from_a_report_that_is_stale() -> None:
@@ -200,8 +201,8 @@ def test_a_clock_that_is_behind_is_told_from_a_report_that_is_stale() -> None:
     first = look(found)
     found.hold(2, share, read_at=NOW_S - 94)
     (finding,) = alarms(first, look(found, NOW_S + 6))
-    assert (finding.severity, finding.check) == (WARNING, cluster.CLOCKS)
-    assert "backend-2 is some 100 s behind" in finding.what
+    assert (finding.severity, finding.check) == (WARNING, member_state.CLOCKS)
+    assert "backend-2 is about 100 s behind this machine's clock" in finding.what
 
 
 def test_a_lease_that_is_over_for_a_moment_is_none_of_a_node_that_owns_nothing() -> None:
@@ -209,17 +210,19 @@ def test_a_lease_that_is_over_for_a_moment_is_none_of_a_node_that_owns_nothing()
     change(found, 3, weight=0)
     found.settle()
     found.hold(3, frozenset(), lease_left_s=-1.0)
-    assert marks(look(found)) == {(NOTE, cluster.STATES)}
+    assert marks(look(found)) == {(NOTE, member_state.STATES)}
 
 
 def test_orders_that_stand() -> None:
     found = made(1, 2)
     put(found.tree, PATHS.order(1), Order(weight=3).encode())
     put(found.tree, PATHS.order(9), Order(drained=True).encode())
-    words = [finding.what for finding in alarms(look(found)) if finding.check == cluster.ORDERS]
+    words = [
+        finding.what for finding in alarms(look(found)) if finding.check == member_state.ORDERS
+    ]
     assert words == [
         "backend-1 has weight 3 by an operator's order",
-        "backend-9, which is no member now is drained by an operator's order",
+        "backend-9 (absent) is drained by an operator's order",
     ]
 
 
@@ -230,7 +233,7 @@ def test_flags_of_this_machine_that_contradict_the_cluster() -> None:
     assert words == [
         "--total-nodes=7 (the cluster has 16)",
         "--hash-seed=… (the cluster has another one)",
-        "--my-id=17 is beyond the cluster's 16 node numbers",
+        "--my-id=17 is larger than the cluster's 16 buckets",
     ]
 
 
@@ -238,9 +241,9 @@ def test_cluster_macs() -> None:
     other = "03:bf:c6:33:64:02"
     assert [
         finding.severity
-        for finding in cluster.judge_macs(
+        for finding in cluster_state.judge_macs(
             {"198.51.100.1": SETTINGS.cluster_mac, "198.51.100.2": other}
         )
     ] == [Severity.SOUND]
-    (finding,) = cluster.judge_macs({"198.51.100.1": other, "198.51.100.2": other})
+    (finding,) = cluster_state.judge_macs({"198.51.100.1": other, "198.51.100.2": other})
     assert finding.what == f"198.51.100.1 and 198.51.100.2 have the same cluster MAC {other}"
