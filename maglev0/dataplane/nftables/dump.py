@@ -3,7 +3,9 @@
 libnftables writes our rules, but reads badly: to list one set it loads all elements into a tree, 0.4 s and 25 MB for 65,537 of them,
 which the process never gives back. A dump of the same takes a twentieth of the time and keeps nothing.
 
-The socket stays open between dumps: when one closes, the kernel first finishes with what earlier transactions deleted, up to 30 ms.
+Sockets stay open between dumps: when one closes, the kernel first finishes with what earlier
+transactions deleted, up to 30 ms. A socket carries one dump at a time, and `Dump.elements` lets the
+loop turn in the middle of one, so each dump takes a socket that no other one is using.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from typing import NamedTuple
 
 from maglev0.dataplane.nftables.message import (
@@ -63,17 +66,21 @@ class Objects(NamedTuple):
 
 
 class Dump:
-    """What the kernel holds of the tables of one name, in the network namespace of the thread that first asks."""
+    """Reads the tables of one name, in the network namespace of the calling thread.
+
+    Readings may interleave: each has a socket of its own. Sockets of finished readings are used
+    again, so all readings must come from the namespace of the first one until `close`.
+    """
 
     def __init__(self, table: str) -> None:
         self._table = table
-        self._kernel: socket.socket | None = None
+        self._idle: list[socket.socket] = []
 
     def close(self) -> None:
-        """Let go of the socket, until the next question."""
-        if self._kernel is not None:
-            self._kernel.close()
-        self._kernel = None
+        """Close the idle sockets; a reading that is under way closes its own at its end."""
+        idle, self._idle = self._idle, []
+        for kernel in idle:
+            kernel.close()
 
     def owner(self, family: str) -> int:
         """Return the netlink port of the socket that owns a table, 0 where none does or there is no such table."""
@@ -128,9 +135,12 @@ class Dump:
         for _attempt in range(_ATTEMPTS):
             found: set[int] = set()
             try:
-                for entry in self._dump(MessageKind.GET_ELEMENTS, "inet", text(2, name)):
-                    found.update(numbers_of(entry))
-                    await asyncio.sleep(0)
+                with closing(
+                    self._dump(MessageKind.GET_ELEMENTS, "inet", text(2, name))
+                ) as entries:
+                    for entry in entries:
+                        found.update(numbers_of(entry))
+                        await asyncio.sleep(0)
             except InterruptedError:
                 # Renewals interrupt all day long. What was read twice alike was not being changed.
                 before, again = frozenset(found), before
@@ -171,12 +181,16 @@ class Dump:
                 continue
         raise self._unsteady()
 
-    def _dump(self, kind: MessageKind, family: str, more: bytes = b"") -> Iterator[bytes]:
+    def _dump(
+        self, kind: MessageKind, family: str, more: bytes = b""
+    ) -> Generator[bytes, None, None]:
         """Yield the attributes of each object; InterruptedError at the end when rules changed meanwhile, FileNotFoundError when there are none."""
         body = FAMILY.pack(FAMILIES[family], 0, 0) + text(1, self._table) + more
+        idle = self._idle
+        kernel: socket.socket | None = None
         complete = False
         try:
-            kernel = self._kernel = self._kernel or _open()
+            kernel = idle.pop() if idle else _open()
             kernel.send(
                 HEADER.pack(HEADER.size + len(body), message_type(kind), REQUEST | _DUMP, 1, 0)
                 + body
@@ -191,8 +205,12 @@ class Dump:
                 f"reading nftables table {family} {self._table}: {(error.strerror or str(error)).lower()}"
             ) from error
         finally:
-            if not complete:
-                self.close()  # answers to this question must not be taken for some to the next
+            if kernel is not None:
+                # After an incomplete dump, its other answers would pass for answers to the next.
+                if complete and idle is self._idle:
+                    idle.append(kernel)
+                else:
+                    kernel.close()
 
     def _no_set(self, name: str) -> DataplaneError:
         return DataplaneError(f"reading nftables table inet {self._table}: there is no set {name}")
