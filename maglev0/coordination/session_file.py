@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
-import secrets
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import NamedTuple
@@ -18,18 +16,17 @@ from maglev0.config.configuration import ZooKeeperAddress
 from maglev0.coordination.session import Identity
 from maglev0.core import settings as agreed
 from maglev0.core.settings import Settings, read_int, read_object, read_text
+from maglev0.runtime.run_directory import boot_id, replace_file, run_directory
 
 log = logging.getLogger(__name__)
 
-_DEFAULT = "/run/maglev0"
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _NAMESPACE = Path("/proc/thread-self/ns/net")
 _SESSION_LIMIT = 1 << 64
 
 
 def kernel_identity() -> str:
     """The run of this kernel, and this network namespace: what a dataplane's state belongs to."""
-    return f"{_BOOT_ID.read_text('ascii').strip()}/{_NAMESPACE.stat().st_ino}"
+    return f"{boot_id()}/{_NAMESPACE.stat().st_ino}"
 
 
 class SavedSession(NamedTuple):
@@ -43,7 +40,7 @@ class SessionFile:
     """The file of one VIP. systemd names its directory in $RUNTIME_DIRECTORY, and keeps it across restarts of the unit alone."""
 
     def __init__(self, vip: IPv4Address, zk: ZooKeeperAddress, kernel: str) -> None:
-        self.path = _directory() / f"{vip}.session"
+        self.path = run_directory() / f"{vip}.session"
         self._zk = str(zk)
         self._kernel = kernel
         self._written: SavedSession | None = None
@@ -82,7 +79,8 @@ class SessionFile:
             "zk": self._zk,
         }
         try:
-            self._replace(json.dumps(record))
+            # The password in it is the right to act as this member.
+            replace_file(self.path, json.dumps(record))
         except OSError as error:
             log.warning(
                 "writing %s: %s; a restart of this daemon will be a change to the cluster",
@@ -91,26 +89,7 @@ class SessionFile:
             )
         self._written = left
 
-    def _replace(self, text: str) -> None:
-        """Write the file as a whole or not at all, for root's eyes alone: the password in it is the right to act as this member."""
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fresh = self.path.with_name(f"{self.path.name}.{secrets.token_hex(4)}")
-        try:
-            with os.fdopen(
-                os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "w"
-            ) as file:
-                file.write(text)
-            fresh.replace(self.path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                fresh.unlink()
-            raise
-
     def remove(self) -> None:
         """Leave nothing."""
         with contextlib.suppress(OSError):
             self.path.unlink()
-
-
-def _directory() -> Path:
-    return Path(os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0] or _DEFAULT)

@@ -370,7 +370,7 @@ def test_an_address_that_others_put_on_another_interface_is_refused(host: Host) 
 
     async def scenario() -> None:
         with pytest.raises(
-            DataplaneError, match=r"198\.51\.100\.1 stands on another interface than eth0"
+            DataplaneError, match=r"another interface than eth0 holds 198\.51\.100\.1"
         ):
             async with opened():
                 pass

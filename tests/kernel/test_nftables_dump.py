@@ -11,7 +11,8 @@ import pytest
 
 from maglev0.dataplane.nftables import ruleset
 from maglev0.dataplane.nftables.dataplane import Nftables
-from tests.kernel.nft import LEASE_MS, SERVICE, Host, hand_over
+from tests.kernel.conftest import Host
+from tests.kernel.nft import LEASE_MS, SERVICE, hand_over
 
 pytestmark = pytest.mark.kernel
 

@@ -25,7 +25,7 @@ from maglev0.dataplane.xdp.libbpf import Bpf
 from tests.bench import testrun
 from tests.bench.generator import checksum
 from tests.kernel.nft import hand_over
-from tests.support.one_host import INTERFACE, one_host
+from tests.support.one_host import INTERFACE, environment, one_host
 
 SERVICE = Service(
     IPv4Address("198.51.100.1"), INTERFACE, "03:bf:c6:33:64:01", 251, HashMode.SOURCE_IP, 7
@@ -43,16 +43,10 @@ _ICMP_ERRORS = (3, 5, 11, 12)
 @contextmanager
 def alone() -> Iterator[Path]:
     """A host of one's own, for the calling thread, and its BPF file system, where the dataplane will look for it."""
-    before = os.environ.get("MAGLEV0_BPFFS")
     with one_host() as host:
         place = host.mount_bpf()
-        os.environ["MAGLEV0_BPFFS"] = str(place)
-        try:
+        with environment("MAGLEV0_BPFFS", str(place)):
             yield place
-        finally:
-            del os.environ["MAGLEV0_BPFFS"]
-            if before is not None:
-                os.environ["MAGLEV0_BPFFS"] = before
 
 
 class Program:

@@ -24,7 +24,9 @@ from maglev0.core.transition import Move
 from maglev0.dataplane import rights
 from maglev0.dataplane.clusterip import guard, xtables
 from maglev0.dataplane.clusterip import rule as clusterip_rule
-from maglev0.dataplane.host import addresses as host
+from maglev0.dataplane.host import address
+from maglev0.dataplane.host.announcer import announcer_of
+from maglev0.dataplane.host.link import find_link_up
 from maglev0.errors import DataplaneError, UnavailableError
 from maglev0.protocol.ports.gate import Commit
 from maglev0.protocol.ports.readings import Connections, Counters
@@ -85,7 +87,7 @@ async def remove_leftovers(vip: IPv4Address) -> None:
     if is_set_up(vip) or guard.left_something(vip):
         await _remove_ours(vip)
     else:
-        await host.remove_our_address(vip)
+        await address.remove_ours(vip)
 
 
 async def _remove_ours(vip: IPv4Address) -> None:
@@ -93,7 +95,7 @@ async def _remove_ours(vip: IPv4Address) -> None:
     if is_set_up(vip):
         failures += _attempt(_empty, vip)
     try:
-        await host.remove_our_address(vip)
+        await address.remove_ours(vip)
     except DataplaneError as error:
         failures.append(error)
     with xtables.changing() as table:
@@ -146,7 +148,7 @@ class ClusterIP:
             raise UnavailableError(
                 "clusterip cannot hold the cluster's lease: the kernel counts its whole seconds, and it is shorter than one"
             )
-        index = (await host.serving_link(self._service.interface)).ifindex
+        index = (await find_link_up(self._service.interface)).ifindex
         self._is_open = True
         await self._settle_rules()
         self._in_force = _read_in_force(self._service.vip)
@@ -226,7 +228,7 @@ class ClusterIP:
         while True:
             await asyncio.sleep(POLL_INTERVAL_S)
             try:
-                await host.serving_link(self._service.interface)
+                await find_link_up(self._service.interface)
                 if not await self._seems_whole():
                     return
             except DataplaneError:
@@ -237,13 +239,13 @@ class ClusterIP:
         return (
             _read_in_force(vip) == self._in_force
             and guard.is_there(vip)
-            and await host.has_address(vip)
+            and await address.is_held(vip)
         )
 
     async def repair(self) -> tuple[str, ...]:
         """Restore guard, rule, owned buckets and address, in that order."""
         vip = self._service.vip
-        index = (await host.serving_link(self._service.interface)).ifindex
+        index = (await find_link_up(self._service.interface)).ifindex
         try:
             if is_set_up(vip):
                 self._require_our_settings()
@@ -290,7 +292,7 @@ class ClusterIP:
         was_set_up = is_set_up(vip)
         self._complete_rules()
         if not was_set_up:
-            await host.warn_of_found_address(vip)
+            await address.warn_if_found(vip)
 
     def _complete_rules(self) -> list[str]:
         """Insert what is missing of rule and guard in one transaction, the lease ended before, and name it."""
@@ -329,14 +331,14 @@ class ClusterIP:
         if is_set_up(self._service.vip):
             _empty(self._service.vip)
         else:
-            await host.remove_our_address(self._service.vip)
+            await address.remove_ours(self._service.vip)
 
     async def _ensure_address(self, index: int) -> bool:
         """Add the VIP if this host lacks it, and tell whether it did: the target judges packets, the kernel still has to hold them for its own."""
         service = self._service
-        if not await host.place_address(service.interface, index, service.vip):
+        if not await address.place(service.interface, index, service.vip):
             return False
-        host.announce(service.interface, service.vip, service.cluster_mac)
+        announcer_of(service).announce()
         return True
 
 

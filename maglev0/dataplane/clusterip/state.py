@@ -18,7 +18,8 @@ from maglev0.dataplane.clusterip import dataplane as clusterip
 from maglev0.dataplane.clusterip import guard, xtables
 from maglev0.dataplane.clusterip import rule as clusterip_rule
 from maglev0.dataplane.clusterip.dataplane import ClusterIP
-from maglev0.dataplane.host import addresses as host
+from maglev0.dataplane.host import address
+from maglev0.dataplane.host.link import find_link
 from maglev0.dataplane.verdict import ClusterIPKernel, InterfaceFacts
 from maglev0.errors import DataplaneError
 
@@ -43,10 +44,10 @@ async def read(settings: Settings, vip: IPv4Address) -> ClusterIPKernel:
         )
     lease_s = settings.lease_ms // CLUSTERIP_LEASE_MS
     service, guarded = _carried_out(settings, vip, lease_s)
-    link = await host.find_link(service.interface)
+    link = await find_link(service.interface)
     return ClusterIPKernel(
         service=service,
-        host=InterfaceFacts(link.up, await host.has_address(vip)),
+        host=InterfaceFacts(link.up, await address.is_held(vip)),
         in_force=await ClusterIP(service, settings.lease_ms).owned(),
         guarded=guarded,
         lease_left_s=_lease_left_s(vip, lease_s) if guarded else -math.inf,

@@ -11,7 +11,9 @@ from maglev0.core.service import HashFamily, HashMode, Service, Xdp
 from maglev0.core.transition import Move
 from maglev0.dataplane import rights
 from maglev0.dataplane.conntrack import connections
-from maglev0.dataplane.host import addresses as host
+from maglev0.dataplane.host import address, multicast
+from maglev0.dataplane.host.announcer import announcer_of
+from maglev0.dataplane.host.link import Link, LinkDownError, find_link
 from maglev0.dataplane.netlink.events import KernelEvents
 from maglev0.dataplane.nftables import ruleset
 from maglev0.dataplane.nftables.batch import Tables
@@ -53,7 +55,7 @@ async def remove_leftovers(vip: IPv4Address) -> None:
     tables = Tables(ruleset.table_name(vip))
     try:
         tables.open()
-        await host.remove_our_address(vip)
+        await address.remove_ours(vip)
         if tables.dump.structure("inet"):
             tables.remove()
     finally:
@@ -98,13 +100,11 @@ class Nftables:
         self._events = self._events or KernelEvents(
             ruleset.table_name(service.vip), self._tables.port
         )
-        link = await host.find_link(service.interface)
+        link = await find_link(service.interface)
         self._rules.choose_hook(shared=link.sharer is not None)
         # The note is written before the MAC is added: a daemon killed in between leaves a note too many, never one too few.
-        present = host.has_multicast(service.interface, service.cluster_mac)
-        self._mac_added = (
-            not present or self._rules.noted() or await host.has_our_address(service.vip)
-        )
+        present = multicast.has(service.interface, service.cluster_mac)
+        self._mac_added = not present or self._rules.noted() or await address.is_ours(service.vip)
         self._rules.note(mac_added=self._mac_added)
         await (self._adopt_rules() if self._rules.in_force() else self._install_rules())
         self._watch()
@@ -113,8 +113,8 @@ class Nftables:
                 "this kernel lets others flush our nftables rules, which are restored behind them; Linux 6.9 and later can forbid it"
             )
         self._xdp_filter.open(link.ifindex, link.sharer, self._buckets.admitted)
-        await host.warn_of_found_address(service.vip)
-        await self._restore_host(await host.find_link(service.interface))
+        await address.warn_if_found(service.vip)
+        await self._restore_host(await find_link(service.interface))
 
     async def stage(self, move: Move) -> None:
         """See `Gate.stage`: in pieces, between which the loop turns."""
@@ -182,16 +182,16 @@ class Nftables:
     async def repair(self) -> tuple[str, ...]:
         """See `Upkeep.repair`."""
         try:
-            link = await host.find_link(self._service.interface)
+            link = await find_link(self._service.interface)
             self._rules.choose_hook(shared=link.sharer is not None)
             restored = ["the nftables rules"] if await self._restore_rules_again() else []
             return (*restored, *await self._restore_host(link))
-        except host.LinkDownError:
+        except LinkDownError:
             raise
         except DataplaneError:
             # Rules that are gone, or that name an interface which is, judge nothing: without the address the node answers for none.
             with contextlib.suppress(DataplaneError):
-                await host.remove_our_address(self._service.vip)
+                await address.remove_ours(self._service.vip)
             raise
 
     async def close(self) -> None:
@@ -204,10 +204,10 @@ class Nftables:
         self._events = None
         # A link that is gone took address and MAC with it.
         with contextlib.suppress(DataplaneError):
-            await host.remove_our_address(service.vip)
+            await address.remove_ours(service.vip)
         with contextlib.suppress(DataplaneError):
             if self._mac_added:
-                host.remove_multicast(service.interface, service.cluster_mac)
+                multicast.remove(service.interface, service.cluster_mac)
         self._xdp_filter.close()
         try:
             self._tables.remove()
@@ -267,17 +267,17 @@ class Nftables:
         if self._events is not None:
             self._events.watch_tables(watch=not self._tables.guarded)
 
-    async def _restore_host(self, link: host.Link) -> list[str]:
+    async def _restore_host(self, link: Link) -> list[str]:
         """See to the link, the XDP program, the cluster MAC, then the address; return what was missing."""
         link.require_up()
         service = self._service
         restored = []
         if self._xdp_filter.repair(link.ifindex, link.sharer, self._buckets.admitted):
             restored.append(f"the XDP program on {service.interface}")
-        if not host.has_multicast(service.interface, service.cluster_mac):
-            host.add_multicast(service.interface, service.cluster_mac)
+        if not multicast.has(service.interface, service.cluster_mac):
+            multicast.add(service.interface, service.cluster_mac)
             restored.append(f"the cluster MAC {service.cluster_mac} on {service.interface}")
-        if await host.place_address(service.interface, link.ifindex, service.vip):
-            host.announce(service.interface, service.vip, service.cluster_mac)
+        if await address.place(service.interface, link.ifindex, service.vip):
+            announcer_of(service).announce()
             restored.append(f"the address {service.vip}")
         return restored

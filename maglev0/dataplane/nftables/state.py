@@ -10,7 +10,8 @@ from typing import NamedTuple
 from maglev0.core.service import Service
 from maglev0.core.settings import Settings
 from maglev0.dataplane import rights
-from maglev0.dataplane.host import addresses as host
+from maglev0.dataplane.host import address
+from maglev0.dataplane.host.link import find_link
 from maglev0.dataplane.nftables import ruleset
 from maglev0.dataplane.nftables.dump import Dump
 from maglev0.dataplane.nftables.message import MessageKind, attributes, text
@@ -43,12 +44,12 @@ async def read(settings: Settings, vip: IPv4Address) -> NftablesKernel:
     try:
         service, hook = _carried_out(dump, settings, vip)
         _require_whole(dump, service, hook)
-        link = await host.find_link(service.interface)
+        link = await find_link(service.interface)
         buckets, lease = await _steady_buckets(dump), _steady_lease(dump)
         return NftablesKernel(
             service=service,
             hook=hook,
-            host=InterfaceFacts(link.up, await host.has_address(vip)),
+            host=InterfaceFacts(link.up, await address.is_held(vip)),
             program=look.read(service, link.ifindex),
             admitted=ruleset.buckets(service, buckets.admitted),
             owned={

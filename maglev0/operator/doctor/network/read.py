@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
-from maglev0.dataplane.host import addresses as host
 from maglev0.dataplane.host.interface import LOOPBACK, Interface
+from maglev0.dataplane.host.link import find_link
+from maglev0.dataplane.netlink.route import asking
 from maglev0.errors import DataplaneError
 from maglev0.operator.doctor.machine import read as machine
 from maglev0.operator.doctor.network.judge import DEFAULT, NetworkReading, Route
@@ -48,7 +49,7 @@ async def read(
     vip: IPv4Address, interface: Interface, cluster_mac: str, *, rules: bool | None
 ) -> NetworkReading:
     """Read everything once; DataplaneError if the kernel does not answer."""
-    async with host.asking("addresses and routes") as netlink:
+    async with asking("addresses and routes") as netlink:
         links = _Links({int(link["index"]): link async for link in await netlink.get_links()})
         addresses = [address async for address in await netlink.get_addr(family=socket.AF_INET)]
         index = links.number(interface.name)
@@ -87,7 +88,7 @@ async def _sharers(links: _Links, index: int, name: str) -> tuple[str, str]:
     information = links.found[master].get_attr("IFLA_LINKINFO") if master in links.found else None
     if information is not None and information.get_attr("IFLA_INFO_KIND") in _TAKES_ALL:
         return links.name(master), ""
-    sharer = (await host.find_link(name)).sharer or ""
+    sharer = (await find_link(name)).sharer or ""
     return "", "" if sharer == links.name(master) else sharer
 
 
