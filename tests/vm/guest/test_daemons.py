@@ -18,7 +18,7 @@ from tests.vm.guest.space import BY_HAND
 pytestmark = pytest.mark.timeout(5 * PATIENCE_S)
 
 TOTAL_NODES = 16
-LEASE_S = 2.0  # of the brisk pace: two thirds of its session timeout
+LEASE_S = 6.0  # of the brisk pace: two thirds of its session timeout
 QUIET_S = 5.0  # so that each change's unanswered requests can be told from those of the next
 
 
