@@ -21,13 +21,14 @@ from maglev0.health.runner import CheckOutcome, CheckRunner
 from maglev0.protocol.handover import Phase
 from maglev0.protocol.lease import terms
 from maglev0.protocol.ports.readings import Connections, Counters
-from maglev0.protocol.ports.zookeeper import Create, Delete, Disconnected, Refused, Write
+from maglev0.protocol.ports.zookeeper import Disconnected
 from maglev0.protocol.progress import ClusterContext, Progress
 from maglev0.runtime.waiting import in_thread, together, woken
 from maglev0.telemetry import node_report, observer
 from maglev0.telemetry.audit import Alarms, Findings
 from maglev0.telemetry.node_report import MAX_REASONS, NodeReport
 from maglev0.telemetry.notify import StateChange
+from maglev0.telemetry.own_znodes import OwnZnodes
 
 log = logging.getLogger(__name__)
 
@@ -160,6 +161,7 @@ class Reporter:
         self.state = "joining"
         self._vip, self._sink = sink
         self._session = session
+        self._znodes = OwnZnodes(session)
         self._kernel = kernel
         self._node = node
         self._paths = cluster.paths
@@ -253,8 +255,7 @@ class Reporter:
         with suppress(Disconnected, TimeoutError):
             async with asyncio.timeout(LEAVE_TIMEOUT_S):
                 for path in (self._paths.report(me), self._paths.holding(me)):
-                    with suppress(Refused):
-                        await self._session.commit([Delete(path, -1)])
+                    await self._znodes.remove(path)
 
     async def _reports(self) -> None:
         while True:
@@ -347,23 +348,15 @@ class Reporter:
         session = self._session.session
         told = self._told[1] if self._told is not None and self._told[0] == session else None
         if told is None or told.digest != report.digest:
-            await self._put(
-                self._paths.holding(me), node_report.pack(self._total_nodes, self._read[0])
-            )
+            data = node_report.pack(self._total_nodes, self._read[0])
+            if not await self._znodes.put(self._paths.holding(me), data):
+                return
         if (
             told is None
             or report.is_news_after(told)
             or not 0 <= report.read_at - told.read_at < TELL_S
-        ):
-            await self._put(self._paths.report(me), report.encode())
+        ) and await self._znodes.put(self._paths.report(me), report.encode()):
             self._told = session, report
-
-    async def _put(self, path: str, data: bytes) -> None:
-        try:
-            await self._session.commit([Write(path, data, -1)])
-        except Refused:
-            with suppress(Refused):
-                await self._session.commit([Create(path, data, ephemeral=True)])
 
     async def _audit(self, progress: Progress) -> None:
         """The first member compares what all kernels hold, for all: everyone doing so would read the square of the cluster's size."""
