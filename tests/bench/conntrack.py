@@ -19,7 +19,7 @@ from maglev0.core.service import HashFamily, HashMode
 from maglev0.dataplane.conntrack import connections
 from maglev0.dataplane.conntrack import message as ctmessage
 from maglev0.dataplane.conntrack.message import Connection, ConntrackEntry, TcpState
-from maglev0.dataplane.nftables.message import NETLINK_NETFILTER
+from maglev0.dataplane.netlink.message import NETLINK_NETFILTER
 from maglev0.lab.testbed import claim, namespace, network
 from maglev0.protocol.ports.readings import Connections
 

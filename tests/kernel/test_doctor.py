@@ -20,7 +20,7 @@ import pytest
 from maglev0.core.settings import derived_mac
 from maglev0.dataplane.conntrack import message as ctmessage
 from maglev0.dataplane.conntrack.message import Connection, ConntrackEntry, TcpState
-from maglev0.dataplane.nftables import message as nfmessage
+from maglev0.dataplane.netlink.message import ACK, NETLINK_NETFILTER
 from maglev0.lab.testbed import addresses, namespace
 from maglev0.lab.testbed.cluster import SETTLE_TIMEOUT_S, Lab, LabSettings
 from maglev0.lab.testbed.node import INTERFACE
@@ -400,7 +400,7 @@ def fill_connection_tracking() -> None:
     """Enter connections in this thread's namespace until there is no room."""
     most = int(Path("/proc/sys/net/netfilter/nf_conntrack_max").read_text())
     template = unacknowledged(CLIENT)
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, nfmessage.NETLINK_NETFILTER) as netlink:
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as netlink:
         for start in range(0, most, MESSAGES):
             clients = (
                 struct.pack("!I", 0x0A000000 + number)
@@ -415,5 +415,5 @@ def unacknowledged(client: bytes) -> bytes:
     message = ctmessage.create(
         0, ConntrackEntry(addresses.VIP, connection, TcpState.ESTABLISHED, 600)
     )
-    flags = struct.unpack_from("=H", message, 6)[0] & ~nfmessage.ACK
+    flags = struct.unpack_from("=H", message, 6)[0] & ~ACK
     return message[:6] + struct.pack("=H", flags) + message[8:]

@@ -17,7 +17,7 @@ from maglev0.core.transition import Move
 from maglev0.dataplane.nftables import buckets as nfbuckets
 from maglev0.dataplane.nftables import ruleset
 from maglev0.dataplane.nftables.dataplane import Nftables, check, remove_leftovers
-from maglev0.dataplane.nftables.dump import Dump
+from maglev0.dataplane.nftables.reader import TableReader
 from maglev0.errors import DataplaneError
 from maglev0.protocol.ports.gate import Commit
 from tests.kernel.conftest import Host
@@ -149,7 +149,7 @@ def test_what_is_read_back_is_right_while_others_change_the_rules_without_a_paus
 
     async def scenario() -> None:
         async with opened(replace(SERVICE, total_nodes=total), guard=guard) as dataplane:
-            others = Dump(ruleset.table_name(OTHER.vip))
+            others = TableReader(ruleset.table_name(OTHER.vip))
             with (
                 closing(others),
                 doomed([("arm", ()), ("promote", ())] * 100_000, service=OTHER) as child,
@@ -164,8 +164,8 @@ def test_what_is_read_back_is_right_while_others_change_the_rules_without_a_paus
     asyncio.run(scenario())
 
 
-def await_table(dump: Dump) -> None:
-    while not dump.structure("inet"):
+def await_table(reader: TableReader) -> None:
+    while not reader.structure("inet"):
         time.sleep(0.01)
 
 

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from maglev0.core.transition import Move
-from maglev0.dataplane.nftables import dump as nfdump
+from maglev0.dataplane.nftables import reader
 from maglev0.dataplane.nftables.dataplane import remove_leftovers
 from maglev0.errors import DataplaneError
 from maglev0.protocol.ports.gate import Commit
@@ -217,14 +217,14 @@ def test_rules_that_vanish_while_they_are_installed_are_not_taken_for_complete(
         async with opened(guard=False) as dataplane:
             await hand_over(dataplane, {2})
             before = host.ruleset()
-            read = nfdump.Dump.structure
+            read = reader.TableReader.structure
 
-            def read_behind_a_flush(dump: nfdump.Dump, family: str) -> bytes:
+            def read_behind_a_flush(dump: reader.TableReader, family: str) -> bytes:
                 host.run(*FLUSH)
                 return read(dump, family)
 
             with monkeypatch.context() as patch:
-                patch.setattr(nfdump.Dump, "structure", read_behind_a_flush)
+                patch.setattr(reader.TableReader, "structure", read_behind_a_flush)
                 with pytest.raises(DataplaneError, match="another program removes them at once"):
                     await dataplane.repair()
             await dataplane.repair()

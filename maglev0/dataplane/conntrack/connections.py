@@ -31,7 +31,7 @@ from maglev0.dataplane.conntrack import sockdiag
 from maglev0.dataplane.conntrack.message import Connection, ConntrackEntry, TcpState
 from maglev0.dataplane.conntrack.sockdiag import SocketState
 from maglev0.dataplane.netlink.dump import dumped
-from maglev0.dataplane.nftables.message import NETLINK_NETFILTER
+from maglev0.dataplane.netlink.message import NETLINK_NETFILTER
 from maglev0.errors import DataplaneError
 from maglev0.protocol.ports.readings import Connections
 

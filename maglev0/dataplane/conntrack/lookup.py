@@ -11,7 +11,7 @@ from ipaddress import IPv4Address
 from maglev0.core.packet_hash import PacketFields
 from maglev0.dataplane.conntrack import message as ctmessage
 from maglev0.dataplane.conntrack.message import Connection, ConntrackEntry, TcpState
-from maglev0.dataplane.nftables.message import FAMILY, HEADER, NETLINK_NETFILTER, attributes
+from maglev0.dataplane.netlink.message import FAMILY, HEADER, NETLINK_NETFILTER, attributes
 from maglev0.dataplane.verdict import Tracked
 from maglev0.errors import DataplaneError
 

@@ -14,23 +14,24 @@ from ipaddress import IPv4Address
 from typing import NamedTuple, NewType
 
 from maglev0.core.ip_family import IpFamily
-from maglev0.dataplane.nftables.message import (
+from maglev0.dataplane.netlink.message import (
     ACK,
     CREATE,
+    DUMP,
     FAMILY,
     HEADER,
+    NESTED,
     REQUEST,
     attribute,
     attributes,
 )
 
 _NEW, _GET = 0x100, 0x101  # NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_NEW, …_GET
-_DUMP, _EXCLUSIVE = 0x300, 0x200  # NLM_F_DUMP, NLM_F_EXCL
+_EXCLUSIVE = 0x200  # NLM_F_EXCL
 _TCP_NUMBER = b"\6"
 _LENGTH = struct.Struct("=I")  # which a message begins with
 _ERROR = 2  # NLMSG_ERROR
 _AF_INET = FAMILY.pack(IpFamily.V4.address_family, 0, 0)
-_NESTED = 0x8000  # NLA_F_NESTED
 _ORIGINAL, _REPLY, _STATUS, _PROTOCOL_INFO, _TIMEOUT, _FILTER = 1, 2, 3, 4, 7, 25  # CTA_…
 _IP, _PROTOCOL = 1, 2  # CTA_TUPLE_…
 _SOURCE, _DEST = 1, 2  # CTA_IP_V4_…
@@ -81,13 +82,13 @@ def dump() -> bytes:
     but while it passes over entries it handles no packets on that processor, all of the table at once if nothing matches: 45 ms with 200,000
     entries and as many chains. What it may put into a datagram lets it breathe, after 0.5 ms.
     """
-    protocol = attribute(_PROTOCOL | _NESTED, attribute(_NUMBER, _TCP_NUMBER))
+    protocol = attribute(_PROTOCOL | NESTED, attribute(_NUMBER, _TCP_NUMBER))
     flags = attribute(1, struct.pack("=I", _FILTER_PROTOCOL))  # CTA_FILTER_ORIG_FLAGS
     return _message(
         _GET,
-        REQUEST | _DUMP,
+        REQUEST | DUMP,
         1,
-        attribute(_ORIGINAL | _NESTED, protocol) + attribute(_FILTER | _NESTED, flags),
+        attribute(_ORIGINAL | NESTED, protocol) + attribute(_FILTER | NESTED, flags),
     )
 
 
@@ -98,7 +99,7 @@ def create(number: int, entry: ConntrackEntry) -> bytes:
     info = attribute(_TCP_STATE, bytes((entry.state,))) + b"".join(
         attribute(kind, _WINDOW_UNKNOWN) for kind in _TCP_FLAGS
     )
-    protocol_info = attribute(_PROTOCOL_INFO | _NESTED, attribute(_TCP_INFO | _NESTED, info))
+    protocol_info = attribute(_PROTOCOL_INFO | NESTED, attribute(_TCP_INFO | NESTED, info))
     return _message(
         _NEW,
         REQUEST | ACK | CREATE | _EXCLUSIVE,
@@ -202,14 +203,14 @@ _BODY = HEADER.size + FAMILY.size
 # A message of an IPv4 entry of TCP: its header and what family it is of; then heads of attributes, and their values between.
 _ENTRY = struct.Struct("=20x12s4s4s4s8sc3x4s2s2x4s2s2x")
 _HEADS = (
-    _heads((52, _ORIGINAL | _NESTED), (20, _IP | _NESTED), (8, _SOURCE)),
+    _heads((52, _ORIGINAL | NESTED), (20, _IP | NESTED), (8, _SOURCE)),
     _heads((8, _DEST)),
-    _heads((28, _PROTOCOL | _NESTED), (5, _NUMBER)),
+    _heads((28, _PROTOCOL | NESTED), (5, _NUMBER)),
     _heads((6, _SOURCE_PORT)),
     _heads((6, _DEST_PORT)),
 )
 # What stands right before the state of a TCP connection: twelve bytes that nothing else in an entry equals but by a chance of 2^-96.
-_STATE_HEADS = _heads((48, _PROTOCOL_INFO | _NESTED), (44, _TCP_INFO | _NESTED), (5, _TCP_STATE))
+_STATE_HEADS = _heads((48, _PROTOCOL_INFO | NESTED), (44, _TCP_INFO | NESTED), (5, _TCP_STATE))
 
 
 def _message(kind: int, flags: int, sequence: int, body: bytes) -> bytes:
@@ -233,7 +234,7 @@ def _tuple(kind: int, source: bytes, dest: bytes, source_port: bytes, dest_port:
         + attribute(_DEST_PORT, dest_port)
     )
     return attribute(
-        kind | _NESTED, attribute(_IP | _NESTED, ip) + attribute(_PROTOCOL | _NESTED, protocol)
+        kind | NESTED, attribute(_IP | NESTED, ip) + attribute(_PROTOCOL | NESTED, protocol)
     )
 
 

@@ -14,13 +14,12 @@ from ipaddress import IPv4Address
 
 from maglev0.core.ip_family import IpFamily
 from maglev0.dataplane.conntrack.message import Connection
-from maglev0.dataplane.nftables.message import HEADER, REQUEST, attribute
+from maglev0.dataplane.netlink.message import DUMP, HEADER, REQUEST, attribute
 
 AF_INET, AF_INET6 = IpFamily.V4.address_family, IpFamily.V6.address_family
 
 _BY_FAMILY = 20  # SOCK_DIAG_BY_FAMILY
 _TCP = 6
-_DUMP = 0x300  # NLM_F_DUMP
 _REQUEST = struct.Struct(
     "=BBBxI48x"
 )  # struct inet_diag_req_v2: family, protocol, extensions, states, struct inet_diag_sockid
@@ -60,7 +59,7 @@ def dump(vip: IPv4Address, family: int) -> bytes:
     body = _REQUEST.pack(family, _TCP, 0, states) + attribute(
         1, filtering
     )  # INET_DIAG_REQ_BYTECODE
-    return HEADER.pack(HEADER.size + len(body), _BY_FAMILY, REQUEST | _DUMP, 1, 0) + body
+    return HEADER.pack(HEADER.size + len(body), _BY_FAMILY, REQUEST | DUMP, 1, 0) + body
 
 
 def connections(messages: bytes) -> Iterator[tuple[Connection, SocketState]]:

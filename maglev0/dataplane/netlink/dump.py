@@ -12,9 +12,8 @@ import socket
 import struct
 from collections.abc import AsyncGenerator
 
-from maglev0.dataplane.nftables.message import HEADER
+from maglev0.dataplane.netlink.message import DONE, ERROR, HEADER
 
-_ERROR, _DONE = 2, 3  # NLMSG_ERROR, NLMSG_DONE
 _LENGTH_AND_KIND = struct.Struct("=IH")  # of struct nlmsghdr
 _BUFFER = (
     1 << 15
@@ -58,7 +57,7 @@ def _end_of_entries(datagram: bytes) -> int:
     offset = 0
     while offset < len(datagram):
         length, kind = _LENGTH_AND_KIND.unpack_from(datagram, offset)
-        if kind in (_ERROR, _DONE):
+        if kind in (ERROR, DONE):
             code = -struct.unpack_from("=i", datagram, offset + HEADER.size)[0]
             if code:
                 raise OSError(code, os.strerror(code))

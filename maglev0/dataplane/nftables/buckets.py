@@ -15,7 +15,7 @@ from maglev0.core.service import Service
 from maglev0.core.transition import Move
 from maglev0.dataplane.nftables import message as nfmessage
 from maglev0.dataplane.nftables import ruleset
-from maglev0.dataplane.nftables.batch import Tables
+from maglev0.dataplane.nftables.tables import Tables
 from maglev0.dataplane.xdp.filter import XdpFilter
 from maglev0.errors import DataplaneError
 from maglev0.protocol.ports.gate import Commit
@@ -180,10 +180,10 @@ class BucketSets:
         self._slot = slot
 
     async def _read(self, name: str) -> frozenset[int]:
-        return await self._tables.dump.elements(name)
+        return await self._tables.reader.elements(name)
 
     def _read_slot(self) -> str | None:
-        return self._tables.dump.goto(ruleset.OWNED_SLOT)
+        return self._tables.reader.goto(ruleset.OWNED_SLOT)
 
 
 def _other(slot: str) -> str:

@@ -16,12 +16,12 @@ from maglev0.dataplane.host.announcer import announcer_of
 from maglev0.dataplane.host.link import Link, LinkDownError, find_link
 from maglev0.dataplane.netlink.events import KernelEvents
 from maglev0.dataplane.nftables import ruleset
-from maglev0.dataplane.nftables.batch import Tables
 from maglev0.dataplane.nftables.buckets import BucketSets
 from maglev0.dataplane.nftables.lease_timer import NftLeaseTimer
 from maglev0.dataplane.nftables.libnftables import Nft, NftError
 from maglev0.dataplane.nftables.rules import Rules
 from maglev0.dataplane.nftables.ruleset import Hook
+from maglev0.dataplane.nftables.tables import Tables
 from maglev0.dataplane.xdp import filter as xdp_filter
 from maglev0.dataplane.xdp.filter import XdpFilter
 from maglev0.errors import DataplaneError, UnavailableError
@@ -56,7 +56,7 @@ async def remove_leftovers(vip: IPv4Address) -> None:
     try:
         tables.open()
         await address.remove_ours(vip)
-        if tables.dump.structure("inet"):
+        if tables.reader.structure("inet"):
             tables.remove()
     finally:
         tables.close()
@@ -152,7 +152,7 @@ class Nftables:
         """See `Statistics.counters`."""
         xdp = self._xdp_filter.counters()
         passed, refused = (None, None) if xdp is None else (Count(*xdp.passed), Count(*xdp.dropped))
-        named = self._tables.dump.counters()
+        named = self._tables.reader.counters()
         return Counters(
             passed,
             refused,

@@ -10,7 +10,7 @@ from ipaddress import IPv4Address
 
 from maglev0.dataplane.nftables import message as nfmessage
 from maglev0.dataplane.nftables import ruleset
-from maglev0.dataplane.nftables.batch import Tables
+from maglev0.dataplane.nftables.tables import Tables
 from maglev0.errors import DataplaneError
 
 
@@ -70,4 +70,4 @@ class NftLeaseTimer:
         return True
 
     def _read_slot(self) -> str | None:
-        return self._tables.dump.goto(ruleset.LEASE_SLOT)
+        return self._tables.reader.goto(ruleset.LEASE_SLOT)

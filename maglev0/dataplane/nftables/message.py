@@ -16,18 +16,24 @@ from collections.abc import Iterable, Iterator, Sequence
 from ipaddress import IPv4Address
 from typing import NamedTuple
 
-HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
-FAMILY = struct.Struct("=BBH")  # struct nfgenmsg: family, version, resource
+from maglev0.dataplane.netlink.message import (
+    ACK,
+    ATTRIBUTE,
+    CREATE,
+    FAMILY,
+    HEADER,
+    NESTED,
+    REQUEST,
+    attribute,
+    attributes,
+    text,
+)
+
 FAMILIES = {"inet": 1, "arp": 3}  # NFPROTO_INET, NFPROTO_ARP
-NETLINK_NETFILTER = 12
-REQUEST, ACK, CREATE = 0x1, 0x4, 0x400  # NLM_F_…
 MAX_ELEMENTS = 4000  # of 16 bytes: an attribute's length has 16 bits
 
 _SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11  # NFNL_MSG_BATCH_…
-_ATTRIBUTE = struct.Struct("=HH")
-_NESTED = 0x8000  # NLA_F_NESTED
-_TYPE_MASK = 0x3FFF  # NLA_TYPE_MASK
 _ELEMENT_WORDS = 4  # a plain element is three attribute heads, one in the other (list element, key, value), and its 32-bit number
 _GOTO = -4 & 0xFFFFFFFF  # NFT_GOTO
 _COUNTER, _COUNTER_OBJECT = b"counter\0", 1  # the expression's name, and NFT_OBJECT_COUNTER
@@ -76,27 +82,6 @@ def message_type(kind: MessageKind) -> int:
     return _SUBSYSTEM << 8 | kind
 
 
-def attribute(kind: int, value: bytes) -> bytes:
-    """One attribute; its value may be longer than the length field can say only by a fault of the caller's."""
-    return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(value), kind) + value + b"\0" * (-len(value) % 4)
-
-
-def text(kind: int, value: str) -> bytes:
-    """An attribute that is a name."""
-    return attribute(kind, value.encode() + b"\0")
-
-
-def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Each attribute's type and value."""
-    offset = 0
-    while offset + _ATTRIBUTE.size <= len(data):
-        length, kind = _ATTRIBUTE.unpack_from(data, offset)
-        if length < _ATTRIBUTE.size:
-            return
-        yield kind & _TYPE_MASK, data[offset + _ATTRIBUTE.size : offset + length]
-        offset += (length + 3) & ~3
-
-
 def new_table(family: str, table: str, flags: int | None = None) -> Message:
     """Make a table, or see that it is there; without `flags` one that is there keeps its own."""
     more = b"" if flags is None else attribute(2, struct.pack("!I", flags))  # NFTA_TABLE_FLAGS
@@ -113,7 +98,7 @@ def add_numbers(table: str, name: str, numbers: Sequence[int]) -> Message:
     return Message(
         MessageKind.NEW_ELEMENTS,
         "inet",
-        _in_set(table, name) + attribute(3 | _NESTED, _plain_elements(numbers)),
+        _in_set(table, name) + attribute(3 | NESTED, _plain_elements(numbers)),
     )
 
 
@@ -122,7 +107,7 @@ def delete_numbers(table: str, name: str, numbers: Sequence[int]) -> Message:
     return Message(
         MessageKind.DELETE_ELEMENTS,
         "inet",
-        _in_set(table, name) + attribute(3 | _NESTED, _plain_elements(numbers)),
+        _in_set(table, name) + attribute(3 | NESTED, _plain_elements(numbers)),
     )
 
 
@@ -144,7 +129,7 @@ def add_goto(table: str, name: str, address: IPv4Address, chain: str) -> Message
         2, chain
     )  # NFTA_VERDICT_CODE, NFTA_VERDICT_CHAIN
     data = attribute(
-        2 | _NESTED, attribute(2 | _NESTED, verdict)
+        2 | NESTED, attribute(2 | NESTED, verdict)
     )  # NFTA_SET_ELEM_DATA, NFTA_DATA_VERDICT
     return _add_element(table, name, _address_key(address) + data)
 
@@ -221,22 +206,20 @@ def _in_set(table: str, name: str) -> bytes:
 def _plain_elements(numbers: Sequence[int]) -> bytes:
     words = array("I", bytes(4 * _ELEMENT_WORDS * len(numbers)))
     # NFTA_LIST_ELEM, NFTA_SET_ELEM_KEY, NFTA_DATA_VALUE: each a head of length and type, as one word.
-    for word, (length, kind) in enumerate(((16, 1 | _NESTED), (12, 1 | _NESTED), (8, 1))):
-        head = int.from_bytes(_ATTRIBUTE.pack(length, kind), sys.byteorder)
+    for word, (length, kind) in enumerate(((16, 1 | NESTED), (12, 1 | NESTED), (8, 1))):
+        head = int.from_bytes(ATTRIBUTE.pack(length, kind), sys.byteorder)
         words[word::_ELEMENT_WORDS] = array("I", [head]) * len(numbers)
     words[_ELEMENT_WORDS - 1 :: _ELEMENT_WORDS] = array("I", numbers)
     return words.tobytes()
 
 
 def _address_key(address: IPv4Address) -> bytes:
-    return attribute(
-        1 | _NESTED, attribute(1, address.packed)
-    )  # NFTA_SET_ELEM_KEY, NFTA_DATA_VALUE
+    return attribute(1 | NESTED, attribute(1, address.packed))  # NFTA_SET_ELEM_KEY, NFTA_DATA_VALUE
 
 
 def _add_element(table: str, name: str, element: bytes) -> Message:
     elements = attribute(
-        3 | _NESTED, attribute(1 | _NESTED, element)
+        3 | NESTED, attribute(1 | NESTED, element)
     )  # NFTA_SET_ELEM_LIST_ELEMENTS, NFTA_LIST_ELEM
     return Message(MessageKind.NEW_ELEMENTS, "inet", _in_set(table, name) + elements)
 

@@ -8,9 +8,9 @@ from ipaddress import IPv4Address
 
 from maglev0.core.service import Service
 from maglev0.dataplane.nftables import ruleset
-from maglev0.dataplane.nftables.batch import Tables
 from maglev0.dataplane.nftables.libnftables import Nft, NftError
 from maglev0.dataplane.nftables.ruleset import Hook
+from maglev0.dataplane.nftables.tables import Tables
 from maglev0.errors import DataplaneError
 from maglev0.protocol.ports.readings import Count
 
@@ -61,15 +61,15 @@ class Rules:
 
     def noted(self) -> bool:
         """Whether the rules that stand there say that the cluster MAC was put up by a daemon."""
-        return ruleset.MAC_NOTE in self._tables.dump.objects("inet").sets
+        return ruleset.MAC_NOTE in self._tables.reader.objects("inet").sets
 
     def standing(self) -> bool:
         """Whether any rules of ours stand there, these or others, all of them or some."""
-        return bool(self._tables.dump.structure("inet"))
+        return bool(self._tables.reader.structure("inet"))
 
     def in_force(self) -> bool:
         """Whether rules made for this very service judge packets there, whatever others did to them since."""
-        return self._fingerprint in self._tables.dump.structure("inet")
+        return self._fingerprint in self._tables.reader.structure("inet")
 
     @property
     def _fingerprint(self) -> bytes:
@@ -91,7 +91,7 @@ class Rules:
 
     def refused_early(self) -> Count | None:
         """What the early stage refused since its rules were written; `None` where it does not count."""
-        return self._tables.dump.counted("early") if self._counted else None
+        return self._tables.reader.counted("early") if self._counted else None
 
     def changed(self) -> bool:
         """Whether they are not what was put there any more, or not where they should be."""
@@ -105,7 +105,7 @@ class Rules:
 
     def _replace(self, commands: str) -> None:
         clear = [
-            ruleset.clear(self._service.vip, family, *self._tables.dump.objects(family))
+            ruleset.clear(self._service.vip, family, *self._tables.reader.objects(family))
             for family in _FAMILIES
         ]
         self._write("".join(clear) + commands)
@@ -124,4 +124,4 @@ class Rules:
         self._structure = structure
 
     def _read(self) -> tuple[bytes, ...]:
-        return tuple(self._tables.dump.structure(family) for family in _FAMILIES)
+        return tuple(self._tables.reader.structure(family) for family in _FAMILIES)

@@ -12,9 +12,10 @@ from maglev0.core.settings import Settings
 from maglev0.dataplane import rights
 from maglev0.dataplane.host import address
 from maglev0.dataplane.host.link import find_link
+from maglev0.dataplane.netlink.message import attributes, text
 from maglev0.dataplane.nftables import ruleset
-from maglev0.dataplane.nftables.dump import Dump
-from maglev0.dataplane.nftables.message import MessageKind, attributes, text
+from maglev0.dataplane.nftables.message import MessageKind
+from maglev0.dataplane.nftables.reader import TableReader
 from maglev0.dataplane.nftables.ruleset import Hook
 from maglev0.dataplane.verdict import InterfaceFacts, NftablesKernel
 from maglev0.dataplane.xdp import state as look
@@ -40,12 +41,12 @@ async def read(settings: Settings, vip: IPv4Address) -> NftablesKernel:
     make them.
     """
     rights.require("reading the nftables rules")
-    dump = _StateReading(ruleset.table_name(vip))
+    reader = _StateReader(ruleset.table_name(vip))
     try:
-        service, hook = _carried_out(dump, settings, vip)
-        _require_whole(dump, service, hook)
+        service, hook = _carried_out(reader, settings, vip)
+        _require_whole(reader, service, hook)
         link = await find_link(service.interface)
-        buckets, lease = await _steady_buckets(dump), _steady_lease(dump)
+        buckets, lease = await _steady_buckets(reader), _steady_lease(reader)
         return NftablesKernel(
             service=service,
             hook=hook,
@@ -61,7 +62,7 @@ async def read(settings: Settings, vip: IPv4Address) -> NftablesKernel:
             lease_slot=lease.slot,
         )
     finally:
-        dump.close()
+        reader.close()
 
 
 class _BucketSets(NamedTuple):
@@ -75,7 +76,7 @@ class _LeaseSlots(NamedTuple):
     left_s: dict[str, float]
 
 
-class _StateReading(Dump):
+class _StateReader(TableReader):
     """What is asked here beside what the daemon asks."""
 
     def rules(self) -> Counter[str]:
@@ -117,9 +118,9 @@ def _elements(entry: bytes) -> list[bytes]:
     return [element for kind, element in attributes(listed) if kind == _ELEMENT]
 
 
-def _carried_out(dump: Dump, settings: Settings, vip: IPv4Address) -> tuple[Service, Hook]:
+def _carried_out(reader: TableReader, settings: Settings, vip: IPv4Address) -> tuple[Service, Hook]:
     """Which service the rules were made for: the fingerprint in them tells their interface, too."""
-    structure = dump.structure("inet")
+    structure = reader.structure("inet")
     if not structure:
         raise DataplaneError(
             f"there is no nftables table inet {ruleset.table_name(vip)} in this network namespace, so no daemon serves {vip} here"
@@ -135,42 +136,44 @@ def _carried_out(dump: Dump, settings: Settings, vip: IPv4Address) -> tuple[Serv
     )
 
 
-def _require_whole(dump: _StateReading, service: Service, hook: Hook) -> None:
+def _require_whole(reader: _StateReader, service: Service, hook: Hook) -> None:
     """DataplaneError where somebody took rules out of our tables, or put others in."""
     lines = ruleset.install(service, hook, mac_added=False).splitlines()
     rule = f"add rule inet {ruleset.table_name(service.vip)} "
     wanted = Counter(line.removeprefix(rule).split()[0] for line in lines if line.startswith(rule))
-    if dump.rules() != wanted or dump.sleeps():
+    if reader.rules() != wanted or reader.sleeps():
         raise DataplaneError(
             f"another program has changed the rules in nftables table inet {ruleset.table_name(service.vip)}"
         )
 
 
-async def _steady_buckets(dump: Dump) -> _BucketSets:
+async def _steady_buckets(reader: TableReader) -> _BucketSets:
     """The sets as they stood together at one time: in a hand-over one is being filled while another is in force."""
-    before = await _buckets(dump)
+    before = await _buckets(reader)
     for _attempt in range(_ATTEMPTS):
-        again = await _buckets(dump)
+        again = await _buckets(reader)
         if again == before:
             return again
         before = again
     raise DataplaneError("reading the buckets in force: they change all the time; ask again")
 
 
-async def _buckets(dump: Dump) -> _BucketSets:
-    slot = dump.goto(ruleset.OWNED_SLOT)
+async def _buckets(reader: TableReader) -> _BucketSets:
+    slot = reader.goto(ruleset.OWNED_SLOT)
     first, second = ruleset.OWNED
     return _BucketSets(
         slot,
-        await dump.elements(ruleset.ADMITTED),
-        (await dump.elements(first), await dump.elements(second)),
+        await reader.elements(ruleset.ADMITTED),
+        (await reader.elements(first), await reader.elements(second)),
     )
 
 
-def _steady_lease(dump: _StateReading) -> _LeaseSlots:
+def _steady_lease(reader: _StateReader) -> _LeaseSlots:
     for _attempt in range(_ATTEMPTS):
-        slot = dump.goto(ruleset.LEASE_SLOT)
-        left_s = {name: left for name in ruleset.LEASES if (left := dump.left_s(name)) is not None}
-        if dump.goto(ruleset.LEASE_SLOT) == slot:
+        slot = reader.goto(ruleset.LEASE_SLOT)
+        left_s = {
+            name: left for name in ruleset.LEASES if (left := reader.left_s(name)) is not None
+        }
+        if reader.goto(ruleset.LEASE_SLOT) == slot:
             return _LeaseSlots(slot, left_s)
     raise DataplaneError("reading the lease: it changes all the time; ask again")

@@ -15,9 +15,10 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from maglev0.dataplane.netlink.message import NETLINK_NETFILTER
 from maglev0.dataplane.nftables import message as nfmessage
 from maglev0.dataplane.nftables import ruleset
-from maglev0.dataplane.nftables.dump import Dump
+from maglev0.dataplane.nftables.reader import TableReader
 from maglev0.lab.errors import LabError
 from maglev0.lab.testbed import namespace
 
@@ -51,11 +52,11 @@ def take_out_of_force(node: LabNode, vip: IPv4Address, buckets: Collection[int])
 
 def _change(node: LabNode, table: str, messages: Callable[[str], list[Message]]) -> None:
     with namespace.inside(node.machine.namespace):
-        dump = Dump(table)
+        reader = TableReader(table)
         try:
-            slot, owner = dump.goto(ruleset.OWNED_SLOT), dump.owner("inet")
+            slot, owner = reader.goto(ruleset.OWNED_SLOT), reader.owner("inet")
         finally:
-            dump.close()
+            reader.close()
         if slot not in ruleset.OWNED:
             raise LabError(f"{node.machine.name}: nothing is in force, or a hand-over is under way")
         with _halted(node.daemon.pid), _socket(node.daemon.pid, owner) as kernel:
@@ -80,7 +81,7 @@ def _halted(pid: int) -> Iterator[None]:
 def _socket(pid: int, port: int) -> socket.socket:
     """A copy of the daemon's socket of that netlink port; where nobody owns the tables, a socket like any other."""
     if not port:
-        return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, nfmessage.NETLINK_NETFILTER)
+        return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
     process = os.pidfd_open(pid)
     try:
         for link in Path(f"/proc/{pid}/fd").iterdir():
@@ -89,7 +90,7 @@ def _socket(pid: int, port: int) -> socket.socket:
                     copy = socket.socket(fileno=_copy(process, int(link.name)))
                     if (
                         copy.family == socket.AF_NETLINK
-                        and copy.proto == nfmessage.NETLINK_NETFILTER
+                        and copy.proto == NETLINK_NETFILTER
                         and copy.getsockname()[0] == port
                     ):
                         return copy

@@ -14,7 +14,7 @@ from maglev0.dataplane.conntrack import message as ctmessage
 from maglev0.dataplane.conntrack import sockdiag
 from maglev0.dataplane.conntrack.message import Connection, ConntrackEntry, TcpState
 from maglev0.dataplane.conntrack.sockdiag import SocketState
-from maglev0.dataplane.nftables.message import FAMILY, HEADER, attribute, attributes
+from maglev0.dataplane.netlink.message import FAMILY, HEADER, attribute, attributes
 
 VIP = IPv4Address("198.51.100.1")
 OTHER = IPv4Address("198.51.100.2")

@@ -16,9 +16,10 @@ import os
 import socket
 import struct
 
+from maglev0.dataplane.netlink.message import HEADER, NETLINK_NETFILTER
 from maglev0.dataplane.nftables import message as nfmessage
-from maglev0.dataplane.nftables.dump import Dump
-from maglev0.dataplane.nftables.message import HEADER, Message
+from maglev0.dataplane.nftables.message import Message
+from maglev0.dataplane.nftables.reader import TableReader
 from maglev0.errors import DataplaneError
 
 _OWNER, _PERSIST = 0x2, 0x4  # NFT_TABLE_F_OWNER, NFT_TABLE_F_PERSIST
@@ -37,7 +38,7 @@ class Tables:
         self._guarded = False
         self._kernel: socket.socket | None = None
         self._port = 0
-        self.dump = Dump(name)
+        self.reader = TableReader(name)
 
     @property
     def port(self) -> int:
@@ -54,7 +55,7 @@ class Tables:
         if self._kernel is None:
             self._kernel = _open(self._port)
             self._port = self._kernel.getsockname()[0]
-        if self.dump.owner("inet") not in (0, self._port):
+        if self.reader.owner("inet") not in (0, self._port):
             self.close()
             raise DataplaneError(
                 f"nftables table {self._name} belongs to another process: maglev0 runs for this address already"
@@ -62,7 +63,7 @@ class Tables:
 
     def close(self) -> None:
         """Let go of the sockets; the tables stay, as orphans if they were owned."""
-        self.dump.close()
+        self.reader.close()
         if self._kernel is not None:
             self._kernel.close()
         self._kernel = None
@@ -128,7 +129,7 @@ class _UnsupportedError(DataplaneError):
 def _open(port: int) -> socket.socket:
     try:
         kernel = socket.socket(
-            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, nfmessage.NETLINK_NETFILTER
+            socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER
         )
         kernel.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _SEND_BUFFER)
         kernel.bind((port, 0))

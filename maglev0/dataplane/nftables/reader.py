@@ -4,7 +4,7 @@ libnftables writes our rules, but reads badly: to list one set it loads all elem
 which the process never gives back. A dump of the same takes a twentieth of the time and keeps nothing.
 
 Sockets stay open between dumps: when one closes, the kernel first finishes with what earlier
-transactions deleted, up to 30 ms. A socket carries one dump at a time, and `Dump.elements` lets the
+transactions deleted, up to 30 ms. A socket carries one dump at a time, and `TableReader.elements` lets the
 loop turn in the middle of one, so each dump takes a socket that no other one is using.
 """
 
@@ -19,29 +19,32 @@ from collections.abc import Generator, Iterator
 from contextlib import closing
 from typing import NamedTuple
 
-from maglev0.dataplane.nftables.message import (
-    FAMILIES,
+from maglev0.dataplane.netlink.message import (
+    DONE,
+    DUMP,
+    ERROR,
     FAMILY,
     HEADER,
     NETLINK_NETFILTER,
     REQUEST,
-    MessageKind,
     attribute,
     attributes,
+    text,
+)
+from maglev0.dataplane.nftables.message import (
+    FAMILIES,
+    MessageKind,
     chains_of,
     counter_of,
     counts_of,
     message_type,
     numbers_of,
-    text,
     without_counts,
 )
 from maglev0.errors import DataplaneError
 from maglev0.protocol.ports.readings import Count
 
-_DUMP = 0x300  # NLM_F_DUMP
 _INTERRUPTED = 0x10  # NLM_F_DUMP_INTR: the rules changed meanwhile
-_ERROR, _DONE = 2, 3  # NLMSG_ERROR, NLMSG_DONE
 _BUFFER = (
     1 << 15
 )  # the most that the kernel puts into one datagram of a dump (netlink_recvmsg, net/netlink/af_netlink.c)
@@ -65,7 +68,7 @@ class Objects(NamedTuple):
     maps: tuple[str, ...]
 
 
-class Dump:
+class TableReader:
     """Reads the tables of one name, in the network namespace of the calling thread.
 
     Readings may interleave: each has a socket of its own. Sockets of finished readings are used
@@ -192,7 +195,7 @@ class Dump:
         try:
             kernel = idle.pop() if idle else _open()
             kernel.send(
-                HEADER.pack(HEADER.size + len(body), message_type(kind), REQUEST | _DUMP, 1, 0)
+                HEADER.pack(HEADER.size + len(body), message_type(kind), REQUEST | DUMP, 1, 0)
                 + body
             )
             yield from _entries(kernel)
@@ -255,7 +258,7 @@ def _entries(kernel: socket.socket) -> Iterator[bytes]:
         while offset < len(datagram):
             length, kind, flags, _sequence, _port = HEADER.unpack_from(datagram, offset)
             interrupted |= bool(flags & _INTERRUPTED)
-            if kind in (_ERROR, _DONE):
+            if kind in (ERROR, DONE):
                 code = -struct.unpack_from("=i", datagram, offset + HEADER.size)[0]
                 if interrupted or code == errno.EINTR:
                     raise InterruptedError

@@ -77,8 +77,8 @@ def test_two_readings_of_sets_may_be_suspended_at_once(host: Host) -> None:  # n
         async with serving() as dataplane:
 
             async def read_another() -> None:
-                dump = dataplane._tables.dump
-                assert len(await dump.elements(ruleset.ADMITTED)) == len(OWNED)
+                reader = dataplane._tables.reader
+                assert len(await reader.elements(ruleset.ADMITTED)) == len(OWNED)
 
             assert await at_every_part(dataplane.owned, read_another) > 3
 
