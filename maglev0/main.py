@@ -1,4 +1,4 @@
-"""Runs what the command line asks for: the daemon, or one of the commands."""
+"""Dispatch: runs the daemon, or the command that the first word names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from maglev0.operator.commands import COMMANDS
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command and return its exit status; every error is one line on stderr."""
+    """Run the command line and return its exit status; every error is one line on stderr."""
     arguments = sys.argv[1:] if argv is None else argv
     if arguments and arguments[0] in COMMANDS:
         try:
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _examined(arguments: list[str]) -> CommandLine:
-    """Examine the command line, for --help and --version too, whose reader may be gone."""
+    """Examine the command line; the reader of the output of --help may be gone."""
     try:
         try:
             return command_line.examine(arguments)

@@ -50,9 +50,9 @@ def parse(
 ) -> dict[str, Any]:
     """Read `words` by the help text of `command` (`None`: of the daemon, which has no name).
 
-    Returns docopt's dictionary of flags and words. Raises SystemExit after --help and --version, and
-    ConfigError for a command line that does not fit. `commands` are the names of which the error
-    suggests one for a first word that resembles it.
+    Returns docopt's dictionary of flags and words. Raises SystemExit after --help and --version,
+    and ConfigError for a command line that does not fit. If the first word resembles one of
+    `commands`, the error suggests that one.
     """
     named = [] if command is None else [command]
     try:

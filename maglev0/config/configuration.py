@@ -1,4 +1,4 @@
-"""The command line's values, checked once into one frozen value.
+"""The values of all flags, checked once into one frozen `Config`.
 
 Pure: imports no I/O. Every error names the flag, the value and what is allowed.
 """
@@ -47,13 +47,15 @@ _HOST = re.compile(
     r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*\.?"
 )
 _BRACKETED_IPV6 = re.compile(r"\[([0-9A-Fa-f:.]+)\]")
-_CHROOT = re.compile(
-    r"(/[^/\ufff0-\U0010ffff]+)*"
-)  # of what is printable, PathUtils.validatePath of ZooKeeper refuses these too
+# Of the printable characters, PathUtils.validatePath of ZooKeeper refuses these too.
+_CHROOT = re.compile(r"(/[^/\ufff0-\U0010ffff]+)*")
 
 
 class ZooKeeperLoss(enum.StrEnum):
-    """What a node does that no ZooKeeper server answers: let its lease end, or go on under the last view at the risk of two answers."""
+    """What a node does while no ZooKeeper server answers.
+
+    It lets its lease expire, or goes on with the last view at the risk that two nodes answer.
+    """
 
     RELEASE = "release"
     HOLD = "hold"
@@ -61,7 +63,7 @@ class ZooKeeperLoss(enum.StrEnum):
 
 @dataclass(frozen=True)
 class ZooKeeperAddress:
-    """`hosts` is the csv of host:port pairs, `chroot` the path that all of ours lies under ("" or "/path")."""
+    """`hosts` is a csv of host:port, `chroot` the path above all our znodes ("" or "/path")."""
 
     hosts: str
     chroot: str
@@ -72,7 +74,7 @@ class ZooKeeperAddress:
 
 @dataclass(frozen=True)
 class Config:
-    """What one daemon was asked to do. `None` is a flag left out; `dataplane` is `None` for auto."""
+    """The configuration of a daemon. `None` is a flag left out; `dataplane` is `None` for auto."""
 
     my_id: int
     vips: tuple[IPv4Address, ...]
@@ -97,9 +99,10 @@ class Config:
     verbose: bool
 
     def wishes(self, families: tuple[HashFamily, ...], standing: Service | None = None) -> Wishes:
-        """What these flags ask of the cluster's settings, on a machine that can run those hash families.
+        """What these flags ask of the cluster's settings.
 
-        `standing` is what a rule set up here by hand carries out already: it speaks for the flags that are left out.
+        `families` are the hash families that this machine can run. `standing` is the service of a
+        rule that an operator has set up here by hand; it fills in flags that are left out.
         """
         flags = Wishes(self.total_nodes, self.hash_mode, self.hash_seed, self.cluster_mac, families)
         if standing is None:
@@ -113,7 +116,7 @@ class Config:
         )
 
 
-# Fields whose flags are not called as they are.
+# Fields whose names differ from their flags.
 _RENAMED = {
     "vips": "--cluster-ip",
     "checks": "--check",
@@ -130,7 +133,7 @@ _OF_ACCESS = ("--zk-auth", "--zk-ca", "--zk-cert", "--zk-key")
 FLAGS = frozenset({_flag(each.name) for each in fields(Config)} - {"--access"}) | {*_OF_ACCESS}
 SWITCHES = frozenset({"--dry-run", "--verbose"})
 REPEATABLE = frozenset({"--check"})
-# What a running daemon takes over when its file has changed.
+# Flags that a running daemon applies when its file has changed.
 RELOADABLE = frozenset(
     {
         "--cluster-ip",
@@ -146,7 +149,7 @@ RELOADABLE = frozenset(
 
 
 def changes(running: Config, wanted: Config) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The flags in which two configurations differ: those that a running daemon can take over, and those that need a restart."""
+    """Return the flags that differ: those a running daemon can apply, and those for a restart."""
     before, after = _by_flag(running), _by_flag(wanted)
     differ = [flag for flag in before if before[flag] != after[flag]]
     return tuple(flag for flag in differ if flag in RELOADABLE), tuple(
@@ -155,7 +158,7 @@ def changes(running: Config, wanted: Config) -> tuple[tuple[str, ...], tuple[str
 
 
 def taken_over(running: Config, wanted: Config) -> Config:
-    """The configuration of a daemon that has taken over what it can of another one."""
+    """The running configuration with the values of `wanted` that need no restart."""
     names = [each.name for each in fields(Config) if _flag(each.name) in RELOADABLE]
     return replace(running, **{name: getattr(wanted, name) for name in names})
 
@@ -168,11 +171,14 @@ def _by_flag(config: Config) -> dict[str, object]:
         ((access.scheme, access.user, access.password_file), access.ca, access.cert, access.key),
         strict=True,
     )
-    return values | {"--cluster-ip": frozenset(config.vips)}  # their order means nothing
+    return values | {"--cluster-ip": frozenset(config.vips)}  # the order has no meaning
 
 
 class FlagFault(NamedTuple):
-    """A value that is refused: the flag's, by its number where the flag may be given several times, and why."""
+    """A value that is refused, and why.
+
+    `number` counts from 0 where the flag may be given several times.
+    """
 
     flag: str
     number: int
@@ -184,7 +190,11 @@ class FlagFault(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """The value as it may be printed: what is wrong with a secret may be a letter of it, or that it stands where its file's name should."""
+        """The value as an error may print it.
+
+        Of a secret only the scheme is shown: the mistake may be one letter in it, or a password
+        in place of the name of its file.
+        """
         if self.flag in SECRETS or (self.flag == "--check" and "@" in self.text):
             kind = re.match(r"(digest|sasl|https?):", self.text)
             return f"{kind[0]}…" if kind else "…"
@@ -192,7 +202,7 @@ class FlagFault(NamedTuple):
 
 
 class FlagsError(ConfigError):
-    """Flags are wrong; `faults` holds all that are, the text is the first one's."""
+    """Flags are wrong; `faults` holds all faults, the text is that of the first."""
 
     def __init__(self, faults: list[FlagFault]) -> None:
         super().__init__(str(faults[0]))
@@ -200,7 +210,10 @@ class FlagsError(ConfigError):
 
 
 class _Flags:
-    """The values given and those that the help text names for flags left out, each read once; what is wrong with them gathers in `faults`."""
+    """The values given, and the help text's defaults for flags left out, each checked once.
+
+    `faults` collects what is wrong.
+    """
 
     def __init__(self, arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
         self._arguments = arguments
@@ -230,10 +243,11 @@ class _Flags:
 
 
 def parse(arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> Config:
-    """Check a parsed command line. `arguments` holds `None` for flags left out, `defaults` the values that the help text names for them.
+    """Check a parsed command line.
 
-    The two are apart because a flag left out adopts the cluster's setting, while the same value given may contradict it.
-    Raises FlagsError, which names every flag that is wrong.
+    `arguments` holds `None` for flags left out, `defaults` the help text's values for them. The two
+    are separate because a flag left out adopts the cluster's setting, while the same value, given,
+    may contradict it. Raises FlagsError, which names every flag that is wrong.
     """
     flags = _Flags(arguments, defaults)
     config = _config(flags, arguments)
@@ -243,9 +257,9 @@ def parse(arguments: Mapping[str, Any], defaults: Mapping[str, Any]) -> Config:
 
 
 def _config(flags: _Flags, arguments: Mapping[str, Any]) -> Config:
-    """What the flags say; where one is wrong, what they would say without it."""
+    """The configuration; a flag that is wrong counts as left out."""
     value, given = flags.value, flags.given
-    # What --my-id may be depends on --total-nodes, and that on --dataplane.
+    # The range of --my-id depends on --total-nodes, whose range depends on --dataplane.
     dataplane = value("--dataplane", _dataplane)
     most = max(MAX_TOTAL_NODES.values()) if dataplane is None else MAX_TOTAL_NODES[dataplane]
     total_nodes = given(
@@ -295,7 +309,7 @@ def _access(flags: _Flags, arguments: Mapping[str, Any]) -> ZooKeeperAccess:
     try:
         return ZooKeeperAccess.checked(auth, ca, cert, key)
     except ValueError as error:
-        flag = str(error).partition(" ")[0]  # it begins with the one that lacks another
+        flag = str(error).partition(" ")[0]  # the text begins with the flag that lacks another
         flags.faults.append(FlagFault(flag, 0, arguments[flag], str(error)))
         return ZooKeeperAccess()
 
@@ -305,7 +319,9 @@ def _checks(flags: _Flags, arguments: Mapping[str, Any]) -> tuple[HealthCheck, .
     for number, text in enumerate(texts):
         if text in texts[:number]:
             flags.faults.append(
-                FlagFault("--check", number, text, "given twice; allowed are different checks")
+                FlagFault(
+                    "--check", number, text, "given twice; each health check must be different"
+                )
             )
     if len(texts) > MAX_CHECKS:
         flags.faults.append(
@@ -313,7 +329,7 @@ def _checks(flags: _Flags, arguments: Mapping[str, Any]) -> tuple[HealthCheck, .
                 "--check",
                 MAX_CHECKS,
                 texts[MAX_CHECKS],
-                f"allowed are at most {MAX_CHECKS} checks, and this is one more",
+                f"one too many; there may be at most {MAX_CHECKS} health checks",
             )
         )
     return flags.every("--check", parse_check)
@@ -324,7 +340,10 @@ def _dataplane(text: str) -> HashFamily | None:
 
 
 def parse_zk(text: str) -> ZooKeeperAddress:
-    """Read a ZooKeeper connection string: host[:port],…[/chroot]; ports left out are 2181. ValueError says what is allowed."""
+    """Read a ZooKeeper connection string: host[:port],…[/chroot].
+
+    A port that is left out is 2181. ValueError says what is allowed.
+    """
     hosts, slash, path = text.partition("/")
     chroot = (slash + path).rstrip("/")
     if (
@@ -333,7 +352,8 @@ def parse_zk(text: str) -> ZooKeeperAddress:
         or {".", ".."} & set(chroot.split("/"))
     ):
         raise ValueError(
-            "the chroot behind the hosts must be a printable path as /production/web, without empty parts, '.' or '..'"
+            "the chroot after the hosts must be a printable path as /production/web, without empty "
+            "parts, '.' or '..'"
         )
     if chroot == "/zookeeper" or chroot.startswith("/zookeeper/"):
         raise ValueError("the chroot /zookeeper is ZooKeeper's own")
@@ -346,7 +366,8 @@ def _host_and_port(text: str) -> str:
     host, colon, port = text.rpartition(":") if re.search(r":[^\]]*\Z", text) else (text, "", "")
     if not _is_host(host):
         raise ValueError(
-            f"{text!r} is no host[:port]; allowed is a list as zk1:2181,zk2:2181,[2001:db8::1]:2181/chroot"
+            f"{text!r} is not host[:port]; the servers must be a list as "
+            "zk1:2181,zk2:2181,[2001:db8::1]:2181/chroot"
         )
     if not colon:
         return f"{host}:{DEFAULT_ZK_PORT}"
@@ -360,7 +381,7 @@ def _host_and_port(text: str) -> str:
 def _is_host(text: str) -> bool:
     if bracketed := _BRACKETED_IPV6.fullmatch(text):
         return _is_address(IPv6Address, bracketed[1])
-    # No top-level domain is all digits (RFC 3696, 2), and resolvers take such a name for an address.
+    # No top-level domain is all digits (RFC 3696, 2); resolvers take such a name for an address.
     if text.removesuffix(".").rpartition(".")[2].isdecimal():
         return _is_address(IPv4Address, text)
     return _HOST.fullmatch(text) is not None

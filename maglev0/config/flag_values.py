@@ -1,4 +1,4 @@
-"""What the texts of single flags mean. Every refusal is a ValueError that says what is allowed.
+"""Parsers of single flags. Every refusal is a ValueError that says what is allowed.
 
 Pure: imports no I/O.
 """
@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from maglev0.core.settings import SEED_LIMIT
 
-MAX_VIPS = 64  # each has rules, a table and a lease of its own to be renewed
+MAX_VIPS = 64  # each costs rules, a table and the renewal of a lease
 
 _Choice = TypeVar("_Choice", bound=enum.StrEnum)
 _INTERFACE = re.compile(r"[^/:*\\\s\"]+")
@@ -23,46 +23,45 @@ _BRACKETED = re.compile(r"\[([0-9A-Fa-f:.]+)\]")
 
 
 def number_within(least: int, most: int, why: str = "") -> Callable[[str], int]:
-    """Whole numbers of a range, in the decimal digits of ASCII."""
+    """A check for whole numbers in a range, in ASCII decimal digits; `why` ends the error."""
 
     def check(text: str) -> int:
-        # int() alone would take "1_000", " 7 " and digits of other scripts, and refuse thousands of digits with a text of its own.
+        # int() alone takes "1_000", " 7 " and digits of other scripts, and refuses thousands of
+        # digits with an error of its own.
         if not re.fullmatch(r"[0-9]{1,10}", text) or not least <= int(text) <= most:
-            raise ValueError(f"allowed are the whole numbers from {least} to {most}{why}")
+            raise ValueError(f"must be a whole number from {least} to {most}{why}")
         return int(text)
 
     return check
 
 
 def seconds_within(least: float, most: float, example: str) -> Callable[[str], float]:
-    """Seconds of a range, with at most six digits behind the point."""
+    """A check for seconds in a range, with at most six digits after the point."""
 
     def check(text: str) -> float:
         if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text) or not least <= float(text) <= most:
-            raise ValueError(f"allowed are {least:g} to {most:g} seconds, as {example}")
+            raise ValueError(f"must be {least:g} to {most:g} seconds, as {example}")
         return float(text)
 
     return check
 
 
 def one_of(kind: type[_Choice], *others: str) -> Callable[[str], _Choice]:
-    """A member of an enumeration by its name; `others` are words that are allowed as well and stand for something else."""
+    """A check for the name of an enumeration's member; the error also names `others` as allowed."""
     allowed = (*others, *kind)
 
     def check(text: str) -> _Choice:
         try:
             return kind(text)
         except ValueError as error:
-            raise ValueError(f"allowed are {', '.join(allowed[:-1])} and {allowed[-1]}") from error
+            raise ValueError(f"must be {', '.join(allowed[:-1])} or {allowed[-1]}") from error
 
     return check
 
 
 def parse_seed(text: str) -> int:
     """Read a 32-bit seed."""
-    allowed = (
-        f"allowed are the whole numbers from 0 to {SEED_LIMIT - 1}, also in hexadecimal as 0x1234"
-    )
+    allowed = f"must be a whole number from 0 to {SEED_LIMIT - 1}, or hexadecimal as 0x1234"
     if not re.fullmatch(r"[0-9]{1,10}|0[xX][0-9a-fA-F]{1,8}", text):
         raise ValueError(allowed)
     seed = int(text, 16 if text[:2] in ("0x", "0X") else 10)
@@ -72,15 +71,15 @@ def parse_seed(text: str) -> int:
 
 
 def parse_vips(text: str) -> tuple[IPv4Address, ...]:
-    """Read VIPs as csv, in the order given."""
+    """Read VIPs as csv; keeps their order."""
     parts = [part.strip() for part in text.split(",")]
     if len(parts) > MAX_VIPS:
-        raise ValueError(f"allowed are at most {MAX_VIPS} addresses, and these are {len(parts)}")
+        raise ValueError(f"must be at most {MAX_VIPS} addresses, not {len(parts)}")
     vips: dict[IPv4Address, None] = {}
     for part in parts:
-        vip = _vip(part, "" if len(parts) == 1 else f"{part!r} is none of them: ")
+        vip = _vip(part, "" if len(parts) == 1 else f"{part!r} ")
         if vip in vips:
-            raise ValueError(f"allowed is each address once, and {vip} stands there twice")
+            raise ValueError(f"must name each address once, but {vip} is there twice")
         vips[vip] = None
     return tuple(vips)
 
@@ -90,7 +89,7 @@ def _vip(text: str, which: str) -> IPv4Address:
         address = IPv4Address(text)
     except ValueError as error:
         raise ValueError(
-            f"{which}allowed are IPv4 addresses, as 198.51.100.1 or 198.51.100.1,198.51.100.2"
+            f"{which}must be an IPv4 address, as 198.51.100.1 or 198.51.100.1,198.51.100.2"
         ) from error
     if (
         address.is_multicast
@@ -99,15 +98,14 @@ def _vip(text: str, which: str) -> IPv4Address:
         or address.is_link_local
         or int(address) == (1 << 32) - 1
     ):
-        raise ValueError(
-            f"{which}allowed are unicast IPv4 addresses that are neither loopback nor link-local"
-        )
+        raise ValueError(f"{which}must be a unicast IPv4 address, neither loopback nor link-local")
     return address
 
 
 def parse_interface(text: str) -> str:
     """Read the name of a network interface."""
-    # dev_valid_name(), net/core/dev.c; quote, star and backslash have a meaning in nft rules.
+    # The kernel's rule is dev_valid_name(), net/core/dev.c. Quote, star and backslash have a
+    # meaning in nft rules.
     if (
         not _INTERFACE.fullmatch(text)
         or text in (".", "..")
@@ -115,15 +113,16 @@ def parse_interface(text: str) -> str:
         or len(text.encode()) > _INTERFACE_BYTES
     ):
         raise ValueError(
-            f"allowed is the name of a network interface: 1 to {_INTERFACE_BYTES} bytes without slash, colon, quote, star, backslash or space"
+            f"must be the name of a network interface: 1 to {_INTERFACE_BYTES} bytes without "
+            "slash, colon, quote, star, backslash or space"
         )
     if text == "lo":
-        raise ValueError("allowed is an interface that other machines reach, not the loopback")
+        raise ValueError("must be an interface that other machines reach, not the loopback")
     return text
 
 
 def parse_program(text: str) -> str:
-    """Read the path of a program, which nobody looks for along $PATH."""
+    """Read the full path of a program; $PATH is not searched."""
     if (
         not text.startswith("/")
         or text.endswith("/")
@@ -131,7 +130,7 @@ def parse_program(text: str) -> str:
         or len(text.encode()) > _PATH_BYTES
     ):
         raise ValueError(
-            "allowed is a program by its whole path and without arguments, as /usr/local/bin/notify-us"
+            "must be the full path of a program, without arguments, as /usr/local/bin/notify-us"
         )
     return text
 
@@ -145,5 +144,6 @@ def parse_listener(text: str) -> tuple[str, int]:
         return address, number_within(1, 65535)(port)
     except ValueError as error:
         raise ValueError(
-            "allowed is an IP address of this machine and a port, as 127.0.0.1:9105, 0.0.0.0:9105 or [::]:9105"
+            "must be an IP address of this machine and a port, as 127.0.0.1:9105, 0.0.0.0:9105 or "
+            "[::]:9105"
         ) from error

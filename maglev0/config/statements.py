@@ -1,9 +1,10 @@
-"""The text of a configuration file, statement by statement: everything in it has its line, and no mistake hides another.
+"""Reads a configuration file statement by statement: each has its line, and all mistakes are found.
 
 Pure: imports no I/O.
 
-tomllib tells the line of wrong syntax, but not where a value stands, and stops at the first mistake. So it is given as few lines at a time as
-are one statement. While a list or a text of several lines is open, and only then, it complains about the end of what it was given.
+tomllib names the line of a syntax error, but not the line of a value, and stops at the first
+mistake. So this module gives it the lines of one statement at a time. Only while a list or a text
+of several lines is open does tomllib complain about the end of its input.
 """
 
 from __future__ import annotations
@@ -12,24 +13,25 @@ import re
 import tomllib
 from typing import Any, NamedTuple
 
-# So much is tried for one statement, at the price of parsing its beginning as many times: four times the longest list that makes sense.
+# The limit of one statement, whose beginning is parsed once for each of its lines: four times the
+# longest list that makes sense.
 MAX_STATEMENT_LINES = 256
 
 _OPEN = "(at end of document)"
 _PLACE = re.compile(r" \(at line (\d+), column (\d+)\)$")
 _KEY = re.compile(r"\s*([A-Za-z0-9_-]+)\s*=")
-_ALLOWED = 'allowed is key = value, with every text in quotes as in interface = "eth0"'
+_ALLOWED = 'each line must be key = value, with text in quotes as in interface = "eth0"'
 
 
 class Mistake(NamedTuple):
-    """What is wrong, and the line on which it stands."""
+    """What is wrong, and its line."""
 
     line: int
     what: str
 
 
 class Statement(NamedTuple):
-    """A key and its value. `lines` is where the value's items stand if it is a list, else where the key does."""
+    """A key and its value. `lines` are those of the items of a list, else the line of the key."""
 
     key: str
     value: Any
@@ -38,7 +40,7 @@ class Statement(NamedTuple):
 
 
 def read(text: str) -> tuple[list[Statement], list[Mistake]]:
-    """Return what the text says, and everything in it that is not a key with a value. No key comes twice."""
+    """Return the statements and the mistakes of a text. No two statements have the same key."""
     lines = text.replace("\r\n", "\n").split("\n")
     statements: dict[str, Statement] = {}
     mistakes: list[Mistake] = []
@@ -51,7 +53,10 @@ def read(text: str) -> tuple[list[Statement], list[Mistake]]:
             mistakes.append(
                 Mistake(
                     found.line,
-                    f"{found.key!r} is there a second time; allowed is once, and line {statements[found.key].line} has it",
+                    (
+                        f"{found.key!r} is given again; line {statements[found.key].line} has it "
+                        "already"
+                    ),
                 )
             )
         elif found is not None:
@@ -60,7 +65,10 @@ def read(text: str) -> tuple[list[Statement], list[Mistake]]:
 
 
 def _next(lines: list[str], first: int) -> tuple[int, Statement | Mistake | None]:
-    """Read the statement that begins with the line of that index. Returns the index behind it, and `None` for a line without one."""
+    """Read the statement that begins at index `first`.
+
+    Returns the index after it, and the statement, a mistake, or `None` for a line without either.
+    """
     for end in range(first + 1, min(len(lines), first + MAX_STATEMENT_LINES) + 1):
         try:
             content = _parsed(lines[first:end])
@@ -68,30 +76,32 @@ def _next(lines: list[str], first: int) -> tuple[int, Statement | Mistake | None
             if str(error).endswith(_OPEN):
                 continue
             return _wrong(lines, first, str(error))
-        except (
-            ValueError,
-            RecursionError,
-        ):  # a number of thousands of digits; brackets within brackets within …
+        # A number of thousands of digits raises the first, deeply nested brackets the second.
+        except (ValueError, RecursionError):
             return end, Mistake(first + 1, f"too large or nested too deeply; {_ALLOWED}")
         return end, _statement(lines, first, end, content)
     return len(lines), Mistake(
-        first + 1, f"a list or text that begins here is never closed; {_ALLOWED}"
+        first + 1, f"the list or text that begins here does not end; {_ALLOWED}"
     )
 
 
 def _parsed(lines: list[str]) -> dict[str, Any]:
-    # A carriage return that ends no line is refused as every control character is; the newline that we add must not make it one that does.
+    # TOML refuses a carriage return within a line. The newline that is added here must not turn a
+    # carriage return at the end of the text into a line end, so it becomes another refused byte.
     return tomllib.loads("\n".join(lines).replace("\r", "\0") + "\n")
 
 
-def _wrong(lines: list[str], first: int, told: str) -> tuple[int, Mistake]:
-    reason, place = _PLACE.sub("", told), _PLACE.search(told)
+def _wrong(lines: list[str], first: int, error: str) -> tuple[int, Mistake]:
+    reason, place = _PLACE.sub("", error), _PLACE.search(error)
     index = first + (int(place[1]) if place else 1) - 1
     key = _KEY.match(lines[index])
     column = f" at column {place[2]}" if place else ""
     return index + 1, Mistake(
         index + 1,
-        f"{key[1] + ': ' if key else ''}not TOML, {reason[0].lower()}{reason[1:]}{column}; {_ALLOWED}",
+        (
+            f"{key[1] + ': ' if key else ''}not TOML, {reason[0].lower()}{reason[1:]}{column}; "
+            f"{_ALLOWED}"
+        ),
     )
 
 
@@ -102,7 +112,7 @@ def _statement(
         if isinstance(value, dict) or (
             isinstance(value, list) and any(isinstance(item, dict) for item in value)
         ):
-            return Mistake(first + 1, f"{key!r} is a table; {_ALLOWED}, and no [tables]")
+            return Mistake(first + 1, f"{key!r} is a table; {_ALLOWED}, without [tables]")
         places = (
             _item_lines(lines, first, end, len(value)) if isinstance(value, list) else (first + 1,)
         )
@@ -111,7 +121,7 @@ def _statement(
 
 
 def _item_lines(lines: list[str], first: int, end: int, count: int) -> tuple[int, ...]:
-    """The lines of a list's items: of each the first after which the list, closed there, holds the item."""
+    """The lines of a list's items: the first after which the list, closed there, holds the item."""
     found: list[int] = []
     for last in range(first + 1, end):
         try:

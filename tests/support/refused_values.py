@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from maglev0.config.flag_values import MAX_VIPS
 
-ID_RANGE = "allowed are the whole numbers from 1 to 1048576"
-PORT_RANGE = "allowed are the whole numbers from 1 to 65535"
-SEED_RANGE = "allowed are the whole numbers from 0 to 4294967295, also in hexadecimal as 0x1234"
-TIMEOUT_RANGE = "allowed are 0.1 to 3600 seconds, as 4 or 1.5"
-ADDRESSES = "allowed are IPv4 addresses, as 198.51.100.1 or 198.51.100.1,198.51.100.2"
-UNICAST = "allowed are unicast IPv4 addresses that are neither loopback nor link-local"
+ID_RANGE = "must be a whole number from 1 to 1048576"
+PORT_RANGE = "must be a whole number from 1 to 65535"
+SEED_RANGE = "must be a whole number from 0 to 4294967295, or hexadecimal as 0x1234"
+TIMEOUT_RANGE = "must be 0.1 to 3600 seconds, as 4 or 1.5"
+ADDRESSES = "must be an IPv4 address, as 198.51.100.1 or 198.51.100.1,198.51.100.2"
+UNICAST = "must be a unicast IPv4 address, neither loopback nor link-local"
 MANY = ",".join(f"198.51.100.{number}" for number in range(1, MAX_VIPS + 2))
-LISTENER = "allowed is an IP address of this machine and a port, as 127.0.0.1:9105, 0.0.0.0:9105 or [::]:9105"
-PROGRAM = (
-    "allowed is a program by its whole path and without arguments, as /usr/local/bin/notify-us"
+LISTENER = (
+    "must be an IP address of this machine and a port, as 127.0.0.1:9105, 0.0.0.0:9105 or [::]:9105"
 )
+PROGRAM = "must be the full path of a program, without arguments, as /usr/local/bin/notify-us"
 SIX_BYTES = "a MAC address is six bytes in hexadecimal, as 03:bf:c6:33:64:01"
-INTERFACE = "allowed is the name of a network interface: 1 to 15 bytes without slash, colon, quote, star, backslash or space"
-CHROOT = "the chroot behind the hosts must be a printable path as /production/web, without empty parts, '.' or '..'"
-HOST = " is no host[:port]; allowed is a list as zk1:2181,zk2:2181,[2001:db8::1]:2181/chroot"
+INTERFACE = "must be the name of a network interface: 1 to 15 bytes without slash, colon, quote, star, backslash or space"
+CHROOT = "the chroot after the hosts must be a printable path as /production/web, without empty parts, '.' or '..'"
+HOST = (
+    " is not host[:port]; the servers must be a list as zk1:2181,zk2:2181,[2001:db8::1]:2181/chroot"
+)
 
 REFUSED = [
     *(
@@ -67,14 +69,14 @@ REFUSED = [
             "255.255.255.255",
         )
     ),
-    ("--cluster-ip", "198.51.100.1,", "'' is none of them: " + ADDRESSES),
-    ("--cluster-ip", "198.51.100.1,127.0.0.1", "'127.0.0.1' is none of them: " + UNICAST),
+    ("--cluster-ip", "198.51.100.1,", "'' " + ADDRESSES),
+    ("--cluster-ip", "198.51.100.1,127.0.0.1", "'127.0.0.1' " + UNICAST),
     (
         "--cluster-ip",
         "198.51.100.1,198.51.100.2,198.51.100.1",
-        "allowed is each address once, and 198.51.100.1 stands there twice",
+        "must name each address once, but 198.51.100.1 is there twice",
     ),
-    ("--cluster-ip", MANY, "allowed are at most 64 addresses, and these are 65"),
+    ("--cluster-ip", MANY, "must be at most 64 addresses, not 65"),
     *(
         ("--metrics", value, LISTENER)
         for value in (
@@ -93,12 +95,12 @@ REFUSED = [
         for value in ("", "notify", "/bin/", "/bin/\x1b", "/" + "a" * 4095)
     ),
     *(
-        (flag, value, "allowed is the path of a file")
+        (flag, value, "must be the path of a file")
         for flag in ("--zk-ca", "--zk-cert", "--zk-key")
         for value in ("", "a\n")
     ),
-    ("--check", "tcp:0", "allowed is a port from 1 to 65535, as tcp:80 or http://:8080/health"),
-    ("--check-timing", "1", "allowed is INTERVAL,TIMEOUT,RISE,FALL, as 2,1,2,3"),
+    ("--check", "tcp:0", "the port must be from 1 to 65535, as tcp:80 or http://:8080/health"),
+    ("--check-timing", "1", "must be INTERVAL,TIMEOUT,RISE,FALL, as 2,1,2,3"),
     *(
         ("--interface", value, INTERFACE)
         for value in (
@@ -117,9 +119,9 @@ REFUSED = [
         )
     ),
     *(("--interface", value, INTERFACE) for value in ("ü" * 8, "e\u202e", "e\udcff", "e\x7f")),
-    ("--interface", "lo", "allowed is an interface that other machines reach, not the loopback"),
+    ("--interface", "lo", "must be an interface that other machines reach, not the loopback"),
     *(
-        ("--dataplane", value, "allowed are auto, clusterip and nftables")
+        ("--dataplane", value, "must be auto, clusterip or nftables")
         for value in ("", "xdp", "NFTABLES", "nft")
     ),
     *(
@@ -149,7 +151,7 @@ REFUSED = [
         (
             "--hash-mode",
             value,
-            "allowed are sourceip, sourceip-sourceport and sourceip-sourceport-destport",
+            "must be sourceip, sourceip-sourceport or sourceip-sourceport-destport",
         )
         for value in ("", "destip", "SOURCEIP", "sourceip-")
     ),
@@ -185,18 +187,15 @@ REFUSED = [
         )
     ),
     *(
-        ("--weight", value, "allowed are the whole numbers from 0 to 1000")
+        ("--weight", value, "must be a whole number from 0 to 1000")
         for value in ("", "-1", "1001", "1.5", "heavy")
     ),
     *(
-        ("--drain-timeout", value, "allowed are 0 to 86400 seconds, as 30 or 0.5")
+        ("--drain-timeout", value, "must be 0 to 86400 seconds, as 30 or 0.5")
         for value in ("", "-1", "86401", "forever", "1m")
     ),
-    *(
-        ("--xdp", value, "allowed are auto, native, generic and off")
-        for value in ("", "on", "Native")
-    ),
-    *(("--zk-loss", value, "allowed are release and hold") for value in ("", "Hold", "drop")),
+    *(("--xdp", value, "must be auto, native, generic or off") for value in ("", "on", "Native")),
+    *(("--zk-loss", value, "must be release or hold") for value in ("", "Hold", "drop")),
     *(
         ("--zk", value, repr(value) + HOST)
         for value in (

@@ -1,4 +1,4 @@
-"""maglev0 completion: print what completes this command's flags, values and subcommands in a shell.
+"""maglev0 completion: print the completion of flags, values and commands for a shell.
 
 Usage:
   maglev0 completion (bash | zsh | fish)
@@ -7,11 +7,11 @@ Usage:
 Options:
   -h, --help    show this text
 
-Where shells look for it:
+Where each shell reads it:
   bash  maglev0 completion bash >/usr/local/share/bash-completion/completions/maglev0
   zsh   maglev0 completion zsh >/usr/local/share/zsh/site-functions/_maglev0
   fish  maglev0 completion fish >/etc/fish/completions/maglev0.fish
-For the running bash alone:  source <(maglev0 completion bash)
+For the running bash only:  source <(maglev0 completion bash)
 
 Exit status: 0 printed, 2 a word on the command line is wrong.
 """
@@ -52,7 +52,7 @@ def words(command_name: str) -> tuple[str, ...]:
 
 
 def main(arguments: list[str]) -> int:
-    """Run `maglev0 completion` with what stands behind `completion` on the command line; returns the exit status."""
+    """Run `maglev0 completion` with the words after `completion`; returns the exit status."""
     return command.run(__doc__, "completion", arguments, _print)
 
 
@@ -65,15 +65,17 @@ def _print(arguments: dict[str, Any]) -> int:
     return 0
 
 
-# bash. Readline takes "=" and ":" for words of their own, so "--xdp=na" arrives as three.
+# bash. Readline splits at "=" and ":", so "--xdp=na" arrives as three words.
 
 _BASH = """\
 _maglev0() {
     local word=${COMP_WORDS[COMP_CWORD]} command='' flag='' words='' files=''
     if ((COMP_CWORD > 1)); then command=${COMP_WORDS[1]}; fi
     if [[ $word == = ]]; then flag=${COMP_WORDS[COMP_CWORD-1]} word=''
-    elif ((COMP_CWORD > 2)) && [[ ${COMP_WORDS[COMP_CWORD-1]} == = ]]; then flag=${COMP_WORDS[COMP_CWORD-2]}
-    elif ((COMP_CWORD > 1)) && [[ ${COMP_WORDS[COMP_CWORD-1]} == --* ]]; then flag=${COMP_WORDS[COMP_CWORD-1]}
+    elif ((COMP_CWORD > 2)) && [[ ${COMP_WORDS[COMP_CWORD-1]} == = ]]; then
+        flag=${COMP_WORDS[COMP_CWORD-2]}
+    elif ((COMP_CWORD > 1)) && [[ ${COMP_WORDS[COMP_CWORD-1]} == --* ]]; then
+        flag=${COMP_WORDS[COMP_CWORD-1]}
     fi
     COMPREPLY=()
     case $flag in
@@ -93,7 +95,9 @@ _BASH_END = """\
         esac
     fi
     mapfile -t COMPREPLY < <(compgen -W "$words" -- "$word")
-    if ((${#COMPREPLY[@]} == 1)) && [[ ${COMPREPLY[0]} == *[=:/] ]]; then compopt -o nospace 2>/dev/null; fi
+    if ((${#COMPREPLY[@]} == 1)) && [[ ${COMPREPLY[0]} == *[=:/] ]]; then
+        compopt -o nospace 2>/dev/null
+    fi
 }
 complete -F _maglev0 maglev0"""
 
@@ -112,7 +116,7 @@ def _bash(daemon: Help, commands: Mapping[str, Help]) -> Iterator[str]:
 
 
 def _bash_values(helps: Iterable[Help]) -> dict[str, list[str]]:
-    """What sets the words that may be a flag's value, and the flags that it is for."""
+    """The shell code that sets the possible values of flags, and the flags it is for."""
     flags: dict[str, list[str]] = {}
     valued = {
         option.names[-1]: option for help_ in helps for option in help_.options if option.value
@@ -185,14 +189,15 @@ def _zsh_value(name: str, option: Option) -> str:
     return f":{value}:({choices})" if choices else f":{value}: "
 
 
-# fish: one call of its own `complete` for each flag.
+# fish: one call of `complete` for each flag.
 
 
 def _fish(daemon: Help, commands: Mapping[str, Help]) -> Iterator[str]:
     yield "# Completion of maglev0 for fish, made by: maglev0 completion fish"
     yield "complete -c maglev0 -f"
     for name, help_ in commands.items():
-        yield f"complete -c maglev0 -n __fish_is_first_token -a {name} -d {shlex.quote(_short(help_.summary))}"
+        summary = shlex.quote(_short(help_.summary))
+        yield f"complete -c maglev0 -n __fish_is_first_token -a {name} -d {summary}"
     seen = " ".join(commands)
     yield from _fish_options(daemon, f"not __fish_seen_subcommand_from {seen}")
     for name, help_ in commands.items():
@@ -208,7 +213,8 @@ def _fish_options(help_: Help, condition: str) -> Iterator[str]:
         names = " ".join(
             f"-l {name[2:]}" if name.startswith("--") else f"-s {name[1:]}" for name in option.names
         )
-        yield f"complete -c maglev0 -n {shlex.quote(condition)} {names}{_fish_value(option)} -d {shlex.quote(_short(option.text))}"
+        where, text = shlex.quote(condition), shlex.quote(_short(option.text))
+        yield f"complete -c maglev0 -n {where} {names}{_fish_value(option)} -d {text}"
 
 
 def _fish_value(option: Option) -> str:
@@ -223,5 +229,5 @@ def _fish_value(option: Option) -> str:
 
 
 def _short(text: str) -> str:
-    """What fits beside a flag: the text up to its first remark, without the default."""
+    """The text up to its first remark, without the default, as a note beside a flag."""
     return re.split(r" \[default|; | \(|: ", text)[0].rstrip(".")

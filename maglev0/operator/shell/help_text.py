@@ -1,4 +1,4 @@
-"""The parts of a command's help, from which the manual page and the completion of shells are made: none of them is written twice."""
+"""The parts of a command's help text, which man page and shell completion are made of."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ class Option(NamedTuple):
 
 
 class Item(NamedTuple):
-    """A line of two columns: what is told of, and what about it."""
+    """A line of two columns: a name, and what it means."""
 
     name: str
     text: str
 
 
 class Part(NamedTuple):
-    """A paragraph: under a heading of its own or not, of running text or a list."""
+    """A paragraph of running text or a list, with or without a heading."""
 
     heading: str | None
     content: str | tuple[Item, ...]
 
 
 class Help(NamedTuple):
-    """What a command's help says."""
+    """The help of a command."""
 
     name: str
     summary: str
@@ -50,7 +50,7 @@ class Help(NamedTuple):
 
 
 def parse(text: str) -> Help:
-    """Take a help text to its parts."""
+    """Split a help text into its parts."""
     first, *blocks = re.split(r"\n{2,}", text.strip("\n"))
     name, _colon, summary = " ".join(first.split()).partition(": ")
     usage: tuple[str, ...] = ()
@@ -68,7 +68,7 @@ def parse(text: str) -> Help:
 
 
 def _parts(block: str) -> Iterator[Part]:
-    """A block's lines at the margin and its indented ones, each together; a heading speaks for what stands below it, too."""
+    """The parts of a block: its lines at the margin and its indented lines, under its heading."""
     found = _HEADING.match(block)
     heading = found[1] if found and not _COLUMNS.match(block, found.end() - 1) else None
     body = block[found.end() :] if found and heading else block
@@ -83,7 +83,7 @@ def _parts(block: str) -> Iterator[Part]:
 
 
 def _items(body: str) -> tuple[Item, ...]:
-    """The lines of two columns; what is indented deeper than the first column goes on with the line above."""
+    """The lines of two columns; a line indented deeper than the first column continues an item."""
     items: list[Item] = []
     margin = min(len(line) - len(line.lstrip()) for line in body.split("\n"))
     for line in body.split("\n"):
@@ -107,7 +107,7 @@ def daemon() -> Help:
 
 
 def commands() -> Mapping[str, Help]:
-    """The help of each subcommand, as it prints it."""
+    """The help of each command, as the command prints it."""
     return {name: parse(_printed(name)) for name in COMMANDS}
 
 

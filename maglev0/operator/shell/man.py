@@ -8,7 +8,7 @@ Options:
   --roff        print the man page maglev0-TOPIC(7) for troff instead
   -h, --help    show this text
 
-Without TOPIC the command lists the pages. In a terminal it shows a page with $PAGER, or with less -R.
+Without TOPIC the command lists the pages. In a terminal it shows a page with $PAGER or less -R.
 The topic maglev0 is the man page of the command itself, maglev0(8), always for troff.
 
 To read it with man:  maglev0 man maglev0 | man -l -

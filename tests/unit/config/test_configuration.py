@@ -223,21 +223,21 @@ def test_a_config_is_frozen() -> None:
             "--total-nodes",
             "17",
             {"dataplane": "clusterip"},
-            "allowed are the whole numbers from 1 to 16 for clusterip",
+            "must be a whole number from 1 to 16 for clusterip",
         ),
         (
             "--total-nodes",
             "1048577",
             {"dataplane": "nftables"},
-            "allowed are the whole numbers from 1 to 1048576 for nftables",
+            "must be a whole number from 1 to 1048576 for nftables",
         ),
         (
             "--my-id",
             "6",
             {"total_nodes": "5"},
-            "allowed are the whole numbers from 1 to 5 (--total-nodes)",
+            "must be a whole number from 1 to 5 (--total-nodes)",
         ),
-        ("--my-id", "17", {"dataplane": "clusterip"}, "allowed are the whole numbers from 1 to 16"),
+        ("--my-id", "17", {"dataplane": "clusterip"}, "must be a whole number from 1 to 16"),
     ],
 )
 def test_what_is_refused_beside_another_flag(
@@ -310,14 +310,14 @@ def test_all_that_is_wrong_is_told_at_once() -> None:
         "--check",
         "--check",
     ]
-    assert "--check=tcp:80: given twice; allowed are different checks" in told
+    assert "--check=tcp:80: given twice; each health check must be different" in told
 
 
 def test_checks_are_not_endless() -> None:
     checks = [f"tcp:{number}" for number in range(1, MAX_CHECKS + 2)]
     assert len(parsed(check=checks[:-1]).checks) == MAX_CHECKS
     assert faults(check=checks) == [
-        f"--check={checks[-1]}: allowed are at most {MAX_CHECKS} checks, and this is one more"
+        f"--check={checks[-1]}: one too many; there may be at most {MAX_CHECKS} health checks"
     ]
 
 

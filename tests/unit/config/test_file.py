@@ -85,7 +85,7 @@ def test_flags_win(file: Path) -> None:
 
 def test_an_empty_flag_is_not_one_left_out(file: Path) -> None:
     assert errors(file, 'interface = "eth0"\n', "--interface=")[0].startswith(
-        "--interface=: allowed is the name of a network interface"
+        "--interface=: must be the name of a network interface"
     )
 
 
@@ -141,22 +141,22 @@ xdp = "no"
 weight = 99999999999999999999999
 help = true
 """
-ADDRESSES = "allowed are IPv4 addresses, as 198.51.100.1 or 198.51.100.1,198.51.100.2"
+ADDRESSES = "must be an IPv4 address, as 198.51.100.1 or 198.51.100.1,198.51.100.2"
 TOLD = [
-    '2: my-id: "0" is refused; allowed are the whole numbers from 1 to 1048576',
-    f"3: cluster-ip: \"198.51.100.1,198.51.100.300\" is refused; '198.51.100.300' is none of them: {ADDRESSES}",
+    '2: my-id: "0": must be a whole number from 1 to 1048576',
+    f"3: cluster-ip: \"198.51.100.1,198.51.100.300\": '198.51.100.300' {ADDRESSES}",
     "5: my_id: no such key; did you mean my-id?",
-    '6: interface: not TOML, invalid value at column 13; allowed is key = value, with every text in quotes as in interface = "eth0"',
-    '9: check: "tcp:99999" is refused; allowed is a port from 1 to 65535, as tcp:80 or http://:8080/health',
-    '10: check: "tcp:80" is refused; given twice; allowed are different checks',
-    "12: verbose: neither on nor off; allowed are true and false",
-    "13: notify: neither a text nor a number; allowed is what the flag of that name takes",
-    "14: drain-timeout: a list; allowed is one value",
-    '15: zk-auth: "…" is refused; allowed is digest:USER:PASSWORD-FILE or sasl:USER:PASSWORD-FILE',
-    '17: xdp: "no" is refused; allowed are auto, native, generic and off',
-    "18: weight: too large a number; allowed is what the flag of that name takes",
-    "19: help: no such key; allowed are the names of the flags that maglev0 --help shows, without the dashes",
-    "--zk-loss=maybe: allowed are release and hold",
+    '6: interface: not TOML, invalid value at column 13; each line must be key = value, with text in quotes as in interface = "eth0"',
+    '9: check: "tcp:99999": the port must be from 1 to 65535, as tcp:80 or http://:8080/health',
+    '10: check: "tcp:80": given twice; each health check must be different',
+    "12: verbose: must be true or false",
+    "13: notify: must be a text or a number, as the flag of that name takes it",
+    "14: drain-timeout: must be one value, not a list",
+    '15: zk-auth: "…": must be digest:USER:PASSWORD-FILE or sasl:USER:PASSWORD-FILE',
+    '17: xdp: "no": must be auto, native, generic or off',
+    "18: weight: the number is too large for the flag of that name",
+    "19: help: no such key; the keys are the flags that maglev0 --help shows, without the dashes",
+    "--zk-loss=maybe: must be release or hold",
 ]
 
 
@@ -172,27 +172,24 @@ def test_the_first_is_what_a_daemon_ends_with(file: Path) -> None:
         command_line.read([f"--config={file}"])
     assert (
         str(caught.value)
-        == f"{file}:{TOLD[0]} (and {len(TOLD) - 2} more, which --check-config tells)"
+        == f"{file}:{TOLD[0]} (and {len(TOLD) - 2} more, which --check-config shows)"
     )
 
 
 def test_flags_that_do_not_go_together_are_found_across_file_and_command_line(file: Path) -> None:
     (error,) = errors(file, 'zk-key = "/key"\n', "--zk-ca=/ca")
-    assert error.startswith('1: zk-key: "/key" is refused; --zk-key needs --zk-cert')
+    assert error.startswith('1: zk-key: "/key": --zk-key needs --zk-cert')
     (error,) = errors(file, "total-nodes = 5\n", "--my-id=6")
-    assert error == "--my-id=6: allowed are the whole numbers from 1 to 5 (--total-nodes)"
+    assert error == "--my-id=6: must be a whole number from 1 to 5 (--total-nodes)"
     (error,) = errors(file, "\nmy-id = 6\n", "--total-nodes=5")
-    assert (
-        error
-        == '2: my-id: "6" is refused; allowed are the whole numbers from 1 to 5 (--total-nodes)'
-    )
+    assert error == '2: my-id: "6": must be a whole number from 1 to 5 (--total-nodes)'
 
 
 def test_a_seed_is_for_its_owner_alone(file: Path) -> None:
     assert errors(file, "hash-seed = 4711\n") == []
     file.chmod(0o640)
     assert errors(file, "\nhash-seed = 4711\n") == [
-        "2: hash-seed: the seed is a secret and others may read this file; allowed in a file of mode 600"
+        "2: hash-seed: the seed is a secret, but others may read this file; set its mode to 600"
     ]
     assert errors(file, "\nweight = 2\n") == []
 
@@ -210,12 +207,12 @@ def test_files_that_cannot_be_read(file: Path, tmp_path: Path) -> None:
     assert refused("") == "cannot be read: No such file or directory"
     assert "cannot be read: " in refused("a\0b")
     os.mkfifo(tmp_path / "pipe")
-    assert refused(tmp_path / "pipe") == "cannot be read: not a file; allowed is a TOML file"
-    assert refused("/dev/zero") == "cannot be read: not a file; allowed is a TOML file"
+    assert refused(tmp_path / "pipe") == "cannot be read: not a file; it must be a TOML file"
+    assert refused("/dev/zero") == "cannot be read: not a file; it must be a TOML file"
     file.write_bytes(b"# " + b"a" * configfile.MAX_BYTES)
-    assert refused(file) == f"too large; allowed are at most {configfile.MAX_BYTES} bytes"
+    assert refused(file) == f"too large; the file must have at most {configfile.MAX_BYTES} bytes"
     file.write_bytes(b"my-id = 1\ninterface = '\xff'\n")
-    assert refused(file) == "2: not UTF-8; allowed is UTF-8 text"
+    assert refused(file) == "2: not UTF-8; the file must be UTF-8 text"
 
 
 def test_every_key_takes_what_its_flag_takes_and_no_table_or_date(file: Path) -> None:

@@ -18,7 +18,7 @@ def test_what_is_refused(flag: str, value: str, why: str) -> None:
 @pytest.mark.parametrize("value", ["", "secret", "digest:user", "digest::/f", "kerberos:u:/f"])
 def test_what_is_no_identity(value: str) -> None:
     (told,) = faults(zk_auth=value)
-    assert ": allowed is digest:USER:PASSWORD-FILE or sasl:USER:PASSWORD-FILE" in told
+    assert ": must be digest:USER:PASSWORD-FILE or sasl:USER:PASSWORD-FILE" in told
 
 
 @pytest.mark.parametrize(

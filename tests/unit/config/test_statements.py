@@ -56,7 +56,7 @@ def test_every_statement_and_every_item_has_its_line(end: str) -> None:
     ]
 
 
-QUOTES = 'allowed is key = value, with every text in quotes as in interface = "eth0"'
+QUOTES = 'each line must be key = value, with text in quotes as in interface = "eth0"'
 
 
 @pytest.mark.parametrize(
@@ -79,18 +79,18 @@ QUOTES = 'allowed is key = value, with every text in quotes as in interface = "e
         ),
         ('a = "x', 1, f"a: not TOML, illegal character '\\n' at column 7; {QUOTES}"),
         ("a = [\n  1,\n  2 3\n]\n", 3, f"not TOML, unclosed array at column 5; {QUOTES}"),
-        ("a = 1\nb = [ 1,\n\n", 2, f"a list or text that begins here is never closed; {QUOTES}"),
-        ('a = """\n\n', 1, f"a list or text that begins here is never closed; {QUOTES}"),
+        ("a = 1\nb = [ 1,\n\n", 2, f"the list or text that begins here does not end; {QUOTES}"),
+        ('a = """\n\n', 1, f"the list or text that begins here does not end; {QUOTES}"),
         (f"a = {'9' * 5000}", 1, f"too large or nested too deeply; {QUOTES}"),
         (f"a = {'[' * 20_000}", 1, f"too large or nested too deeply; {QUOTES}"),
-        ("[maglev0]\nmy-id = 1\n", 1, f"'maglev0' is a table; {QUOTES}, and no [tables]"),
-        ("[[maglev0]]", 1, f"'maglev0' is a table; {QUOTES}, and no [tables]"),
-        ("my.id = 1", 1, f"'my' is a table; {QUOTES}, and no [tables]"),
-        ("my-id = {a = 1}", 1, f"'my-id' is a table; {QUOTES}, and no [tables]"),
+        ("[maglev0]\nmy-id = 1\n", 1, f"'maglev0' is a table; {QUOTES}, without [tables]"),
+        ("[[maglev0]]", 1, f"'maglev0' is a table; {QUOTES}, without [tables]"),
+        ("my.id = 1", 1, f"'my' is a table; {QUOTES}, without [tables]"),
+        ("my-id = {a = 1}", 1, f"'my-id' is a table; {QUOTES}, without [tables]"),
         (
             "my-id = 1\n\nmy-id = 2",
             3,
-            "'my-id' is there a second time; allowed is once, and line 1 has it",
+            "'my-id' is given again; line 1 has it already",
         ),
     ],
 )

@@ -44,7 +44,7 @@ def test_auth_is_scheme_user_and_password_file(text: str, found: tuple[str, str,
 )
 def test_what_is_no_auth_is_told_what_is(text: str) -> None:
     with pytest.raises(
-        ValueError, match="allowed is digest:USER:PASSWORD-FILE or sasl:USER:PASSWORD-FILE"
+        ValueError, match="must be digest:USER:PASSWORD-FILE or sasl:USER:PASSWORD-FILE"
     ):
         parse_auth(text)
 
@@ -58,7 +58,7 @@ def test_no_text_is_taken_for_more_than_it_says(text: str) -> None:
 def test_a_file_is_a_printable_path() -> None:
     assert parse_file("/etc/ca.pem") == "/etc/ca.pem"
     for text in ("", "a\nb"):
-        with pytest.raises(ValueError, match="allowed is the path of a file"):
+        with pytest.raises(ValueError, match="must be the path of a file"):
             parse_file(text)
 
 

@@ -82,7 +82,7 @@ def test_flags_win_over_the_file_and_the_file_over_the_defaults(
     [
         ("--zk=a b", "--zk=a b: "),
         ("--zk=", "--zk=: "),
-        ("--cluster-ip=198.51.100", "--cluster-ip=198.51.100: allowed"),
+        ("--cluster-ip=198.51.100", "--cluster-ip=198.51.100: must be an IPv4 address, as "),
         ("--config=/nowhere/at.all", "--config=/nowhere/at.all: cannot be read"),
         ("--zk-key=/key", "--zk-key"),
     ],
