@@ -1,56 +1,43 @@
-"""What to do with a lab that keeps running: where to look, how to ask, how to end it."""
+"""The commands for a lab that keeps running.
+
+Pure: imports no I/O.
+"""
 
 from __future__ import annotations
 
-import sys
 from typing import TYPE_CHECKING
 
-from maglev0.lab.testbed import addresses, namespace
+from maglev0.lab.testbed import addresses
 
 if TYPE_CHECKING:
     from maglev0.lab.testbed.cluster import Lab
 
 
-def text(cluster: Lab) -> str:
-    """The guide to this very lab, each command ready to be copied."""
-    claim = cluster.claim
-    node = cluster.nodes[1].machine
-    return f"""\
-lab {claim.name}: {len(cluster.nodes)} nodes serve {cluster.settings.vip}
+def text(cluster: Lab, *, alone: bool) -> str:
+    """The guide to this lab, each command ready to be copied.
 
-ask it
-  all members        {maglev0(cluster, "status --watch")}
-  who answers        {maglev0(cluster, f"explain {addresses.client_address(0)}")}
-  what is wrong      {maglev0(cluster, "doctor")}
-  drain a member     {maglev0(cluster, "drain 2")}      (undrain 2, weight 2 3, weight 2 own)
-
-look around
-  what it logs       tail -f {node.log}
-  on a node          {enter(node.namespace)} sh      (nft list ruleset, ip address, tcpdump -i eth0, …)
-  on the client      {enter(cluster.client)} sh
-  ask once           {enter(cluster.client)} sh -c 'echo hello | nc -q1 {cluster.settings.vip} {addresses.SERVICE_PORT}'
-  count 2000 answers {enter(cluster.client)} {sys.executable} -m maglev0.lab.traffic.probe --vip={cluster.settings.vip}
-  zookeeper          {cluster.zookeeper.connect_string}, on the nodes' management network: {enter(node.namespace)} COMMAND
-  all logs           ls {claim.directory}
-  all namespaces     ip netns list          ({claim.name}-…)
-
-make trouble
-  kill a daemon      kill -9 {cluster.nodes[1].daemon.pid}
-  start it again     {enter(node.namespace)} {" ".join(cluster.nodes[1].daemon_command)}
-  cut its network    {enter(claim.namespace("switch"))} ip link set {node.traffic_cable} down
-
-end it
-  maglev0 lab --end {claim.name}
-"""
-
-
-def maglev0(cluster: Lab, command: str) -> str:
-    """A command of the operator's on the first node."""
-    node = cluster.nodes[1].machine
-    where = f"--zk={cluster.zookeeper.connect_string} --cluster-ip={cluster.settings.vip}"
-    return f"MAGLEV0_BPFFS={node.bpf_file_system} {enter(node.namespace)} {sys.executable} -m maglev0 {command} {where}"
-
-
-def enter(name: str) -> str:
-    """The beginning of a command that is to run in the namespace."""
-    return f"nsenter --net={namespace.path_of(name)}"
+    Where the lab is not `alone` on its machine, commands need its name.
+    """
+    name, settings = cluster.claim.name, cluster.settings
+    first, last = cluster.nodes[1].machine, cluster.nodes[settings.nodes].machine
+    which = "" if alone else f"Several labs are running: add --lab={name} to each command.\n\n"
+    commands = [
+        ("status --watch", "all members and their buckets; Ctrl-C ends it"),
+        (f"explain {addresses.client_address(0)}", "which node answers this client, and why"),
+        ("doctor", "look for faults on a node and in the cluster"),
+        ("probe", "ask 2000 times as clients do, and count the answers"),
+        ("drain 2", "no new connections for backend-2; undrain 2 undoes it"),
+        ("weight 2 3", "three shares for backend-2; weight 2 own undoes it"),
+        ("kill 2", "kill backend-2's daemon; start 2 starts it again"),
+        (f"cut {settings.nodes}", f"pull {last.name}'s cables; heal {settings.nodes} undoes it"),
+        ("logs 1 --follow", f"what {first.name}'s daemon logs; without a number, all daemons"),
+        ("shell 1", f"a shell on {first.name}: nft list ruleset, tcpdump -i eth0, ..."),
+        ("shell client", "a shell where the clients are"),
+        ("end", "remove the lab"),
+    ]
+    width = max(len(command) for command, _ in commands)
+    listed = "\n".join(f"  maglev0 lab {command:{width}}  {what}" for command, what in commands)
+    return (
+        f"lab {name} is running: {first.name} to {last.name} serve {settings.vip}, "
+        f"{settings.total_nodes} buckets\n\n{which}{listed}\n"
+    )

@@ -1,7 +1,9 @@
-"""A lab's name, which everything it makes carries, and how a lab is removed by nothing but that name.
+"""A lab's name, which everything that the lab makes carries. The name is enough to remove the lab.
 
-A lab is namespaces called ``<name>-…``, the processes in them, and the directory ``/run/maglev0-lab-<name>``. The directory is made
-first and removed last, and its owner holds a lock in it: whatever happened to the owner, the directories tell which labs are left over.
+A lab consists of namespaces called ``<name>-…``, the processes in them, and the directory
+``/run/maglev0-lab-<name>``. The lab makes the directory first and removes it last. The owner of the
+lab holds a lock in the directory. A directory whose lock is free belongs to a kept lab, or to one
+whose process was killed.
 """
 
 from __future__ import annotations
@@ -10,41 +12,53 @@ import fcntl
 import os
 import re
 import shutil
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from maglev0.lab.errors import LabError
 from maglev0.lab.testbed import libc, namespace
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _RUN = Path("/run")
 _PREFIX = "maglev0-lab-"
 _LOCK = "lock"
 _MOUNTS = Path("/proc/thread-self/mounts")
-# Names end up in paths and namespace names; nothing else is ever removed.
+# A name becomes part of paths that are removed: nothing else is accepted as a name.
 _NAME = re.compile(r"mg\d+(x\d+)?")
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A name that is ours until `release`, or until this process and its forks have ended."""
+    """The name of a lab and its directory.
+
+    `lock` is the descriptor of the owner's lock: this process and its forks own the lab until
+    `release` or until they have ended. It is None where this process does not own the lab.
+    """
 
     name: str
     directory: Path
-    lock: int
+    lock: int | None = None
 
     def namespace(self, part: str) -> str:
         """The name of the lab's namespace for `part`."""
         return f"{self.name}-{part}"
 
     def release(self) -> None:
-        """Let the lab go without removing it: from now on it counts as left over."""
-        os.close(self.lock)
+        """Give up the lock and leave the lab as it is: it counts as left over from now on."""
+        if self.lock is not None:
+            os.close(self.lock)
 
 
 def claim() -> Claim:
-    """Take a name that no other lab has: mg<pid>, and mg<pid>x<n> for further labs of one process."""
+    """Take a name that no other lab has.
+
+    It is mg<pid>, and mg<pid>x<n> for further labs of one process.
+    """
     for number in count():  # ends: a process has only as many labs as it has made
         name = f"mg{os.getpid()}" + (f"x{number}" if number else "")
         if not directory_of(name).exists():
@@ -53,7 +67,7 @@ def claim() -> Claim:
 
 
 def _take(name: str) -> Claim:
-    # Locked before it is renamed to what others look for: nobody ever sees it without an owner.
+    # The directory is locked before it gets its name: no process ever finds it without an owner.
     preparing = _RUN / f".{_PREFIX}{name}"
     shutil.rmtree(preparing, ignore_errors=True)
     preparing.mkdir(mode=0o755)
@@ -64,18 +78,40 @@ def _take(name: str) -> Claim:
 
 
 def directory_of(name: str) -> Path:
-    """Where the lab keeps its logs and data."""
+    """The directory of the lab's logs and data."""
     return _RUN / f"{_PREFIX}{name}"
 
 
 def left_over() -> list[str]:
-    """The names of the labs whose owner has gone: kept on purpose, or killed before it could clean up."""
-    names = sorted(path.name.removeprefix(_PREFIX) for path in _RUN.glob(f"{_PREFIX}mg*"))
-    return [name for name in names if _NAME.fullmatch(name) and not has_owner(name)]
+    """The names of the labs without an owner: kept on purpose, or killed before they cleaned up."""
+    return [name for name in names() if not has_owner(name)]
+
+
+def names() -> list[str]:
+    """The names of all labs on this machine."""
+    found = sorted(path.name.removeprefix(_PREFIX) for path in _RUN.glob(f"{_PREFIX}mg*"))
+    return [name for name in found if _NAME.fullmatch(name)]
+
+
+@contextmanager
+def held(name: str) -> Iterator[None]:
+    """Own an existing lab while the block runs; waits while another process owns it.
+
+    Raises LabError where there is no such lab.
+    """
+    try:
+        lock = os.open(directory_of(name) / _LOCK, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise LabError(f"there is no lab {name}") from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def has_owner(name: str) -> bool:
-    """Whether the process that made the lab, or its worker, still lives."""
+    """Whether a process holds the lab's lock."""
     try:
         lock = os.open(directory_of(name) / _LOCK, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -90,9 +126,9 @@ def has_owner(name: str) -> bool:
 
 
 def remove(name: str) -> None:
-    """Kill and remove everything of the lab; harmless when done twice, or after half of it is gone."""
+    """Kill the lab's processes and remove all that it made; may be done twice or half-way."""
     if _NAME.fullmatch(name) is None:
-        raise LabError(f"removing lab {name!r}: that is no name of a lab, which looks like mg1234")
+        raise LabError(f"removing lab {name!r}: the name of a lab looks like mg1234")
     for part in namespace.names(f"{name}-"):
         namespace.remove(part)
     for mounted in _mounted_below(directory_of(name)):

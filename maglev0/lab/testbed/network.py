@@ -28,6 +28,7 @@ MANAGEMENT = "management"
 # States of a bridge's port, include/uapi/linux/if_bridge.h
 PORT_DISABLED, PORT_FORWARDING = 0, 3
 _AF_BRIDGE = 7  # linux/socket.h
+IFF_UP = 1  # netdevice(7)
 CARRIER_TIMEOUT_S, CARRIER_ASK_S = 5.0, 0.005
 
 
@@ -88,6 +89,11 @@ class Network:
         """Put a pulled plug back; frames pass once this returns."""
         self._set_state(cable, "up")
         self._await_forwarding(cable)
+
+    def is_pulled(self, cable: str) -> bool:
+        """Whether the plug is pulled."""
+        with _netlink(self._switch) as netlink:
+            return not netlink.get_links(ifname=cable)[0]["flags"] & IFF_UP
 
     def mute(self, cable: str) -> None:
         """Let nothing pass any more while both ends keep their carrier, as a switch does that has lost its mind."""

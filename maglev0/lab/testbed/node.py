@@ -58,8 +58,16 @@ class Machine:
         return self.directory / f"{self.name}-bpf"
 
     @property
+    def environment(self) -> dict[str, str]:
+        """What maglev0 on this machine finds in its environment, the daemon and the commands."""
+        return {
+            "RUNTIME_DIRECTORY": str(self.runtime_directory),
+            "MAGLEV0_BPFFS": str(self.bpf_file_system),
+        }
+
+    @property
     def log(self) -> Path:
-        """Where its daemons log, one run behind the other."""
+        """The file to which its daemons log, one run after the other."""
         return self.directory / f"{self.name}.log"
 
 
@@ -145,12 +153,12 @@ class LabNode:
         """Start the daemon, and do not wait for it."""
         machine = self.machine
         command = [*self.daemon_command, *more_arguments]
-        environment = {
-            "RUNTIME_DIRECTORY": str(machine.runtime_directory),
-            "MAGLEV0_BPFFS": str(machine.bpf_file_system),
-        }
         self._daemon = Process(
-            f"daemon of {machine.name}", command, machine.log, machine.namespace, environment
+            f"daemon of {machine.name}",
+            command,
+            machine.log,
+            machine.namespace,
+            machine.environment,
         )
 
     def stop_daemon(self) -> int:

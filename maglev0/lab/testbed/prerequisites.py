@@ -15,12 +15,22 @@ if TYPE_CHECKING:
 
 
 def check(dataplane: HashFamily | None) -> None:
-    """Return if a lab can run here; else raise LabError or UnavailableError with the first thing missing and what mends it."""
-    if os.geteuid() != 0:
-        raise LabError("the lab makes network namespaces, which takes root: run it with sudo")
+    """Return if a lab can run here.
+
+    Raises LabError or UnavailableError with the first thing that is missing and what fixes it.
+    """
+    check_root()
     if shutil.which("nsenter") is None:
         raise LabError("nsenter is missing: apt install util-linux")
     lacking = zookeeper.missing()
     if lacking is not None:
         raise LabError(lacking)
     select.runnable(addresses.VIP, dataplane)
+
+
+def check_root() -> None:
+    """Return if this process may make and enter network namespaces; raises LabError if not."""
+    if os.geteuid() != 0:
+        raise LabError(
+            "the lab makes and enters network namespaces, which takes root: run it with sudo"
+        )

@@ -57,7 +57,7 @@ class Process:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=_environment() | dict(environment or {}),
+                env=environment_with(environment or {}),
                 start_new_session=True,  # a Ctrl-C in the terminal is for the lab alone
             )
         self.pid = self._popen.pid
@@ -156,10 +156,12 @@ def _last_words(process: Process) -> str:
     return lines[-1] if lines else "none"
 
 
-def _environment() -> dict[str, str]:
-    """Ours, with this very package first on the path: a checkout need not be installed for its lab to run."""
+def environment_with(more: Mapping[str, str]) -> dict[str, str]:
+    """Add `more` to the environment of this process, and this package to the Python path.
+
+    The package comes first on the path: the lab of a checkout need not be installed.
+    """
     ours = str(Path(maglev0.__file__).parent.parent)
     inherited = os.environ.get("PYTHONPATH")
-    return os.environ | {
-        "PYTHONPATH": ours if inherited is None else f"{ours}{os.pathsep}{inherited}"
-    }
+    path = ours if inherited is None else f"{ours}{os.pathsep}{inherited}"
+    return os.environ | {"PYTHONPATH": path} | dict(more)

@@ -31,6 +31,10 @@ from maglev0.operator.shell import help_text, man, manual
 from maglev0.operator.shell.help_text import Help, Option
 
 SHELLS = ("bash", "zsh", "fish")
+LAB = (
+    *("status", "explain", "doctor", "drain", "undrain", "weight", "probe"),
+    *("shell", "kill", "start", "cut", "heal", "logs", "end"),
+)
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "--dataplane": (AUTO, *HashFamily),
     "--hash-mode": tuple(HashMode),
@@ -48,7 +52,7 @@ def words(command_name: str) -> tuple[str, ...]:
     """The words that may follow a subcommand, as far as they are known."""
     if command_name == "man":
         return (*manual.topics(), man.COMMAND)
-    return SHELLS if command_name == "completion" else ()
+    return {"completion": SHELLS, "lab": LAB}.get(command_name, ())
 
 
 def main(arguments: list[str]) -> int:

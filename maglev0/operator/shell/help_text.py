@@ -59,7 +59,9 @@ def parse(text: str) -> Help:
     for block in blocks:
         head, _newline, body = block.partition("\n")
         if head == "Usage:":
-            usage = tuple(line.strip() for line in body.split("\n"))
+            # A line that is indented further continues the one before.
+            joined = re.sub(r"\n {3,}", " ", body)
+            usage = tuple(line.strip() for line in joined.split("\n"))
         elif head == "Options:":
             options = tuple(_option(item) for item in _items(body))
         else:
