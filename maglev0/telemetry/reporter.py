@@ -17,7 +17,7 @@ from maglev0 import __version__
 from maglev0.coordination.session import Session, SessionState
 from maglev0.core.view import ACTIVE, DRY_RUN, FAILING, View, ViewId
 from maglev0.errors import DataplaneError
-from maglev0.health.runner import CheckOutcome, CheckRunner
+from maglev0.health.runner import CheckOutcome
 from maglev0.protocol.handover import Phase
 from maglev0.protocol.lease import terms
 from maglev0.protocol.ports.readings import Connections, Counters
@@ -76,7 +76,7 @@ class TelemetrySink(Protocol):
     def seen(self, vip: IPv4Address, snapshot: Snapshot) -> None:
         """A part looked at itself."""
 
-    def took(self, vip: IPv4Address, stage: Phase, seconds: float) -> None:
+    def took(self, vip: IPv4Address, phase: Phase, seconds: float) -> None:
         """A hand-over came so far so long after its view was seen."""
 
     def failed(self, kind: str) -> None:
@@ -129,11 +129,23 @@ class ReportedKernel(Protocol):
         """Have everything compared with the kernel and repaired."""
 
 
+class ReportedHealth(Protocol):
+    """What is wrong with one node, as far as its health checks and its order tell."""
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """A line for each health check that is down, and for an order that cannot be read."""
+
+    @property
+    def results(self) -> tuple[CheckOutcome, ...]:
+        """The last outcome of each health check that has run."""
+
+
 class VipSink(NamedTuple):
-    """Whose news they are, and where they go."""
+    """The sink, and the VIP that a part's events belong to."""
 
     vip: IPv4Address
-    outlet: TelemetrySink
+    sink: TelemetrySink
 
 
 class _Expected(NamedTuple):
@@ -155,7 +167,7 @@ class Reporter:
         *,
         cluster: ClusterContext,
         sink: VipSink,
-        checks: CheckRunner,
+        checks: ReportedHealth,
     ) -> None:
         self.checks = checks
         self.state = "joining"

@@ -1,8 +1,7 @@
-"""Where the daemon's parts tell what happens: metrics for Prometheus, and a program of the operator's for each change of state."""
+"""The telemetry sink of a daemon: metrics for Prometheus, and the operator's program for events."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING
 from maglev0.config.configuration import Config
 from maglev0.errors import ConfigError, DataplaneError, MaglevError, ZooKeeperError
 from maglev0.protocol.handover import Phase
-from maglev0.runtime.waiting import together, until_set
 from maglev0.telemetry.notify import Notifier, StateChange
 from maglev0.telemetry.reporter import LEFT, Snapshot
 
@@ -19,17 +17,22 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FLUSH_S = 1.0  # for the last notices; a program that takes longer is ended
+FLUSH_S = 1.0  # for the last events; a program that takes longer is killed
 
 
 class DaemonSink:
-    """See `reporting.Outlet`. `start` raises MaglevError where the metrics' address is taken; then `run` for ever, `close` at the end."""
+    """The sink that all VIPs of a daemon share, see `TelemetrySink`.
+
+    `start` raises MaglevError where the address for metrics cannot be had. Then `run` for ever, and
+    `close` at the end.
+    """
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._exporter: Exporter | None = None
-        self._notifier = Notifier(config.notify, self._not_told)
-        self._renewed = asyncio.Event()
+        self._notifier = Notifier(config.notify, self._note_unnotified)
+        # The rules of the early stage are made with counters or without, when a VIP starts.
+        self._counts_early = config.metrics is not None or config.dry_run
 
     def start(self) -> None:
         """Begin to answer Prometheus, if the configuration says so."""
@@ -37,26 +40,31 @@ class DaemonSink:
             self._exporter = _exporter(self._config.metrics, None)
 
     async def run(self) -> None:
-        """Call the operator's program, for ever."""
-        while True:
-            self._renewed.clear()
-            await together(self._notifier.run(), until_set(self._renewed))
+        """Run the operator's program for each event, for ever."""
+        await self._notifier.run()
 
     def reload(self, config: Config) -> None:
-        """Go on by another configuration; raises MaglevError, with nothing changed, where the metrics' new address is taken."""
+        """Take a new configuration.
+
+        Raises MaglevError, with nothing changed, where the new address for metrics cannot be had.
+        """
         if config.metrics is not None and config.metrics != self._config.metrics:
             self._exporter = _exporter(config.metrics, self._exporter)
+            if not self._counts_early:
+                log.warning(
+                    "--metrics: the early stage refuses without counting until a restart, for its"
+                    ' nftables rules have no counters: maglev0_packets_total{stage="early"} is'
+                    " missing"
+                )
         elif config.metrics is None and self._exporter is not None:
             self._exporter.stop()
             self._exporter = None
-        if config.notify != self._config.notify:
-            self._notifier = Notifier(config.notify, self._not_told)
-            self._renewed.set()
+        self._notifier.use(config.notify)
         self._config = config
 
     def changed(self, event: StateChange) -> None:
-        """See `Outlet.changed`."""
-        if event.state != LEFT:  # of which the log tells by itself
+        """See `TelemetrySink.changed`."""
+        if event.state != LEFT:  # the VIP controller logs that itself
             log.info(
                 "%s is %s, was %s%s",
                 event.vip,
@@ -64,25 +72,25 @@ class DaemonSink:
                 event.former,
                 f": {event.reason}" if event.reason else "",
             )
-        self._notifier.tell(event)
+        self._notifier.notify(event)
 
     @property
     def listens(self) -> bool:
-        """See `Outlet.listens`."""
+        """See `TelemetrySink.listens`."""
         return self._exporter is not None
 
     def seen(self, vip: IPv4Address, snapshot: Snapshot) -> None:
-        """See `Outlet.seen`."""
+        """See `TelemetrySink.seen`."""
         if self._exporter is not None:
             self._exporter.publish(vip, snapshot)
 
-    def took(self, vip: IPv4Address, stage: Phase, seconds: float) -> None:
-        """See `Outlet.took`."""
+    def took(self, vip: IPv4Address, phase: Phase, seconds: float) -> None:
+        """See `TelemetrySink.took`."""
         if self._exporter is not None:
-            self._exporter.took(vip, stage.name.lower(), seconds)
+            self._exporter.took(vip, phase.name.lower(), seconds)
 
     def failed(self, kind: str) -> None:
-        """See `Outlet.failed`."""
+        """See `TelemetrySink.failed`."""
         if self._exporter is not None:
             self._exporter.failed(kind)
 
@@ -92,28 +100,29 @@ class DaemonSink:
         self.failed(next((kind for of, kind in kinds.items() if isinstance(error, of)), "other"))
 
     def answered(self, seconds: float) -> None:
-        """ZooKeeper took so long to answer."""
+        """Record how long ZooKeeper took to answer a request."""
         if self._exporter is not None:
-            self._exporter.asked(seconds)
+            self._exporter.answered(seconds)
 
-    def _not_told(self) -> None:
+    def _note_unnotified(self) -> None:
         self.failed("notify")
 
     def left(self, vip: IPv4Address) -> None:
-        """See `Outlet.left`."""
+        """See `TelemetrySink.left`."""
         if self._exporter is not None:
-            self._exporter.forget(vip)
+            self._exporter.remove(vip)
 
     async def close(self) -> None:
-        """Let the last notices out, and answer no more."""
+        """Deliver the last events, within `FLUSH_S` seconds, and answer Prometheus no more."""
         await self._notifier.flush(FLUSH_S)
         if self._exporter is not None:
             self._exporter.stop()
 
 
 def _exporter(address: tuple[str, int], present: Exporter | None) -> Exporter:
-    """The exporter, made or moved to that address; MaglevError, with nothing changed, where that is taken."""
-    from maglev0.telemetry.metrics.exporter import Exporter  # noqa: PLC0415  prometheus_client is for who wants metrics
+    """The exporter, made or moved to that address; MaglevError, with nothing changed, where it cannot be had."""
+    # prometheus_client is large, and only a daemon with --metrics needs it.
+    from maglev0.telemetry.metrics.exporter import Exporter  # noqa: PLC0415
 
     exporter = present or Exporter()
     exporter.start(*address)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.kernel, pytest.mark.zookeeper]
 
-PORT, PROMETHEUS_PORT = 9109, 9090
+PORT, PROMETHEUS_PORT = 9105, 9090
 ADDRESS = IPv4Address("198.19.2.1")
 BUCKETS = 257
 SETTINGS = LabSettings(nodes=3, total_nodes=BUCKETS, more_flags=(f"--metrics=0.0.0.0:{PORT}",))
@@ -91,7 +91,7 @@ def test_queries_show_a_failover(cluster: Lab, prometheus: Prometheus) -> None:
     assert course == sorted(course, reverse=True)
     assert set(course) == {3, 2}
 
-    hand_overs = 'sum(maglev0_handover_seconds_count{step="acquired"} and on (instance) up == 1)'
+    hand_overs = 'sum(maglev0_handover_seconds_count{phase="acquired"} and on (instance) up == 1)'
     prometheus.wait(lambda: (prometheus.value(hand_overs) or 0) >= 2, "hand-overs to be counted")
     told = {
         kind: prometheus.value(f'sum(maglev0_packets_total{{kind="{kind}"}})')

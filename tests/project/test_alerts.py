@@ -12,7 +12,7 @@ from tests.project.conftest import run
 from tests.support.prometheus import SHIPPED, program
 
 ALERTS = SHIPPED / "alerts.yml"
-WHERE = 'vip="198.51.100.1",instance="s1:9109",job="maglev0"'
+WHERE = 'vip="198.51.100.1",instance="s1:9105",job="maglev0"'
 MINUTES = 70  # that the series of each case last
 BAD_FROM = 65  # minutes into it, what was well is not
 
@@ -65,9 +65,9 @@ CASES = (
     Case(
         "Maglev0SlowHandover",
         (
-            ("maglev0_handover_seconds_bucket", 'step="acquired",le="0.05"', "0+2x", "130+0x"),
-            ("maglev0_handover_seconds_bucket", 'step="acquired",le="2.5"', "0+2x", "130+1x"),
-            ("maglev0_handover_seconds_bucket", 'step="acquired",le="+Inf"', "0+2x", "130+1x"),
+            ("maglev0_handover_seconds_bucket", 'phase="acquired",le="0.05"', "0+2x", "130+0x"),
+            ("maglev0_handover_seconds_bucket", 'phase="acquired",le="2.5"', "0+2x", "130+1x"),
+            ("maglev0_handover_seconds_bucket", 'phase="acquired",le="+Inf"', "0+2x", "130+1x"),
         ),
     ),
     Case(

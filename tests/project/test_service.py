@@ -144,7 +144,7 @@ def test_a_restart_of_the_unit_is_no_change_to_the_cluster(
     )
     assert in_kernel(host) == serving
     assert len(re.findall("joined as", systemd.process.output())) == 1
-    assert "makes room for a restart" in systemd.process.output()
+    assert "exiting for a restart: buckets stay in force for " in systemd.process.output()
     assert systemd.systemctl("stop", UNIT) == ""
     assert systemd.show(UNIT, "Result") == "success"
 
@@ -166,12 +166,13 @@ def test_it_says_how_it_does_is_reloaded_and_watched(systemd: Systemd, settings:
     settings.write_text(SETTINGS.replace("= 1", "= 2") + "verbose = true\n")
     assert systemd.systemctl("reload", UNIT) == ""
     systemd.process.wait_line(
-        "not taken over before a restart: --session-timeout$", EVENT_TIMEOUT_S
+        "configuration changed, in force after a restart: --session-timeout$", EVENT_TIMEOUT_S
     )
     settings.write_text(SETTINGS + "wieght = 2\n")
     assert systemd.systemctl("reload", UNIT) == ""
     systemd.process.wait_line(
-        f"stays as it was: {settings}:4: wieght: no such key; did you mean weight", EVENT_TIMEOUT_S
+        f"configuration not reloaded, the former one stays in force: {settings}:4: wieght: no such key; did you mean weight",
+        EVENT_TIMEOUT_S,
     )
     assert systemd.show(UNIT, "ActiveState") == "active"
 

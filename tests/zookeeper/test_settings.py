@@ -87,7 +87,7 @@ def test_a_node_adopts_what_its_flags_leave_out(site: Site) -> None:
     founded = site.settings_bytes()
     second = site.start(2, "--hash-seed=1234")
     assert len(site.agreed(first, second).owners) == 7
-    assert second.count("7 node numbers by sourceip-sourceport, cluster MAC 03:00:00:00:00:01") == 1
+    assert second.count("7 buckets by sourceip-sourceport, cluster MAC 03:00:00:00:00:01") == 1
     assert site.settings_bytes() == founded
 
 

@@ -86,13 +86,15 @@ def test_a_reload_takes_over_what_it_can_and_names_the_rest(site: Site, tmp_path
         file,
         f'cluster-ip = ["{VIP}", "{OTHER}"]\nweight = 3\ndrain-timeout = 1\nzk-loss = "hold"\n',
     )
-    node.wait_line(r"took over: --cluster-ip, --weight, --drain-timeout$")
-    node.wait_line(r"warning: not taken over before a restart: --zk-loss$")
+    node.wait_line(r"configuration reloaded: --cluster-ip, --weight, --drain-timeout$")
+    node.wait_line(r"warning: configuration changed, in force after a restart: --zk-loss$")
     assert joined(site, OTHER, 1) == session
     eventually(lambda: site.record(1)["weight"] == 3, "the new weight")
 
     reload(node, file, f'cluster-ip = "{VIP}"\nweight = 3000\n')
-    node.wait_line(rf"error: the configuration stays as it was: {file}:2: weight: ")
+    node.wait_line(
+        rf"error: configuration not reloaded, the former one stays in force: {file}:2: weight: "
+    )
     assert owner(site, OTHER, 1) == session
 
     reload(node, file, f'cluster-ip = "{OTHER}"\nweight = 3\n')
@@ -151,7 +153,7 @@ def test_a_daemon_is_ready_once_what_it_waited_for_is_asked_no_more(
     node = site.start(1, f"--config={file}", prefix=manager.prefix, timeout_s=PATIENCE_S)
     joined(site, VIP, 1)
     reload(node, file, f'cluster-ip = ["{VIP}", "{OTHER}"]\nweight = 2\n')
-    node.wait_line("took over: --weight$")
+    node.wait_line("configuration reloaded: --weight$")
     assert manager.hear() == []  # a reload before it is ready is nothing to tell
     reload(node, file, f'cluster-ip = "{VIP}"\nweight = 2\n')
     eventually(lambda: manager.hear() == ["READY=1"], "to be told that it is ready")

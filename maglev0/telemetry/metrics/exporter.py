@@ -31,7 +31,7 @@ from maglev0.errors import MaglevError
 from maglev0.telemetry import observer
 from maglev0.telemetry.metrics import measures
 from maglev0.telemetry.metrics.http_server import HttpServer
-from maglev0.telemetry.metrics.measures import ERRORS, STEPS, CheckResult, Family, Measures
+from maglev0.telemetry.metrics.measures import ERRORS, PHASES, CheckResult, Family, Measures
 from maglev0.telemetry.reporter import Snapshot
 
 PATH = "/metrics"
@@ -55,7 +55,7 @@ class Exporter:
         self._handovers = Histogram(
             "maglev0_handover_seconds",
             "From when a view was seen until this node had come so far with it.",
-            ("vip", "step"),
+            ("vip", "phase"),
             buckets=HANDOVER_BUCKETS_S,
             registry=registry,
         )
@@ -100,22 +100,22 @@ class Exporter:
     def publish(self, vip: IPv4Address, snapshot: Snapshot) -> None:
         """How one VIP's part stands now."""
         self._measures[vip] = self._measured(vip, snapshot)
-        for step in STEPS:
-            self._handovers.labels(str(vip), step)
+        for phase in PHASES:
+            self._handovers.labels(str(vip), phase)
 
-    def forget(self, vip: IPv4Address) -> None:
+    def remove(self, vip: IPv4Address) -> None:
         """The VIP is served no more: nothing is told of it from now on."""
         self._measures.pop(vip, None)
         self._shares.pop(vip, None)
-        for step in STEPS:
+        for phase in PHASES:
             with suppress(KeyError):
-                self._handovers.remove(str(vip), step)
+                self._handovers.remove(str(vip), phase)
 
-    def took(self, vip: IPv4Address, step: str, seconds: float) -> None:
-        """A hand-over came to this step, one of `STEPS`, so long after its view was seen."""
-        self._handovers.labels(str(vip), step).observe(seconds)
+    def took(self, vip: IPv4Address, phase: str, seconds: float) -> None:
+        """A hand-over came to this step, one of `PHASES`, so long after its view was seen."""
+        self._handovers.labels(str(vip), phase).observe(seconds)
 
-    def asked(self, seconds: float) -> None:
+    def answered(self, seconds: float) -> None:
         """ZooKeeper took so long to answer."""
         self._requests.observe(seconds)
 

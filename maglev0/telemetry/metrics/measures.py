@@ -18,11 +18,7 @@ from maglev0.protocol.ports.readings import Counters
 
 MEMBER_STATES = (ACTIVE, DRAINING, FAILING, DRY_RUN)
 SESSION_STATES = ("connecting", "connected", "suspended", "lost")
-STEPS = (
-    "prepared",
-    "released",
-    "acquired",
-)  # of a hand-over; with the last one it is over for this node
+PHASES = ("prepared", "released", "acquired")  # of a hand-over; the last one ends it for this node
 ERRORS = ("kernel", "zookeeper", "check", "notify", "config", "other")
 
 # By counter: the stage that decided, what it decided, and about what kind of packets.

@@ -30,7 +30,7 @@ from maglev0.protocol.progress import Progress
 from maglev0.telemetry.audit import Findings
 from maglev0.telemetry.metrics import http_server
 from maglev0.telemetry.metrics.exporter import Exporter, conntrack_entries
-from maglev0.telemetry.metrics.measures import ERRORS, STEPS
+from maglev0.telemetry.metrics.measures import ERRORS, PHASES
 from maglev0.telemetry.node_report import NodeReport
 from maglev0.telemetry.reporter import Snapshot
 from tests.project.conftest import run
@@ -191,16 +191,16 @@ def test_hand_overs_requests_and_errors_add_up(exporter: Exporter) -> None:
     exporter.publish(VIP, snapshot())
     assert all(told(exporter)[f"maglev0_errors_total kind={kind}"] == 0 for kind in ERRORS)
     assert all(
-        told(exporter)[f"maglev0_handover_seconds_count step={step} vip=198.51.100.1"] == 0
-        for step in STEPS
+        told(exporter)[f"maglev0_handover_seconds_count phase={phase} vip=198.51.100.1"] == 0
+        for phase in PHASES
     )
     for seconds in (0.004, 0.04):
         exporter.took(VIP, "acquired", seconds)
-        exporter.asked(seconds)
+        exporter.answered(seconds)
     exporter.failed("kernel")
     found = told(exporter)
-    assert found["maglev0_handover_seconds_bucket le=0.005 step=acquired vip=198.51.100.1"] == 1
-    assert found["maglev0_handover_seconds_sum step=acquired vip=198.51.100.1"] == pytest.approx(
+    assert found["maglev0_handover_seconds_bucket le=0.005 phase=acquired vip=198.51.100.1"] == 1
+    assert found["maglev0_handover_seconds_sum phase=acquired vip=198.51.100.1"] == pytest.approx(
         0.044
     )
     assert found["maglev0_zookeeper_request_seconds_count"] == 2
@@ -213,8 +213,8 @@ def test_of_a_vip_that_is_served_no_more_nothing_is_told(exporter: Exporter) -> 
         exporter.publish(vip, snapshot())
         exporter.took(vip, "prepared", 0.01)
     assert named(told(exporter), f"vip={OTHER}")
-    exporter.forget(OTHER)
-    exporter.forget(IPv4Address("198.51.100.3"))
+    exporter.remove(OTHER)
+    exporter.remove(IPv4Address("198.51.100.3"))
     assert not named(told(exporter), f"vip={OTHER}")
     assert named(told(exporter), f"vip={VIP}")
 
@@ -256,9 +256,9 @@ def test_an_address_that_is_taken_is_said_in_one_line_and_nothing_changes(
         ):
             exporter.start("127.0.0.1", port)
     with pytest.raises(MaglevError, match="cannot assign requested address"):
-        exporter.start("192.0.2.1", 9109)
-    with pytest.raises(MaglevError, match=r"^answering Prometheus on \[2001:db8::1\]:9109: "):
-        exporter.start("2001:db8::1", 9109)
+        exporter.start("192.0.2.1", 9105)
+    with pytest.raises(MaglevError, match=r"^answering Prometheus on \[2001:db8::1\]:9105: "):
+        exporter.start("2001:db8::1", 9105)
     assert ask(port_of(exporter))[0] == 200
 
 
@@ -340,7 +340,7 @@ def test_scrapes_while_everything_changes_are_whole(exporter: Exporter) -> None:
         for vip in (VIP, OTHER):
             exporter.publish(vip, snapshot())
             exporter.took(vip, "acquired", 0.01)
-        exporter.forget(OTHER)
+        exporter.remove(OTHER)
         time.sleep(0.001)
     ended.set()
     scraper.join(PATIENCE_S)
@@ -372,9 +372,9 @@ def test_every_panel_of_the_dashboard_shows_something(exporter: Exporter, tmp_pa
             "a first scrape",
         )
         exporter.publish(VIP, snapshot())
-        for step in STEPS:
-            exporter.took(VIP, step, 0.01)
-        exporter.asked(0.001)
+        for phase in PHASES:
+            exporter.took(VIP, phase, 0.01)
+        exporter.answered(0.001)
         prometheus.wait(
             lambda: (prometheus.value("count_over_time(maglev0_able[1m])") or 0) >= 4,
             "further scrapes",
