@@ -1,6 +1,7 @@
-"""`maglev0 explain` against the kernel: real packets of random flows, in every state that a kernel can be in between two renewals.
+"""`maglev0 explain` and the kernel on real packets of random flows, in every state of a kernel.
 
-`python -m tests.kernel.explain_flows [COUNT [SEED]]`, as root; CLUSTERIP's part runs inside the machine of tests/vm, by the same functions.
+Run `python -m tests.kernel.explain_flows [COUNT [SEED]]` as root. CLUSTERIP is compared in the
+virtual machine of tests/vm, by the same functions.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ Accepted = Callable[[list[PacketFields]], frozenset[int]]
 
 @dataclass
 class Tally:
-    """How many flows were compared, how many the kernel accepted, by which rules they were judged, and where the two contradicted each other."""
+    """Counts of flows compared and accepted, the rules that decided, and the contradictions."""
 
     flows: int = 0
     agreed: int = 0
@@ -71,12 +72,13 @@ class Tally:
         self.rules.add(f"{judged.decisive.stage}: {judged.decisive.rule}")
         if judged.accepts is not accepted:
             self.wrong.append(
-                f"{flow}: the kernel {'accepted' if accepted else 'dropped'} it; explain: {judged.decisive}"
+                f"{flow}: the kernel {'accepted' if accepted else 'dropped'} it;"
+                f" explain: {judged.decisive}"
             )
 
 
 class Injector:
-    """Puts frames on the host's cable, and tells which of them arrived where a service would see them."""
+    """Sends frames to the host, and reports which of them a service would receive."""
 
     def __init__(self, host: OneHost) -> None:
         with namespace.inside(host.network._switch):
@@ -116,7 +118,10 @@ class Injector:
 
 @contextmanager
 def injector() -> Iterator[Injector]:
-    """A host of one's own, whose kernel takes packets from any source; one processor, so that no frame overtakes another."""
+    """A host of its own that accepts packets from any source.
+
+    It uses one processor, so that no frame overtakes another.
+    """
     processors = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(processors)})
     try:
@@ -206,7 +211,7 @@ TURNS: tuple[Turn, ...] = (hand_over, load, release, forget, renew, renew, renew
 async def judge(
     dataplane: Dataplane, cluster: Cluster, accepted: Accepted, tally: Tally, flows: int
 ) -> None:
-    """Take the dataplane from one random state to the next until that many flows are compared in them."""
+    """Move the dataplane through random states until that many flows are compared."""
     done = 0
     await hand_over(dataplane, cluster)
     await renew(dataplane, cluster)
@@ -249,7 +254,7 @@ def chance() -> int:
 async def on_nftables(
     mode: HashMode, rng: random.Random, accepted: Accepted, flows: int, sizes: tuple[int, ...]
 ) -> Tally:
-    """Compare on clusters of those sizes, with and without XDP, and at last with a lease that runs out by itself."""
+    """Compare for tables of these sizes, with and without XDP, then with a lease that expires."""
     tally = Tally()
     ways = [(size, xdp) for size in sizes for xdp in (Xdp.OFF, Xdp.GENERIC, Xdp.NATIVE)]
     share = flows // (len(ways) + 1)
@@ -296,7 +301,8 @@ def run(flows: int, seed: int, sizes: tuple[int, ...] = SIZES) -> dict[HashMode,
 
 def report(dataplane: HashFamily, tallies: dict[HashMode, Tally]) -> str:
     lines = [
-        f"{dataplane:<10} {mode:<30} {tally.agreed:>6,} of {tally.flows:>6,} agree; {tally.accepted:,} accepted, {len(tally.rules)} rules"
+        f"{dataplane:<10} {mode:<30} {tally.agreed:>6,} of {tally.flows:>6,} agree;"
+        f" {tally.accepted:,} accepted, {len(tally.rules)} rules"
         for mode, tally in tallies.items()
     ]
     wrong = [line for tally in tallies.values() for line in tally.wrong[:3]]

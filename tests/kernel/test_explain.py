@@ -1,4 +1,4 @@
-"""What `maglev0 explain` says of this machine's kernel, against what that kernel does with real packets."""
+"""What `maglev0 explain` says of this machine's kernel, and what the kernel does with packets."""
 
 from __future__ import annotations
 
@@ -116,7 +116,8 @@ def test_connection_tracking_is_asked_for_exactly_the_flow(host: Host) -> None:
             # The host is made to keep silent, before connection tracking hears it.
             host.run(
                 "nft",
-                "add table inet mute; add chain inet mute out { type filter hook output priority -300; }",
+                "add table inet mute;"
+                " add chain inet mute out { type filter hook output priority -300; }",
             )
             host.run("nft", "add rule inet mute out ip saddr", str(SERVICE.vip), "drop")
             unanswered = wire.client(OWNED)

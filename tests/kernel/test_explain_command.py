@@ -1,4 +1,4 @@
-"""`maglev0 explain` on a whole cluster: what it says on each server, and who then answers."""
+"""`maglev0 explain` on a whole cluster: its answer on each node, and which node then answers."""
 
 from __future__ import annotations
 
@@ -29,10 +29,8 @@ SETTINGS = LabSettings(
     session_timeout_s=2.0,
     more_flags=(f"--hash-mode={HashMode.SOURCE_IP_PORT_DEST_PORT}", f"--hash-seed={SEED}"),
 )
-DATAGRAMS, CONNECTIONS = (
-    12,
-    40,
-)  # that none of the connections moves to a third node has a chance of one in ten million
+# The chance that none of the connections moves to a third node is one in ten million.
+DATAGRAMS, CONNECTIONS = 12, 40
 
 
 @pytest.fixture(scope="module")
@@ -55,10 +53,10 @@ class Asker(NamedTuple):
         flags = (f"--zk={self.cluster.zookeeper.connect_string}", f"--cluster-ip={addresses.VIP}")
         with namespace.inside(in_namespace):
             status = explain.main([*arguments, *flags])
-        said = self.capsys.readouterr()
-        assert str(SEED) not in said.out + said.err
-        assert f"{SEED:x}" not in said.out + said.err
-        return status, said.out, said.err
+        written = self.capsys.readouterr()
+        assert str(SEED) not in written.out + written.err
+        assert f"{SEED:x}" not in written.out + written.err
+        return status, written.out, written.err
 
     def on(self, number: int, *arguments: str) -> dict[str, Any]:
         machine = self.cluster.nodes[number].machine
@@ -93,22 +91,24 @@ def test_the_one_node_whose_kernel_is_said_to_accept_a_datagram_answers_it(
 ) -> None:
     for client in range(DATAGRAMS):
         with connected(cluster, client, socket.SOCK_DGRAM) as sock:
-            said = {number: asker.on(number, *flow_of(sock), "--protocol=udp") for number in (1, 2)}
+            answers = {
+                number: asker.on(number, *flow_of(sock), "--protocol=udp") for number in (1, 2)
+            }
             accepting = {
                 f"backend-{number}"
-                for number, answer in said.items()
+                for number, answer in answers.items()
                 if answer["kernel"]["new_flow"]["accepts"]
             }
             sock.send(b"who?")
             assert (
                 accepting
                 == {sock.recv(100).split()[-1].decode()}
-                == {answer["owner"]["name"] for answer in said.values()}
+                == {answer["owner"]["name"] for answer in answers.values()}
             )
             assert all(
                 answer["kernel"]["interface"] == INTERFACE
                 and answer["kernel"]["connection"] is None
-                for answer in said.values()
+                for answer in answers.values()
             )
 
 
@@ -131,33 +131,35 @@ def test_a_node_keeps_a_connection_whose_bucket_moved_and_says_so(
             ANSWER_S,
             "a report under the new view",
         )
-        said = {number: asker.on(number, *flow_of(sock)) for number in cluster.nodes}
-        former = int(said[3]["before"]["name"].removeprefix("backend-"))
+        answers = {number: asker.on(number, *flow_of(sock)) for number in cluster.nodes}
+        former = int(answers[3]["before"]["name"].removeprefix("backend-"))
         assert former in (1, 2)
         assert {
-            number: answer["kernel"]["new_flow"]["accepts"] for number, answer in said.items()
+            number: answer["kernel"]["new_flow"]["accepts"] for number, answer in answers.items()
         } == {1: False, 2: False, 3: True}
         held = {
-            number for number, answer in said.items() if answer["kernel"]["connection"]["accepts"]
+            number
+            for number, answer in answers.items()
+            if answer["kernel"]["connection"]["accepts"]
         }
         assert held == {former}
-        assert said[former]["kernel"]["connection"]["state"] == "ESTABLISHED"
-        assert said[former]["kernel"]["new_flow"]["rule"].endswith(": drop")
+        assert answers[former]["kernel"]["connection"]["state"] == "ESTABLISHED"
+        assert answers[former]["kernel"]["new_flow"]["rule"].endswith(": drop")
         sock.send(b"still there?\n")
         assert sock.recv(100).decode().split()[-1] == f"backend-{former}"
 
 
-def test_people_are_told_the_same_in_words(asker: Asker) -> None:
+def test_the_text_says_the_same(asker: Asker) -> None:
     status, out, _err = asker.run(
         asker.cluster.nodes[1].machine.namespace, "203.0.113.9:40000", "80"
     )
     assert status == 0
     assert out.startswith("flow        tcp from 203.0.113.9:40000 to 198.51.100.1:80\nbucket      ")
-    connection = "\n  connection (none here): refused by "
+    connection = "\n  established connection (unknown here): refused by "
     for words in (
         "\nowner       backend-",
         "\nbefore      ",
-        "\nthis host   nftables on eth0\n  new flow: ",
+        "\nthis host   nftables on eth0\n  new connection: ",
         connection,
     ):
         assert words in out
@@ -170,8 +172,8 @@ def test_a_machine_that_serves_nothing_says_so_and_answers_the_rest(asker: Asker
     assert status == 0
     assert "\nowner       backend-" in out
     assert (
-        "\nthis host   its kernel was not asked: there is no nftables table inet maglev0_198.51.100.1 in this network namespace"
-        in out
+        "\nthis host   the kernel was not asked: there is no nftables table inet"
+        " maglev0_198.51.100.1 in this network namespace" in out
     )
     status, out, _err = asker.run(elsewhere, "203.0.113.9", "--protocol=47", "--json")
     assert json.loads(out)["kernel"] is None
@@ -195,8 +197,8 @@ def test_without_rights_the_kernel_is_not_asked(cluster: Lab) -> None:
     )
     done = subprocess.run([*inside, *command], capture_output=True, text=True, check=True)
     assert (
-        "its kernel was not asked: reading the nftables rules needs CAP_NET_ADMIN: run maglev0 as root"
-        in done.stdout
+        "the kernel was not asked: reading the nftables rules needs CAP_NET_ADMIN: run maglev0 as"
+        " root" in done.stdout
     )
 
 
@@ -205,7 +207,10 @@ def test_without_rights_the_kernel_is_not_asked(cluster: Lab) -> None:
     [
         (
             ["203.0.113.9"],
-            "looks at ports: give the source port, as SRC:PORT and the destination port, as DST-PORT",
+            (
+                "looks at ports: give the source port, as SRC:PORT and the destination port, as"
+                " DST-PORT"
+            ),
         ),
         (["203.0.113.9:1"], "looks at ports: give the destination port, as DST-PORT"),
         (
@@ -214,16 +219,16 @@ def test_without_rights_the_kernel_is_not_asked(cluster: Lab) -> None:
         ),
         (
             ["203.0.113.900"],
-            "203.0.113.900: allowed is an IPv4 address, as 203.0.113.9 or 203.0.113.9:40000",
+            "203.0.113.900: must be an IPv4 address, such as 203.0.113.9 or 203.0.113.9:40000",
         ),
-        (["203.0.113.9:65536", "80"], "port 65536: allowed are the whole numbers from 0 to 65535"),
-        (["203.0.113.9:"], "port : allowed are"),
-        (["203.0.113.9:1", "http"], "port http: allowed are"),
+        (["203.0.113.9:65536", "80"], "port 65536: must be a whole number from 0 to 65535"),
+        (["203.0.113.9:"], "port : must be"),
+        (["203.0.113.9:1", "http"], "port http: must be"),
         (
             ["203.0.113.9:1", "80", "--protocol=tpc"],
-            "--protocol=tpc: allowed are tcp, udp, icmp and the whole numbers from 0 to 255",
+            "--protocol=tpc: must be tcp, udp, icmp or a whole number from 0 to 255",
         ),
-        (["203.0.113.9:1", "80", "--protocol=256"], "--protocol=256: allowed are"),
+        (["203.0.113.9:1", "80", "--protocol=256"], "--protocol=256: must be"),
         ([], "cannot read the command line"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -1,4 +1,4 @@
-"""The rule that `maglev0 explain` names, against the one that the kernel's own packet tracing names."""
+"""`maglev0 explain` names the same rule as the kernel's own packet tracing."""
 
 from __future__ import annotations
 
@@ -27,11 +27,12 @@ from tests.vm.guest.wire import PROTOCOLS, VIP
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(120)]
 
 TABLE = ruleset.table_name(VIP)
-FLOWS = 60  # that none of them falls in one of four buckets of sixteen has a chance of one in thirty million
+FLOWS = 60  # the chance that none is in one of four buckets of sixteen is one in thirty million
 KNOCK_S = 0.05
 _PACKET = re.compile(rf"trace id (\w+) .* packet: .* ip daddr {VIP} .* ip id (\d+) ")
 _RULE = re.compile(
-    rf"trace id (\w+) inet {re.escape(TABLE)} (\w+) rule .*\b(accept|drop)\b.*\(verdict (accept|drop)\)"
+    rf"trace id (\w+) inet {re.escape(TABLE)} (\w+) rule .*\b(accept|drop)\b.*"
+    r"\(verdict (accept|drop)\)"
 )
 
 
@@ -44,7 +45,7 @@ class Tracer:
         self._injector = injector
 
     def judged(self, flows: list[PacketFields]) -> dict[int, str]:
-        """The rule by which each flow was dropped or accepted for good, as "chain verdict", by the flow's index."""
+        """The rule with the final verdict on each flow, as "chain verdict", by the flow's index."""
         self._injector.accepted(flows)
         numbers: dict[str, int] = {}
         found: dict[int, str] = {}
@@ -56,7 +57,7 @@ class Tracer:
         return found
 
     def _until_markers(self, marker: int) -> Iterator[str]:
-        """The markers come after the flows, one of each protocol, and nothing of ours drops them."""
+        """Send one marker of each protocol after the flows; no rule of the daemon drops them."""
         left = len(PROTOCOLS)
         while left:
             line = self._lines.readline()
@@ -71,7 +72,10 @@ class Tracer:
 @contextmanager
 def tracing(injector: Injector) -> Iterator[Tracer]:
     """The kernel traces what comes for the VIP, and the markers."""
-    chain = f'type filter hook ingress device "{INTERFACE}" priority -500\nip daddr {{ {VIP}, {ADDRESS} }} meta nftrace set 1\n'
+    chain = (
+        f'type filter hook ingress device "{INTERFACE}" priority -500\n'
+        f"ip daddr {{ {VIP}, {ADDRESS} }} meta nftrace set 1\n"
+    )
     subprocess.run(
         ["nft", "-f", "-"],
         input=f"table netdev trace {{ chain here {{ {chain} }}\n}}",

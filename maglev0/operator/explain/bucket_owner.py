@@ -1,6 +1,6 @@
-"""Who owns a bucket, who did before, and how far it has come in between, as the cluster's znodes tell.
+"""Finds a bucket's owner, its former owner, and the progress of its hand-over. Pure.
 
-Pure: imports no I/O.
+It imports no I/O; `telemetry.observer` reads the znodes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from maglev0.telemetry.observer import Observation
 
 
 class Party(NamedTuple):
-    """Somebody who owns or owned a bucket; `state` is "gone" of who is no member any more."""
+    """A node that owns or owned a bucket; `state` is "left" if it is not a member now."""
 
     name: str
     host: str
@@ -26,10 +26,12 @@ class Party(NamedTuple):
 
 @dataclass(frozen=True)
 class BucketOwner:
-    """One bucket's owner, and the former one (`None`: nobody).
+    """The owner of one bucket, and the former one (None: no node).
 
-    `knows_before` is False where no member's report tells of the view before. `move` tells in words what the bucket waits for, "" at rest.
-    `in_force` tells that several kernels have it in force, or none, by their reports; "" where one has. `report` is the owner's own.
+    `knows_before` is False if no report describes the view before. `move` is a sentence about what
+    the hand-over of the bucket waits for, "" without a hand-over. `in_force` says that several
+    kernels have the bucket in force, or none, by their reports; "" if one has. `report` is the
+    owner's.
     """
 
     bucket: int
@@ -42,7 +44,7 @@ class BucketOwner:
 
 
 def of(seen: Observation, bucket: int) -> BucketOwner:
-    """What the znodes tell of a bucket, from 1."""
+    """The owner of a bucket by the znodes; buckets count from 1."""
     name = seen.owners[bucket - 1]
     owner = next((member for member in seen.view.members if member.name == name), None)
     weights = _before(seen, owner)
@@ -59,18 +61,19 @@ def of(seen: Observation, bucket: int) -> BucketOwner:
 
 
 def _before(seen: Observation, owner: Member | None) -> Mapping[int, int] | None:
-    """The weights of the view before, by the owner's report if that tells them, else by any; `None` where nobody remembers them.
+    """The weights of the view before, by the owner's report, or else by any report.
 
-    Who has only just joined, or was started again, has none to tell.
+    None if no member remembers them: a member that has just joined, or was started again, does not.
     """
     if seen.view.id.cversion <= 1:
-        return {}  # nobody ever was there but the one who joined first
-    told = {
+        return {}  # before its first member the cluster was empty
+    remembered = {
         member: report.before
         for member, report in seen.reports.items()
         if report.view == seen.view.id and report.before
     }
-    return told.get(owner.id if owner is not None and owner.id in told else min(told, default=0))
+    id_ = owner.id if owner is not None and owner.id in remembered else min(remembered, default=0)
+    return remembered.get(id_)
 
 
 def _owner_under(total_nodes: int, weights: Mapping[int, int], bucket: int) -> str:
@@ -82,19 +85,22 @@ def _party(seen: Observation, name: str) -> Party | None:
     if not name:
         return None
     member = next((member for member in seen.view.members if member.name == name), None)
-    return Party(name, "", "gone") if member is None else Party(name, member.host, member.state)
+    return Party(name, "", "left") if member is None else Party(name, member.host, member.state)
 
 
 def _move(seen: Observation, bucket: int, owner: str) -> str:
-    late = [
+    waiting = [
         f"{member.name} ({_progress(seen, member)})"
         for member in seen.view.members
         if member.state != DRY_RUN and not _released(seen, member)
     ]
-    if late:
-        return f"waits until all have let go of what they give up: not yet {', '.join(late)}"
+    if waiting:
+        return f"waiting until every member has released its losses; not yet: {', '.join(waiting)}"
     if owner and bucket in seen.findings.holes:
-        return f"all members have let go; {owner} has yet to take it, or waits until the lease of a member that is gone must be over"
+        return (
+            f"every member has released its losses; {owner} has yet to acquire the bucket, or waits"
+            " until the lease of a departed member has expired"
+        )
     return ""
 
 

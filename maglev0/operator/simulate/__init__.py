@@ -1,1 +1,5 @@
-"""`maglev0 simulate`: what sizes, weights, joins and leaves would move."""
+"""`maglev0 simulate`: the table for chosen members, and what a change of them moves.
+
+`scenario` computes, `plot` and `drawing` make a picture, `command` reads the command line and
+prints.
+"""

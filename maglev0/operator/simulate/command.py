@@ -1,29 +1,35 @@
-"""maglev0 simulate: who would own what, and what would move; nothing is touched.
+"""maglev0 simulate: show who would own which buckets, and what a change would move.
 
 Usage:
   maglev0 simulate [--total-nodes=<N>]... [options] [EVENT...]
 
 Options:
-  --total-nodes=<N>       node numbers (buckets), 1 to 1048576; several times to compare sizes (left out: 65537)
-  --members=<LIST>        the members at the start: 1-4:2,7 are backend-1 to backend-4 of weight 2, and backend-7 of weight 1 (left out: 1-5)
-  --live                  start from the members and the settings of a running cluster, which is only read
-  --plot=<FILE>           draw it too, as .png or .svg: who owns which buckets before and after, and what moved
+  --total-nodes=<N>       buckets, 1 to 1048576; give it several times to compare sizes (left out:
+                          65537)
+  --members=<LIST>        the members at the start: 1-4:2,7 are backend-1 to backend-4 with weight
+                          2, and backend-7 with weight 1 (left out: 1-5)
+  --live                  start from members and settings of a running cluster, which is only read
+  --plot=<FILE>           draw it, as .png or .svg: who owns which buckets before and after, and
+                          what moved
 {options}  -h, --help              show this text
 
-Events, one after the other; left out, the last member leaves:
+Events happen in the order given; left out, the last member leaves:
   backend-6 joins           +6, or +6:2 with weight 2
   backend-3 leaves          -3
   backend-2 gets weight 3   2:3; and 2:0 moves what a drain moves
   several at once           +6-8:2,12 joins four, -1,3 loses two
 
-Shares are shown as a part of the fair one, which is in proportion to weights. Had to move: what a member owned that leaves or weighs less, or
-owns now that joins or weighs more. Disruption: what moved between members that have nothing to do with the change.
+Nothing is changed. Shares are shown relative to the fair share, which is proportional to the
+weight. "had to" counts buckets of members that leave or get less weight, and buckets that members
+get because they join or get more. "disruption" counts buckets that moved between members that the
+change does not concern.
 
 For example:
-  maglev0 simulate --members=1-10 --total-nodes=64 --total-nodes=65537 -3   what becomes of a small and of a large table
-  maglev0 simulate --live --plot=without-3.png -3                           what if backend-3 of this cluster leaves
+  maglev0 simulate --members=1-10 --total-nodes=64 --total-nodes=65537 -3   compare table sizes
+  maglev0 simulate --live --plot=without-3.png -3                           backend-3 leaves
 
-Exit status: 0 done, 1 a cluster cannot be read or a file not written, 2 a word of the command line is wrong, 130 ended by Ctrl-C.
+Exit status: 0 done, 1 a cluster cannot be read or a file cannot be written, 2 wrong command line,
+130 ended by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -49,15 +55,15 @@ from maglev0.telemetry import observer
 _DEFAULT_SIZE = 65_537
 _DEFAULT_MEMBERS = "1-5"
 _FORMATS = (".png", ".svg")
-MOST_DRAWN = 12  # changes in one picture: each is a row of it, three inches high
-LONG_S = 3.0  # what may take longer is announced
-_LEAVES = re.compile(r"^-(?=[0-9])")  # where docopt would see an option
+MOST_DRAWN = 12  # changes in one picture; each is a row, three inches high
+LONG_S = 3.0  # a longer computation is announced
+_LEAVES = re.compile(r"^-(?=[0-9])")  # docopt would read -3 as an option
 _MINUS = "\N{MINUS SIGN}"
 _HEADINGS = ("view", "change", "members", "largest", "smallest", "moved", "had to", "disruption")
 
 
 def main(arguments: list[str]) -> int:
-    """Run `maglev0 simulate` with what stands behind `simulate` on the command line; returns the exit status."""
+    """Run `maglev0 simulate` with these arguments; returns the exit status."""
     return command.run(
         __doc__.format(options=cluster_address.OPTIONS),
         "simulate",
@@ -91,23 +97,25 @@ def _asked(arguments: dict[str, Any]) -> Scenario:
         )
     if arguments["--members"] is not None:
         raise ConfigError(
-            "--live and --members: the members are either those of a running cluster or those of a list"
+            "--live and --members exclude each other: the members are those of a running cluster,"
+            " or those of the list"
         )
     size, members = asyncio.run(_live(cluster_address.read(arguments)))
     return scenarios.scenario(sizes or [size], members, events or scenarios.last_leaves(members))
 
 
-async def _live(where: cluster_address.ClusterAddress) -> tuple[int, Weights]:
-    """How many node numbers a running cluster has, and its members with the weights that they serve with."""
-    which = cluster_address.vip(where)
-    async with cluster_address.session(where) as zookeeper:
+async def _live(address: cluster_address.ClusterAddress) -> tuple[int, Weights]:
+    """The number of buckets of a running cluster, and the weights with which its members serve."""
+    which = cluster_address.vip(address)
+    async with cluster_address.session(address) as zookeeper:
         seen = await observer.observe(
-            zookeeper, await cluster_address.cluster(zookeeper, where, which)
+            zookeeper, await cluster_address.cluster(zookeeper, address, which)
         )
     serving = seen.view.weights(dry_run=False)
     if not serving:
         raise ZooKeeperError(
-            f"no member of the cluster of {which} serves: there is nothing to start from; --members=LIST says who would"
+            f"no member of the cluster of {which} serves, so there is nothing to start from;"
+            " give --members=LIST"
         )
     return seen.settings.total_nodes, {
         member.id: serving.get(member.name, 0)
@@ -117,40 +125,47 @@ async def _live(where: cluster_address.ClusterAddress) -> tuple[int, Weights]:
 
 
 def _plotter(path: str, asked: Scenario) -> ModuleType:
-    """What draws, which no other command needs; ConfigError where the picture cannot be drawn, before anything is worked out."""
+    """The module that draws.
+
+    Raises ConfigError, before anything is computed, if the picture cannot be drawn.
+    """
     if not Path(path).parent.is_dir():
         raise ConfigError(
-            f"--plot={printable(path)}: there is no directory {printable(str(Path(path).parent))}"
+            f"--plot={printable(path)}: the directory {printable(str(Path(path).parent))} does not"
+            " exist"
         )
     changes = len(asked.sizes) * len(asked.events)
     if not path.endswith(_FORMATS):
         raise ConfigError(
-            f"--plot={printable(path)}: the name must end in {' or '.join(_FORMATS)}, which says what is written"
+            f"--plot={printable(path)}: the name must end in {' or '.join(_FORMATS)}, which chooses"
+            " the format"
         )
     if not 1 <= changes <= MOST_DRAWN:
         raise ConfigError(
-            f"--plot: a picture shows 1 to {MOST_DRAWN} changes, and these are {changes} (events times sizes)"
+            f"--plot: a picture shows 1 to {MOST_DRAWN} changes, not {changes} (events times sizes)"
         )
     try:
-        from maglev0.operator.simulate import plot  # noqa: PLC0415  brings matplotlib, which is optional
+        from maglev0.operator.simulate import plot  # noqa: PLC0415  matplotlib is optional
     except ModuleNotFoundError as error:
         raise MaglevError(
-            f"--plot needs matplotlib, which is not installed: {sys.executable} -m pip install 'matplotlib>=3.8'"
+            "--plot needs matplotlib, which is not installed:"
+            f" {sys.executable} -m pip install 'matplotlib>=3.8'"
         ) from error
     return plot
 
 
 def _announced(asked: Scenario) -> Iterator[ScenarioStep]:
-    """The steps; where they take long, stderr says so before, and a terminal there shows how far it is."""
+    """The steps; stderr announces a long computation, and a terminal there shows the progress."""
     steps = scenarios.evaluate(asked)
     if asked.takes_s <= LONG_S:
         return steps
     sys.stderr.write(
-        f"maglev0: {asked.tables} tables of up to {max(asked.sizes):,} node numbers; that may take {_duration(asked.takes_s)}\n"
+        f"maglev0: computing {asked.tables} tables of up to {max(asked.sizes):,} buckets; that may"
+        f" take {_duration(asked.takes_s)}\n"
     )
     if not sys.stderr.isatty():
         return steps
-    from rich.console import Console  # noqa: PLC0415  most answers come at once and need none
+    from rich.console import Console  # noqa: PLC0415  most answers need no progress bar
     from rich.progress import track  # noqa: PLC0415
 
     return iter(
@@ -163,7 +178,7 @@ def _duration(seconds: float) -> str:
 
 
 def _described(step: ScenarioStep) -> dict[str, Any]:
-    """One view in figures, as JSON has it."""
+    """The figures of one view, as in the JSON."""
     fair = scenarios.fair(step.size, step.weights)
     members = {
         member: {"weight": step.weights[member], "buckets": count, "fair": fair[member]}
@@ -183,7 +198,7 @@ def _whole(sheets: Mapping[int, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
 
 
 def _text(sheets: Mapping[int, Sequence[Mapping[str, Any]]]) -> str:
-    """A table for each size, all with the same columns."""
+    """A table for each size; all have the same column widths."""
     rows = {size: [_cells(size, view) for view in views] for size, views in sheets.items()}
     widths = [
         max(map(len, column))
@@ -192,7 +207,7 @@ def _text(sheets: Mapping[int, Sequence[Mapping[str, Any]]]) -> str:
     parts = [
         "\n".join(
             [
-                f"{size:,} node numbers",
+                f"{size:,} buckets",
                 *(_line(cells, widths) for cells in (_HEADINGS, *rows[size])),
             ]
         )
@@ -214,7 +229,7 @@ def _cells(size: int, view: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """The cells of a row, figures to the right and the change, which is a word, to the left."""
+    """The cells of a row: figures right-aligned, the change, which is a word, left-aligned."""
     number, change, *figures = cells
     right = (f"{figure:>{width}}" for figure, width in zip(figures, widths[2:], strict=True))
     return "  ".join([f"{number:>{widths[0]}}", f"{change:<{widths[1]}}", *right]).rstrip()

@@ -1,6 +1,6 @@
-"""What joins, leaves and weights do to the table: a scenario, read from words, and what it would move.
+"""Computes what joins, leaves and weights move in the table, for a scenario read from words. Pure.
 
-Pure: imports no I/O.
+It imports no I/O.
 """
 
 from __future__ import annotations
@@ -16,18 +16,19 @@ from maglev0.core import table
 from maglev0.core.view import MAX_ID, MAX_MEMBERS, MAX_WEIGHT, name_of
 from maglev0.errors import ConfigError
 
-MAX_EVENTS = 100  # a table of them can still be read
+MAX_EVENTS = 100  # a table with more rows is hard to read
 MAX_SIZES = 8
-MAX_EVENT_TEXT = 24  # characters of an event that are shown of it
-_BUILD_S = 2e-6  # what a bucket takes in the largest table of the most members: 1.7 µs, and somewhat more for comparing
+MAX_EVENT_TEXT = 24  # characters of an event that are shown
+# Per bucket, in the largest table with the most members: 1.7 µs, and somewhat more to compare.
+_BUILD_S = 2e-6
 
-Weights = Mapping[int, int]  # by member id; a weight of 0 is a member that owns nothing
+Weights = Mapping[int, int]  # by member id; a member with weight 0 owns no bucket
 
 _ITEM = re.compile(r"(?P<first>[0-9]{1,7})(-(?P<last>[0-9]{1,7}))?(:(?P<weight>[0-9]{1,4}))?")
 
 
 class ChangeKind(enum.StrEnum):
-    """What happens to members; the value is the sign that an event begins with."""
+    """What happens to members; the value is the sign with which an event begins."""
 
     JOIN = "+"
     LEAVE = "-"
@@ -35,7 +36,10 @@ class ChangeKind(enum.StrEnum):
 
 
 class Change(NamedTuple):
-    """One change of the view; `members` are those concerned, with their weights after it (none where they leave)."""
+    """One change of the view.
+
+    `members` are those concerned, with their weights after it; 0 for those that leave.
+    """
 
     kind: ChangeKind
     members: Weights
@@ -43,7 +47,7 @@ class Change(NamedTuple):
 
     @property
     def words(self) -> str:
-        """The event as a sentence without its full stop."""
+        """The event as a sentence without a full stop."""
         if len(self.members) > 1:
             who, doing = f"{len(self.members)} members", ("join", "leave", "change their weights")
         else:
@@ -61,7 +65,10 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True)
 class Scenario:
-    """Tables of these sizes, a cluster's first members, and what happens to them in this order; made by `scenario` alone, which checks it."""
+    """Table sizes, the members at the start, and the events in their order.
+
+    Only `scenario` makes one, and checks it.
+    """
 
     sizes: tuple[int, ...]
     members: Weights
@@ -78,34 +85,35 @@ class Scenario:
 
     @property
     def tables(self) -> int:
-        """How many tables it takes."""
+        """The number of tables to compute."""
         return len(self.sizes) * (len(self.events) + 1)
 
     @property
     def takes_s(self) -> float:
-        """How long working it out takes at most, in seconds, about."""
+        """About how long the computation takes at most, in seconds."""
         return _BUILD_S * sum(self.sizes) * (len(self.events) + 1)
 
 
 class BucketFlow(NamedTuple):
-    """What buckets have in common that had one owner and have another now, or the same."""
+    """A former and a present owner of a bucket; they may be the same."""
 
     before: int
     after: int
 
 
 class Balance(NamedTuple):
-    """The largest and the smallest share, each as a multiple of what its owner's weight makes fair."""
+    """The largest and the smallest share, each as a multiple of the fair share."""
 
     largest: float
     smallest: float
 
 
 class Movement(NamedTuple):
-    """How many buckets changed their owner, and the two kinds of them.
+    """How many buckets changed their owner, in all and by kind.
 
-    `necessary` moved away from a member that left or weighs less now, or to one that joined or weighs more. `disruption` is the rest: buckets
-    between members that have nothing to do with the change (section 5.3 of the Maglev paper).
+    `necessary` moved away from a member that left or lost weight, or to a member that joined or
+    gained weight. `disruption` is the rest: buckets that moved between members that the change does
+    not concern (section 5.3 of the Maglev paper).
     """
 
     moved: int
@@ -117,8 +125,8 @@ class Movement(NamedTuple):
 class ScenarioStep:
     """One view of a scenario in a table of one size.
 
-    `owners` has the owner's id for each bucket, and so has `before` for the view before (`None`: this is the first); `flows` counts the
-    buckets of each pair of them.
+    `owners` has the owner's id for each bucket, and `before` the same for the view before (None:
+    this is the first). `flows` counts the buckets of each pair of former and present owner.
     """
 
     size: int
@@ -148,7 +156,7 @@ class ScenarioStep:
 
     @property
     def balance(self) -> Balance:
-        """How even the shares are, beside those of weight 0."""
+        """How even the shares are; members with weight 0 do not count."""
         shares = self.shares
         relative = [
             shares[member] / part for member, part in fair(self.size, self.weights).items() if part
@@ -157,7 +165,7 @@ class ScenarioStep:
 
     @property
     def movement(self) -> Movement:
-        """What moved since the view before; nothing in the first."""
+        """What moved since the view before; nothing in the first view."""
         moves = {flow: count for flow, count in self.flows.items() if flow.before != flow.after}
         necessary = sum(
             count
@@ -175,13 +183,13 @@ class ScenarioStep:
 
 
 def fair(size: int, weights: Weights) -> dict[int, float]:
-    """How many buckets would be each member's share if buckets could be split."""
+    """Each member's fair share in buckets, which need not be whole."""
     total = sum(weights.values())
     return {member: size * weight / total for member, weight in weights.items()}
 
 
 def evaluate(asked: Scenario) -> Iterator[ScenarioStep]:
-    """Work out one step after the other, size by size; each table takes up to 2 µs for a bucket of it."""
+    """Compute the steps in order, size by size; a table takes up to 2 µs per bucket."""
     for size in asked.sizes:
         former, before = asked.members, None
         for number, (event, weights) in enumerate(asked.views):
@@ -211,7 +219,7 @@ def _owners(size: int, weights: Weights) -> tuple[int, ...]:
 
 
 def after(event: Change, weights: Weights) -> Weights:
-    """The members after an event. Raises ConfigError where it cannot happen."""
+    """The members after an event. Raises ConfigError if it cannot happen."""
     wrong = next(
         (
             member
@@ -222,7 +230,8 @@ def after(event: Change, weights: Weights) -> Weights:
     )
     if wrong is not None:
         raise ConfigError(
-            f"{shown(event.text)}: {name_of(wrong)} is {'a member already' if event.kind is ChangeKind.JOIN else 'no member then'}"
+            f"{shown(event.text)}: {name_of(wrong)} is"
+            f" {'already a member' if event.kind is ChangeKind.JOIN else 'not a member then'}"
         )
     left = {
         member: weight
@@ -235,19 +244,20 @@ def after(event: Change, weights: Weights) -> Weights:
 
 
 def scenario(sizes: Iterable[int], members: Weights, events: Iterable[Change]) -> Scenario:
-    """Check a scenario as a whole. Raises ConfigError, naming the part of it that cannot be."""
+    """Make a scenario and check it. Raises ConfigError that names the wrong part."""
     made = Scenario(tuple(dict.fromkeys(sizes)), dict(sorted(members.items())), tuple(events))
     if len(made.sizes) > MAX_SIZES:
         raise ConfigError(
-            f"{len(made.sizes)} times --total-nodes: at most {MAX_SIZES} sizes can be compared"
+            f"{len(made.sizes)} times --total-nodes; at most {MAX_SIZES} sizes are allowed"
         )
     if len(made.events) > MAX_EVENTS:
-        raise ConfigError(f"{len(made.events)} events: at most {MAX_EVENTS} are allowed")
+        raise ConfigError(f"{len(made.events)} events; at most {MAX_EVENTS} are allowed")
     _check_members("--members", made.members)
     highest = max(max(weights) for _event, weights in made.views)
     if highest > min(made.sizes):
         raise ConfigError(
-            f"--total-nodes={min(made.sizes)}: {name_of(highest)} cannot take part, for ids go from 1 to total-nodes"
+            f"--total-nodes={min(made.sizes)}: {name_of(highest)} cannot take part, because ids go"
+            " from 1 to total-nodes"
         )
     return made
 
@@ -255,14 +265,14 @@ def scenario(sizes: Iterable[int], members: Weights, events: Iterable[Change]) -
 def _check_members(where: str, weights: Weights) -> None:
     if len(weights) > MAX_MEMBERS:
         raise ConfigError(
-            f"{where}: that makes {len(weights)} members, at most {MAX_MEMBERS} are allowed"
+            f"{where}: this makes {len(weights)} members; at most {MAX_MEMBERS} are allowed"
         )
     if not any(weights.values()):
-        raise ConfigError(f"{where}: no member with a weight above 0 is left")
+        raise ConfigError(f"{where}: no member has a weight above 0")
 
 
 def last_leaves(members: Weights) -> tuple[Change, ...]:
-    """What is worth asking when nobody says what: the last member leaves; nothing where no other could take over."""
+    """The default event: the last member leaves; none if no other member could take over."""
     last = max(members)
     if not any(weight for member, weight in members.items() if member != last):
         return ()
@@ -273,13 +283,16 @@ def parse_size(text: str) -> int:
     """Read a size of the table. Raises ConfigError."""
     if not (re.fullmatch(r"[0-9]{1,7}", text) and 1 <= int(text) <= table.MAX_SIZE):
         raise ConfigError(
-            f"--total-nodes={shown(text)}: allowed are the whole numbers from 1 to {table.MAX_SIZE}"
+            f"--total-nodes={shown(text)}: must be a whole number from 1 to {table.MAX_SIZE}"
         )
     return int(text)
 
 
 def parse_members(text: str) -> Weights:
-    """Read members as `1-4:2,7`: ids and ranges of them, each with a weight behind a colon unless that is 1. Raises ConfigError."""
+    """Read members such as `1-4:2,7`: ids and ranges, each with `:WEIGHT` if that is not 1.
+
+    Raises ConfigError.
+    """
     return {
         member: 1 if weight is None else weight
         for member, weight in _listed(f"--members={shown(text)}", text)
@@ -287,14 +300,17 @@ def parse_members(text: str) -> Weights:
 
 
 def parse_event(text: str) -> Change:
-    """Read an event: `+5` or `+5:2` joins, `-5` leaves, `5:2` gets another weight, each for lists and ranges, too. Raises ConfigError."""
+    """Read an event: `+5` or `+5:2` joins, `-5` leaves, `5:2` changes a weight.
+
+    Each takes lists and ranges, too. Raises ConfigError.
+    """
     kind = next(kind for kind in ChangeKind if text.startswith(kind))
     where = shown(text)
     found = dict(_listed(where, text.removeprefix(kind)))
     if kind is ChangeKind.LEAVE and any(weight is not None for weight in found.values()):
-        raise ConfigError(f"{where}: who leaves has no weight; -5 leaves, 5:2 changes a weight")
+        raise ConfigError(f"{where}: a leave has no weight; -5 leaves, 5:2 changes a weight")
     if kind is ChangeKind.WEIGH and None in found.values():
-        raise ConfigError(f"{where}: what happens to it? +5 joins, -5 leaves, 5:2 changes a weight")
+        raise ConfigError(f"{where}: not an event; +5 joins, -5 leaves, 5:2 changes a weight")
     default = 0 if kind is ChangeKind.LEAVE else 1
     return Change(
         kind,
@@ -304,7 +320,7 @@ def parse_event(text: str) -> Change:
 
 
 def _listed(where: str, text: str) -> Iterator[tuple[int, int | None]]:
-    """The members of a list with their weights, as far as it has any; ConfigError names `where` it is wrong."""
+    """The members of a list with their weights, if given; ConfigError names `where` it is."""
     seen: set[int] = set()
     for item in text.split(","):
         first, last, weight = _item(where, item)
@@ -312,7 +328,7 @@ def _listed(where: str, text: str) -> Iterator[tuple[int, int | None]]:
             raise ConfigError(f"{where}: {item} is more than {MAX_MEMBERS} members")
         for member in range(first, last + 1):
             if member in seen:
-                raise ConfigError(f"{where}: {name_of(member)} is named twice")
+                raise ConfigError(f"{where}: {name_of(member)} appears twice")
             seen.add(member)
             yield member, weight
 
@@ -321,19 +337,20 @@ def _item(where: str, item: str) -> tuple[int, int, int | None]:
     found = _ITEM.fullmatch(item)
     if found is None:
         raise ConfigError(
-            f"{where}: allowed are ids and ranges with weights, as 1-4:2,7; maglev0 simulate --help has examples"
+            f"{where}: must be ids and ranges with weights, such as 1-4:2,7;"
+            " maglev0 simulate --help has examples"
         )
     first = int(found["first"])
     last = int(found["last"] or first)
     weight = None if found["weight"] is None else int(found["weight"])
     if not 1 <= first <= last <= MAX_ID:
-        raise ConfigError(f"{where}: ids go from 1 to {MAX_ID}, and ranges upwards")
+        raise ConfigError(f"{where}: ids go from 1 to {MAX_ID}, and ranges go upwards")
     if weight is not None and weight > MAX_WEIGHT:
         raise ConfigError(f"{where}: weights go from 0 to {MAX_WEIGHT}")
     return first, last, weight
 
 
 def shown(text: str) -> str:
-    """A text of the command line as it may stand in a message and in a table."""
+    """A text of the command line, printable and shortened for a message or a table."""
     plain = text if text.isprintable() else ascii(text)
     return plain if len(plain) <= MAX_EVENT_TEXT else f"{plain[: MAX_EVENT_TEXT - 1]}…"

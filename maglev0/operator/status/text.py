@@ -46,7 +46,7 @@ class Column(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """One cell of the strip: the owner of most of its buckets ("": none), and whether one is bad."""
+    """One cell of the strip: the owner of most of its buckets ("": none); `is_bad`: a fault."""
 
     owner: str
     is_bad: bool

@@ -109,7 +109,8 @@ def test_a_command_line_that_makes_no_sense_is_shown_in_one_line() -> None:
         parsed("--zk", "a", "what\x1b")
     assert (
         str(caught.value) == "a word is missing, or there is one too many; "
-        "cannot read the command line: 'ask --zk a what\\x1b'; maglev0 ask --help shows what is allowed"
+        "cannot read the command line: 'ask --zk a what\\x1b';"
+        " maglev0 ask --help shows what is allowed"
     )
     with pytest.raises(ConfigError, match="--zk requires a value; cannot read"):
         parsed("--zk")

@@ -40,7 +40,10 @@ class Site:
         return self.chroot + path.removeprefix("/lab")
 
     def publish(self, cluster: Cluster, acl: list[Any] | None = None) -> None:
-        """Write all znodes of a cluster as they are in the model, told a moment ago; `acl` is of all of them, `None` open to everybody."""
+        """Write all znodes of a cluster as the model has them, with fresh reports.
+
+        `acl` is the ACL of all of them, None is open to everyone.
+        """
         nodes = {
             path: node for path, node in cluster.tree.nodes.items() if path.startswith("/lab/")
         }

@@ -19,13 +19,13 @@ from tests.zookeeper.operator.site import Site, Terminal
 Written = pytest.CaptureFixture[str]
 
 SMALL = """\
-5 node numbers
+5 buckets
 view  change  members  largest  smallest       moved      had to  disruption
    0                3  120.00%    60.00%
    1  +4:2          4  100.00%   100.00%  2 (40.00%)  2 (40.00%)   0 (0.00%)
    2  1:0           4  160.00%    80.00%  3 (60.00%)  1 (20.00%)  2 (40.00%)
 
-9 node numbers
+9 buckets
 view  change  members  largest  smallest       moved      had to  disruption
    0                3  100.00%   100.00%
    1  +4:2          4  111.11%    83.33%  3 (33.33%)  3 (33.33%)   0 (0.00%)
@@ -76,38 +76,44 @@ def test_json_says_the_same_and_whose_share_is_how_large(capsys: Written) -> Non
         assert (view["moved"], view["necessary"], view["disruption"]) == step.movement
         assert (view["largest"], view["smallest"]) == step.balance
         assert {
-            int(member): told["buckets"] for member, told in view["members"].items()
+            int(member): row["buckets"] for member, row in view["members"].items()
         } == step.shares
         assert {
-            int(member): told["weight"] for member, told in view["members"].items()
+            int(member): row["weight"] for member, row in view["members"].items()
         } == step.weights
 
 
 @pytest.mark.parametrize(
     ("arguments", "fault"),
     [
-        (["--total-nodes=0"], "--total-nodes=0: allowed are the whole numbers from 1 to 1048576"),
-        (["--members=1-3", "-4"], "-4: backend-4 is no member then"),
+        (["--total-nodes=0"], "--total-nodes=0: must be a whole number from 1 to 1048576"),
+        (["--members=1-3", "-4"], "-4: backend-4 is not a member then"),
         (
             ["leave", "3"],
-            "leave: allowed are ids and ranges with weights, as 1-4:2,7; maglev0 simulate --help has examples",
+            (
+                "leave: must be ids and ranges with weights, such as 1-4:2,7;"
+                " maglev0 simulate --help has examples"
+            ),
         ),
         (
             ["--live", "--members=1"],
-            "--live and --members: the members are either those of a running cluster or those of a list",
+            (
+                "--live and --members exclude each other: the members are those of a running"
+                " cluster, or those of the list"
+            ),
         ),
         (
             ["--plot=x.pdf"],
-            "--plot=x.pdf: the name must end in .png or .svg, which says what is written",
+            "--plot=x.pdf: the name must end in .png or .svg, which chooses the format",
         ),
-        (["--plot=no/where/x.png"], "--plot=no/where/x.png: there is no directory no/where"),
+        (["--plot=no/where/x.png"], "--plot=no/where/x.png: the directory no/where does not exist"),
         (
             ["--plot=x.png", "--members=1"],
-            "--plot: a picture shows 1 to 12 changes, and these are 0 (events times sizes)",
+            "--plot: a picture shows 1 to 12 changes, not 0 (events times sizes)",
         ),
         (
             ["--plot=x.png", *["1:2"] * 13],
-            "--plot: a picture shows 1 to 12 changes, and these are 13 (events times sizes)",
+            "--plot: a picture shows 1 to 12 changes, not 13 (events times sizes)",
         ),
         (
             ["--seize=5"],
@@ -129,15 +135,18 @@ def test_what_may_take_long_is_said_before(
 ) -> None:
     monkeypatch.setattr(simulate, "LONG_S", 0.0001)
     status, _out, err = run(capsys, "--total-nodes=100", "1:2")
-    assert (status, err) == (0, "maglev0: 2 tables of up to 100 node numbers; that may take 0 s\n")
+    assert (status, err) == (
+        0,
+        "maglev0: computing 2 tables of up to 100 buckets; that may take 0 s\n",
+    )
 
 
 def test_a_terminal_shows_how_far_it_is() -> None:
     terminal = Terminal("simulate", "--total-nodes=262144", *["1:2", "1:3"] * 3)
     assert terminal.ends() == 0
-    assert "7 tables of up to 262,144 node numbers; that may take 4 s" in terminal.output
+    assert "7 tables of up to 262,144 buckets; that may take 4 s" in terminal.output
     assert "100%" in terminal.output
-    assert "262,144 node numbers\r\n" in terminal.output
+    assert "262,144 buckets\r\n" in terminal.output
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
@@ -148,7 +157,7 @@ def test_a_picture_is_written_beside_the_table(
     path.write_text("an older one")
     status, out, err = run(capsys, f"--plot={path}", "--total-nodes=64", "-3")
     assert (status, err) == (0, "")
-    assert out.startswith("64 node numbers\n")
+    assert out.startswith("64 buckets\n")
     assert [*tmp_path.iterdir()] == [path]
     if suffix == "png":
         assert imread(path).shape[1] == 1950
@@ -169,13 +178,19 @@ def test_a_picture_that_cannot_be_written_leaves_nothing(capsys: Written, tmp_pa
 def test_without_matplotlib_it_says_how_to_get_it_and_needs_it_for_pictures_alone(
     tmp_path: Path,
 ) -> None:
-    code = "import sys; sys.modules['matplotlib'] = None; from maglev0.operator.simulate import command; sys.exit(command.main(sys.argv[1:]))"
+    code = (
+        "import sys; sys.modules['matplotlib'] = None;"
+        " from maglev0.operator.simulate import command; sys.exit(command.main(sys.argv[1:]))"
+    )
     command = [sys.executable, "-c", code, "--total-nodes=64"]
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
     done = subprocess.run(
         [*command, f"--plot={tmp_path / 'x.png'}"], capture_output=True, text=True, check=False
     )
-    expected = f"maglev0: --plot needs matplotlib, which is not installed: {sys.executable} -m pip install 'matplotlib>=3.8'\n"
+    expected = (
+        "maglev0: --plot needs matplotlib, which is not installed:"
+        f" {sys.executable} -m pip install 'matplotlib>=3.8'\n"
+    )
     assert (done.returncode, done.stdout, done.stderr) == (1, "", expected)
 
 
@@ -190,22 +205,25 @@ def test_a_running_cluster_to_start_from(site: Site) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     (sheet,) = json.loads(done.stdout)["sizes"]
     assert sheet["total_nodes"] == 16
-    assert {member: told["weight"] for member, told in sheet["views"][0]["members"].items()} == {
+    assert {member: row["weight"] for member, row in sheet["views"][0]["members"].items()} == {
         "1": 1,
         "2": 3,
         "3": 0,
     }
-    assert {member: told["buckets"] for member, told in sheet["views"][1]["members"].items()} == {
+    assert {member: row["buckets"] for member, row in sheet["views"][1]["members"].items()} == {
         "2": 16,
         "3": 0,
     }
     done = site.run("simulate", "--live", site.zk, "--total-nodes=65537")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "65,537 node numbers" in done.stdout
+    assert "65,537 buckets" in done.stdout
     assert "-3" in done.stdout, "the last that takes part"
 
     for member in (1, 2):
         site.client.set(site.path(f"/lab/maglev0/198.51.100.1/members/{member}"), b"")
     done = site.run("simulate", "--live", site.zk)
-    fault = "no member of the cluster of 198.51.100.1 serves: there is nothing to start from; --members=LIST says who would"
+    fault = (
+        "no member of the cluster of 198.51.100.1 serves, so there is nothing to start from;"
+        " give --members=LIST"
+    )
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"maglev0: {fault}\n")

@@ -67,8 +67,8 @@ def test_a_sound_cluster_in_a_pipe_then_one_with_an_overlap(sound: tuple[Site, C
     done = site.run("status", site.zk)
     assert (done.returncode, done.stderr) == (1, "")
     assert (
-        f"ALARM: overlap: 1 bucket with more than one owner, such as {bucket} on backend-1 and backend-2\n"
-        in done.stdout
+        f"ALARM: overlap: 1 bucket with more than one owner, such as {bucket} on backend-1 and"
+        " backend-2\n" in done.stdout
     )
     done = site.run("status", site.zk, "--json")
     found = json.loads(done.stdout)
@@ -216,9 +216,10 @@ def test_every_trouble_is_one_line_that_says_what_to_do(site: Site) -> None:
         assert done.stderr.count("\n") == 1
         return done.returncode, done.stderr
 
+    chroot = site.chroot
     assert refusal(site.zk) == (
         1,
-        f"maglev0: {site.zk}: {site.chroot} does not exist; correct it, or start a daemon with it\n",
+        f"maglev0: {site.zk}: {chroot} does not exist; correct it, or start a daemon with it\n",
     )
     site.client.ensure_path(f"{site.chroot}/maglev0/no address")
     status, error = refusal(site.zk)
@@ -238,7 +239,7 @@ def test_every_trouble_is_one_line_that_says_what_to_do(site: Site) -> None:
     )
     assert refusal("--interval=0") == (
         2,
-        "maglev0: --interval=0: allowed are 0.1 to 3600 seconds, as 1 or 0.5\n",
+        "maglev0: --interval=0: must be 0.1 to 3600 seconds, such as 1 or 0.5\n",
     )
     assert refusal("--cluster-ip=198.51.100")[0] == 2
     status, error = refusal("--nonsense", "--zk-auth=digest:me:secret")

@@ -89,7 +89,7 @@ def test_a_bucket_that_stayed_has_the_same_owner_and_waits_for_nothing() -> None
 
 def test_the_former_owner_may_be_gone() -> None:
     seen = observed(ONE, TWO, reports={2: replace(REPORT, before={1: 1, 2: 1, 3: 1})})
-    assert bucket_owner.of(seen, LOST).before == Party("backend-3", "", "gone")
+    assert bucket_owner.of(seen, LOST).before == Party("backend-3", "", "left")
 
 
 def test_before_the_first_view_there_was_nobody() -> None:
@@ -142,8 +142,8 @@ def test_a_move_waits_for_each_member_that_has_not_let_go() -> None:
     }
     move = bucket_owner.of(joined(acks=acks), GAINED).move
     assert (
-        move
-        == "waits until all have let go of what they give up: not yet backend-1 (prepared), backend-2 (has not acknowledged this view)"
+        move == "waiting until every member has released its losses; not yet: backend-1 (prepared),"
+        " backend-2 (has not acknowledged this view)"
     )
     assert (
         "backend-3 (has not acknowledged this view)"
@@ -168,7 +168,8 @@ def test_one_that_all_have_let_go_of_has_yet_to_be_taken() -> None:
     found = bucket_owner.of(joined(findings=Findings(holes=frozenset({GAINED}))), GAINED)
     assert (
         found.move
-        == "all members have let go; backend-3 has yet to take it, or waits until the lease of a member that is gone must be over"
+        == "every member has released its losses; backend-3 has yet to acquire the bucket, or waits"
+        " until the lease of a departed member has expired"
     )
     assert found.in_force == "nowhere"
 

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, to_rgba, to_rgba_array
 from matplotlib.figure import Figure
 
-from maglev0.operator.simulate import plot
+from maglev0.operator.simulate import drawing, plot
 from maglev0.operator.simulate.scenario import (
     Scenario,
     ScenarioStep,
@@ -62,24 +62,24 @@ def test_the_grids_show_each_bucket_s_owner_and_what_moved(size: int, members: s
         assert cells(before, size) == [colours[owner] for owner in step.before]
         assert cells(after, size) == [colours[owner] for owner in step.owners]
         expected = [
-            to_rgba(plot._STILL) if old == new else colours[new]
+            to_rgba(drawing.STILL) if old == new else colours[new]
             for old, new in zip(step.before, step.owners, strict=True)
         ]
         assert cells(moved, size) == expected
-        assert sum(cell != to_rgba(plot._STILL) for cell in expected) == step.movement.moved
+        assert sum(cell != to_rgba(drawing.STILL) for cell in expected) == step.movement.moved
 
 
 def test_the_numbers_that_matter_stand_above() -> None:
     steps, figure = drawn(scenario([64, 5], parse_members("1-5"), [parse_event("-3")]))
-    told = "\n".join(text.get_text() for text in figure.texts)
-    assert "Who owns which of 64 and 5 node numbers" in told
+    texts = "\n".join(text.get_text() for text in figure.texts)
+    assert "Who owns which of 64 and 5 buckets" in texts
     for step in steps:
         moved, necessary, disruption = step.movement
-        assert f"backend-3 leaves: {moved} ({moved / step.size:.2%}) of {step.size} move" in told
+        assert f"backend-3 leaves: {moved} ({moved / step.size:.2%}) of {step.size} move" in texts
         assert (
-            f"{necessary} ({necessary / step.size:.2%}) had to move, {disruption} ({disruption / step.size:.2%}) is disruption"
-            in told
-        )
+            f"{necessary} ({necessary / step.size:.2%}) had to move,"
+            f" {disruption} ({disruption / step.size:.2%}) is disruption"
+        ) in texts
 
 
 def test_of_a_large_table_as_many_buckets_are_shown_as_can_be_seen() -> None:
@@ -116,8 +116,8 @@ def test_few_members_have_colours_of_their_own_and_of_many_those_that_it_is_abou
 @settings(deadline=None, max_examples=50)
 def test_flows_fill_the_shares_above_and_below_without_a_gap(asked: Scenario) -> None:
     for step in evaluate(asked):
-        ribbons = plot._ribbons(
-            step.flows, plot._starts(step.former_shares), plot._starts(step.shares)
+        ribbons = drawing._ribbons(
+            step.flows, drawing._starts(step.former_shares), drawing._starts(step.shares)
         )
         assert {ribbon.flow: ribbon.width for ribbon in ribbons} == step.flows
         for starts in (

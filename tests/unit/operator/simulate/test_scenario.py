@@ -35,6 +35,10 @@ from tests.support.scenarios import scenarios
 
 FIVE = parse_members("1-5")
 
+LISTED = (
+    "must be ids and ranges with weights, such as 1-4:2,7; maglev0 simulate --help has examples"
+)
+
 
 def refused(message: str) -> pytest.RaisesExc[ConfigError]:
     return pytest.raises(ConfigError, match=f"^{re.escape(message)}$")
@@ -90,25 +94,25 @@ def test_events(text: str, expected: Change, words: str) -> None:
     [
         (
             "",
-            "allowed are ids and ranges with weights, as 1-4:2,7; maglev0 simulate --help has examples",
+            LISTED,
         ),
         (
             "1,",
-            "allowed are ids and ranges with weights, as 1-4:2,7; maglev0 simulate --help has examples",
+            LISTED,
         ),
         (
             "1=2",
-            "allowed are ids and ranges with weights, as 1-4:2,7; maglev0 simulate --help has examples",
+            LISTED,
         ),
         (
             "٣",
-            "allowed are ids and ranges with weights, as 1-4:2,7; maglev0 simulate --help has examples",
+            LISTED,
         ),
-        ("0", "ids go from 1 to 1048576, and ranges upwards"),
-        ("1048577", "ids go from 1 to 1048576, and ranges upwards"),
-        ("4-2", "ids go from 1 to 1048576, and ranges upwards"),
+        ("0", "ids go from 1 to 1048576, and ranges go upwards"),
+        ("1048577", "ids go from 1 to 1048576, and ranges go upwards"),
+        ("4-2", "ids go from 1 to 1048576, and ranges go upwards"),
         ("1:1001", "weights go from 0 to 1000"),
-        ("1-3,2", "backend-2 is named twice"),
+        ("1-3,2", "backend-2 appears twice"),
         ("1-1048576", "1-1048576 is more than 1024 members"),
     ],
 )
@@ -120,15 +124,15 @@ def test_what_is_no_list_of_members(text: str, fault: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("-5:1", "-5:1: who leaves has no weight; -5 leaves, 5:2 changes a weight"),
-        ("5", "5: what happens to it? +5 joins, -5 leaves, 5:2 changes a weight"),
+        ("-5:1", "-5:1: a leave has no weight; -5 leaves, 5:2 changes a weight"),
+        ("5", "5: not an event; +5 joins, -5 leaves, 5:2 changes a weight"),
         (
             "\x1b[2J",
-            r"'\x1b[2J': allowed are ids and ranges with weights, as 1-4:2,7; maglev0 simulate --help has examples",
+            r"'\x1b[2J': " + LISTED,
         ),
         (
             "x" * 99,
-            f"{'x' * (MAX_EVENT_TEXT - 1)}…: allowed are ids and ranges with weights, as 1-4:2,7; maglev0 simulate --help has examples",
+            f"{'x' * (MAX_EVENT_TEXT - 1)}…: {LISTED}",
         ),
     ],
 )
@@ -140,7 +144,7 @@ def test_what_is_no_event(text: str, message: str) -> None:
 def test_sizes() -> None:
     assert [parse_size(text) for text in ("1", "65537", "1048576")] == [1, 65_537, 1_048_576]
     for text in ("0", "1048577", "99999999", "-1", "1e3", ""):
-        with refused(f"--total-nodes={text}: allowed are the whole numbers from 1 to 1048576"):
+        with refused(f"--total-nodes={text}: must be a whole number from 1 to 1048576"):
             parse_size(text)
 
 
@@ -181,17 +185,17 @@ def test_what_happens_is_checked_in_its_order() -> None:
 @pytest.mark.parametrize(
     ("events", "message"),
     [
-        (["+6", "+6"], "+6: backend-6 is a member already"),
-        (["-6"], "-6: backend-6 is no member then"),
-        (["-5", "5:3"], "5:3: backend-5 is no member then"),
-        (["-1-5"], "-1-5: no member with a weight above 0 is left"),
-        (["1-5:0"], "1-5:0: no member with a weight above 0 is left"),
-        (["+6-1024", "+1025"], "+1025: that makes 1025 members, at most 1024 are allowed"),
+        (["+6", "+6"], "+6: backend-6 is already a member"),
+        (["-6"], "-6: backend-6 is not a member then"),
+        (["-5", "5:3"], "5:3: backend-5 is not a member then"),
+        (["-1-5"], "-1-5: no member has a weight above 0"),
+        (["1-5:0"], "1-5:0: no member has a weight above 0"),
+        (["+6-1024", "+1025"], "+1025: this makes 1025 members; at most 1024 are allowed"),
         (
             ["+1100"],
-            "--total-nodes=1030: backend-1100 cannot take part, for ids go from 1 to total-nodes",
+            "--total-nodes=1030: backend-1100 cannot take part, because ids go from 1 to total-nodes",
         ),
-        (["1:2"] * (MAX_EVENTS + 1), "101 events: at most 100 are allowed"),
+        (["1:2"] * (MAX_EVENTS + 1), "101 events; at most 100 are allowed"),
     ],
 )
 def test_events_that_cannot_happen(events: list[str], message: str) -> None:
@@ -200,13 +204,15 @@ def test_events_that_cannot_happen(events: list[str], message: str) -> None:
 
 
 def test_what_no_scenario_can_begin_with() -> None:
-    with refused("9 times --total-nodes: at most 8 sizes can be compared"):
+    with refused("9 times --total-nodes; at most 8 sizes are allowed"):
         scenario(range(10, 10 + MAX_SIZES + 1), FIVE, ())
-    with refused("--members: no member with a weight above 0 is left"):
+    with refused("--members: no member has a weight above 0"):
         scenario([5], {1: 0}, ())
-    with refused("--members: that makes 1025 members, at most 1024 are allowed"):
+    with refused("--members: this makes 1025 members; at most 1024 are allowed"):
         scenario([65_537], dict.fromkeys(range(1, MAX_MEMBERS + 2), 1), ())
-    with refused("--total-nodes=4: backend-5 cannot take part, for ids go from 1 to total-nodes"):
+    with refused(
+        "--total-nodes=4: backend-5 cannot take part, because ids go from 1 to total-nodes"
+    ):
         scenario([5, 4], FIVE, ())
 
 
