@@ -193,7 +193,10 @@ def test_what_happens_is_checked_in_its_order() -> None:
         (["+6-1024", "+1025"], "+1025: this makes 1025 members; at most 1024 are allowed"),
         (
             ["+1100"],
-            "--total-nodes=1030: backend-1100 cannot take part, because ids go from 1 to total-nodes",
+            (
+                "--total-nodes=1030: backend-1100 cannot take part, because ids go from 1 to"
+                " total-nodes"
+            ),
         ),
         (["1:2"] * (MAX_EVENTS + 1), "101 events; at most 100 are allowed"),
     ],
