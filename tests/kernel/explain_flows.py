@@ -84,7 +84,7 @@ class Injector:
         with namespace.inside(host.network._switch):
             self._far = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         self._far.bind((CABLE, 0))
-        # A raw socket is handed what the kernel takes for its own, whether or not anything listens.
+        # A raw socket gets every packet that the kernel accepts, even if no program listens.
         self._near = {
             protocol: socket.socket(socket.AF_INET, socket.SOCK_RAW, protocol)
             for protocol in PROTOCOLS
@@ -100,7 +100,7 @@ class Injector:
     def accepted(self, flows: list[PacketFields]) -> frozenset[int]:
         for index, flow in enumerate(flows):
             self._far.send(frame(index, flow, VIP))
-        # To the host's own address, which nothing judges: what is sent last arrives last.
+        # To the host's own address, which no rule filters: it is sent last and arrives last.
         for protocol in PROTOCOLS:
             self._far.send(
                 frame(len(flows), PacketFields(IPv4Address("192.0.2.2"), protocol, 1, 1), ADDRESS)
@@ -136,7 +136,7 @@ def injector() -> Iterator[Injector]:
 
 
 class Cluster(NamedTuple):
-    """What a comparison runs on: settings, and chance."""
+    """Settings and random choices of a comparison."""
 
     settings: Settings
     rng: random.Random
@@ -247,7 +247,7 @@ async def served(agreed: Settings, xdp: Xdp) -> AsyncIterator[Nftables]:
 
 
 def chance() -> int:
-    """A seed that has not been tried yet."""
+    """A random seed."""
     return random.SystemRandom().randrange(1 << 32)
 
 
@@ -280,7 +280,7 @@ async def on_nftables(
 
 
 def shares(flows: int) -> dict[HashMode, int]:
-    """So many flows, in equal parts of each hash mode."""
+    """The number of flows for each hash mode, in equal parts."""
     modes = tuple(HashMode)
     return {
         mode: flows * (turn + 1) // len(modes) - flows * turn // len(modes)
@@ -315,7 +315,7 @@ def report(dataplane: HashFamily, tallies: dict[HashMode, Tally]) -> str:
 
 
 def main() -> int:
-    """Print the agreements; 1 where anything disagrees."""
+    """Print the agreements; returns 1 if anything disagrees."""
     count, seed = (int(word) for word in [*sys.argv[1:], *DEFAULTS[len(sys.argv) - 1 :]])
     tallies = run(count, seed)
     sys.stdout.write(f"seed {seed}\n{report(HashFamily.NFTABLES, tallies)}\n")

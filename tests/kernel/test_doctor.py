@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import signal
 import socket
 import struct
-import subprocess
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
@@ -21,10 +15,10 @@ from maglev0.core.settings import derived_mac
 from maglev0.dataplane.conntrack import message as ctmessage
 from maglev0.dataplane.conntrack.message import Connection, ConntrackEntry, TcpState
 from maglev0.dataplane.netlink.message import ACK, NETLINK_NETFILTER
-from maglev0.lab.testbed import addresses, namespace
+from maglev0.lab.testbed import addresses
 from maglev0.lab.testbed.cluster import SETTLE_TIMEOUT_S, Lab, LabSettings
 from maglev0.lab.testbed.node import INTERFACE
-from maglev0.lab.testbed.process import Process, python_module
+from maglev0.lab.testbed.process import python_module
 from maglev0.operator.doctor import cluster_state, examination, member_state
 from maglev0.operator.doctor.arp import judge as arp
 from maglev0.operator.doctor.ensemble import judge as ensemble
@@ -32,8 +26,8 @@ from maglev0.operator.doctor.filters import judge as filters
 from maglev0.operator.doctor.finding import Severity
 from maglev0.operator.doctor.machine import judge as kernel
 from maglev0.operator.doctor.network import judge as network
+from tests.support.doctor import PROBE_FOR_S, SPARE, Site, doctor
 from tests.support.one_host import one_host
-from tests.support.patience import PATIENCE_S
 
 pytestmark = [pytest.mark.kernel, pytest.mark.zookeeper]
 
@@ -41,164 +35,11 @@ pytestmark = [pytest.mark.kernel, pytest.mark.zookeeper]
 # time of one examination.
 SETTINGS = LabSettings(nodes=4, total_nodes=251, dataplane="nftables", session_timeout_s=4.0)
 MEMBERS = (1, 2, 3)
-SPARE = 4
 CLUSTER_MAC = derived_mac(addresses.VIP)
 SECOND_VIP = "198.51.100.2"
-PROBE_FOR_S = 0.3
 CLIENT = b"\xaa\xbb\xcc\xdd"  # in a message, in place of an address
 MESSAGES = 256  # sent at once
 FAULT, WARNING, LEFT_OUT = Severity.FAULT, Severity.WARNING, Severity.LEFT_OUT
-
-
-class Diagnosis(NamedTuple):
-    """Exit status and findings of the doctor; a finding is its JSON object."""
-
-    status: int
-    findings: tuple[Mapping[str, str], ...]
-
-    @property
-    def alarms(self) -> set[tuple[str, str]]:
-        """Severity and check of all that is worse than a note."""
-        return {
-            (found["severity"], found["check"])
-            for found in self.findings
-            if found["severity"] in (FAULT, WARNING)
-        }
-
-    def words(self, check: str) -> str:
-        """What is wrong and what fixes it, of all findings of a check."""
-        return "; ".join(
-            f"{found['what']}. {found['fix']}" for found in self.findings if found["check"] == check
-        )
-
-
-def doctor(
-    space: str,
-    *arguments: str,
-    environment: Mapping[str, str] | None = None,
-    prefix: tuple[str, ...] = (),
-) -> Diagnosis:
-    command = [
-        "nsenter",
-        f"--net={namespace.path_of(space)}",
-        "--",
-        *prefix,
-        *python_module("maglev0", "doctor", "--json", *arguments),
-    ]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=PATIENCE_S,
-        env=os.environ | dict(environment or {}),
-    )
-    assert done.stderr == "", done.stderr
-    diagnosis = Diagnosis(done.returncode, tuple(json.loads(done.stdout)["findings"]))
-    assert diagnosis.status == int(any(severity == FAULT for severity, _check in diagnosis.alarms))
-    assert all(
-        found["why"] and found["fix"]
-        for found in diagnosis.findings
-        if found["severity"] in (FAULT, WARNING)
-    )
-    return diagnosis
-
-
-class Site:
-    """The lab and its machines, examined and disturbed."""
-
-    def __init__(self, made: Lab) -> None:
-        self.cluster = made
-
-    def examine(self, number: int, *arguments: str, prefix: tuple[str, ...] = ()) -> Diagnosis:
-        machine = self.cluster.nodes[number].machine
-        flags = (
-            f"--zk={self.cluster.zookeeper.connect_string}",
-            f"--interface={INTERFACE}",
-            f"--probe-for={PROBE_FOR_S}",
-            *arguments,
-        )
-        return doctor(
-            machine.namespace,
-            *flags,
-            environment={"MAGLEV0_BPFFS": str(machine.bpf_file_system)},
-            prefix=prefix,
-        )
-
-    def examine_all(self, *numbers: int) -> list[Diagnosis]:
-        """Several machines at once: two doctors do not disturb each other."""
-        with ThreadPoolExecutor() as pool:
-            return list(pool.map(self.examine, numbers))
-
-    def run(self, number: int, *command: str) -> str:
-        return in_space(self.cluster.nodes[number].machine.namespace, *command)
-
-    @contextmanager
-    def planted(self, number: int, fault: str, cure: str) -> Iterator[None]:
-        """A fault that one command makes and another removes, words divided by blanks."""
-        self.run(number, *fault.split())
-        try:
-            yield
-        finally:
-            self.run(number, *cure.split())
-
-    @contextmanager
-    def rules(self, number: int, chain: str) -> Iterator[None]:
-        """A packet filter of another program."""
-        self.run(number, "nft", f"table inet foreign {{ chain filter {{ {chain} }}; }}")
-        try:
-            yield
-        finally:
-            self.run(number, "nft", "delete table inet foreign")
-
-    @contextmanager
-    def switch(self, port: str, on: str, off: str) -> Iterator[None]:
-        """A setting of one port of the traffic switch."""
-        space = self.cluster.claim.namespace("switch")
-        in_space(space, "bridge", "link", "set", "dev", port, *on.split())
-        try:
-            yield
-        finally:
-            in_space(space, "bridge", "link", "set", "dev", port, *off.split())
-
-    @contextmanager
-    def onlooker(self, *arguments: str, ahead_s: float = 0.0) -> Iterator[None]:
-        """A real daemon in a dry run on the spare machine, whose clock is ahead."""
-        clock = f"import sys, time; real = time.time; time.time = lambda: real() + {ahead_s}"
-        program = f"{clock}; from maglev0.main import main; sys.exit(main(sys.argv[1:]))"
-        machine = self.cluster.nodes[SPARE].machine
-        flags = [
-            f"--zk={self.cluster.zookeeper.connect_string}",
-            f"--interface={INTERFACE}",
-            f"--my-id={SPARE}",
-            "--dry-run",
-            *arguments,
-        ]
-        command = [python_module("")[0], "-c", program, *flags]
-        environment = {"RUNTIME_DIRECTORY": str(machine.runtime_directory)}
-        daemon = Process(
-            "onlooker",
-            command,
-            machine.directory / f"onlooker{len(arguments)}.log",
-            machine.namespace,
-            environment,
-        )
-        try:
-            daemon.wait_line("is responsible for|owns nothing|NFTABLES Nodes", SETTLE_TIMEOUT_S)
-            yield
-        finally:
-            daemon.stop()
-
-
-def in_space(space: str, *command: str) -> str:
-    done = subprocess.run(
-        ["nsenter", f"--net={namespace.path_of(space)}", "--", *command],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, (command, done.stderr)
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
@@ -397,7 +238,7 @@ def test_without_zookeeper_and_with_a_full_connection_table() -> None:
 
 
 def fill_connection_tracking() -> None:
-    """Enter connections in this thread's namespace until there is no room."""
+    """Add connections in this thread's namespace until the table is full."""
     most = int(Path("/proc/sys/net/netfilter/nf_conntrack_max").read_text())
     template = unacknowledged(CLIENT)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as netlink:
@@ -410,7 +251,7 @@ def fill_connection_tracking() -> None:
 
 
 def unacknowledged(client: bytes) -> bytes:
-    """The message that enters a client's connection, without asking for the kernel's word."""
+    """The message that adds a client's connection, without asking for an acknowledgement."""
     connection = Connection(client + struct.pack("!HH", 40_000, 80))
     message = ctmessage.create(
         0, ConntrackEntry(addresses.VIP, connection, TcpState.ESTABLISHED, 600)

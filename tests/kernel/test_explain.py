@@ -113,7 +113,7 @@ def test_connection_tracking_is_asked_for_exactly_the_flow(host: Host) -> None:
                 assert known(other) is None
             wire.listener.accept()[0].close()
             assert known(client) == Tracked("FIN_WAIT", established=True)
-            # The host is made to keep silent, before connection tracking hears it.
+            # The host's answers are dropped before connection tracking sees them.
             host.run(
                 "nft",
                 "add table inet mute;"
@@ -205,7 +205,7 @@ def test_a_link_that_is_down_and_an_address_that_is_gone_refuse_everything(host:
 
 @pytest.mark.parametrize("wish", [Xdp.NATIVE, Xdp.GENERIC])
 def test_xdp_drops_as_many_packets_as_are_said_to_be_dropped_by_it(wish: Xdp) -> None:
-    """Its own counter tells; to a packet that is gone it is all the same which stage it was."""
+    """The counter of the stage shows it; a lost packet does not."""
 
     async def scenario(injector: Injector) -> None:
         cluster = Cluster(

@@ -37,7 +37,7 @@ _RULE = re.compile(
 
 
 class Tracer:
-    """What the kernel tells of each packet's way through the rules."""
+    """The kernel's trace of each packet through the rules."""
 
     def __init__(self, monitor: subprocess.Popen[str], injector: Injector) -> None:
         assert monitor.stdout is not None
@@ -71,7 +71,7 @@ class Tracer:
 
 @contextmanager
 def tracing(injector: Injector) -> Iterator[Tracer]:
-    """The kernel traces what comes for the VIP, and the markers."""
+    """Make the kernel trace packets for the VIP, and the markers."""
     chain = (
         f'type filter hook ingress device "{INTERFACE}" priority -500\n'
         f"ip daddr {{ {VIP}, {ADDRESS} }} meta nftrace set 1\n"

@@ -34,7 +34,7 @@ def parsed(*words: str) -> dict[str, Any]:
 
 @pytest.fixture(autouse=True)
 def no_default_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The place of the default configuration file, where there is none yet."""
+    """The path of the default configuration file, which does not exist yet."""
     path = tmp_path / "default.toml"
     monkeypatch.setattr(configfile, "DEFAULT_PATH", str(path))
     return path

@@ -38,5 +38,5 @@ def client(server: Ensemble) -> Iterator[KazooClient]:
 
 @pytest.fixture
 def site(server: Ensemble, client: KazooClient, request: pytest.FixtureRequest) -> Site:
-    """A place of its own for each test's cluster, in a chroot of two parts."""
+    """A chroot of two parts for the cluster of each test."""
     return Site(server, client, f"/operator/{abs(id(request))}")

@@ -1,4 +1,4 @@
-"""Clusters in a real ZooKeeper, and operators' commands that are run on them as processes."""
+"""Clusters in a real ZooKeeper, and operators' commands as processes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ VIP = "198.51.100.1"
 
 
 class Site:
-    """A chroot of one test."""
+    """The chroot of one test."""
 
     def __init__(self, server: Ensemble, client: KazooClient, chroot: str) -> None:
         self.server = server
@@ -66,14 +66,14 @@ class Site:
                 )
 
     def tell(self, member: int, **changes: Any) -> None:
-        """A member tells the same as before but for that."""
+        """Change a member's report; the rest of it stays."""
         path = self.path(PATHS.report(member))
         self.client.set(
             path, replace(node_report.decode(self.client.get(path)[0]), **changes).encode()
         )
 
     def hold(self, member: int, buckets: frozenset[int], total_nodes: int = 16) -> None:
-        """A member tells that its kernel holds these."""
+        """Make a member report that it has these buckets in force."""
         self.client.set(self.path(PATHS.holding(member)), node_report.pack(total_nodes, buckets))
         self.tell(member, held=len(buckets), digest=node_report.digest(total_nodes, buckets))
 
@@ -96,7 +96,7 @@ class Site:
 
 
 class Terminal:
-    """A command in a terminal of 100 columns; what it wrote gathers in `output`."""
+    """A command in a terminal of 100 columns; `output` is all that it wrote."""
 
     def __init__(self, *arguments: str, **environment: str) -> None:
         self.output = ""
@@ -115,13 +115,13 @@ class Terminal:
         self._mine = mine
 
     def read_until(self, text: str) -> None:
-        """Read on until that was written."""
+        """Read until the command has written this."""
         begin = len(self.output)
         while text not in self.output[begin:]:
             assert self._read(), f"ended without {text!r}: {self.output}"
 
     def ends(self) -> int:
-        """Its exit status; all that it wrote is there."""
+        """Wait for the end; returns the exit status, and `output` is complete."""
         while self._read():
             pass
         os.close(self._mine)
@@ -132,7 +132,7 @@ class Terminal:
         self._process.send_signal(signal.SIGINT)
 
     def _read(self) -> bool:
-        with suppress(OSError):  # EIO: nobody has it open any more
+        with suppress(OSError):  # EIO: no process has it open
             data = os.read(self._mine, 65536)
             self.output += data.decode()
             return bool(data)

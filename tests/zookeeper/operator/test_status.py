@@ -27,7 +27,7 @@ COLOUR = re.compile(r"\x1b\[[0-9;]*[34]\d")
 
 @pytest.fixture
 def sound(site: Site) -> tuple[Site, Cluster]:
-    """A cluster of three, one of which is called what must be no markup."""
+    """A cluster of three; the name of one host looks like markup."""
     cluster = Cluster.of(1, 2, 3)
     cluster.change(3, host="[red]web3[/red]")
     cluster.settle()
@@ -107,7 +107,7 @@ def test_a_terminal_is_redrawn_until_ctrl_c(sound: tuple[Site, Cluster]) -> None
     assert terminal.output.endswith("\x1b[?25h")  # the cursor is there again
 
 
-def test_a_watch_in_a_pipe_tells_what_is_news_and_outlives_zookeeper(
+def test_a_watch_in_a_pipe_prints_changes_and_outlives_zookeeper(
     sound: tuple[Site, Cluster],
 ) -> None:
     site, cluster = sound
@@ -167,7 +167,7 @@ def test_a_reader_that_goes_away_is_no_error(sound: tuple[Site, Cluster]) -> Non
     assert (done.returncode, done.stderr) == (141, b"")
 
 
-def test_two_vips_are_told_one_after_the_other(sound: tuple[Site, Cluster]) -> None:
+def test_two_vips_are_printed_one_after_the_other(sound: tuple[Site, Cluster]) -> None:
     site, _cluster = sound
     done = site.run("status", site.zk, f"--cluster-ip={VIP},198.51.100.2")
     assert done.returncode == 1

@@ -1,4 +1,4 @@
-"""What the doctor asks by ARP, and what it makes of the answers, given and missing."""
+"""The doctor's ARP questions, and its judgement of the answers and of missing ones."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_questions_are_read_back_as_they_were_made() -> None:
 
 def test_other_frames_are_none() -> None:
     frame = arp.question(Question.CONTROL, PEERS[0].address, OWN, CLUSTER)
-    assert arp.parse(frame + bytes(18)) is not None  # padded to the least length of a frame
+    assert arp.parse(frame + bytes(18)) is not None  # padded to the minimum length of a frame
     for other in (
         frame[:41],
         frame[:12] + b"\x08\x00" + frame[14:],
@@ -142,5 +142,5 @@ def test_frames_that_never_arrive_and_frames_that_arrive_sometimes() -> None:
     assert "backend-3 2 of 3" in some.what
     (some,) = alarms(tally(TWO, there={0: 1}))
     assert (some.severity, some.check) == (Severity.WARNING, arp.THERE)
-    # Who misses whole rounds is busy; that is no switch's doing.
+    # A host that misses whole rounds is busy; the switch is not the cause.
     assert alarms(tally(TWO, control={0: 1}, there={0: 1}, here={0: 1})) == []

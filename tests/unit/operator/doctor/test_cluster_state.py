@@ -25,7 +25,7 @@ WISHES = Wishes(None, None, None, None, (HashFamily.NFTABLES,))
 
 
 def made(*members: int) -> Cluster:
-    """A sound cluster whose members have addresses of their own, unlike those of a look alone."""
+    """A sound cluster; its members have different addresses."""
     found = Cluster.of(*members)
     for member in members:
         change(found, member)

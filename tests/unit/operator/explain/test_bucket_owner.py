@@ -36,7 +36,7 @@ def observed(
     reports: Mapping[int, NodeReport] | None = None,
     findings: Findings | None = None,
 ) -> Observation:
-    """By default all members have come to the end of the hand-over."""
+    """An observation; by default all members have finished the hand-over."""
     view = View(NOW, members)
     serving = [member.id for member in members if member.state == ACTIVE]
     return Observation(
@@ -53,13 +53,13 @@ def observed(
 
 
 def moved(former: tuple[str, ...], present: tuple[str, ...]) -> int:
-    """A bucket that changed hands."""
+    """A bucket whose owner changed."""
     return next(
         bucket for bucket in range(1, SIZE + 1) if former[bucket - 1] != present[bucket - 1]
     )
 
 
-GAINED = moved(built(1, 2), built(1, 2, 3))  # by the third, from one of the others
+GAINED = moved(built(1, 2), built(1, 2, 3))  # by member 3
 LOST = moved(built(1, 2, 3), built(1, 2))
 STAYED = next(
     bucket for bucket in range(1, SIZE + 1) if built(1, 2)[bucket - 1] == built(1, 2, 3)[bucket - 1]
@@ -67,7 +67,7 @@ STAYED = next(
 
 
 def joined(**more: object) -> Observation:
-    """The third has joined."""
+    """Member 3 has joined."""
     seen = observed(ONE, TWO, THREE, reports={3: replace(REPORT, before={1: 1, 2: 1})})
     return replace(seen, **more)  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""The picture of a scenario says what the scenario is."""
+"""The picture of a scenario shows its buckets, movements and shares."""
 
 from __future__ import annotations
 

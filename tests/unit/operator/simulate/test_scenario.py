@@ -48,7 +48,7 @@ def steps(size: int, members: str, *events: str) -> list[ScenarioStep]:
     return list(evaluate(scenario([size], parse_members(members), map(parse_event, events))))
 
 
-# What is read.
+# Reading words.
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def answered(parse: Callable[[str], object], text: str) -> str:
     return ""
 
 
-# What can be.
+# Checking scenarios.
 
 
 def test_what_happens_is_checked_in_its_order() -> None:
@@ -234,11 +234,11 @@ def test_the_time_that_the_largest_takes_is_known() -> None:
     assert 100 < largest.takes_s < 300
 
 
-# What it moves.
+# Movement.
 
 
 def test_golden_movement() -> None:
-    """The paper's point: hardly more moves than must, and the less the larger the table."""
+    """As in the Maglev paper: little disruption, and less of it in a larger table."""
     assert [step.movement for step in steps(65_537, "1-5", "-5", "+5")] == [
         Movement(0, 0, 0),
         Movement(13_205, 13_107, 98),

@@ -24,11 +24,11 @@ from tests.support.clusters import NOW_S, PATHS, SEED, SESSION, VIP, Cluster
 from tests.support.direct import put
 
 LEASE_S = 2.0
-SETTLED_S = 2.02 + page.REPORT_INTERVAL_S  # a lease, its margin, and the time to tell of it
+SETTLED_S = 2.02 + page.REPORT_INTERVAL_S  # a lease, its margin, and the time to report it
 
 
 def faulty(since_s: float) -> Cluster:
-    """Two members of which one holds a bucket of the other's, under a view of that age."""
+    """Two members; one has a bucket of the other in force, under a view of that age."""
     cluster = Cluster.of(1, 2)
     cluster.hold(1, cluster.share(1) | {min(cluster.share(2))}, view_at=NOW_S - since_s)
     cluster.tell(2, view_at=NOW_S - since_s)
@@ -81,7 +81,7 @@ def test_one_wrong_clock_neither_hides_a_fault_nor_makes_one() -> None:
     assert cluster.status().view_age_s == 1e6
 
 
-def test_before_anybody_obeys_the_view_everything_moves() -> None:
+def test_before_any_member_is_under_the_view_everything_moves() -> None:
     cluster = faulty(100)
     cluster.change(2, weight=3)
     status = cluster.status()
@@ -92,7 +92,7 @@ def test_before_anybody_obeys_the_view_everything_moves() -> None:
 
 
 @pytest.mark.parametrize("ack", [b"", Ack(Cluster.of(1, 2).view, Phase.PREPARED).encode()])
-def test_it_is_said_whom_a_hand_over_waits_for(ack: bytes) -> None:
+def test_a_hand_over_names_the_members_that_it_waits_for(ack: bytes) -> None:
     cluster = Cluster.of(1, 2)
     put(cluster.tree, PATHS.ack(2), ack, SESSION)
     assert cluster.status().waits_for == (2,)
@@ -116,7 +116,7 @@ def test_nobody_waits_for_a_node_in_a_dry_run() -> None:
         ),
     ],
 )
-def test_where_nobody_serves_that_is_the_alarm_at_once(
+def test_that_no_member_serves_is_an_alarm_at_once(
     records: dict[int, dict[str, Any]], alarm: str
 ) -> None:
     cluster = Cluster.of(*records)
@@ -126,7 +126,7 @@ def test_where_nobody_serves_that_is_the_alarm_at_once(
     assert cluster.status().verdict == ALARM
 
 
-def test_if_all_fail_it_is_said_that_all_keep_their_buckets() -> None:
+def test_if_all_members_fail_a_note_says_that_they_keep_their_shares() -> None:
     cluster = Cluster.of(1, 2, 3)
     cluster.change(1, state=FAILING)
     cluster.change(2, state=FAILING)
@@ -145,7 +145,7 @@ def test_if_all_fail_it_is_said_that_all_keep_their_buckets() -> None:
     assert [row.state for row in status.rows] == [FAILING] * 3
 
 
-def test_who_tells_nothing_or_nothing_new_is_named() -> None:
+def test_members_without_a_report_or_a_fresh_one_are_named() -> None:
     cluster = Cluster.of(1, 2, 3)
     cluster.gone(PATHS.report(1))
     cluster.tell(2, read_at=NOW_S - STALE_S - 1)
