@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(arguments: dict[str, Any]) -> int:
-    findings = asyncio.run(examination.examine(_request(arguments)))
+    findings = asyncio.run(examination.run_checks(_request(arguments)))
     if arguments["--json"]:
         sys.stdout.write(show.findings_as_json(findings) + "\n")
     else:

@@ -65,7 +65,7 @@ class DoctorRequest:
     config: Config | None
 
 
-async def examine(asked: DoctorRequest) -> list[Finding]:
+async def run_checks(asked: DoctorRequest) -> list[Finding]:
     """Run all checks; returns the findings, each once."""
     before = machine.counts()
     vips = asked.address.vips

@@ -68,7 +68,7 @@ def worst_first(findings: Iterable[Finding]) -> list[Finding]:
     return sorted(findings, key=lambda finding: rank.index(finding.severity))
 
 
-def summary(findings: Iterable[Finding]) -> str:
+def summary_text(findings: Iterable[Finding]) -> str:
     """One line with the counts; a check with several findings counts once."""
     found = list(findings)
     checks = len({finding.check for finding in found})

@@ -25,7 +25,7 @@ def findings_as_json(findings: Sequence[Finding]) -> str:
         {
             "findings": [asdict(one) for one in finding.worst_first(findings)],
             "counts": counts,
-            "summary": finding.summary(findings),
+            "summary": finding.summary_text(findings),
         }
     )
 
@@ -47,4 +47,4 @@ def print_findings(findings: Sequence[Finding], *, verbose: bool) -> None:
             for word, text in (("why", one.why), ("fix", one.fix)):
                 if text:
                     console.print(Text.assemble((f"  {word}: ", "dim"), text))
-    console.print(Text(finding.summary(findings), style="bold"))
+    console.print(Text(finding.summary_text(findings), style="bold"))

@@ -82,7 +82,7 @@ def _simulate(arguments: dict[str, Any]) -> int:
         if plot is not None and step.number:
             drawn.append(step)
     if plot is not None:
-        plot.save(plot.figure(asked, drawn), Path(arguments["--plot"]))
+        plot.write_picture(plot.figure(asked, drawn), Path(arguments["--plot"]))
     sys.stdout.write(f"{json.dumps(_whole(sheets)) if arguments['--json'] else _text(sheets)}\n")
     return 0
 

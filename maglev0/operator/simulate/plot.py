@@ -88,7 +88,7 @@ def _listed(words: Sequence[str]) -> str:
     return " and ".join([*([", ".join(words[:-1])] if words[1:] else []), words[-1]])
 
 
-def save(drawn: Figure, path: Path) -> None:
+def write_picture(drawn: Figure, path: Path) -> None:
     """Write the picture, in the format of the name's suffix, as a whole or not at all.
 
     Raises MaglevError.

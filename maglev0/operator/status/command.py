@@ -55,7 +55,7 @@ from maglev0.core.text import printable
 from maglev0.errors import ConfigError, ZooKeeperError
 from maglev0.operator import cluster_address, command
 from maglev0.operator.cluster_address import ClusterAddress
-from maglev0.operator.status import page, text
+from maglev0.operator.status import page, wording
 from maglev0.operator.status.page import ALARM, Status
 from maglev0.protocol.ports.zookeeper import Disconnected
 from maglev0.telemetry.observer import observe
@@ -159,7 +159,7 @@ def _plain(*, everyone: bool, watch: bool) -> AbstractContextManager[Show]:
         blocks = (
             [trouble]
             if trouble
-            else ["\n".join(text.plain(of, everyone=everyone)) for of in clusters]
+            else ["\n".join(wording.plain(of, everyone=everyone)) for of in clusters]
         )
         now = f"{datetime.now(UTC).astimezone().isoformat(timespec='seconds')}\n" if watch else ""
         _write(now + "\n\n".join(blocks) + ("\n" if watch else ""))

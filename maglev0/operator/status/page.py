@@ -171,12 +171,12 @@ def _alarms(rows: tuple[MemberRow, ...], findings: Findings, *, serves: bool) ->
     else:
         if findings.overlaps:
             yield (
-                f"overlap: {counted(len(findings.overlaps))} with more than one owner, such as"
+                f"overlap: {count_text(len(findings.overlaps))} with more than one owner, such as"
                 f" {overlapping(findings.overlaps)}"
             )
         if findings.holes:
             examples = _some(map(str, sorted(findings.holes)), len(findings.holes))
-            yield f"hole: {counted(len(findings.holes))} without an owner, such as {examples}"
+            yield f"hole: {count_text(len(findings.holes))} without an owner, such as {examples}"
 
 
 def _notes(rows: tuple[MemberRow, ...], findings: Findings) -> Iterator[str]:
@@ -189,23 +189,25 @@ def _notes(rows: tuple[MemberRow, ...], findings: Findings) -> Iterator[str]:
     if findings.unknown:
         yield (
             "unknown, and assumed to be as in the table: what is in force on"
-            f" {names(findings.unknown)}"
+            f" {member_names(findings.unknown)}"
         )
     if stale := [row.member.id for row in rows if row.is_stale]:
         yield (
-            f"no report for more than {STALE_S:g} s from {names(stale)}: the daemon hangs, or its"
-            " clock differs from this machine's"
+            f"no report for more than {STALE_S:g} s from {member_names(stale)}: the daemon hangs,"
+            " or its clock differs from this machine's"
         )
     if ahead := [row.member.id for row in rows if row.report_age_s < -CLOCK_TOLERANCE_S]:
-        yield f"reports from the future: this machine's clock is behind that of {names(ahead)}"
+        yield (
+            f"reports from the future: this machine's clock is behind that of {member_names(ahead)}"
+        )
 
 
-def counted(buckets: int) -> str:
+def count_text(buckets: int) -> str:
     """A number of buckets, in words."""
     return "1 bucket" if buckets == 1 else f"{buckets} buckets"
 
 
-def names(members: Collection[int]) -> str:
+def member_names(members: Collection[int]) -> str:
     """Some of these members, and how many more there are."""
     return _some(map(name_of, members), len(members))
 

@@ -12,9 +12,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from maglev0.operator.status import text
+from maglev0.operator.status import wording
 from maglev0.operator.status.page import SOUND, MemberRow, Status
-from maglev0.operator.status.text import Cell
+from maglev0.operator.status.wording import Cell
 
 COLOURS = (
     "cyan",
@@ -72,19 +72,19 @@ def render(clusters: Sequence[Status], width: int, *, everyone: bool = False) ->
 
 
 def _cluster(of: Status, width: int, *, everyone: bool) -> Iterator[RenderableType]:
-    shown = text.shown_rows(of, everyone=everyone)
-    yield Text(text.title(of), style="bold")
-    yield from _lines([text.settings_line(of), text.alike_line(of)], _DIM)
-    for cell in text.verdict_lines(of):
+    shown = wording.shown_rows(of, everyone=everyone)
+    yield Text(wording.title(of), style="bold")
+    yield from _lines([wording.settings_line(of), wording.alike_line(of)], _DIM)
+    for cell in wording.verdict_lines(of):
         yield Text(
             cell.text, style=_BAD if cell.is_bad else "green" if of.verdict == SOUND else "yellow"
         )
     styles = _styles(of)
     yield _strip(of, styles, width)
     yield _table(of, shown, styles, width)
-    yield from _lines([text.summary_line(of, shown)], _DIM)
-    yield from _lines(text.problem_lines(shown), _BAD)
-    yield from _lines(text.other_lines(of), "yellow")
+    yield from _lines([wording.summary_line(of, shown)], _DIM)
+    yield from _lines(wording.problem_lines(shown), _BAD)
+    yield from _lines(wording.other_lines(of), "yellow")
 
 
 def _lines(lines: Sequence[str], style: str) -> Iterator[Text]:
@@ -100,20 +100,20 @@ def _styles(of: Status) -> dict[str, str]:
 
 
 def _strip(of: Status, styles: dict[str, str], width: int) -> Text:
-    signs, strip = text.symbols(of), Text(no_wrap=True)
-    for part in text.strip(of, width):
+    signs, strip = wording.symbols(of), Text(no_wrap=True)
+    for part in wording.strip(of, width):
         sign, style = (
             ("!", _FAULT)
             if part.is_bad
-            else (signs.get(part.owner, text.NOBODY), styles.get(part.owner, _DIM))
+            else (signs.get(part.owner, wording.NOBODY), styles.get(part.owner, _DIM))
         )
         strip.append(sign, style=style)
     return strip
 
 
 def _table(of: Status, shown: Sequence[MemberRow], styles: dict[str, str], width: int) -> Table:
-    wanted, signs = text.columns(of, shown, width), text.symbols(of)
-    table = Table(box=None, padding=(0, len(text.GAP), 0, 0), pad_edge=False, header_style=_DIM)
+    wanted, signs = wording.columns(of, shown, width), wording.symbols(of)
+    table = Table(box=None, padding=(0, len(wording.GAP), 0, 0), pad_edge=False, header_style=_DIM)
     table.add_column("", no_wrap=True)
     for column in wanted:
         table.add_column(

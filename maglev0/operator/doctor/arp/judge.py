@@ -117,7 +117,7 @@ def question(kind: Question, peer: IPv4Address, own: str, cluster_mac: str) -> b
     return request(destination, own, (cluster_mac if kind is Question.HERE else own, NOBODY), peer)
 
 
-def parse(frame: bytes) -> Heard | None:
+def parse_arp(frame: bytes) -> Heard | None:
     """Read an ARP packet in an Ethernet frame; None for any other frame."""
     if len(frame) < FRAME_BYTES:
         return None

@@ -107,6 +107,6 @@ class Wire:
                 frame, address = link.recvfrom(2048)
             except (TimeoutError, BlockingIOError):
                 return
-            heard = None if address[2] == _OUTGOING else arp.parse(frame)
+            heard = None if address[2] == _OUTGOING else arp.parse_arp(frame)
             if heard is not None:
                 self._tally.take(heard, kind, self._vip, self._interface.mac, self._cluster_mac)

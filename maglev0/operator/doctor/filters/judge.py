@@ -8,7 +8,7 @@ from __future__ import annotations
 from ipaddress import IPv4Address
 
 from maglev0.operator.doctor.filters import legacy, walk
-from maglev0.operator.doctor.filters.ruleset import Packet, Ruleset, Way
+from maglev0.operator.doctor.filters.foreign_rules import Packet, Ruleset, Way
 from maglev0.operator.doctor.filters.walk import Hit
 from maglev0.operator.doctor.finding import Finding, fault, judged, note, warning
 
@@ -116,7 +116,7 @@ def tables(listed: str) -> list[tuple[str, str]]:
     return [(line[1], line[2]) for line in words if len(line) == 3 and line[0] == "table"]
 
 
-def is_ours(name: str) -> bool:
+def is_daemon_table(name: str) -> bool:
     """Whether a table of that name belongs to a daemon."""
     return name.startswith(OUR_PREFIX)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Address, IPv4Network
 from typing import Any
 
-from maglev0.operator.doctor.filters.ruleset import ChainContext, Packet, Way
+from maglev0.operator.doctor.filters.foreign_rules import ChainContext, Packet, Way
 
 SECOND_STAGE = -150  # after it, packets that maglev0 accepts are no longer multicast (ruleset.py)
 OWN_NETWORK = 24  # a rule for a larger network is not about the VIP

@@ -18,7 +18,7 @@ from maglev0.dataplane.nftables.libnftables import Nft, NftError
 from maglev0.errors import DataplaneError
 from maglev0.operator.doctor.filters import judge as filters
 from maglev0.operator.doctor.filters import legacy
-from maglev0.operator.doctor.filters.ruleset import Ruleset
+from maglev0.operator.doctor.filters.foreign_rules import Ruleset
 
 _JSON = 1 << 4  # NFT_CTX_OUTPUT_JSON, nftables/libnftables.h
 _LEGACY_TABLES = Path("/proc/thread-self/net/ip_tables_names")
@@ -68,7 +68,7 @@ def read(vip: IPv4Address) -> Filters:
     objects = [
         found
         for family, name in tables
-        if not filters.is_ours(name)
+        if not filters.is_daemon_table(name)
         for found in nft.table(family, name)
     ]
     return Filters(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from maglev0.operator.doctor.filters import matching
-from maglev0.operator.doctor.filters.ruleset import ChainContext, Packet, Ruleset
+from maglev0.operator.doctor.filters.foreign_rules import ChainContext, Packet, Ruleset
 
 MAX_DEPTH = 16  # the kernel allows as many nested jumps (NFT_JUMP_STACK_SIZE)
 CONNTRACK = -200  # the priority of connection tracking

@@ -46,7 +46,7 @@ def alarms(made: ArpTally, peers: tuple[Peer, ...] = TWO) -> list[Finding]:
 
 def test_questions_are_read_back_as_they_were_made() -> None:
     peer = PEERS[0].address
-    frames = {kind: arp.parse(arp.question(kind, peer, OWN, CLUSTER)) for kind in Question}
+    frames = {kind: arp.parse_arp(arp.question(kind, peer, OWN, CLUSTER)) for kind in Question}
     assert frames[Question.CONTROL] == Heard(
         BROADCAST, OWN, OWN, arp.NOBODY, "00:00:00:00:00:00", is_reply=False
     )
@@ -60,14 +60,14 @@ def test_questions_are_read_back_as_they_were_made() -> None:
 
 def test_other_frames_are_none() -> None:
     frame = arp.question(Question.CONTROL, PEERS[0].address, OWN, CLUSTER)
-    assert arp.parse(frame + bytes(18)) is not None  # padded to the minimum length of a frame
+    assert arp.parse_arp(frame + bytes(18)) is not None  # padded to the minimum length of a frame
     for other in (
         frame[:41],
         frame[:12] + b"\x08\x00" + frame[14:],
         frame[:15] + b"\6" + frame[16:],
         frame[:20] + b"\0\3" + frame[22:],
     ):
-        assert arp.parse(other) is None
+        assert arp.parse_arp(other) is None
 
 
 def test_a_sound_network() -> None:

@@ -6,7 +6,7 @@ from ipaddress import IPv4Address
 
 from maglev0.operator.doctor.filters import judge as filters
 from maglev0.operator.doctor.filters import legacy, walk
-from maglev0.operator.doctor.filters.ruleset import Packet, Ruleset, Way
+from maglev0.operator.doctor.filters.foreign_rules import Packet, Ruleset, Way
 from maglev0.operator.doctor.filters.walk import Hit
 from maglev0.operator.doctor.finding import Finding, Severity
 from tests.support.nft_objects import (
@@ -126,6 +126,6 @@ def test_tables_are_told_apart_by_name() -> None:
         "table inet maglev0_198.51.100.1\ntable ip filter\ntable arp maglev0_198.51.100.1\n"
         "\nnonsense\n"
     )
-    assert [name for _family, name in listed if not filters.is_ours(name)] == ["filter"]
+    assert [name for _family, name in listed if not filters.is_daemon_table(name)] == ["filter"]
     assert filters.has_own_tables(listed, VIP)
     assert not filters.has_own_tables(listed, IPv4Address("198.51.100.2"))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from maglev0.operator.doctor.filters import walk
-from maglev0.operator.doctor.filters.ruleset import Packet, Ruleset, Way
+from maglev0.operator.doctor.filters.foreign_rules import Packet, Ruleset, Way
 from maglev0.operator.doctor.filters.walk import Hit
 from tests.support.nft_objects import (
     ACCEPT,

@@ -243,8 +243,8 @@ def test_the_summary_counts_checks_once_and_the_worst_comes_first() -> None:
         *finding.judged("c", "well", None),
     ]
     assert [one.severity for one in finding.worst_first(found)] == [FAULT, WARNING, NOTE, SOUND]
-    assert finding.summary(found) == "3 checks, 1 fault, 1 warning"
+    assert finding.summary_text(found) == "3 checks, 1 fault, 1 warning"
     assert (
-        finding.summary([finding.left_out("d", "why")])
+        finding.summary_text([finding.left_out("d", "why")])
         == "1 check, 0 faults, 0 warnings, 1 left out"
     )

@@ -162,7 +162,7 @@ def test_members_without_a_report_or_a_fresh_one_are_named() -> None:
 
 
 def test_names_are_bounded() -> None:
-    assert page.names(range(1, 1001)).endswith("backend-8 and 992 more")
+    assert page.member_names(range(1, 1001)).endswith("backend-8 and 992 more")
 
 
 def test_who_is_active_and_owns_nothing_is_idle() -> None:

@@ -12,7 +12,7 @@ from string import ascii_letters, digits
 from typing import NamedTuple
 
 from maglev0.core.view import ACTIVE, name_of
-from maglev0.operator.status.page import SOUND, MemberRow, Status, counted, names
+from maglev0.operator.status.page import SOUND, MemberRow, Status, count_text, member_names
 from maglev0.protocol.orders import Order
 from maglev0.telemetry.node_report import NodeReport
 
@@ -80,12 +80,12 @@ def verdict_lines(of: Status) -> list[Cell]:
         overlaps, holes = len(of.findings.overlaps), len(of.findings.holes)
         lines.append(
             Cell(
-                f"moving: {counted(overlaps)} with more than one owner, {counted(holes)} without an"
-                " owner, by the last reports"
+                f"moving: {count_text(overlaps)} with more than one owner, {count_text(holes)}"
+                " without an owner, by the last reports"
             )
         )
     if of.waits_for:
-        lines.append(Cell(f"hand-over: waiting for {names(of.waits_for)}"))
+        lines.append(Cell(f"hand-over: waiting for {member_names(of.waits_for)}"))
     return [*lines, *(Cell(f"note: {note}", is_bad=True) for note in of.notes)]
 
 
@@ -103,7 +103,8 @@ def summary_line(of: Status, shown: Sequence[MemberRow]) -> str:
         return ""
     buckets = sum(row.buckets for row in of.rows) - sum(row.buckets for row in shown)
     return (
-        f"and {left_out} more members without problems, with {counted(buckets)}; --all lists them"
+        f"and {left_out} more members without problems, with {count_text(buckets)};"
+        " --all lists them"
     )
 
 

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from maglev0.core.view import FAILING
-from maglev0.operator.status import text
+from maglev0.operator.status import wording
 from maglev0.operator.status.page import STALE_S, Status
-from maglev0.operator.status.text import (
+from maglev0.operator.status.wording import (
     SHOWN_OTHERS,
     SHOWN_ROWS,
     SYMBOLS,
@@ -183,7 +183,7 @@ def test_every_fault_shows_in_the_strip() -> None:
 
 
 def test_signs_come_again_where_members_are_many() -> None:
-    signs = text.symbols(Cluster.of(*range(1, 70), total_nodes=997).status())
+    signs = wording.symbols(Cluster.of(*range(1, 70), total_nodes=997).status())
     assert signs["backend-1"] == signs["backend-62"] == "1"
     assert len(set(signs.values())) == len(SYMBOLS) == 61
 
@@ -191,7 +191,7 @@ def test_signs_come_again_where_members_are_many() -> None:
 def test_columns_go_by_rank_where_there_is_no_room() -> None:
     status = Cluster.of(1, 2).status()
     headings = [
-        [column.heading for column in text.columns(status, status.rows, width)]
+        [column.heading for column in wording.columns(status, status.rows, width)]
         for width in (None, 200, 85, 1)
     ]
     assert headings[0] == headings[1]
@@ -205,6 +205,6 @@ def test_who_fails_stands_out() -> None:
     cluster.settle()
     status = cluster.status()
     state = next(
-        column for column in text.columns(status, status.rows) if column.heading == "state"
+        column for column in wording.columns(status, status.rows) if column.heading == "state"
     )
     assert [state.cell(row) for row in status.rows] == [("active", False), ("failing", True)]
