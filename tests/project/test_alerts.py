@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 from tests.project.conftest import run
-from tests.support.prometheus import SHIPPED, program
+from tests.support.prometheus import ROOT, SHIPPED, program
 
 ALERTS = SHIPPED / "alerts.yml"
 WHERE = 'vip="198.51.100.1",instance="s1:9105",job="maglev0"'
 MINUTES = 70  # that the series of each case last
 BAD_FROM = 65  # minutes into it, what was well is not
+
+
+def test_the_examples_for_the_daemon_and_for_prometheus_name_the_same_port() -> None:
+    daemon = (ROOT / "maglev0" / "runtime" / "systemd" / "example.toml").read_text()
+    ports = re.findall(r'^#?metrics = ".*:(\d+)"$', daemon, re.MULTILINE)
+    scrape = (SHIPPED / "scrape.yml").read_text()
+    scraped = re.findall(r"(?:- s\d|--metrics=ADDRESS):(\d+)", scrape)
+    assert len(ports) == 1
+    assert len(scraped) == 4
+    assert set(scraped) == set(ports)
 
 
 class Case(NamedTuple):

@@ -6,23 +6,30 @@ import json
 import os
 import signal
 import socket
+import subprocess
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.zookeeper.site import VIP, eventually
+from maglev0.core.settings import FORMAT
+from maglev0.lab.testbed.process import python_module
+from maglev0.protocol import orders
+from maglev0.protocol.orders import Order
+from tests.zookeeper.site import DEADLINE_S, TIMEOUT_S, VIP, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from maglev0.lab.testbed.zookeeper import Ensemble
     from tests.zookeeper.site import Node, Site
 
 pytestmark = pytest.mark.zookeeper
 
 OTHER = "198.51.100.2"
 PATIENCE_S = 30.0  # a session that lasts longer than a test
+FED_S = 0.25  # between two messages to the watchdog
 BOTH = f"--cluster-ip={VIP},{OTHER}"
 
 
@@ -115,6 +122,12 @@ class Manager:
         self.prefix = ("env", f"NOTIFY_SOCKET={self.path}")
         self.told: list[str] = []
 
+    @property
+    def fed(self) -> int:
+        """How many times the watchdog was fed so far."""
+        self.hear()
+        return self.told.count("WATCHDOG=1")
+
     def hear(self) -> list[str]:
         """All that it was told so far, without the status in words and when it reloaded."""
         self.socket.settimeout(0.0)
@@ -164,17 +177,71 @@ def test_a_daemon_is_ready_once_what_it_waited_for_is_asked_no_more(
     holder.thaw()
 
 
-def test_an_order_is_followed_and_a_bad_one_told_and_passed_over(site: Site) -> None:
+def test_an_order_that_cannot_be_read_counts_as_none_until_a_command_replaces_it(
+    site: Site,
+) -> None:
     (node,) = site.joined(1)
     path = f"{site.base}/orders/1"
-    site.client.create(path, b'{"format": 2, "drained": false, "weight": 7}')
+    site.client.create(path, Order(weight=7).encode())
     eventually(lambda: site.record(1)["weight"] == 7, "the ordered weight")
     node.wait_line("backend-1 is not ordered to drain, ordered to have weight 7$")
-    site.client.set(path, b'{"format": 2, "drained": 1}')
-    node.wait_line(rf"warning: ignored {path}: drained is neither true nor false$")
-    assert site.record(1)["weight"] == 7
-    site.client.delete(path)
+
+    bad = json.dumps({"format": FORMAT, "drained": 1}).encode()
+    problem = f"the order at {path} cannot be read: drained is neither true nor false"
+    site.client.set(path, bad)
+    node.wait_line(f"warning: {problem}; this counts as no order until ")
     eventually(lambda: site.record(1)["weight"] == 1, "its own weight again")
+    eventually(lambda: problems(site) == [problem], "the report of the order")
+
+    command(site, "undrain", "1")
+    assert site.client.exists(path) is None
+    eventually(lambda: problems(site) == [], "the report without the order")
+
+    site.client.create(path, bad)
+    eventually(lambda: problems(site) == [problem], "the report of the order")
+    command(site, "weight", "1", "5")
+    eventually(lambda: site.record(1)["weight"] == 5, "the ordered weight")
+    assert orders.decode(site.client.get(path)[0]) == Order(weight=5)
+
+
+def problems(site: Site) -> list[str]:
+    """What member 1 reports to be wrong."""
+    path = f"{site.base}/reports/1"
+    if site.client.exists(path) is None:
+        return []
+    found: list[str] = json.loads(site.client.get(path)[0])["problems"]
+    return found
+
+
+def command(site: Site, name: str, *arguments: str) -> None:
+    """Leave an order as an operator does."""
+    zk = f"--zk={site.ensemble.connect_string}{site.chroot}"
+    words = python_module("maglev0", name, zk, f"--cluster-ip={VIP}", "--no-wait", *arguments)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_vip_that_cannot_leave_while_zookeeper_is_away_keeps_no_watchdog_from_being_fed(
+    site: Site, manager: Manager, tmp_path: Path, ensemble: Ensemble
+) -> None:
+    file = tmp_path / "maglev0.toml"
+    file.write_text(f'cluster-ip = ["{VIP}", "{OTHER}"]\n')
+    prefix = (*manager.prefix, f"WATCHDOG_USEC={3 * FED_S * 1_000_000:.0f}")
+    node = site.start(1, f"--config={file}", "--drain-timeout=0", prefix=prefix)
+    for vip in (VIP, OTHER):
+        joined(site, vip, 1)
+    for server in ensemble.servers:
+        server.freeze()
+    node.wait_line("ZooKeeper")
+    reload(node, file, f'cluster-ip = "{VIP}"\n')
+    node.wait_line("configuration reloaded: --cluster-ip$")
+    # Longer than the bound on what counts as stuck: two leases and a session timeout.
+    wanted = manager.fed + round(3 * (2 * TIMEOUT_S + TIMEOUT_S) / FED_S)
+    eventually(lambda: manager.fed >= wanted, "the watchdog to be fed")
+    for server in ensemble.servers:
+        server.thaw()
+    node.wait_line(rf"backend-1 left {OTHER}$|backend-1 left$")
+    node.stop()
 
 
 def test_notices_are_given_in_order_the_last_one_included(site: Site, tmp_path: Path) -> None:

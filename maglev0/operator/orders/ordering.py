@@ -126,11 +126,13 @@ async def _order(session: Session, paths: Paths, request: OrderRequest) -> None:
     path = paths.order(request.member)
     for _attempt in range(ATTEMPTS):
         node = await session.get(path)
-        before = Order()
+        before: Order | None = Order()
         if node is not None:
-            with suppress(ValueError):  # no member obeys an order that it cannot read
+            try:
                 before = orders.decode(node.data)
-        wanted = request.change(before)
+            except ValueError:  # no member obeys it: replaced by what is asked for
+                before = None
+        wanted = request.change(before or Order())
         if wanted == before:
             return
         try:
