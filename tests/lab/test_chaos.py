@@ -1,4 +1,7 @@
-"""The short form of the chaos: one round of faults on the real thing, and the seeds that choose them."""
+"""The short form of the chaos: one round of faults on the real thing, and the seeds that choose them.
+
+Safety is asserted here; `make chaos` measures the bounds in time.
+"""
 
 from __future__ import annotations
 
@@ -15,24 +18,26 @@ from maglev0.lab import series
 from maglev0.lab.chaos.faults import FAULTS
 from maglev0.lab.chaos.run import chosen
 from maglev0.lab.testbed.process import python_module
+from tests.support.patience import PATIENCE_S
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-# One of each family; the whole list takes two minutes a round.
+# One of each family; a round of the whole list takes two minutes.
 SHORT = "join,leave,kill,crash,restart,weight,pause-long,cut-management,kill-leader,flush"
-TIMEOUT_S = 240
+# A round takes a minute: a guard against a run that hangs, not a measurement.
+TIMEOUT_S = 4 * PATIENCE_S
 
 
 @pytest.mark.kernel
 @pytest.mark.zookeeper
 def test_one_round_of_chaos_is_as_promised(tmp_path: Path) -> None:
     done = chaos(
-        "--seconds=60", "--seed=1", "--nodes=4", f"--faults={SHORT}", f"--logs={tmp_path}", "--json"
+        "--rounds=1", "--seed=1", "--nodes=4", f"--faults={SHORT}", f"--logs={tmp_path}", "--json"
     )
     report = json.loads(done.stdout)
     assert report["faults"] == [], done.stderr
-    assert done.returncode == 0
+    assert done.returncode == (1 if report["slow"] else 0)
     assert {row["cause"] for row in report["causes"]} >= {
         "quiet",
         "join",

@@ -14,6 +14,7 @@ from maglev0.lab.testbed import addresses
 from maglev0.lab.testbed.cluster import Lab, LabSettings
 from maglev0.lab.traffic.clients import ClientResult, Clients, Pace
 from maglev0.lab.traffic.raw import RequestKind
+from tests.support.patience import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -114,7 +115,7 @@ def test_those_who_wait_learn_when_all_are_served_again(cluster: Lab) -> None:
             cluster.nodes[1].machine.namespace,
             "nft flush chain ip planted incoming; add rule ip planted incoming meta pkttype set host",
         )
-        clients.wait_served(5.0)
+        clients.wait_served(PATIENCE_S)
 
     assert lost(watch(cluster, mend)) != []
 
@@ -126,7 +127,8 @@ def test_a_connection_that_stalls_is_timed_and_goes_on(cluster: Lab) -> None:
         cluster.network.pull("node1")
         time.sleep(1.5)
         cluster.network.push("node1")
-        clients.wait_served(10.0)
+        clients.wait_served(PATIENCE_S)
+        # TCP repeats 3.2 s after the cut at the latest (RFC 6298 from 200 ms, doubled each time).
         time.sleep(4.0)
 
     turns = Counter(turn.what for turn in watch(cluster, interrupt).turns)

@@ -12,6 +12,7 @@ import pytest
 
 from maglev0.lab.testbed import addresses, claim, namespace, network
 from maglev0.lab.testbed.network import TRAFFIC, Network, Socket
+from tests.support.patience import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,7 +28,6 @@ HEADER = (
     + bytes.fromhex(addresses.node_mac(1).replace(":", ""))
     + ETHERTYPE.to_bytes(2, "big")
 )
-TIMEOUT_S = 5.0
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_a_range_of_addresses_is_owned_at_once(mine: Claim, net: Network) -> Non
         ]
     for server in servers:
         with server, namespace.inside(mine.namespace("b")):
-            socket.create_connection(server.getsockname(), timeout=TIMEOUT_S).close()
+            socket.create_connection(server.getsockname(), timeout=PATIENCE_S).close()
 
 
 def test_nothing_appears_in_the_machines_own_namespace(net: Network) -> None:
@@ -117,15 +117,15 @@ def _wire(mine: Claim, machine: str) -> socket.socket:
     with namespace.inside(mine.namespace(machine)):
         wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETHERTYPE))
     wire.bind(("eth0", ETHERTYPE))
-    wire.settimeout(TIMEOUT_S)
+    wire.settimeout(PATIENCE_S)
     return wire
 
 
 def _gets_carrier(mine: Claim, machine: str, *, wanted: bool) -> bool:
-    """Whether the machine's interface soon has a carrier, or none; the kernel tells up to a second late."""
+    """Wait until the machine's interface has a carrier, or none; the kernel may notice 1 s later."""
     with namespace.inside(mine.namespace(machine)):
         any_socket = socket.socket()
-    deadline_s = time.monotonic() + TIMEOUT_S
+    deadline_s = time.monotonic() + PATIENCE_S
     with any_socket:
         while _runs(any_socket) != wanted and time.monotonic() < deadline_s:
             time.sleep(0.01)

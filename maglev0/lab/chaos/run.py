@@ -1,26 +1,32 @@
-"""Faults for minutes, on a lab of real daemons, kernels and ZooKeeper servers under real clients; then the verdict.
+"""Causes faults in a lab of real daemons, kernels and ZooKeeper servers under clients; then judges.
 
 Usage:
   chaos [options]
 
 Options:
-  --seconds=S          for how long faults go on; the last one is finished [default: 600]
-  --seed=N             chooses the faults (left out: drawn, and told)
+  --seconds=S          for how long faults begin; the last one is finished [default: 600]
+  --rounds=N           instead of --seconds: how often each fault is caused, 1 to 1000
+  --seed=N             chooses the faults (left out: drawn at random and printed)
   --nodes=N            servers in the lab, 3 to 10 [default: 5]
   --zookeepers=N       ZooKeeper servers, 1 or 3 [default: 3]
-  --total-nodes=N      node numbers that the servers share [default: 65537]
+  --total-nodes=N      buckets that the servers share [default: 65537]
   --session-timeout=S  ZooKeeper session timeout in seconds [default: 2]
-  --zk-loss=WHAT       what daemons do without ZooKeeper, release or hold; with hold double answers are counted, but are no fault [default: release]
-  --xdp=MODE           what refuses foreign packets before the stack: auto, native, generic or off [default: auto]
-  --faults=LIST        only these, e.g. join,leave,kill; all are named below
+  --zk-loss=WHAT       what daemons do without ZooKeeper: release or hold; with hold double answers
+                       are counted, but are no fault [default: release]
+  --xdp=MODE           the daemons' XDP filter: auto, native, generic or off [default: auto]
+  --faults=LIST        only these, e.g. join,leave,kill; all names are listed below
   --rate=N             requests a second from fresh ports [default: 600]
-  --logs=DIR           where the logs of a run with faults are copied [default: .cache/chaos]
+  --logs=DIR           directory for the logs of a run that is not good [default: .cache/chaos]
   --json               one line of JSON instead of the table
   -h, --help           show this text
 
-Faults: join leave kill crash restart restart-all weight pause-short pause-long stop-at-call cut-management cut-traffic mute-traffic
-cut-both lose-host kill-leader freeze-leader lose-zookeeper flush load
+Faults: join leave kill crash restart restart-all weight pause-short pause-long stop-at-call
+cut-management cut-traffic mute-traffic cut-both lose-host kill-leader freeze-leader lose-zookeeper
+flush load
 
+The report separates faults of safety ("NOT AS PROMISED": double answers, broken connections,
+buckets that stay unserved) from bounds in time ("SLOWER THAN PROMISED"), which hold on an idle
+machine.
 Exit status: 0 all was as promised, 1 it was not, or the lab cannot run here, 2 a flag is wrong.
 """
 
@@ -31,6 +37,7 @@ import shutil
 import sys
 import time
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,12 +65,16 @@ SEEDS = range(1, 1_000_000)
 
 @dataclass(frozen=True)
 class ChaosPlan:
-    """One run: which faults in which order, on what, for how long."""
+    """One run: the faults, the seed of their order, the lab, and how long.
+
+    `rounds` is how often each fault is caused; None: faults begin for `seconds`.
+    """
 
     settings: LabSettings
     faults: tuple[str, ...]
     seed: int
     seconds: float
+    rounds: int | None
     rate: float
     hold: bool
     logs: Path
@@ -71,13 +82,16 @@ class ChaosPlan:
 
 
 def chosen(faults: tuple[str, ...], rng: random.Random) -> Iterator[str]:
-    """All of the faults in random order, again and again: each comes as often as the others."""
+    """All of the faults in random order, again and again: each as often as the others."""
     while True:
         yield from rng.sample(faults, len(faults))
 
 
 def run(cluster: Lab, plan: ChaosPlan) -> tuple[ClientResult, Timeline, str | None]:
-    """Do it on a cluster that is built; what clients saw, what was done, and what ended it early, if anything did."""
+    """Run the plan on a cluster that is built.
+
+    Returns what clients saw, what was done, and the error that ended it early or None.
+    """
     cluster.start()
     with Clients(cluster, Pace(rate=plan.rate)) as clients:
         clients.wait_held()
@@ -92,11 +106,12 @@ def run(cluster: Lab, plan: ChaosPlan) -> tuple[ClientResult, Timeline, str | No
 
 
 def _trouble(stage: Trial, plan: ChaosPlan) -> None:
-    until_s = time.monotonic() + plan.seconds
-    for name in chosen(plan.faults, stage.rng):
-        if time.monotonic() > until_s:
+    began_s = time.monotonic()
+    most = None if plan.rounds is None else plan.rounds * len(plan.faults)
+    for name in islice(chosen(plan.faults, stage.rng), most):
+        if plan.rounds is None and time.monotonic() > began_s + plan.seconds:
             return
-        _tell(f"{time.monotonic() - until_s + plan.seconds:6.1f} s  {name}")
+        _report_progress(f"{time.monotonic() - began_s:6.1f} s  {name}")
         if len(stage.serving) < FAULTS[name].least:
             FAULTS["join"].act(stage)
             stage.quiet()
@@ -104,14 +119,14 @@ def _trouble(stage: Trial, plan: ChaosPlan) -> None:
         stage.quiet()
 
 
-def _tell(text: str) -> None:
-    """Progress goes to stderr: the report alone is the result."""
+def _report_progress(text: str) -> None:
+    """Write to stderr: stdout holds the result alone."""
     sys.stderr.write(text + "\n")
     sys.stderr.flush()
 
 
 def trial(cluster: Lab, plan: ChaosPlan) -> int:
-    """Build, run, judge and tell; the exit status."""
+    """Build, run, judge and report; returns the exit status."""
     cluster.build()
     result, timeline, broke_off = run(cluster, plan)
     verdict = judge(result.tally, result.turns, timeline, hold=plan.hold)
@@ -131,10 +146,10 @@ def trial(cluster: Lab, plan: ChaosPlan) -> int:
 
 
 def keep_logs(cluster: Lab, directory: Path) -> None:
-    """Copy the logs, and what the client saw, before they go with the lab."""
+    """Copy the logs, and what the client saw, before the lab is removed."""
     no_use = shutil.ignore_patterns("version-2", "orders", "back", "lock", "*-run", "*-bpf")
     shutil.copytree(cluster.claim.directory, directory, ignore=no_use, dirs_exist_ok=True)
-    _tell(f"logs and what the client saw: {directory}")
+    _report_progress(f"logs and what the client saw: {directory}")
 
 
 def _plan(arguments: dict[str, Any]) -> ChaosPlan:
@@ -166,9 +181,9 @@ def _plan(arguments: dict[str, Any]) -> ChaosPlan:
         _number(arguments, "--seconds", 0, 86_400),
         _number(arguments, "--rate", 1, 5_000),
     )
-    return ChaosPlan(
-        settings, names, seed, seconds, rate, hold, Path(arguments["--logs"]), arguments["--json"]
-    )
+    rounds = None if arguments["--rounds"] is None else int(_number(arguments, "--rounds", 1, 1000))
+    logs = Path(arguments["--logs"])
+    return ChaosPlan(settings, names, seed, seconds, rounds, rate, hold, logs, arguments["--json"])
 
 
 def _number(arguments: dict[str, Any], flag: str, least: float, most: float) -> float:

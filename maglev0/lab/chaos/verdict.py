@@ -1,5 +1,8 @@
-"""What clients saw, held against what each episode allows: counts, percentiles by cause, and every fault by name.
+"""Compares what clients saw with what each episode allows: counts, percentiles, faults, slow gaps.
 
+A fault is a double answer, a broken connection or a bucket that stays unserved: no machine may be
+so slow that it happens. A slow gap exceeds a bound in time, as it may on a machine whose cores are
+busy with something else; it counts on an idle machine.
 Pure: imports no I/O.
 """
 
@@ -20,17 +23,24 @@ if TYPE_CHECKING:
     from maglev0.lab.traffic.tally import Tally
 
 QUANTILES = (0.5, 0.9, 0.99)
-# Of the last requests the answers may not have come when the client stopped.
+# The answers to the last requests may not have come when the client stopped.
 TAIL_NS = 200_000_000
-# TCP sends again after 200 ms and then after twice as long each time (RFC 6298): so much later than the gap's end an answer may come.
+# TCP sends again after 200 ms and then after twice as long each time (RFC 6298): an answer may come
+# so much later than the end of the gap.
 STALL_SLACK_S = 1.0
-# Of each sort of fault the first ones tell the story.
-MOST_TOLD = 20
+# The report lists so many of each sort; the first ones tell the story.
+MOST_REPORTED = 20
+# The sorts that are bounds in time; all others are faults.
+SLOW = frozenset({"quiet", "gap", "stall", "gaps"})
 
 
 @dataclass
 class CauseRow:
-    """All episodes of one cause together. `gaps_s` has one value for each bucket that moved or went unserved; `outside_s` those of other nodes'."""
+    """All episodes of one cause together.
+
+    `gaps_s` has one value in seconds for each bucket that moved or went unserved, `outside_s` those
+    of the buckets of other nodes.
+    """
 
     cause: str
     times: int = 0
@@ -68,15 +78,16 @@ class CauseRow:
 
 @dataclass
 class TrialVerdict:
-    """The whole report; it is good when `faults` is empty."""
+    """The whole report: a row for each cause, the faults, and the bounds in time exceeded."""
 
     rows: dict[str, CauseRow]
     faults: list[str]
+    slow: list[str] = field(default_factory=list)
 
     @property
     def good(self) -> bool:
-        """Whether all was as promised."""
-        return not self.faults
+        """Whether there is neither a fault nor a slow gap."""
+        return not (self.faults or self.slow)
 
 
 def judge(
@@ -87,9 +98,10 @@ def judge(
     hold: bool = False,
     idle: bool = False,
 ) -> TrialVerdict:
-    """Hold everything against its episode; with `hold` double answers are counted, but are no fault.
+    """Compare everything with its episode; with `hold` double answers are counted, but are no fault.
 
-    `idle` says that nothing but the cluster and its clients kept the machine busy: the percentiles of planned changes are promised there.
+    `idle` says that nothing but the cluster and its clients kept the machine busy: only there the
+    percentiles of planned changes have bounds.
     """
     return _Judge(timeline, hold=hold, idle=idle).judge(tally, turns)
 
@@ -101,7 +113,7 @@ class _Judge:
         self._idle = idle
         self._start_ns = timeline.episodes[0].since_ns
         self._rows: dict[str, CauseRow] = {}
-        self._faults: dict[str, list[str]] = {}
+        self._found: dict[str, list[str]] = {}  # by sort
 
     def judge(self, tally: Tally, turns: Iterable[Turn]) -> TrialVerdict:
         for episode in self._timeline.episodes:
@@ -115,7 +127,9 @@ class _Judge:
             self._judge_turn(turn)
         if self._idle:
             self._judge_percentiles()
-        return TrialVerdict(self._rows, list(self._told()))
+        return TrialVerdict(
+            self._rows, list(self._listed(slow=False)), list(self._listed(slow=True))
+        )
 
     def _row(self, episode: Episode) -> CauseRow:
         return self._rows.setdefault(episode.cause, CauseRow(episode.cause))
@@ -123,15 +137,16 @@ class _Judge:
     def _blame(self, sort: str, at_ns: int, text: str) -> None:
         episode = self._timeline.at(at_ns)
         note = f" ({episode.note})" if episode.note else ""
-        self._faults.setdefault(sort, []).append(
+        self._found.setdefault(sort, []).append(
             f"{(at_ns - self._start_ns) / 1e9:.3f} s, {episode.cause}{note}: {text}"
         )
 
-    def _told(self) -> Iterator[str]:
-        for sort, faults in self._faults.items():
-            yield from (f"{sort}: {fault}" for fault in faults[:MOST_TOLD])
-            if len(faults) > MOST_TOLD:
-                yield f"{sort}: {len(faults) - MOST_TOLD} more"
+    def _listed(self, *, slow: bool) -> Iterator[str]:
+        for sort, found in self._found.items():
+            if (sort in SLOW) == slow:
+                yield from (f"{sort}: {text}" for text in found[:MOST_REPORTED])
+                if len(found) > MOST_REPORTED:
+                    yield f"{sort}: {len(found) - MOST_REPORTED} more"
 
     def _count(self, tally: Tally) -> None:
         for number in range(len(tally)):
@@ -172,7 +187,7 @@ class _Judge:
         )
         (row.gaps_s if concerned else row.outside_s).append(gap.length_s)
         if passage.new is None:
-            self._blame("gap", passage.began_ns, f"{way}, never served again")
+            self._blame("unserved", passage.began_ns, f"{way}, never served again")
         elif gap.least_s > allowance.gap_s:
             self._blame(
                 "gap",
@@ -199,7 +214,10 @@ class _Judge:
                 self._blame("broken", turn.since_ns, text)
 
     def _explaining(self, turn: Turn) -> Episode:
-        """The episode that a turn belongs to: where an idle connection breaks, the one since its last answer that could break it."""
+        """The episode that a turn belongs to.
+
+        Where an idle connection breaks, it is the episode since its last answer that may break it.
+        """
         first, last = (self._timeline.index_at(at_ns) for at_ns in (turn.good_ns, turn.since_ns))
         since = self._timeline.episodes[first : last + 1]
         return next(
@@ -218,4 +236,4 @@ class _Judge:
             if reached_s > PLANNED_GAP_S:
                 where = "" if cause in planned else " in other nodes' buckets"
                 text = f"{cause}: {reached_s:.3f} s at the 99th percentile of {len(values)} gaps{where}, allowed {PLANNED_GAP_S} s"
-                self._faults.setdefault("gaps", []).append(text)
+                self._found.setdefault("gaps", []).append(text)

@@ -4,7 +4,7 @@ import json
 
 from maglev0.lab.chaos import aftermath, report
 from maglev0.lab.chaos.episodes import NOTHING, QUIET, Allowance, Episode, Timeline, crash_gap_s
-from maglev0.lab.chaos.verdict import MOST_TOLD, TrialVerdict, judge
+from maglev0.lab.chaos.verdict import MOST_REPORTED, TrialVerdict, judge
 from maglev0.lab.traffic.clients import ClientResult
 from maglev0.lab.traffic.held import Turn
 from maglev0.lab.traffic.raw import RequestKind
@@ -55,17 +55,20 @@ def test_a_planned_move_with_a_short_gap_is_good() -> None:
     assert figures["held"] == 200
 
 
-def test_a_planned_gap_above_the_percentile_is_a_fault() -> None:
+def test_a_planned_gap_above_the_percentile_is_slow() -> None:
     verdict = judge(served(gap_s=0.2, sources=3), [], timeline(PLANNED), idle=True)
-    assert [fault.partition(":")[0] for fault in verdict.faults] == ["gaps"]
-    assert "change: 0.200 s at the 99th percentile of 3 gaps, allowed 0.05 s" in verdict.faults[0]
+    assert verdict.faults == []
+    assert [gap.partition(":")[0] for gap in verdict.slow] == ["gaps"]
+    assert "change: 0.200 s at the 99th percentile of 3 gaps, allowed 0.05 s" in verdict.slow[0]
 
 
 def test_a_crashs_gap_is_held_to_its_own_bound() -> None:
     assert judge(served(gap_s=1.3), [], timeline(CRASH)).good
-    (fault,) = judge(served(gap_s=1.6), [], timeline(CRASH)).faults
+    verdict = judge(served(gap_s=1.6), [], timeline(CRASH))
+    assert (verdict.faults, verdict.good) == ([], False), "slow, and safe"
+    (gap,) = verdict.slow
     assert (
-        fault
+        gap
         == "gap: 12.000 s, change (node 2): source 0 of node 2, then 3, lost 160, for 1.590 s, allowed 1.400 s"
     )
 
@@ -73,18 +76,22 @@ def test_a_crashs_gap_is_held_to_its_own_bound() -> None:
 def test_a_crash_concerns_no_other_nodes_buckets() -> None:
     verdict = judge(served(gap_s=0.3, old=4, new=3), [], timeline(CRASH), idle=True)
     assert verdict.rows["change"].gaps_s == []
-    (fault,) = verdict.faults
-    assert "in other nodes' buckets" in fault
+    (gap,) = verdict.slow
+    assert "in other nodes' buckets" in gap
 
 
 def test_nobody_may_stay_unserved() -> None:
-    (fault,) = judge(served(gap_s=100.0), [], timeline(Allowance(99.0, planned=False))).faults
+    verdict = judge(served(gap_s=100.0), [], timeline(Allowance(99.0, planned=False)))
+    (fault,) = verdict.faults
     assert "never served again" in fault
+    assert verdict.slow == []
 
 
 def test_quiet_means_nothing_at_all() -> None:
-    (fault,) = judge(served(gap_s=0.01, at_s=25.0, new=2), [], timeline(PLANNED)).faults
-    assert fault == "quiet: 25.000 s, quiet: source 0 of node 2, then 2, lost 1"
+    verdict = judge(served(gap_s=0.01, at_s=25.0, new=2), [], timeline(PLANNED))
+    assert verdict.faults == []
+    (gap,) = verdict.slow
+    assert gap == "quiet: 25.000 s, quiet: source 0 of node 2, then 2, lost 1"
     assert not judge(served(at_s=5.0), [], timeline(PLANNED)).good, (
         "a move without a loss is no quiet either"
     )
@@ -96,10 +103,10 @@ def test_what_was_on_its_way_belongs_to_the_fault() -> None:
 
 def test_a_double_answer_is_a_fault_but_under_hold() -> None:
     tally = served()
-    for number in range(1300, 1300 + MOST_TOLD + 5):
+    for number in range(1300, 1300 + MOST_REPORTED + 5):
         tally.answer(number, 4, 1, refusal=False)
     verdict = judge(tally, [], timeline(PLANNED))
-    assert verdict.rows["change"].doubles == MOST_TOLD + 5
+    assert verdict.rows["change"].doubles == MOST_REPORTED + 5
     assert (
         verdict.faults[0]
         == "double: 13.000 s, change (node 2): UDP of source 0 by nodes [3, 4], 2 answers"
@@ -107,7 +114,7 @@ def test_a_double_answer_is_a_fault_but_under_hold() -> None:
     assert verdict.faults[-1] == "double: 5 more"
     held = judge(tally, [], timeline(PLANNED), hold=True)
     assert held.good
-    assert held.rows["change"].doubles == MOST_TOLD + 5
+    assert held.rows["change"].doubles == MOST_REPORTED + 5
 
 
 def test_a_break_is_allowed_at_a_crashed_node_alone() -> None:
@@ -137,7 +144,8 @@ def test_a_stall_is_told_and_in_a_planned_change_bounded() -> None:
     verdict = judge(tally, [turn("stalled", at_s=13.0)], timeline(PLANNED))
     assert verdict.good
     assert verdict.rows["change"].stalls_s == [1.0]
-    assert not judge(tally, [turn("stalled", at_s=16.0)], timeline(PLANNED)).good
+    stalled = judge(tally, [turn("stalled", at_s=16.0)], timeline(PLANNED))
+    assert (len(stalled.faults), len(stalled.slow)) == (0, 1)
     assert judge(tally, [turn("stalled", at_s=16.0)], timeline(CRASH)).good
 
 
@@ -155,12 +163,12 @@ def test_the_report_tells_counts_and_faults() -> None:
         "double answers 0; connections broken by planned changes 1 of 200 held through them" in text
     )
     assert "1 reset, 1 stalls up to 0.5 s" in text
-    assert text.count("NOT AS PROMISED") == 2
+    assert (text.count("NOT AS PROMISED"), text.count("SLOWER THAN PROMISED")) == (1, 1)
     assert "(hold: no fault)" in report.text(verdict, result(tally), at, hold=True)
 
 
 def test_the_report_as_json() -> None:
-    told = json.loads(report.to_json(TrialVerdict({}, ["fault"]), result(Tally()), 5))
+    told = json.loads(report.to_json(TrialVerdict({}, ["fault"], ["gap"]), result(Tally()), 5))
     assert told == {
         "seed": 5,
         "good": False,
@@ -168,6 +176,7 @@ def test_the_report_as_json() -> None:
         "client_cpu_s": 3.0,
         "causes": [],
         "faults": ["fault"],
+        "slow": ["gap"],
     }
 
 
