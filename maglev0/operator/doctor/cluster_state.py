@@ -24,7 +24,7 @@ from maglev0.telemetry.observer import Observation
 MEMBERS = "members"
 OWNERS = "one owner each"
 IDENTITIES = "ids and addresses"
-STRANGERS = "znodes among the members'"
+STRANGERS = "foreign znodes among the members"
 SETTINGS = "this machine's settings"
 MACS = "cluster MACs"
 _MAX_NAME = 64  # characters of a stranger's znode that a finding shows

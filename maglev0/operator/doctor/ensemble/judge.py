@@ -15,8 +15,8 @@ from maglev0.protocol.lease import Terms
 SERVERS = "ZooKeeper's servers"
 QUORUM = "ZooKeeper's quorum"
 SESSION = "session timeout"
-ELECTION = "election against lease"
-LEASE = "lease against session"
+ELECTION = "election and lease"
+LEASE = "lease and session"
 ACCESS = "access to ZooKeeper"
 WRITES = "ZooKeeper's writes"
 ROUNDING_S = 0.002  # timeouts travel in whole milliseconds
@@ -85,10 +85,12 @@ def judge_access(*, identity: bool, tls: bool) -> list[Finding]:
 def judge(servers: Sequence[ServerReading]) -> list[Finding]:
     """Judge the servers' states."""
     serving = [server for server in servers if not server.problem]
-    return [
-        *judged(SERVERS, f"all {len(servers)} serve", *_away(servers, serving)),
-        *judged(QUORUM, "they are one ensemble", *_ensemble(servers, serving)),
-    ]
+    quorum = (
+        judged(QUORUM, "they are one ensemble", *_ensemble(servers, serving))
+        if serving
+        else [left_out(QUORUM, "no server serves")]
+    )
+    return [*judged(SERVERS, f"all {len(servers)} serve", *_away(servers, serving)), *quorum]
 
 
 def _away(servers: Sequence[ServerReading], serving: Sequence[ServerReading]) -> list[Finding]:

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from maglev0.operator.doctor.finding import Finding, fault, judged, left_out, note, warning
 
 DATAPLANE = "dataplane"
-GUARD = "rules kept from others"
+GUARD = "protection of the rules"
 XDP = "XDP"
 CONNTRACK = "connection tracking"
-CONNTRACK_TIME = "connection tracking, idle connections"
+CONNTRACK_TIME = "connection tracking of idle connections"
 CLOCK = "clock"
 NEARLY_FULL = 0.8  # of the table; a flood of SYNs fills the rest within seconds
 KEEPALIVE_S = 7440  # a connection may be idle that long between keepalives (RFC 5382, REQ-5)

@@ -76,7 +76,7 @@ def test_a_sound_ensemble() -> None:
         ([ONE], [(Severity.NOTE, ensemble.QUORUM)]),
         (
             [replace(ONE, problem="refuses connections", mode="")],
-            [(Severity.FAULT, ensemble.SERVERS)],
+            [(Severity.FAULT, ensemble.SERVERS), (Severity.LEFT_OUT, ensemble.QUORUM)],
         ),
         (
             [*THREE[:2], ServerReading("zk3:2181", problem="does not answer")],
