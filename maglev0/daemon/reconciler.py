@@ -1,6 +1,7 @@
-"""Keeps the kernel as it was asked to be, whatever others do to it meanwhile.
+"""Keeps the kernel as the node wants it, whatever other programs do to it.
 
-To the hand-over it is the `Gate`: what stands in the way of a call is mended once, and then the node counts as unable to serve until it is mended.
+To the hand-over it is the `Gate`. A call that fails is tried once more after a repair. If that
+fails, too, the node cannot serve until a repair succeeds.
 """
 
 from __future__ import annotations
@@ -15,39 +16,43 @@ from maglev0.errors import DataplaneError, UnavailableError
 from maglev0.protocol.ports.dataplane import Dataplane
 from maglev0.protocol.ports.gate import Commit
 from maglev0.protocol.ports.readings import Connections, Counters
-from maglev0.runtime.waiting import Backoff, first_of
+from maglev0.runtime.waiting import MAX_DELAY_S, Backoff, first_of
 
 log = logging.getLogger(__name__)
 
 _Answer = TypeVar("_Answer")
 
 COALESCE_S = 0.02  # kernel events come in bursts; one look per burst
-LOOK_S = 15.0  # between looks without an event: of some losses, as that of a MAC on the link, the kernel gives no notice
+# Between two looks without an event: of some losses, such as that of a MAC on the link, the kernel
+# sends no event.
+LOOK_S = 15.0
 MAX_FIGHT_S = 1.0
 
 
 class Reconciler:
-    """One dataplane and its health. `open` until it succeeds, then the calls of `Gate` while `mend` runs beside.
+    """One dataplane and its health. `open` it first, then call the gate while `reconcile` runs.
 
-    `able` says whether the node can serve; `changed` is called whenever that changes, and when something had to be restored.
+    `able` is whether the node can serve; `changed` is called whenever that changes, and after a
+    repair that restored something. `restored` counts what repairs have restored so far.
     """
 
     def __init__(self, dataplane: Dataplane, changed: Callable[[], None]) -> None:
         self.able = True
-        self.restored = 0  # things put back so far that others had taken away
+        self.restored = 0
         self._dataplane = dataplane
         self._changed = changed
-        self._lock = asyncio.Lock()  # the loop and the mending both change the kernel
+        self._lock = asyncio.Lock()  # the strands and the repairs both change the kernel
         self._broken = asyncio.Event()
-        self._backoff = (
-            Backoff()
-        )  # until the gate was opened: what is mended may break again at the first try
+        # Counts failures until the gate was opened: what is repaired may break again at once.
+        self._backoff = Backoff()
+        self._events_backoff = Backoff()
+        self._events_error = ""  # why kernel events cannot be awaited, as logged
         self._reason = ""
 
     async def open(self) -> None:
-        """Bring the dataplane up, however long that takes: a link may come up later than the machine.
+        """Bring the dataplane up, however long that takes: a link may come up late.
 
-        Raises `UnavailableError` for what does not mend itself.
+        Raises `UnavailableError` for what no further attempt can fix.
         """
         backoff = Backoff()
         while True:
@@ -77,22 +82,29 @@ class Reconciler:
         await self._carry_out(lambda: self._dataplane.unpin(buckets))
 
     async def owned(self) -> frozenset[int]:
-        """See `Readings.owned`."""
+        """See `Readings.owned`. The hand-over relies on it, so a failure is a host fault."""
         return await self._carry_out(self._dataplane.owned)
-
-    async def connections(self) -> Connections:
-        """See `Readings.connections`. It only looks, and may take long."""
-        return await self._dataplane.connections()
-
-    async def counters(self) -> Counters | None:
-        """See `Statistics.counters`. It only looks."""
-        return await self._dataplane.counters()
 
     async def kept(self) -> frozenset[int]:
         """See `Readings.kept`."""
         return await self._carry_out(self._dataplane.kept)
 
-    # The lease does not wait for a large load or a repair: each of these is one small transaction of its own.
+    # What follows is read for people. A failure repairs nothing and is no host fault.
+
+    async def read_back(self) -> frozenset[int]:
+        """Return the buckets in force, for logs and reports. Raises DataplaneError."""
+        async with self._lock:
+            return await self._dataplane.owned()
+
+    async def connections(self) -> Connections:
+        """See `Readings.connections`; it may take long."""
+        return await self._dataplane.connections()
+
+    async def counters(self) -> Counters | None:
+        """See `Statistics.counters`."""
+        return await self._dataplane.counters()
+
+    # The lease does not wait for a large move or a repair: each of these is one small transaction.
 
     async def arm(self) -> None:
         """See `LeaseTimer.arm`."""
@@ -109,41 +121,67 @@ class Reconciler:
     async def _carry_out(self, call: Callable[[], Awaitable[_Answer]]) -> _Answer:
         async with self._lock:
             try:
-                return await self._tried_twice(call)
+                return await self._try_twice(call)
             except DataplaneError as error:
                 self._fail(error)
                 self._broken.set()
                 raise
 
-    async def _tried_twice(self, call: Callable[[], Awaitable[_Answer]]) -> _Answer:
+    async def _try_twice(self, call: Callable[[], Awaitable[_Answer]]) -> _Answer:
         try:
             return await call()
         except DataplaneError as error:
-            log.debug("mending before a second try: %s", error)
-            self._tell(await self._dataplane.repair())
+            log.debug("repairing before a second attempt: %s", error)
+            self._log_restored(await self._dataplane.repair())
             return await call()
 
-    async def mend(self) -> None:
-        """Restore what others take away, for ever; while that fails, the node is unable to serve and it is tried again."""
+    async def reconcile(self) -> None:
+        """Restore what others take away, for ever; a repair that fails is tried again."""
         fights = Backoff(MAX_FIGHT_S)
         while True:
-            await first_of(
-                self._dataplane.disturbed(),
-                self._broken.wait(),
-                timeout_s=LOOK_S if self.able else self._backoff.failed(),
-            )
+            await self._wait(LOOK_S if self.able else self._backoff.failed())
             if self._broken.is_set():
                 self._broken.clear()
                 await asyncio.sleep(self._backoff.failed())
-            restored = await self._mended()
-            # Somebody who takes the same thing away again and again gets a slower opponent each time.
+            restored = await self._repair()
+            # A program that removes the same thing again and again meets slower repairs each time.
             if restored:
                 await asyncio.sleep(fights.failed())
             else:
                 fights.succeeded()
                 await asyncio.sleep(COALESCE_S)
 
-    async def _mended(self) -> tuple[str, ...]:
+    async def _wait(self, timeout_s: float) -> None:
+        """Return when the kernel may have changed, when a call failed, or when time is up."""
+        events = asyncio.ensure_future(self._next_event())
+        try:
+            await first_of(events, self._broken.wait(), timeout_s=timeout_s)
+            if events.done():
+                events.result()
+        finally:
+            events.cancel()
+            await asyncio.gather(events, return_exceptions=True)
+
+    async def _next_event(self) -> None:
+        """Return at the next kernel event; if there can be none, after a delay that grows."""
+        try:
+            await self._dataplane.disturbed()
+        except DataplaneError as error:
+            if str(error) != self._events_error:
+                log.warning(
+                    "cannot wait for kernel events: %s; looking at the kernel every %.0f s",
+                    error,
+                    MAX_DELAY_S,
+                )
+            self._events_error = str(error)
+            await asyncio.sleep(self._events_backoff.failed())
+        else:
+            if self._events_error:
+                log.info("kernel events arrive again")
+            self._events_error = ""
+            self._events_backoff.succeeded()
+
+    async def _repair(self) -> tuple[str, ...]:
         try:
             async with self._lock:
                 restored = await self._dataplane.repair()
@@ -151,10 +189,10 @@ class Reconciler:
             self._fail(error)
             return ()
         self._recover()
-        self._tell(restored)
+        self._log_restored(restored)
         return restored
 
-    def _tell(self, restored: tuple[str, ...]) -> None:
+    def _log_restored(self, restored: tuple[str, ...]) -> None:
         self.restored += len(restored)
         for thing in restored:
             log.warning("restored %s", thing)
@@ -162,7 +200,7 @@ class Reconciler:
             self._changed()
 
     async def close(self) -> None:
-        """Own nothing and remove what was added."""
+        """Take all buckets out of force and remove what was added; log what cannot be removed."""
         async with self._lock:
             try:
                 await self._dataplane.close()
@@ -180,7 +218,7 @@ class Reconciler:
         return self._dataplane.early_drop
 
     def distrust(self) -> None:
-        """Have everything compared with the kernel and mended: what was read back of it is not what it should hold."""
+        """Have the next repair, which follows at once, compare everything with the kernel."""
         self._dataplane.distrust()
         self._broken.set()
 

@@ -33,7 +33,8 @@ from maglev0.protocol.paths import Paths
 from maglev0.protocol.ports.zookeeper import Disconnected
 from maglev0.protocol.progress import ClusterContext
 from maglev0.runtime.waiting import Backoff, in_thread, together
-from maglev0.telemetry.reporter import Reporter, TelemetrySink, VipSink
+from maglev0.telemetry.ports import TelemetrySink, VipSink
+from maglev0.telemetry.reporter import Reporter
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ class VipController:
         self._is_following = True
         try:
             await together(
-                running.reconciler.mend(),
+                running.reconciler.reconcile(),
                 running.driver.follow(),
                 running.reporter.run(),
                 self._wanted.run(),

@@ -1,4 +1,4 @@
-"""How far one node has come in its cluster: one value, for whoever reports it.
+"""How far one node has come in its cluster, as values for the parts that report it.
 
 Pure: imports no I/O.
 """
@@ -15,7 +15,10 @@ from maglev0.protocol.paths import Paths
 
 
 class ClusterContext(NamedTuple):
-    """What a node takes part in, and how: `kernel` names its kernel and network namespace, `hold` is --zk-loss=hold."""
+    """The cluster in which a node takes part.
+
+    `kernel` names the node's kernel and network namespace, `hold` is --zk-loss=hold.
+    """
 
     paths: Paths
     settings: Settings
@@ -23,10 +26,23 @@ class ClusterContext(NamedTuple):
     hold: bool
 
 
-class Progress(NamedTuple):
-    """How far one node has come, at one instant; times are seconds of CLOCK_MONOTONIC.
+class ConnectionCount(NamedTuple):
+    """How many TCP connections to the VIP lived on a node's host when they were counted last.
 
-    `held` is in force in its kernel as far as it knows, `kept` counts the buckets out of force in which it keeps connections.
+    `under` is the view whose hand-over the node had finished before the count began, `None` if the
+    count began in the middle of one. Only a count under the current view holds every connection
+    that the node accepted before it gave up buckets for that view.
+    """
+
+    alive: int
+    under: ViewId | None
+
+
+class Progress(NamedTuple):
+    """How far one node has come at one instant; times are seconds of CLOCK_MONOTONIC.
+
+    `held` is in force in the node's kernel as far as the node knows. `kept` counts the buckets out
+    of force in which it keeps connections.
     """
 
     me: Member
@@ -42,10 +58,10 @@ class Progress(NamedTuple):
 
     @property
     def is_at_rest(self) -> bool:
-        """Whether it is a member in its place, and nothing is left to do for the view."""
+        """Whether the node is a member and has finished the hand-over to the view."""
         return self.is_member and self.stage is Phase.ACQUIRED
 
     @property
     def is_settled(self) -> bool:
-        """Whether it is where the view wants it, under its lease."""
+        """Whether the node has the share that the view gives it, under a running lease."""
         return self.is_at_rest and self.lease_left_s > 0

@@ -1,4 +1,4 @@
-"""What a member says of itself for people to read, beside the protocol: its report, and the buckets that its kernel holds.
+"""What a member publishes about itself for people: its report, and the buckets of its kernel.
 
 Pure: imports no I/O. Nothing that decides who owns what reads it.
 """
@@ -30,11 +30,14 @@ from maglev0.core.view import (
     candidate_ids,
 )
 
-MAX_REPORT_BYTES = (
-    1 << 17
-)  # some 600 bytes, and 12 for each member of the view before; problems in no Latin script take 12 bytes a character
+# Some 600 bytes, and 12 for each member of the view before; problems in no Latin script take 12
+# bytes a character.
+MAX_REPORT_BYTES = 1 << 17
 MAX_REASONS = 16
 MAX_LEASE_S = 3600.0
+MAX_PAUSE_S = 3600.0
+STALE_S = 15.0  # a report of this age says nothing about now, unless it announced a longer pause
+STALE_PAUSES = 2  # or this many announced pauses
 _BUCKETS = max(MAX_TOTAL_NODES.values())
 MAX_HELD_BYTES = _BUCKETS // 8 + 1024  # zlib adds 5 bytes for 16 KB that it cannot make smaller
 
@@ -43,10 +46,14 @@ MAX_HELD_BYTES = _BUCKETS // 8 + 1024  # zlib adds 5 bytes for 16 KB that it can
 class NodeReport:
     """One member's report; times are seconds since the epoch by that member's clock.
 
-    `read_at` is when its kernel was read back: `held` buckets were in force then, of that `digest`, and new flows were accepted in them for
-    another `lease_left_s` (0 or less: in none). It then obeyed `view` (`None`: no view yet) and had seen it at `view_at`. `kept` counts the
-    buckets out of force in which connections are kept, `flows` the connections that live (`None`: not counted). `able` is False where the node
-    cannot serve; `problems` says why, and names each failing check. `before` is what the table of the view before was built from, by member id.
+    `read_at` is when its kernel was read back: `held` buckets were in force then, of that `digest`,
+    and the kernel accepted new connections in them for another `lease_left_s` (0 or less: in none).
+    It then obeyed `view` (`None`: no view yet) and had seen it at `view_at`. `kept` counts the
+    buckets out of force in which connections are kept, `flows` the connections that live (`None`:
+    not known), counted after the hand-over to the view `counted_under` (`None`: not known after
+    which). `able` is False where the node cannot serve; `problems` says why, and names each failing
+    health check. `before` holds the weights, by member id, from which the table of the view before
+    was built. The member reports again after `pause_s` at the latest.
     """
 
     read_at: float
@@ -57,6 +64,8 @@ class NodeReport:
     lease_left_s: float
     kept: int
     flows: int | None
+    counted_under: ViewId | None
+    pause_s: float
     able: bool
     problems: tuple[str, ...]
     xdp: str
@@ -68,38 +77,53 @@ class NodeReport:
         """The znode's data, JSON."""
         return json.dumps(asdict(self), sort_keys=True).encode()
 
-    def is_news_after(self, told: NodeReport) -> bool:
-        """Whether it says more than that time went by: connections that come and go are no news where none is waited for."""
-        flows = self.flows if self.kept else told.flows
-        ends = (self.lease_left_s > 0) != (told.lease_left_s > 0)
+    def is_news_after(self, former: NodeReport) -> bool:
+        """Whether it says more than that time went by.
+
+        Connections that come and go are news only while the node keeps some in buckets that moved.
+        """
+        flows = self.flows if self.kept else former.flows
+        ends = (self.lease_left_s > 0) != (former.lease_left_s > 0)
         return (
             ends
             or replace(
                 self,
-                read_at=told.read_at,
-                view_at=told.view_at,
-                lease_left_s=told.lease_left_s,
+                read_at=former.read_at,
+                view_at=former.view_at,
+                lease_left_s=former.lease_left_s,
+                pause_s=former.pause_s,
                 flows=flows,
             )
-            != told
+            != former
         )
+
+    @property
+    def stale_s(self) -> float:
+        """From which age, in seconds, the report says nothing about now."""
+        return max(STALE_S, STALE_PAUSES * self.pause_s)
+
+    def is_stale(self, now_s: float) -> bool:
+        """Whether the member has missed its own pace at `now_s`, seconds since the epoch."""
+        return now_s - self.read_at > self.stale_s
 
 
 def decode(data: bytes) -> NodeReport:
-    """Read a report, whoever wrote it; ValueError says what is wrong with it."""
+    """Read a report, which anything may have written; ValueError says what is wrong with it."""
     if len(data) > MAX_REPORT_BYTES:
         raise ValueError(f"{len(data)} bytes, at most {MAX_REPORT_BYTES} are allowed")
     record = read_object(data)
     read_format(record)
     return NodeReport(
         read_at=_number(record, "read_at", MAX_START_TIME_S),
-        view=_view(record.get("view")),
+        view=_view(record, "view"),
         view_at=_number(record, "view_at", MAX_START_TIME_S),
         held=read_int(record, "held", 0, _BUCKETS),
         digest=read_text(record, "digest", 32),
         lease_left_s=_number(record, "lease_left_s", MAX_LEASE_S),
         kept=read_int(record, "kept", 0, _BUCKETS),
         flows=None if record.get("flows") is None else read_int(record, "flows", 0, 1 << 32),
+        counted_under=_view(record, "counted_under"),
+        pause_s=_number(record, "pause_s", MAX_PAUSE_S),
         able=read_bool(record, "able"),
         problems=_problems(record.get("problems")),
         xdp=read_text(record, "xdp", 32),
@@ -109,31 +133,30 @@ def decode(data: bytes) -> NodeReport:
 
 
 def digest(total_nodes: int, buckets: Collection[int]) -> str:
-    """What tells one set of buckets from every other: equal texts, equal sets."""
+    """Return a text that is equal for equal sets of buckets, and for no others."""
     return blake2b(_bitmap(total_nodes, buckets), digest_size=12).hexdigest()
 
 
 def pack(total_nodes: int, buckets: Collection[int]) -> bytes:
-    """A set of buckets as one znode's data: at most a bit for each of `total_nodes`."""
+    """Return a set of buckets as one znode's data: at most a bit for each of `total_nodes`."""
     return zlib.compress(_bitmap(total_nodes, buckets))
 
 
 def unpack(total_nodes: int, data: bytes) -> frozenset[int]:
-    """The set of buckets in a znode, whoever wrote it; ValueError where it is none."""
+    """Return the buckets in a znode, which anything may have written; ValueError for nonsense."""
     if len(data) > MAX_HELD_BYTES:
         raise ValueError(f"{len(data)} bytes, at most {MAX_HELD_BYTES} are allowed")
     size = _size(total_nodes)
     try:
-        bitmap = zlib.decompressobj().decompress(
-            data, size + 1
-        )  # no more than that: a few bytes could unfold to gigabytes
+        # No more than that: a few bytes could unfold to gigabytes.
+        bitmap = zlib.decompressobj().decompress(data, size + 1)
     except zlib.error as error:
         raise ValueError("not compressed data") from error
     if len(bitmap) != size:
-        raise ValueError(f"not the {size} bytes that {total_nodes} node numbers take")
+        raise ValueError(f"not the {size} bytes that {total_nodes} buckets take")
     found = frozenset(_numbers(bitmap))
     if found and max(found) > total_nodes:
-        raise ValueError(f"node numbers beyond {total_nodes}")
+        raise ValueError(f"buckets beyond {total_nodes}")
     return found
 
 
@@ -161,7 +184,8 @@ def _number(record: dict[str, Any], key: str, most: float) -> float:
     return float(value)
 
 
-def _view(value: object) -> ViewId | None:
+def _view(record: dict[str, Any], key: str) -> ViewId | None:
+    value = record.get(key)
     if value is None:
         return None
     if (
@@ -169,7 +193,7 @@ def _view(value: object) -> ViewId | None:
         or len(value) != 3
         or not all(type(part) is int and abs(part) < 1 << 63 for part in value)
     ):
-        raise ValueError("view is no identity of a view")
+        raise ValueError(f"{key} is no identity of a view")
     return ViewId(*value)
 
 
@@ -183,5 +207,5 @@ def _weights(value: object) -> dict[int, int]:
     if not isinstance(value, dict) or len(value) > MAX_MEMBERS:
         raise ValueError(f"before is no object of at most {MAX_MEMBERS} members")
     if len(candidate_ids(value, MAX_ID)[0]) < len(value):
-        raise ValueError("before names what is no member id")
+        raise ValueError("before names something that is no member id")
     return {int(name): read_int(value, name, 0, MAX_WEIGHT) for name in value}

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 from maglev0.config.configuration import Config
 from maglev0.errors import ConfigError, DataplaneError, MaglevError, ZooKeeperError
 from maglev0.protocol.handover import Phase
+from maglev0.protocol.states import ReportedState
 from maglev0.telemetry.notify import Notifier, StateChange
-from maglev0.telemetry.reporter import LEFT, Snapshot
+from maglev0.telemetry.ports import Snapshot
 
 if TYPE_CHECKING:
     from maglev0.telemetry.metrics.exporter import Exporter
@@ -64,7 +65,7 @@ class DaemonSink:
 
     def changed(self, event: StateChange) -> None:
         """See `TelemetrySink.changed`."""
-        if event.state != LEFT:  # the VIP controller logs that itself
+        if event.state != ReportedState.LEFT:  # the VIP controller logs that itself
             log.info(
                 "%s is %s, was %s%s",
                 event.vip,

@@ -22,7 +22,8 @@ from maglev0.core.service import HashFamily, HashMode
 from maglev0.core.settings import Settings
 from maglev0.core.transition import Move
 from maglev0.core.view import View, ViewId
-from maglev0.daemon.node_driver import LOOK_AHEAD_PART, NodeDriver
+from maglev0.daemon.idle_work import PLANS_PART
+from maglev0.daemon.node_driver import NodeDriver
 from maglev0.daemon.reconciler import Reconciler
 from maglev0.daemon.supervisor import SWITCH_INTERVAL_S
 from maglev0.dataplane.nftables.dataplane import Nftables
@@ -110,14 +111,13 @@ class Measured(NodeDriver):
         return handover.view_id == handover.secure == view and handover.stage is Phase.ACQUIRED
 
     async def progressed(self) -> None:
-        self._progressed.clear()
-        await self._progressed.wait()
+        await self._view.next_round()
 
     async def swept(self) -> None:
-        await self._swept()
+        await self._sweeper.sweep()
 
     def foresee(self) -> None:
-        while self._plans.step():
+        while self._planner.work():
             pass
 
     def weigh(self, weight: int) -> Operation:
@@ -246,7 +246,7 @@ def ahead(members: int) -> tuple[Cell, ...]:
         for absence in foresight._absences.values()
         for numbers in absence
     )
-    return members, whole_s, whole_s / LOOK_AHEAD_PART, longest_ns / 1e6, kept / 1024
+    return members, whole_s, whole_s / PLANS_PART, longest_ns / 1e6, kept / 1024
 
 
 def run() -> tuple[Sheet, ...]:

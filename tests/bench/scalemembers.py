@@ -40,7 +40,8 @@ from maglev0.protocol.progress import ClusterContext
 from maglev0.runtime import logs
 from maglev0.runtime.waiting import Backoff, first_of, in_thread, together
 from maglev0.telemetry.notify import StateChange
-from maglev0.telemetry.reporter import Reporter, Snapshot, VipSink
+from maglev0.telemetry.ports import Snapshot, VipSink
+from maglev0.telemetry.reporter import Reporter
 from tests.bench.scalesession import LeanSession
 
 WISHES = Wishes(None, None, None, None, (HashFamily.NFTABLES,))
@@ -110,7 +111,7 @@ class Crowd:
 
 
 class Simulated(NodeDriver):
-    """The daemon's own loop, without looking ahead in quiet times."""
+    """The daemon's own loop, without failover plans: its shares come from elsewhere."""
 
     crowd: Crowd
     shares: Shares
@@ -122,20 +123,16 @@ class Simulated(NodeDriver):
         node_state.me = replace(node_state.me, weight=node_state.me.weight + 1)
         self._awake.set()
 
-    async def _next_step(self) -> float | None:
-        pause_s = await super()._next_step()
+    def look(self) -> None:
+        """See whether the member has come to rest under another view."""
         handover = self._part.handover
         at_rest_under = handover.view if handover.stage is Phase.ACQUIRED else None
         if at_rest_under is not self.at_rest_under:
             self.at_rest_under = at_rest_under
             self.crowd.came_to_rest()
-        return pause_s
 
     async def _share(self, view: View) -> frozenset[int]:
-        return await self.shares.of(self._me.name, view)
-
-    async def _use_quiet(self, until_s: float) -> None:
-        await self._wait(until_s)
+        return await self.shares.of(self.progress.me.name, view)
 
 
 class Nobody:
@@ -219,7 +216,12 @@ class Way:
             sink=VipSink(self._vip, Nobody()),
             checks=checks,
         )
-        member.on_progress = reporter.look
+
+        def progressed() -> None:
+            member.look()
+            reporter.look()
+
+        member.on_progress = progressed
         following = asyncio.create_task(together(member.follow(), reporter.run()))
         await first_of(following, leave.wait())
         await first_of(following, member.drain(DRAIN_S))

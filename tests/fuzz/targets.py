@@ -117,6 +117,8 @@ SOME_REPORT = NodeReport(
     1.5,
     6,
     7,
+    SOME_VIEW,
+    1.0,
     True,
     ("tcp:80 refuses",),
     "native",

@@ -16,6 +16,8 @@ PLAIN = NodeReport(
     1.5,
     0,
     None,
+    None,
+    1.0,
     able=True,
     problems=(),
     xdp="off",

@@ -103,7 +103,7 @@ def test_who_is_told_to_stop_after_zookeeper_went_away_does(
     for server in ensemble.servers:
         getattr(server, silence)()
     node.wait_line(
-        "no new flow is accepted any more in 5 node numbers: no renewal from ZooKeeper in time"
+        r"lease expired .* after the last ZooKeeper renewal: refusing new connections in 5 buckets;"
     )
     node.stop()
 

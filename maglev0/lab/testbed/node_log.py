@@ -14,7 +14,7 @@ _MEMBERS = re.compile(r"(?:^|\s)\[([\d ]*)\]$")
 _OWNER = re.compile(r"(backend-\d+)(?: \(me!\))? is responsible for node (\d+)$")
 _SHARE = re.compile(r"(backend-\d+)(?: \(me!\))? is responsible for (\d+) nodes \(")
 _HELD = re.compile(r"Nodes:\s*(.*)$")
-_TAKES_PART = re.compile(r"new flows are accepted again$|joined as backend-")
+_TAKES_PART = re.compile(r"new connections are accepted again$|joined as backend-")
 
 
 class Picture(NamedTuple):

@@ -14,7 +14,7 @@ from maglev0.core.text import printable
 from maglev0.core.view import ACTIVE, DRY_RUN, FAILING, Member, name_of
 from maglev0.operator.doctor.finding import Finding, fault, judged, note, warning
 from maglev0.protocol.lease import terms
-from maglev0.telemetry.node_report import NodeReport
+from maglev0.telemetry.node_report import STALE_S, NodeReport
 from maglev0.telemetry.observer import Observation
 
 FAMILIES = "hash families"
@@ -25,7 +25,6 @@ LEASES = "the members' leases"
 CLOCKS = "the members' clocks"
 SESSIONS = "the members' sessions"
 ORDERS = "standing orders"
-STALE_S = 15.0  # a daemon reports every 3 to 6 s, and news at once
 OFFSET_S = 2.0  # rounding to seconds, a slow write and our own reading may add up to this
 
 
@@ -38,7 +37,7 @@ class ClusterReading:
 
     def is_stale(self, report: NodeReport) -> bool:
         """Whether a report is too old to describe this moment."""
-        return self.at_s - report.read_at > STALE_S
+        return report.is_stale(self.at_s)
 
 
 def judge(first: ClusterReading, last: ClusterReading) -> list[Finding]:

@@ -46,5 +46,5 @@ def _is_empty(look: MemberLook) -> bool:
         not serves
         and look.is_settled
         and look.report is not None
-        and look.report.held == look.report.flows == 0
+        and look.report.held == look.connections_left == 0
     )

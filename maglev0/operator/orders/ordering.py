@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 import sys
 import time
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 from maglev0.coordination.session import Session
 from maglev0.core import view as views
 from maglev0.core.text import printable
-from maglev0.core.view import Member, ViewId, name_of
+from maglev0.core.view import DRAINING, Member, ViewId, name_of
 from maglev0.errors import ConfigError, ZooKeeperError
 from maglev0.operator import cluster_address, command
 from maglev0.operator.cluster_address import ClusterAddress
@@ -37,6 +38,7 @@ OPTIONS = """\
 """
 MAX_TIMEOUT_S = 86400
 LOOK_S = 0.5
+PROGRESS_S = 5.0  # between two lines that differ in the number of connections alone
 ATTEMPTS = 10  # to write an order that another command changes at the same time
 NOT_YET = 1
 
@@ -47,6 +49,16 @@ class MemberLook(NamedTuple):
     record: Member | None
     report: NodeReport | None
     view: ViewId
+
+    @property
+    def connections_left(self) -> int | None:
+        """How many connections a draining member has left; `None` for unknown.
+
+        Only a count from after its last hand-over holds all of them.
+        """
+        if self.report is None or self.report.counted_under != self.view:
+            return None
+        return self.report.flows
 
     @property
     def is_settled(self) -> bool:
@@ -166,18 +178,12 @@ async def _follow(
     That is 0 also for a member that is absent, and `NOT_YET` when the time is up.
     """
     deadline_s = time.monotonic() + timeout_s
-    shown: object = None
+    news = _News()
     while True:
         look = await _look(session, paths, request.member)
         done = request.is_done(look)
-        news = (
-            look.record,
-            None if look.report is None else (look.report.held, look.report.flows),
-            done,
-        )
-        if news != shown:
+        if news.is_news(look, done=done):
             show(request.member, look, done)
-            shown = news
         if done or look.record is None or timeout_s == 0:
             return 0
         if time.monotonic() >= deadline_s:
@@ -187,6 +193,29 @@ async def _follow(
             )
             return NOT_YET
         await asyncio.sleep(min(LOOK_S, max(0.0, deadline_s - time.monotonic())))
+
+
+class _News:
+    """What was shown of a member: no line is shown twice, and connections every `PROGRESS_S`."""
+
+    def __init__(self) -> None:
+        self._shown: object = None
+        self._left: int | None = None
+        self._shown_s = -math.inf
+
+    def is_news(self, look: MemberLook, *, done: bool) -> bool:
+        """Whether to show this look, which counts as shown then."""
+        report, left = look.report, look.connections_left
+        found = (
+            look.record,
+            None if report is None else (report.held, report.kept > 0, left is None),
+            done,
+        )
+        is_due = left != self._left and time.monotonic() >= self._shown_s + PROGRESS_S
+        if found == self._shown and not is_due:
+            return False
+        self._shown, self._left, self._shown_s = found, left, time.monotonic()
+        return True
 
 
 async def _look(session: Session, paths: Paths, member: int) -> MemberLook:
@@ -209,9 +238,20 @@ def _text(member: int, look: MemberLook, done: bool) -> None:
     parts = [f"{name} is {look.record.state}, weight {look.record.weight}"]
     if report is not None:
         parts.append(f"{report.held} buckets in force")
-        if report.kept:
+        if look.record.state == DRAINING:
+            left = look.connections_left
+            parts.append(
+                "connections not counted yet" if left is None else f"{left} connections left"
+            )
+        elif report.kept:
             parts.append(f"connections kept in {report.kept} more buckets")
     print(": ".join((parts[0], ", ".join(parts[1:]))) + ("; done" if done else ""), flush=True)  # noqa: T201
+
+
+def _connections(look: MemberLook) -> int | None:
+    if look.record is not None and look.record.state == DRAINING:
+        return look.connections_left
+    return None if look.report is None else look.report.flows
 
 
 def _json(member: int, look: MemberLook, done: bool) -> None:
@@ -222,7 +262,7 @@ def _json(member: int, look: MemberLook, done: bool) -> None:
         "state": record and record.state,
         "weight": record and record.weight,
         "held": report and report.held,
-        "connections": report and report.flows,
+        "connections": _connections(look),
         "kept": report and report.kept,
         "done": done,
     }

@@ -18,15 +18,15 @@ from maglev0.core.view import ACTIVE, DRY_RUN, FAILING, Ignored, Member, name_of
 from maglev0.protocol.handover import Phase
 from maglev0.protocol.lease import terms
 from maglev0.protocol.orders import Order
+from maglev0.protocol.states import ReportedState
 from maglev0.telemetry.audit import Findings
-from maglev0.telemetry.node_report import NodeReport
+from maglev0.telemetry.node_report import STALE_S, NodeReport
 from maglev0.telemetry.observer import Observation
 
 REPORT_INTERVAL_S = 5.0  # a daemon reports at least so often what its kernel has in force
-STALE_S = 15.0  # an older report does not describe the present
 CLOCK_TOLERANCE_S = 2.0
 EXAMPLES = 8
-IDLE = "idle"  # active, and owns no bucket
+IDLE = ReportedState.IDLE
 SOUND = "sound"
 MOVING = "moving"
 ALARM = "alarm"
@@ -49,8 +49,8 @@ class MemberRow:
 
     @property
     def is_stale(self) -> bool:
-        """Whether its last report is too old."""
-        return self.report is not None and self.report_age_s > STALE_S
+        """Whether its last report is older than the pace that the report announced allows."""
+        return self.report is not None and self.report_age_s > self.report.stale_s
 
     @property
     def is_plain(self) -> bool:

@@ -32,7 +32,7 @@ from maglev0.telemetry import observer
 from maglev0.telemetry.metrics import measures
 from maglev0.telemetry.metrics.http_server import HttpServer
 from maglev0.telemetry.metrics.measures import ERRORS, PHASES, CheckResult, Family, Measures
-from maglev0.telemetry.reporter import Snapshot
+from maglev0.telemetry.ports import Snapshot
 
 PATH = "/metrics"
 # From a move that the kernel was ready for to a crash's session timeout, the promises of 10 and 50 ms among them.
@@ -160,10 +160,10 @@ class Exporter:
             restored=snapshot.restored,
         )
 
-    def _share(self, vip: IPv4Address, ownership: Assignment | None, name: str) -> int:
+    def _share(self, vip: IPv4Address, ownership: Assignment | None, name: str) -> int | None:
         """What the table gives this node; counted once for each table, for that takes a millisecond."""
         if ownership is None:
-            return 0
+            return None
         known = self._shares.get(vip)
         if known is None or known[0] is not ownership:
             known = self._shares[vip] = ownership, ownership.table.count(name)

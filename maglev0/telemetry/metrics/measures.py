@@ -61,7 +61,7 @@ class Measures:
     xdp: str
     members: Mapping[str, int]
     owned: int
-    share: int
+    share: int | None
     total: int
     overlaps: int | None
     holes: int | None

@@ -13,7 +13,7 @@ from maglev0.core.service import HashFamily, HashMode
 from maglev0.core.settings import Settings
 from maglev0.core.transition import Move
 from maglev0.core.view import View
-from maglev0.daemon import node_driver
+from maglev0.daemon import planner
 from maglev0.daemon.node_driver import NodeDriver
 from maglev0.daemon.reconciler import Reconciler
 from maglev0.dataplane.dry_run import DryRun
@@ -52,9 +52,9 @@ class Watched(NodeDriver):
 
     @property
     def is_ready_for_anything(self) -> bool:
-        mind = self._plans
-        return mind.ownership is not None and mind._absences.keys() == (
-            mind._weights or {}
+        plans = self._planner._plans
+        return plans.ownership is not None and plans._absences.keys() == (
+            plans._weights or {}
         ).keys() - {ME.name}
 
 
@@ -71,7 +71,7 @@ class Run:
             self.tables += 1
             return decide(view, total_nodes, dry_run=dry_run)
 
-        monkeypatch.setattr(node_driver, "decide", counted)
+        monkeypatch.setattr(planner, "decide", counted)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         while not condition():  # noqa: ASYNC110  none of it tells

@@ -16,7 +16,7 @@ from maglev0.daemon import vip_controller
 from maglev0.daemon.vip_controller import VipContext, VipController
 from maglev0.errors import UnavailableError
 from maglev0.protocol.agreement import Agreement
-from maglev0.telemetry.reporter import TelemetrySink
+from maglev0.telemetry.ports import TelemetrySink
 from tests.support.configs import VIP, config
 from tests.support.patience import PATIENCE_S
 

@@ -17,8 +17,10 @@ from maglev0.core.view import MAX_ID, MAX_MEMBERS, MAX_START_TIME_S, MAX_WEIGHT,
 from maglev0.telemetry.node_report import (
     MAX_HELD_BYTES,
     MAX_LEASE_S,
+    MAX_PAUSE_S,
     MAX_REASONS,
     MAX_REPORT_BYTES,
+    STALE_S,
     NodeReport,
     decode,
     digest,
@@ -30,22 +32,24 @@ from tests.support.reports import PLAIN
 
 texts = st.text(st.characters(codec="utf-8"), max_size=8).filter(str.isprintable)
 times = st.floats(0, MAX_START_TIME_S)
+views = st.none() | st.builds(
+    ViewId,
+    st.integers(0, (1 << 63) - 1),
+    st.integers(-(1 << 31), (1 << 31) - 1),
+    st.integers(0, 1 << 30),
+)
 all_reports = st.builds(
     NodeReport,
     read_at=times,
-    view=st.none()
-    | st.builds(
-        ViewId,
-        st.integers(0, (1 << 63) - 1),
-        st.integers(-(1 << 31), (1 << 31) - 1),
-        st.integers(0, 1 << 30),
-    ),
+    view=views,
     view_at=times,
     held=st.integers(0, MAX_SIZE),
     digest=texts,
     lease_left_s=st.floats(-MAX_LEASE_S, MAX_LEASE_S),
     kept=st.integers(0, MAX_SIZE),
     flows=st.none() | st.integers(0, 1 << 32),
+    counted_under=views,
+    pause_s=st.floats(0, MAX_PAUSE_S),
     able=st.booleans(),
     problems=st.lists(texts, max_size=3).map(tuple),
     xdp=texts,
@@ -66,6 +70,8 @@ def test_what_was_encoded_is_decoded_to_the_same(report: NodeReport) -> None:
         (PLAIN, False),
         (replace(PLAIN, read_at=9.0, view_at=8.5, lease_left_s=0.1), False),
         (replace(PLAIN, flows=7), False),
+        (replace(PLAIN, pause_s=7.0), False),
+        (replace(PLAIN, counted_under=PLAIN.view), True),
         (replace(PLAIN, lease_left_s=0.0), True),
         (replace(PLAIN, digest="cd"), True),
         (replace(PLAIN, view=ViewId(1, 2, 4)), True),
@@ -81,6 +87,14 @@ def test_a_report_is_news_if_more_than_time_passed(later: NodeReport, is_news: b
 def test_connections_that_end_are_news_while_they_are_waited_for() -> None:
     waiting = replace(PLAIN, kept=2, flows=7)
     assert replace(waiting, flows=6).is_news_after(waiting)
+
+
+def test_a_report_is_stale_when_its_member_has_missed_the_pace_that_it_announced() -> None:
+    assert not PLAIN.is_stale(PLAIN.read_at + STALE_S)
+    assert PLAIN.is_stale(PLAIN.read_at + STALE_S + 1)
+    slow = replace(PLAIN, pause_s=100.0)
+    assert not slow.is_stale(slow.read_at + 200)
+    assert slow.is_stale(slow.read_at + 201)
 
 
 def test_the_largest_report_is_one() -> None:
@@ -111,6 +125,9 @@ def test_no_data_does_more_than_be_refused(data: bytes) -> None:
         ({"digest": "a" * 33}, "digest"),
         ({"lease_left_s": 2 * MAX_LEASE_S}, "lease_left_s"),
         ({"flows": -1}, "flows"),
+        ({"counted_under": [1, 2]}, "counted_under"),
+        ({"pause_s": None}, "pause_s"),
+        ({"pause_s": 2 * MAX_PAUSE_S}, "pause_s"),
         ({"problems": "no list"}, "problems"),
         ({"problems": ["a"] * (MAX_REASONS + 1)}, "problems"),
         ({"problems": ["\x1b[31m"]}, "problem"),

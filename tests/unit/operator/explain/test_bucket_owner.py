@@ -22,7 +22,21 @@ ONE, TWO, THREE = (
     replace(SOMEONE, id=number, host=f"s{number}", state=ACTIVE) for number in (1, 2, 3)
 )
 REPORT = NodeReport(
-    1.0, NOW, 1.0, 5, "", 1.5, 0, 0, able=True, problems=(), xdp="off", version="1", before={}
+    1.0,
+    NOW,
+    1.0,
+    5,
+    "",
+    1.5,
+    0,
+    0,
+    NOW,
+    1.0,
+    able=True,
+    problems=(),
+    xdp="off",
+    version="1",
+    before={},
 )
 
 

@@ -13,13 +13,13 @@ from maglev0.operator.status.page import (
     IDLE,
     MOVING,
     SOUND,
-    STALE_S,
     Status,
     essence,
     status_as_json,
 )
 from maglev0.protocol.handover import Ack, Phase
 from maglev0.protocol.orders import Order
+from maglev0.telemetry.node_report import STALE_S
 from tests.support.clusters import NOW_S, PATHS, SEED, SESSION, VIP, Cluster
 from tests.support.direct import put
 

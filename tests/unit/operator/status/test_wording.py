@@ -4,7 +4,7 @@ import pytest
 
 from maglev0.core.view import FAILING
 from maglev0.operator.status import wording
-from maglev0.operator.status.page import STALE_S, Status
+from maglev0.operator.status.page import Status
 from maglev0.operator.status.wording import (
     SHOWN_OTHERS,
     SHOWN_ROWS,
@@ -15,6 +15,7 @@ from maglev0.operator.status.wording import (
     two_unit_duration,
 )
 from maglev0.protocol.orders import Order
+from maglev0.telemetry.node_report import STALE_S
 from tests.support.clusters import NOW_S, PATHS, SEED, SESSION, Cluster
 from tests.support.direct import put
 
