@@ -8,7 +8,7 @@ from tests.project.conftest import ROOT, run
 
 IMPORT_ALL = """
 import importlib, pkgutil, maglev0
-left_out = ("__main__", ".xdp.build", ".simulate.plot")
+left_out = ("__main__", ".xdp.build", ".simulate.drawing", ".simulate.plot")
 names = [module.name for module in pkgutil.walk_packages(maglev0.__path__, "maglev0.") if not module.name.endswith(left_out)]
 for name in names:
     importlib.import_module(name)
@@ -33,8 +33,12 @@ def test_every_module_is_in_the_wheel_and_can_be_imported(elsewhere: Path) -> No
         path.relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
         for path in (ROOT / "maglev0").rglob("*.py")
     }
-    # What builds the XDP program imports setuptools, which an installation need not have, and what plots matplotlib.
-    unneeded = {"maglev0.dataplane.xdp.build", "maglev0.operator.simulate.plot"}
+    # They import setuptools and matplotlib, which an installation need not have.
+    unneeded = {
+        "maglev0.dataplane.xdp.build",
+        "maglev0.operator.simulate.drawing",
+        "maglev0.operator.simulate.plot",
+    }
     wanted = (
         {name.removesuffix(".__init__") for name in sources}
         - {"maglev0", "maglev0.__main__", "maglev0.lab.chaos.__main__"}
