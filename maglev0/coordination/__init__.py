@@ -1,4 +1,5 @@
-"""The ZooKeeper adapter: the session, kazoo's connection, ACLs, credentials, the session file and the diagnosis.
+"""The ZooKeeper adapter: session, kazoo's connection, ACLs, credentials, session file, diagnosis.
 
-In: calls of `protocol.ports.zookeeper`. Out: kazoo's requests, and its events as wake-ups. It must not know any dataplane.
+In: calls of `protocol.ports.zookeeper`. Out: kazoo's requests, and its events as wake-ups. This
+package must not know any dataplane.
 """

@@ -1,7 +1,8 @@
-"""Whose znodes are whose: the ACL that this node gives to what it creates, and which znodes that others created have the same.
+"""Whether a znode belongs to the cluster's identity: the judge of ACLs.
 
-Pure: imports no I/O. A znode is ours if its ACL is that one, and was never changed: whoever may change it once can do so again, and ZooKeeper gives
-such changes no place in its order, so that two nodes could judge the same view differently.
+Pure: imports no I/O. A znode is ours if it has the ACL that this node gives to the znodes it
+creates, and if this ACL was never changed. A client that may change it once can do so again, and
+ZooKeeper does not order such changes, so that two nodes could judge the same view differently.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 ALL = 31  # read, write, create, delete, admin
-MAX_KNOWN = 32_768  # znodes of which it is remembered: six of each of the most members that there may be, and what else may lie beside them
+MAX_KNOWN = 32_768  # verdicts kept: six znodes of each of 1,024 members fit five times
 
 
 class AclEntry(NamedTuple):
@@ -22,7 +23,7 @@ class AclEntry(NamedTuple):
 
 
 class AclVerdict(NamedTuple):
-    """Of a znode's creation and the version of its ACL: whether it is ours."""
+    """Whether a znode is ours, by its creation and the version of its ACL."""
 
     czxid: int
     aversion: int
@@ -30,7 +31,7 @@ class AclVerdict(NamedTuple):
 
 
 class AclJudge:
-    """What is known of ACLs by one identity; `scheme` is ZooKeeper's scheme of it."""
+    """The verdicts of one identity, whose ZooKeeper scheme is `scheme`, on ACLs."""
 
     def __init__(self, scheme: str) -> None:
         self.scheme = scheme
@@ -38,9 +39,10 @@ class AclJudge:
         self._known: dict[str, AclVerdict] = {}
 
     def learn(self, acl: Iterable[AclEntry]) -> bool:
-        """Take from the ACL of what was created for whoever is authenticated the entry of our scheme; return whether there is one.
+        """Take the entry of our scheme from the ACL of a znode that this node created as itself.
 
-        There may be others: of a connection with a certificate and a password ZooKeeper knows two identities. One is enough to be in, and the
+        Returns whether there is such an entry. There may be others: with a certificate and a
+        password ZooKeeper knows two identities of a connection. One is enough, and the
         certificates of two nodes may differ.
         """
         self.own = frozenset(
@@ -49,11 +51,11 @@ class AclJudge:
         return bool(self.own)
 
     def known(self, path: str) -> bool:
-        """Whether an earlier znode at this path was judged, so that it is worth reading first whether it is the same."""
+        """Whether a znode at this path was judged; its stat shows if it is still the same."""
         return path in self._known
 
     def verdict(self, path: str, czxid: int, aversion: int) -> bool | None:
-        """Whether that znode is ours, `None` where its ACL was not read."""
+        """Whether that znode is ours; `None` if its ACL was not read."""
         known = self._known.get(path)
         return (
             known.ours
@@ -62,7 +64,7 @@ class AclJudge:
         )
 
     def judge(self, path: str, czxid: int, aversion: int, acl: Iterable[AclEntry]) -> None:
-        """Remember what the ACL of that znode says."""
+        """Keep the verdict on the ACL of that znode."""
         self._known.pop(path, None)
         if len(self._known) >= MAX_KNOWN:
             del self._known[next(iter(self._known))]  # the oldest
@@ -71,5 +73,5 @@ class AclJudge:
         )
 
     def forget(self, path: str) -> None:
-        """There is no such znode any more, or another."""
+        """Drop the verdict: the znode is gone, or is another one."""
         self._known.pop(path, None)

@@ -1,7 +1,8 @@
-"""Kazoo's connection as it is needed here: TLS that trusts one CA, authentication that comes to an end, and a log that tells no secrets.
+"""Kazoo's connection, with TLS that trusts one CA, bounded authentication, no secret in the log.
 
-What kazoo itself does: it trusts all CAs of the machine beside the one that it is told, leaves Nagle's delays on, sends for ever where a server
-knows no SASL, takes a connection that breaks for a wrong password, and logs whole requests, with passwords in them, when they fail.
+Kazoo itself also trusts all CAs of the machine, leaves Nagle's algorithm on, sends SASL requests
+for ever to a server without SASL, reports a broken connection as a wrong password, and logs failed
+requests with the passwords in them.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ from __future__ import annotations
 import logging
 import socket
 import ssl
-import struct
 from typing import Any
 
 from kazoo.client import KazooClient
@@ -20,18 +20,13 @@ from kazoo.protocol.serialization import SASL, Connect
 from kazoo.retry import KazooRetry
 
 from maglev0.config.zookeeper_access import DIGEST, ZooKeeperAccess
-from maglev0.coordination import credentials
+from maglev0.coordination import credentials, translation
 
 RECONNECT_DELAY_S = 0.05
-MAX_RECONNECT_DELAY_S = 2.0  # how much later than ZooKeeper itself a cluster may come back
+MAX_RECONNECT_DELAY_S = 2.0  # a node reconnects at most this much after ZooKeeper is back
 MAX_SASL_STEPS = 8  # DIGEST-MD5 takes three
-MAX_SASL_DROPS = 3  # in a row: servers before 3.6 say by hanging up that a password is wrong, others hang up when they stop
-_NONSENSE = (
-    LookupError,
-    RuntimeError,
-    ValueError,
-    struct.error,
-)  # what kazoo raises on answers that it cannot make sense of
+# In a row. A server before 3.6 hangs up on a wrong password; every server hangs up when it stops.
+MAX_SASL_DROPS = 3
 
 _HARMLESS = (str, int, float, BaseException, type(None))
 
@@ -39,14 +34,14 @@ log = logging.getLogger("maglev0.kazoo")
 
 
 class KazooHandler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo has no types
-    """Kazoo's threads, with connections by our own TLS."""
+    """Kazoo's threads, with connections by the TLS context given."""
 
     def __init__(self, tls: ssl.SSLContext | None) -> None:
         super().__init__()
         self._tls = tls
 
     def create_connection(self, *arguments: Any, **options: Any) -> socket.socket:
-        """Connect as kazoo asks for it: it names the address, and the name by which that was found."""
+        """Connect to the address that kazoo names; TLS checks the name that kazoo resolved."""
         if self._tls is None:
             connection: socket.socket = super().create_connection(*arguments, **options)
             return connection
@@ -65,7 +60,10 @@ class KazooHandler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo h
         others: list[Any],
         timeout: float | None = None,
     ) -> tuple[list[Any], ...]:
-        """Wait as kazoo does; what TLS has decrypted already counts as readable, for the socket does not show it any more."""
+        """Wait as kazoo does.
+
+        Bytes that TLS has decrypted count as readable: the socket no longer shows them.
+        """
         pending = [
             reader for reader in readers if isinstance(reader, ssl.SSLSocket) and reader.pending()
         ]
@@ -80,7 +78,11 @@ class KazooHandler(SequentialThreadingHandler):  # type: ignore[misc]  # kazoo h
 
 
 class KazooConnection(ConnectionHandler):  # type: ignore[misc]
-    """Kazoo's protocol. `granted_timeout_s` is what the server last granted; `refusal` says that it does not let this identity in, for good."""
+    """Kazoo's protocol.
+
+    `granted_timeout_s` is the session timeout that the server last granted. `refusal` is not empty
+    once the servers have refused this identity for good.
+    """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -92,9 +94,10 @@ class KazooConnection(ConnectionHandler):  # type: ignore[misc]
         try:
             answer = super()._invoke(timeout, request, xid)
         except AuthFailedError:
-            self.refusal = "they take no digest identities"  # any user and password are an identity, if not the right one
+            # Every user and password are an identity, if not the right one.
+            self.refusal = "they accept no digest identities"
             raise
-        except _NONSENSE as error:
+        except translation.UNDECODABLE as error:
             raise ConnectionDropped(f"nonsense from the server: {type(error).__name__}") from error
         if isinstance(request, Connect) and answer[0].time_out > 0:
             self.granted_timeout_s = answer[0].time_out / 1000
@@ -103,15 +106,16 @@ class KazooConnection(ConnectionHandler):  # type: ignore[misc]
     def _read_socket(self, timeout: float) -> Any:
         try:
             return super()._read_socket(timeout)
-        except _NONSENSE as error:
-            # An answer that cannot be read, or that nobody asked for, would end kazoo's thread, and the session with it, for good.
+        except translation.UNDECODABLE as error:
+            # An answer that cannot be decoded, or without a request, would end kazoo's thread and
+            # with it the session.
             raise ConnectionDropped(f"nonsense from the server: {type(error).__name__}") from error
 
     def _submit(self, request: Any, timeout: float, xid: int | None = None) -> None:
         if isinstance(request, SASL):
             self._sasl_steps += 1
             if self._sasl_steps > MAX_SASL_STEPS:
-                raise SASLException("the server never came to an end")
+                raise SASLException("too many steps")
         super()._submit(request, timeout, xid)
 
     def _authenticate_with_sasl(self, host: str, timeout: float) -> None:
@@ -121,13 +125,13 @@ class KazooConnection(ConnectionHandler):  # type: ignore[misc]
         except AuthFailedError as error:
             self._sasl_drops += 1
             if isinstance(error.__cause__, ConnectionDropped) and self._sasl_drops < MAX_SASL_DROPS:
-                raise ConnectionDropped("hung up while authenticating") from error
+                raise ConnectionDropped("hung up during authentication") from error
             self.refusal = "wrong user or password"
             raise
         except SASLException as error:
             self.refusal = "they have no DIGEST-MD5 login in their JAAS configuration"
             raise AuthFailedError(str(error)) from error
-        except _NONSENSE as error:
+        except translation.UNDECODABLE as error:
             raise ConnectionDropped(f"nonsense from the server: {type(error).__name__}") from error
         self._sasl_drops = 0
 
@@ -139,7 +143,10 @@ def client(
     tls: ssl.SSLContext | None,
     former: tuple[int, bytes] | None,
 ) -> KazooClient:
-    """Kazoo's client, not started; it authenticates on every connection anew. `former` is the id and password of a session to take back."""
+    """Return kazoo's client, not started, which authenticates on every connection.
+
+    `former` is the id and password of a session to resume.
+    """
     secret = credentials.password(access) if access.scheme else ""
     if _hide_secrets not in log.filters:
         log.addFilter(_hide_secrets)
@@ -171,7 +178,7 @@ def client(
 
 
 def _hide_secrets(record: logging.LogRecord) -> bool:
-    """For the log of kazoo: of requests and answers it names the kind alone, for passwords and the data of znodes are in them."""
+    """Filter kazoo's log: show only the kind of requests and answers, which may hold passwords."""
     if isinstance(record.args, tuple):
         record.args = tuple(
             each if isinstance(each, _HARMLESS) else type(each).__name__ for each in record.args

@@ -1,4 +1,4 @@
-"""The story of the connection to ZooKeeper, and why there is none: each server is asked, and what it does is put in words."""
+"""Logs the state of the connection to ZooKeeper, and asks each server why there is none."""
 
 from __future__ import annotations
 
@@ -14,56 +14,57 @@ from maglev0.runtime.waiting import in_thread
 
 log = logging.getLogger(__name__)
 
-FIRST_LOOK_S = 1.0  # most sessions come, or come back, within that
+FIRST_LOOK_S = 1.0  # most sessions connect within this time
 MAX_LOOK_S = 30.0
 ANSWER_TIMEOUT_S = 1.0
 ANSWER_LIMIT = 4096
 SILENT = "does not answer"
 CLOSES = "closes connections (is its maxClientCnxns reached?)"
-SERVES = "serves, but gave no session yet"
-NO_QUORUM = "runs but has no quorum"
-CERTIFICATE = "shows a certificate that does not hold:"
+SERVES = "serves, but has not granted a session yet"
+NO_QUORUM = "runs, but has no quorum"
+CERTIFICATE = "shows an invalid certificate:"
 NO_TLS = "fails in TLS: wrong version number"
 _FAILURES = (
     (TimeoutError, SILENT),
     (socket.gaierror, ": the name does not resolve"),
     (ConnectionRefusedError, "refuses connections"),
-    (
-        ConnectionError,
-        CLOSES,
-    ),  # whether a hang-up shows as an end or as a reset depends on how fast it was
+    # A server that hangs up early resets the connection, a slower one closes it.
+    (ConnectionError, CLOSES),
 )
 SPEAKS_TLS = "expects TLS: give --zk-ca, or its port without TLS in --zk"
 SPEAKS_NO_TLS = "does not speak TLS there: give its secureClientPort in --zk, or leave --zk-ca out"
 
 
 async def narrate(session: Session, address: ZooKeeperAddress) -> None:
-    """Log for ever when the connection comes and goes and, once for each reason, why it does not come.
+    """Log each connection and disconnection for ever, and once each new reason for no session.
 
     Raises ZooKeeperError once the servers have refused this node's identity.
     """
     while True:
-        await _tell_until_connected(session, address)
-        log.info("connected to ZooKeeper, session %#x", session.session)
+        await _log_until_connected(session, address)
+        log.info("connected to ZooKeeper: session %#x", session.session)
         await session.until(SessionState.SUSPENDED, SessionState.LOST)
-        log.warning("lost the connection to ZooKeeper")
+        log.warning("connection to ZooKeeper lost: reconnecting")
 
 
-async def _tell_until_connected(session: Session, address: ZooKeeperAddress) -> None:
-    pause_s, said = FIRST_LOOK_S, ""
+async def _log_until_connected(session: Session, address: ZooKeeperAddress) -> None:
+    pause_s, logged = FIRST_LOOK_S, ""
     while True:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(pause_s):
                 await session.until(SessionState.CONNECTED)
                 return
         reason = await why_no_session(address, session.tls)
-        if reason != said:
-            log.warning("no ZooKeeper session, trying again: %s", reason)
-        pause_s, said = min(2 * pause_s, MAX_LOOK_S), reason
+        if reason != logged:
+            log.warning("no ZooKeeper session, retrying: %s", reason)
+        pause_s, logged = min(2 * pause_s, MAX_LOOK_S), reason
 
 
 async def why_no_session(address: ZooKeeperAddress, tls: ssl.SSLContext | None = None) -> str:
-    """One line about every server of the connection string, as "zk1:2181 refuses connections; zk2:2181 …". `tls` is the session's."""
+    """One line about every server, as "zk1:2181 refuses connections; zk2:2181 …".
+
+    `tls` is the context of the session, `None` without TLS.
+    """
     findings = await asyncio.gather(*(_finding(server, tls) for server in address.hosts.split(",")))
     return "; ".join(findings)
 
@@ -72,7 +73,8 @@ async def _finding(server: str, tls: ssl.SSLContext | None) -> str:
     host, _, number = server.rpartition(":")
     name, port = host.strip("[]"), int(number)
     found = await _asked(name, port, tls)
-    # Whether one that was spoken to in the wrong way is silent, hangs up or complains depends on its version and on the length of what was sent.
+    # A server that gets TLS where it expects none, or the reverse, is silent, hangs up or
+    # complains, depending on its version and on the length of the request.
     if tls is None and found in (SILENT, CLOSES) and await _speaks_tls(name, port):
         found = SPEAKS_TLS
     if (
@@ -85,30 +87,31 @@ async def _finding(server: str, tls: ssl.SSLContext | None) -> str:
 
 
 async def _asked(host: str, port: int, tls: ssl.SSLContext | None) -> str:
-    """What a server does that is asked for its state."""
+    """What a server does when it is asked for its state."""
     try:
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
             return _meaning(await _server_status(host, port, tls))
     except ssl.SSLError as error:
         return _tls_failure(error)
     except OSError as error:
-        told = next((text for kind, text in _FAILURES if isinstance(error, kind)), None)
-        return told or f": {(error.strerror or str(error)).lower()}"
+        failure = next((text for kind, text in _FAILURES if isinstance(error, kind)), None)
+        return failure or f": {(error.strerror or str(error)).lower()}"
 
 
 def _tls_failure(error: ssl.SSLError) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return (
-            f"{CERTIFICATE} {error.verify_message.rstrip('.').lower()} (--zk-ca says what to trust)"
+            f"{CERTIFICATE} {error.verify_message.rstrip('.').lower()} (--zk-ca names the trusted "
+            "CA)"
         )
     reason = (error.reason or "no reason given").replace("_", " ").lower()
     if "alert" in reason:
-        return f"refuses this node's certificate, or that it has none: {reason}; see --zk-cert"
+        return f"refuses this node's certificate, or demands one: {reason}; see --zk-cert"
     return f"fails in TLS: {reason}"
 
 
 async def _speaks_tls(host: str, port: int) -> bool:
-    """Whether a server answers a greeting in TLS, whatever its certificate says."""
+    """Whether a server answers a TLS handshake; its certificate does not matter."""
     anybody = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     anybody.check_hostname, anybody.verify_mode = False, ssl.CERT_NONE
     return await _asked(host, port, anybody) not in (SILENT, CLOSES, NO_TLS)
@@ -117,7 +120,7 @@ async def _speaks_tls(host: str, port: int) -> bool:
 async def _server_status(host: str, port: int, tls: ssl.SSLContext | None) -> bytes:
     reader, writer = await _connection(host, port, tls)
     try:
-        # "srvr" is the one four-letter command that servers allow by default.
+        # "srvr" is the only four-letter command that servers allow by default.
         writer.write(b"srvr")
         await writer.drain()
         return await reader.read(ANSWER_LIMIT)
@@ -144,4 +147,4 @@ def _meaning(answer: bytes) -> str:
         return SERVES
     if not answer:
         return CLOSES
-    return "is no ZooKeeper server"
+    return "is not a ZooKeeper server"

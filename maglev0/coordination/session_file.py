@@ -1,6 +1,7 @@
-"""What a daemon leaves for the one that starts after it: which session to take back, so that nobody in the cluster sees a change.
+"""The session that a daemon leaves to the next one, so that a restart changes no view.
 
-It holds for the same kernel and network namespace only, and for the same request: a session taken back with another timeout may end by either one.
+A session is resumed only in the same kernel and network namespace, and with the same requested
+timeout: with another one, ZooKeeper may expire the session by either.
 """
 
 from __future__ import annotations
@@ -25,19 +26,19 @@ _SESSION_LIMIT = 1 << 64
 
 
 def kernel_identity() -> str:
-    """The run of this kernel, and this network namespace: what a dataplane's state belongs to."""
+    """The boot and the network namespace that the state of a dataplane belongs to."""
     return f"{boot_id()}/{_NAMESPACE.stat().st_ino}"
 
 
 class SavedSession(NamedTuple):
-    """What an earlier daemon left: its session, and the cluster's settings that it ran with."""
+    """What the previous daemon left: its session, and the settings of the cluster."""
 
     session: Identity
     settings: Settings
 
 
 class SessionFile:
-    """The file of one VIP. systemd names its directory in $RUNTIME_DIRECTORY, and keeps it across restarts of the unit alone."""
+    """The file of one VIP, in the directory that systemd keeps while the unit restarts."""
 
     def __init__(self, vip: IPv4Address, zk: ZooKeeperAddress, kernel: str) -> None:
         self.path = run_directory() / f"{vip}.session"
@@ -46,7 +47,7 @@ class SessionFile:
         self._written: SavedSession | None = None
 
     def read(self, requested_timeout_s: float) -> SavedSession | None:
-        """What an earlier daemon left, if its session is one to take back here and now."""
+        """What the previous daemon left, if its session can be resumed here; else `None`."""
         try:
             record = read_object(self.path.read_bytes())
             session = Identity(
@@ -66,12 +67,12 @@ class SessionFile:
         return found if same and session.requested_timeout_s == requested_timeout_s else None
 
     def write(self, left: SavedSession) -> None:
-        """Leave this to whoever comes after this process; a restart without it is seen by the others, no more."""
+        """Leave a session to the next daemon; an error is logged, and a restart moves buckets."""
         if left == self._written:
             return
         record = {
-            "session": left.session.id
-            + (_SESSION_LIMIT >> 1),  # the file holds no negative numbers
+            # The file has no negative numbers.
+            "session": left.session.id + (_SESSION_LIMIT >> 1),
             "password": left.session.password.hex(),
             "timeout_ms": round(left.session.requested_timeout_s * 1000),
             "settings": left.settings.encode().decode(),
@@ -79,17 +80,17 @@ class SessionFile:
             "zk": self._zk,
         }
         try:
-            # The password in it is the right to act as this member.
+            # Readable for the owner alone: with this password a process can act as this member.
             replace_file(self.path, json.dumps(record))
         except OSError as error:
             log.warning(
-                "writing %s: %s; a restart of this daemon will be a change to the cluster",
+                "cannot write %s: %s; a restart of this daemon will move its buckets",
                 self.path,
                 error.strerror,
             )
         self._written = left
 
     def remove(self) -> None:
-        """Leave nothing."""
+        """Delete the file."""
         with contextlib.suppress(OSError):
             self.path.unlink()

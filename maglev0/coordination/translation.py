@@ -1,20 +1,27 @@
-"""Between kazoo's values and those of `znodes` and `rights`."""
+"""Translates between kazoo's values and those of the port and of `acl`."""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable
 from typing import Any
 
 from kazoo.client import TransactionRequest
 from kazoo.exceptions import (
     BadVersionError,
+    ConnectionClosedError,
+    ConnectionLoss,
     InvalidACLError,
     NoAuthError,
     NodeExistsError,
     NoNodeError,
+    OperationTimeoutError,
     RolledBackError,
     RuntimeInconsistency,
+    SessionExpiredError,
+    SessionMovedError,
 )
+from kazoo.handlers.threading import KazooTimeoutError
 from kazoo.security import ACL, Id
 
 from maglev0.coordination.acl import AclEntry
@@ -32,31 +39,44 @@ from maglev0.protocol.ports.zookeeper import (
     Znode,
 )
 
+AWAY = (
+    ConnectionLoss,
+    ConnectionClosedError,
+    SessionExpiredError,
+    SessionMovedError,
+    OperationTimeoutError,
+    KazooTimeoutError,
+    TimeoutError,
+)
+"""What kazoo raises when a request got no answer."""
+UNDECODABLE = (LookupError, RuntimeError, ValueError, struct.error)
+"""What kazoo raises on answers that it cannot decode."""
+
 
 def stat(found: Any) -> Stat:
-    """A stat."""
+    """Return the port's stat."""
     return Stat(
         found.czxid, found.mzxid, found.pzxid, found.version, found.cversion, found.ephemeralOwner
     )
 
 
 def node(found: tuple[bytes, Any], *, ours: bool = True) -> Znode:
-    """Data and stat of one znode."""
+    """Return the port's znode for data and stat."""
     return Znode(bytes(found[0]), stat(found[1]), ours)
 
 
 def entries(acl: Iterable[ACL]) -> list[AclEntry]:
-    """An ACL as it was read."""
+    """Return the entries of an ACL that was read."""
     return [AclEntry(entry.perms, entry.id.scheme, entry.id.id) for entry in acl]
 
 
 def acl(own: Iterable[AclEntry]) -> list[ACL]:
-    """An ACL to create with."""
+    """Return kazoo's ACL of these entries, to create with."""
     return [ACL(entry.perms, Id(entry.scheme, entry.id)) for entry in own]
 
 
 def add(transaction: TransactionRequest, operation: Operation, acl_: list[ACL]) -> None:
-    """Put an operation into a transaction; what it creates gets that ACL."""
+    """Add an operation to a transaction; a znode that it creates gets this ACL."""
     match operation:
         case Create(path, data, ephemeral):
             transaction.create(path, data, acl=acl_, ephemeral=ephemeral)
@@ -69,7 +89,7 @@ def add(transaction: TransactionRequest, operation: Operation, acl_: list[ACL]) 
 
 
 def no_rights(answers: list[Any]) -> int | None:
-    """Which operation of a transaction an ACL forbade, `None` for none of them."""
+    """The index of the operation that an ACL forbade; `None` if there is none."""
     return next(
         (
             index
@@ -81,7 +101,10 @@ def no_rights(answers: list[Any]) -> int | None:
 
 
 def zxid(answers: list[Any]) -> int:
-    """The zxid of a transaction that took place, as its writes tell it; raises what kept it from taking place."""
+    """Return the zxid of a transaction, which its writes show; 0 for one without writes.
+
+    Raises Refused, Disconnected or ZooKeeperError if it did not take place.
+    """
     for index, answer in enumerate(answers):
         if isinstance(answer, NodeExistsError | NoNodeError | BadVersionError):
             reason = Reason(
@@ -92,9 +115,8 @@ def zxid(answers: list[Any]) -> int:
             raise Refused(index, reason) from answer
     failures = [answer for answer in answers if isinstance(answer, Exception)]
     for failure in failures:
-        if not isinstance(
-            failure, RolledBackError | RuntimeInconsistency
-        ):  # those two are of operations that stood beside the one that failed
+        # These two belong to the other operations of a transaction with a failed one.
+        if not isinstance(failure, RolledBackError | RuntimeInconsistency):
             raise ZooKeeperError(
                 f"using ZooKeeper: {type(failure).__name__}: {failure}"
             ) from failure

@@ -1,8 +1,10 @@
-"""One look at a service: by TCP, HTTP, a program or a file. Each is bounded in bytes; the time is the caller's.
+"""One probe of a service: by TCP, HTTP, a program or a file.
 
-TCP and HTTP go out from the very address that they go to. Only a host that has an address can connect from it, so that the answer is never another
-node's, even while the VIP is not placed here. (Binding to the device lo would not do: the kernel then finds no route to an address on another device,
-and none to a container behind a DNAT rule.)
+A probe is bounded in bytes; the caller bounds its time. TCP and HTTP connect from the same address
+that they connect to. Only a host that has an address can connect from it, so the answer never comes
+from another node, even while this host does not have the VIP. (Binding to the device lo does not
+work: the kernel then finds no route to an address on another device, nor to a container behind a
+DNAT rule.)
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from maglev0.config.health_checks import CheckKind, HealthCheck
 from maglev0.runtime import program
 from maglev0.runtime.waiting import in_thread
 
-MAX_HEAD_BYTES = 16384  # what h11, Apache and others allow an HTTP header
+MAX_HEAD_BYTES = 16384  # the limit of h11, Apache and others for an HTTP header
 _MAX_HEAD_LINES = 256
 _MAX_INTERIM = 8  # answers of status 1xx before the one that counts
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: |\r?\n)")
@@ -37,9 +39,10 @@ class DownError(Exception):
 
 
 async def look(check: HealthCheck, vip: IPv4Address, keep: Keep) -> str | None:
-    """Look once: `None` if the service is up, else the reason.
+    """Probe once: returns `None` if the service is up, else the reason.
 
-    It may be cancelled at any time. What goes on nevertheless, a thread or a process that does not die at once, has been handed to `keep`.
+    The caller may cancel it at any time. `keep` gets the future of a thread or process that may
+    outlive the probe.
     """
     try:
         if check.kind is CheckKind.TCP:
@@ -56,15 +59,14 @@ async def look(check: HealthCheck, vip: IPv4Address, keep: Keep) -> str | None:
         return f"no TLS: {(error.reason or 'handshake failed').replace('_', ' ').lower()}"
     except OSError as error:
         return _words(error)
-    except RuntimeError as error:  # what threading says when it can start no thread
+    except RuntimeError as error:  # threading cannot start a thread
         return str(error)
     return None
 
 
 def _words(error: OSError) -> str:
-    return (
-        "connection lost" if error.errno is None else os.strerror(error.errno).lower()
-    )  # asyncio's own text names the address, too
+    # Not the text of asyncio, which names the address too.
+    return "connection lost" if error.errno is None else os.strerror(error.errno).lower()
 
 
 async def _connected(check: HealthCheck, vip: IPv4Address) -> socket.socket:
@@ -89,12 +91,16 @@ def _bind(connection: socket.socket, address: str) -> None:
         connection.bind((address, 0))
     except OSError as error:
         if error.errno == errno.EADDRNOTAVAIL:
-            raise DownError(f"{address} is no address of this host") from error
+            raise DownError(f"{address} is not an address of this host") from error
         raise
 
 
 def _refuse_itself(connection: socket.socket) -> None:
-    """Where nobody listens the kernel may happen to choose that very port to connect from: TCP then connects to itself (RFC 9293, 3.5)."""
+    """Refuse a connection to itself.
+
+    Without a listener the kernel may choose the same port to connect from, and TCP then connects
+    to itself (RFC 9293, 3.5).
+    """
     if connection.getsockname() == connection.getpeername():
         raise DownError("connection refused")
 
@@ -115,14 +121,17 @@ async def _http(check: HealthCheck, vip: IPv4Address) -> None:
         writer.write(_request(check, vip))
         status = await _status(reader)
     finally:
-        writer.transport.abort()  # it may be long, and the service may never end it
+        writer.transport.abort()  # the answer may be long, or endless
     if not 200 <= status < 400:
         raise DownError(f"status {status}")
 
 
 @functools.cache
 def _tls() -> ssl.SSLContext:
-    """Certificates are not looked at: nobody stands between this host and itself, and the certificate is in another name than the VIP's."""
+    """A TLS context that accepts every certificate.
+
+    Nothing is between this host and itself, and the certificate has another name than the VIP.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -130,7 +139,7 @@ def _tls() -> ssl.SSLContext:
 
 
 def _server_name(check: HealthCheck) -> str:
-    """The name to send in TLS, empty where there is none: an address is no name (RFC 6066, 3)."""
+    """The server name for TLS; empty for an address, which is no name (RFC 6066, 3)."""
     name = re.sub(r":[0-9]*\Z", "", check.host)
     try:
         ip_address(name.strip("[]"))
@@ -164,7 +173,7 @@ async def _status(reader: asyncio.StreamReader) -> int:
 
 
 async def _head(reader: asyncio.StreamReader) -> bytes:
-    """An answer's status line and header, to the empty line that ends them."""
+    """Read the status line and header of an answer, up to the empty line that ends them."""
     head = b""
     try:
         for _line in range(_MAX_HEAD_LINES):
@@ -193,8 +202,8 @@ async def _exec(check: HealthCheck, vip: IPv4Address, keep: Keep) -> None:
     if running.flooded:
         raise DownError(f"it printed more than {program.MAX_OUTPUT_BYTES} bytes")
     if status:
-        said = running.last_line
-        raise DownError(program.fate(status) + (f": {said}" if said else ""))
+        output = running.last_line
+        raise DownError(program.fate(status) + (f": {output}" if output else ""))
 
 
 async def _file(check: HealthCheck, keep: Keep) -> None:
@@ -205,7 +214,7 @@ async def _file(check: HealthCheck, keep: Keep) -> None:
 
 
 def _missing(path: str) -> str | None:
-    """Why a file is not there. It raises nothing: where the look took too long nobody is left to hear of it."""
+    """Why a file is missing, or `None`. Raises nothing: after the timeout no caller is left."""
     try:
         os.stat(path)  # noqa: PTH116  no Path for one system call
     except OSError as error:

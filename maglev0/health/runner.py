@@ -1,4 +1,4 @@
-"""Runs the checks of one VIP, for ever, and tells when what they say has changed."""
+"""Runs the health checks of one VIP for ever, and reports changes of their states."""
 
 from __future__ import annotations
 
@@ -23,7 +23,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class CheckOutcome:
-    """A check's last run: how long it took, and what was wrong (empty: nothing). `up` is how the check stands, by its results in a row."""
+    """The last run of a health check: its duration, and the reason if it was bad (else empty).
+
+    `up` is the state of the check, by its results in a row.
+    """
 
     check: HealthCheck
     up: bool
@@ -32,9 +35,10 @@ class CheckOutcome:
 
 
 class CheckRunner:
-    """The checks of one VIP on this node; `changed` is called, on the loop, when `healthy` or a check or its reason in `problems` changed.
+    """The health checks of one VIP on this node.
 
-    Before the first results nothing is healthy, except where nothing is checked.
+    `changed` is called on the loop when `healthy`, a check in `problems` or its reason changed.
+    Before the first results a node with health checks is not healthy.
     """
 
     def __init__(
@@ -54,32 +58,35 @@ class CheckRunner:
 
     @property
     def healthy(self) -> bool:
-        """Whether every check is up."""
+        """Whether every health check is up."""
         return self._health.is_healthy
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """A line for each check that is down."""
+        """A line for each health check that is down."""
         return self._health.problems(_now_s())
 
     @property
     def results(self) -> tuple[CheckOutcome, ...]:
-        """Of each check that has run."""
+        """The outcome of each health check that has run."""
         return tuple(result for _number, result in sorted(self._results.items()))
 
     async def first(self) -> None:
-        """Return once each check has had a result: after the time-out at the latest, or twice that where this process is starved."""
+        """Return once each health check has had a result.
+
+        This takes at most the timeout, or twice the timeout if this process gets no processor.
+        """
         async with self._first_round:
             await asyncio.gather(
                 *(
                     self._look(number)
-                    for number, standing in enumerate(self._health.standings)
-                    if standing.up is None
+                    for number, state in enumerate(self._health.states)
+                    if state.up is None
                 )
             )
 
     async def run(self) -> None:
-        """Check for ever. When this is cancelled, no process is left."""
+        """Run the health checks for ever; cancelling this leaves no process."""
         try:
             await self.first()
             if not self._inspections:
@@ -93,11 +100,11 @@ class CheckRunner:
 
     async def _repeat(self, number: int) -> None:
         loop = asyncio.get_running_loop()
-        # Not all at once: programs that start together make a peak.
+        # Spread over the interval: programs that start together make a peak.
         due_s = loop.time() + self._timing.interval_s * (number + 1) / len(self._inspections)
         while True:
             await asyncio.sleep(due_s - loop.time())
-            # Counted from now, so that what a process missed that was stopped is not made up for.
+            # Counted from now, so that a process that was stopped does not catch up.
             due_s = loop.time() + self._timing.interval_s
             await self._look(number)
 
@@ -105,41 +112,44 @@ class CheckRunner:
         inspection, begin_s = self._inspections[number], _now_s()
         reason = await inspection.look()
         now_s = _now_s()
-        was, before = self._health.standings[number], self._said()
+        was, before = self._health.states[number], self._summary()
         self._health.note(number, reason, now_s)
-        stands = self._health.standings[number]
+        stands = self._health.states[number]
         self._results[number] = CheckOutcome(
             inspection.check, bool(stands.up), now_s - begin_s, reason or ""
         )
-        self._tell(inspection.check, was, stands, reason)
-        if self._said() != before:
+        self._log(inspection.check, was, stands, reason)
+        if self._summary() != before:
             self._changed()
 
-    def _said(self) -> tuple[bool, list[tuple[HealthCheck, str]]]:
-        return self.healthy, [(check, standing.reason) for check, standing in self._health.failing]
+    def _summary(self) -> tuple[bool, list[tuple[HealthCheck, str]]]:
+        return self.healthy, [(check, state.reason) for check, state in self._health.failing]
 
-    def _tell(
+    def _log(
         self, check: HealthCheck, was: CheckState, stands: CheckState, reason: str | None
     ) -> None:
         if stands.up == was.up:
             if reason is not None:
-                logger.debug("%s: check %s: %s", self._vip, check, reason)
+                logger.debug("%s: health check %s: %s", self._vip, check, reason)
         elif stands.up:
             after = (
                 "" if was.up is None else f" again after {duration(stands.since_s - was.since_s)}"
             )
-            logger.info("%s: check %s is up%s", self._vip, check, after)
+            logger.info("%s: health check %s is up%s", self._vip, check, after)
         else:
             found = (
-                "at the first look"
+                "at the first run"
                 if was.up is None
-                else f"(bad results in a row: {self._timing.fall})"
+                else f"after {self._timing.fall} bad results in a row"
             )
-            logger.warning("%s: check %s is down %s: %s", self._vip, check, found, reason)
+            logger.warning("%s: health check %s is down %s: %s", self._vip, check, found, reason)
 
 
 class _Inspection:
-    """The looks of one check, of which never two go on at once; `remains` is what a look left behind that could not be ended."""
+    """The probes of one health check, one at a time.
+
+    `remains` holds the futures of threads and processes that outlive their probe.
+    """
 
     def __init__(self, check: HealthCheck, vip: IPv4Address, timeout_s: float) -> None:
         self.check = check
@@ -150,7 +160,7 @@ class _Inspection:
     async def look(self) -> str | None:
         """`None` if the service is up, else the reason."""
         if not await _done(self.remains, self._timeout_s):
-            return "an earlier look has still not come to its end"
+            return "an earlier probe has not ended yet"
         self.remains.clear()
         looking = asyncio.create_task(probe.look(self.check, self._vip, self.remains.append))
         try:
@@ -163,10 +173,11 @@ class _Inspection:
 
 
 async def _done(futures: Collection[asyncio.Future[Any]], timeout_s: float) -> bool:
-    """Whether they get done within a time in which this process runs.
+    """Whether the futures are done within a time in which this process runs.
 
-    A process that was stopped or starved finds its timer gone off together with all that happened meanwhile, or before a program that was stopped
-    with it could do anything. So the time is taken in slices, and one that took twice as long as it should does not count, within bounds.
+    In a process that was stopped or got no processor, the timer fires together with everything that
+    happened meanwhile, or before a program that was stopped with it could run. So the time is
+    divided into slices, and a slice that took twice its time does not count, up to a bound.
     """
     loop, slice_s, left = asyncio.get_running_loop(), timeout_s / _SLICES, _SLICES
     for _slice in range(2 * _SLICES):

@@ -1,8 +1,9 @@
-"""Notices that the machine stood still while the world went on: its kernel's lease timers stood still, too.
+"""Detects that the machine was suspended, which stops the kernel's lease timers too.
 
-After a suspend CLOCK_BOOTTIME is ahead of CLOCK_MONOTONIC; after a snapshot was resumed, the host's time source or its time daemon steps
-CLOCK_REALTIME. Between the resumption and the step nobody can know (README, Limits). The kernel tells of either at once, by a timer that it cancels
-then (timerfd_create(2), TFD_TIMER_CANCEL_ON_SET).
+After a suspend CLOCK_BOOTTIME is ahead of CLOCK_MONOTONIC. After a snapshot resumes, the host's
+time source or time daemon steps CLOCK_REALTIME; before that step nothing shows it (manual:
+limits). The kernel reports either at once: it cancels a timer (timerfd_create(2),
+TFD_TIMER_CANCEL_ON_SET).
 """
 
 from __future__ import annotations
@@ -17,11 +18,10 @@ from contextlib import contextmanager
 
 from maglev0.runtime.waiting import woken
 
-LOOK_S = 10.0  # between two looks without a notice, so that what slewing adds up to is never taken for a jump
-JUMP_S = 0.05  # slewing changes the distance of two clocks by 5 ms in 10 s
-SAME_INSTANT_S = (
-    0.01  # clocks read further apart, by a process that was stopped in between, cannot be compared
-)
+LOOK_S = 10.0  # between two looks without a notice, so that slewing never adds up to a jump
+JUMP_S = 0.05  # slewing moves two clocks apart by 5 ms in 10 s
+# A process that is stopped between two reads cannot compare the clocks.
+SAME_INSTANT_S = 0.01
 
 _FLAGS = os.O_NONBLOCK | os.O_CLOEXEC  # TFD_NONBLOCK, TFD_CLOEXEC
 _CANCEL_ON_SET = 1 << 0 | 1 << 1  # TFD_TIMER_ABSTIME, TFD_TIMER_CANCEL_ON_SET
@@ -38,8 +38,8 @@ class _Timer(ctypes.Structure):  # struct itimerspec
 
 
 def distances_s() -> tuple[float, float]:
-    """How far the two other clocks are ahead of CLOCK_MONOTONIC, in seconds."""
-    while True:  # ends: a process that gets so little done does not get here again either
+    """How far CLOCK_BOOTTIME and CLOCK_REALTIME are ahead of CLOCK_MONOTONIC, in seconds."""
+    while True:  # ends as soon as the process runs for 10 ms
         monotonic_s = time.clock_gettime(time.CLOCK_MONOTONIC)
         found = (
             time.clock_gettime(time.CLOCK_BOOTTIME) - monotonic_s,
@@ -50,7 +50,10 @@ def distances_s() -> tuple[float, float]:
 
 
 async def watch(jumped: Callable[[float], Awaitable[None]]) -> None:
-    """Await `jumped` with the seconds of each jump, for ever. A process that was stopped sees none: its clocks went on together."""
+    """Await `jumped` with the seconds of each jump, for ever.
+
+    A process that was only stopped sees no jump, because its clocks went on together.
+    """
     with _noticing() as noticed:
         before = distances_s()
         while True:
@@ -65,14 +68,13 @@ async def watch(jumped: Callable[[float], Awaitable[None]]) -> None:
 
 @contextmanager
 def _noticing() -> Iterator[asyncio.Event]:
-    """An event that is set when the kernel says that its clock was set, or that the machine was resumed."""
+    """An event that the kernel sets when its clock was set or the machine resumed."""
     noticed, loop = asyncio.Event(), asyncio.get_running_loop()
     timer = _timer()
 
     def notice() -> None:
-        with contextlib.suppress(
-            OSError
-        ):  # ECANCELED is the notice; reading it makes room for the next
+        # ECANCELED is the notice; reading it re-arms the next one.
+        with contextlib.suppress(OSError):
             os.read(timer, 8)
         noticed.set()
 

@@ -1,4 +1,4 @@
-"""The log on stdout: one line a fact, with the time unless journald adds its own."""
+"""The log on stdout: one line for each fact, with the time unless journald adds it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TextIO
 
 
 class _Formatter(logging.Formatter):
-    """ISO 8601 times with the zone's offset; what is worse than information says so."""
+    """ISO 8601 times with the zone's offset; the level is shown above INFO."""
 
     def __init__(self, *, with_time: bool) -> None:
         super().__init__()
@@ -22,11 +22,12 @@ class _Formatter(logging.Formatter):
             text = f"{record.levelname.lower()}: {text}"
         if not self._with_time:
             return text
-        return f"{datetime.fromtimestamp(record.created, UTC).astimezone().isoformat(timespec='milliseconds')} {text}"
+        time = datetime.fromtimestamp(record.created, UTC).astimezone()
+        return f"{time.isoformat(timespec='milliseconds')} {text}"
 
 
 class _StdoutHandler(logging.StreamHandler[TextIO]):
-    """Goes on without a reader: what is left in the buffer of a pipe that nobody reads would else spoil the exit status."""
+    """Continues without a reader, so that a closed pipe does not change the exit status."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's own name
         if sys.exc_info()[0] is BrokenPipeError:
@@ -36,26 +37,27 @@ class _StdoutHandler(logging.StreamHandler[TextIO]):
 
 
 def _is_journal(descriptor: int) -> bool:
-    """Whether journald reads it. The variable alone does not say so: it is inherited, by every shell of a desktop too (systemd.exec(5))."""
+    """Whether journald reads this descriptor.
+
+    $JOURNAL_STREAM alone does not show it: child processes inherit the variable (systemd.exec(5)).
+    """
     stat = os.fstat(descriptor)
     return os.environ.get("JOURNAL_STREAM") == f"{stat.st_dev}:{stat.st_ino}"
 
 
 def begin(*, verbose: bool) -> None:
-    """Let the package log to stdout, line by line."""
+    """Log to stdout, line by line."""
     handler = _StdoutHandler(sys.stdout)
     handler.setFormatter(_Formatter(with_time=not _is_journal(handler.stream.fileno())))
     logger = logging.getLogger("maglev0")
     logger.handlers = [handler]
     logger.propagate = False
     set_verbose(verbose=verbose)
-    logging.raiseExceptions = (
-        False  # a reader of the log that went away is no reason for tracebacks
-    )
+    logging.raiseExceptions = False  # no traceback when the reader of the log is gone
 
 
 def set_verbose(*, verbose: bool) -> None:
-    """Log what did not change, too, or not."""
+    """Also log what did not change, or only what did."""
     logging.getLogger("maglev0").setLevel(logging.DEBUG if verbose else logging.INFO)
-    # Kazoo reports each failed attempt; the daemon says once what is wrong.
+    # Kazoo reports each failed attempt; the daemon logs each reason once.
     logging.getLogger("maglev0.kazoo").setLevel(logging.INFO if verbose else logging.CRITICAL)

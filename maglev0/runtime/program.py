@@ -1,8 +1,9 @@
-"""Programs of the operator's, run so that none can harm the daemon: checks and the one that is told of events.
+"""Runs programs of the operator, health checks and --notify, so that none can harm the daemon.
 
-Each runs in a session of its own, so that it can be killed with all that it started; what leaves the session on purpose, as a service does that puts
-itself into the background, is on its own. The daemon never waits for one on its loop, not even for the start: a shell is started, which is local, and
-turns itself into the program, which may lie on a file system that hangs.
+Each runs in a session of its own, so that it is killed with all its children. A child that leaves
+the session on purpose, as a service in the background does, lives on. The loop never waits for a
+program, not even for its start: it starts a local shell, which executes the program, because the
+program may lie on a file system that hangs.
 """
 
 from __future__ import annotations
@@ -17,33 +18,28 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from maglev0.core.text import blanked, shortened
 from maglev0.runtime.waiting import in_thread
 
-MAX_OUTPUT_BYTES = 1 << 20  # reading so much takes 1 ms; who prints more is killed
+MAX_OUTPUT_BYTES = 1 << 20  # reading so much takes 1 ms; a program that prints more is killed
 MAX_LINE_CHARACTERS = 200
 END_TIMEOUT_S = 1.0  # a killed process is gone within milliseconds, unless it hangs in the kernel
-CANNOT_RUN = (
-    126,
-    127,
-)  # a shell's exit statuses where there is no such program, or none that may be run (POSIX, sh)
+# The exit statuses of a shell for a program that is missing or not executable (POSIX, sh).
+CANNOT_RUN = (126, 127)
 
-_SHELL = (
-    "/bin/sh",
-    "-c",
-    'exec "$0" "$@"',
-)  # the arguments are handed over as they are, and none is read by the shell
+# The shell passes the arguments on as they are.
+_SHELL = ("/bin/sh", "-c", 'exec "$0" "$@"')
 _TAIL_BYTES = 4096
 _READ_BYTES = 1 << 16  # what a pipe holds
-_KILL_ROUNDS = 5  # each finds what was forked during the one before, if that was not killed in time
-# How a service talks to its manager (sd_notify(3), sd_watchdog_enabled(3), sd_listen_fds(3)): the daemon's part.
+_KILL_ROUNDS = 5  # each finds what was forked during the round before
+# The daemon's own variables (sd_notify(3), sd_watchdog_enabled(3), sd_listen_fds(3)).
 _OURS = frozenset(
     {"NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"}
 )
 
 
 class Program:
-    """A program that runs; `ended` is done once it is gone for good, with its exit status: negative for a signal's number.
+    """A program that runs; `ended` is a future with its exit status, -N for signal N.
 
-    What it left running in its process group is killed then. `ended` raises RuntimeError, and the program is killed, where no thread can be had to
-    wait for it.
+    When the program ends, its remaining process group is killed. `ended` raises RuntimeError, and
+    the program is killed, if no thread can be started to wait for it.
     """
 
     def __init__(self, process: subprocess.Popen[bytes], output: int | None) -> None:
@@ -52,7 +48,7 @@ class Program:
         self.ended = asyncio.ensure_future(self._end())
 
     def kill(self) -> None:
-        """Kill it and all that it started, as far as that is in its session still; harmless where it has ended."""
+        """Kill it and every process of its session; harmless after its end."""
         if self.ended.done():
             return
         self._signal_group()
@@ -62,13 +58,13 @@ class Program:
             if not found:
                 return
             for pid in found:
-                # A number that was just seen is not given to another process at once: the kernel goes through all others first.
+                # The kernel does not reuse a pid at once: it goes through all others first.
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
             met |= found
 
     async def finish(self) -> None:
-        """Kill it and wait until it is gone, within bounds."""
+        """Kill it and wait until it is gone, at most `END_TIMEOUT_S`."""
         self.kill()
         await asyncio.wait([self.ended], timeout=END_TIMEOUT_S)
 
@@ -79,7 +75,7 @@ class Program:
 
     @property
     def last_line(self) -> str:
-        """The last line with something printable of what it has said so far, at most `MAX_LINE_CHARACTERS`."""
+        """The last non-blank line of its output so far, at most `MAX_LINE_CHARACTERS`."""
         text = b"" if self._output is None else self._output.tail
         lines = [blanked(line).strip() for line in text.decode(errors="replace").splitlines()]
         return shortened(next((line for line in reversed(lines) if line), ""), MAX_LINE_CHARACTERS)
@@ -87,7 +83,7 @@ class Program:
     async def _end(self) -> int:
         pid = self._process.pid
         try:
-            # Until it is reaped no other process, group or session can get its number.
+            # No other process, group or session can get its pid before it is reaped.
             await in_thread(lambda: os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT))
         finally:
             self._signal_group()
@@ -101,7 +97,7 @@ class Program:
 
 
 class _Output:
-    """Reads what a program prints, and keeps the end of it."""
+    """Reads the output of a program and keeps the end of it."""
 
     def __init__(self, descriptor: int, flooded: Callable[[], None]) -> None:
         self._descriptor = descriptor
@@ -116,14 +112,14 @@ class _Output:
         return self._bytes > MAX_OUTPUT_BYTES
 
     def close(self) -> None:
-        """Read what is there, and no more."""
+        """Read what is there, then close."""
         while self._read():
             pass
         asyncio.get_running_loop().remove_reader(self._descriptor)
         os.close(self._descriptor)
 
     def _read(self) -> bool:
-        """Whether there may be more."""
+        """Read once; returns whether there may be more."""
         if self.is_flood:
             return False
         try:
@@ -146,9 +142,10 @@ def start(
     standard_input: bytes = b"",
     listen: bool = True,
 ) -> Program:
-    """Start a program, by its whole path, with `variables` beside our environment; without `listen` nobody reads what it prints.
+    """Start a program by its full path, with `variables` added to our environment.
 
-    Raises OSError where this machine can start no process at all. A program that cannot be run ends with an exit status of `CANNOT_RUN`.
+    Without `listen` its output is discarded. Raises OSError if this machine can start no process.
+    A program that cannot be run ends with an exit status of `CANNOT_RUN`.
     """
     with contextlib.ExitStack() as ours:
         reading, writing = os.pipe() if listen else (None, subprocess.DEVNULL)
@@ -173,7 +170,10 @@ def start(
 
 @contextlib.contextmanager
 def _standard_input(data: bytes) -> Iterator[int]:
-    """A file in memory, for a pipe would have to be written to while the program reads; no data is no input at all."""
+    """A file in memory with the data, or /dev/null without data.
+
+    A pipe would have to be written while the program reads.
+    """
     if not data:
         yield subprocess.DEVNULL
         return
@@ -194,8 +194,8 @@ def fate(status: int) -> str:
 
 
 def _session(leader: int) -> Iterator[int]:
-    """The processes of a session, those included that made process groups of their own, as timeout(1) does."""
-    for name in os.listdir("/proc"):  # noqa: PTH208  Path objects for a thousand processes would cost more than the look itself
+    """The processes of a session, also in process groups of their own, as timeout(1) makes."""
+    for name in os.listdir("/proc"):  # noqa: PTH208  a thousand Path objects cost more
         if name.isdigit():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 if os.getsid(int(name)) == leader:

@@ -1,4 +1,4 @@
-"""The directory that outlives this process, and the run of the kernel that its files are about."""
+"""The directory that outlives this process, and the boot that its files belong to."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def boot_id() -> str:
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Write a file completely or not at all, readable for its owner only; OSError when that fails.
+    """Write a file completely or not at all, readable for its owner only; OSError on failure.
 
-    The directory is made, too, with the same rights.
+    Creates the directory too, with the same rights.
     """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     new = path.with_name(f"{path.name}.{secrets.token_hex(4)}")

@@ -1,4 +1,4 @@
-"""Waiting on an asyncio loop: for the first of several things, for a thread, and with growing delays."""
+"""Waiting on an asyncio loop: for the first of several, for a thread, with growing delays."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MAX_DELAY_S = 5.0
 
 
 async def first_of(*waits: Awaitable[object], timeout_s: float | None = None) -> None:
-    """Return when the first of them is done or time is up; those not handed in as tasks are cancelled then."""
+    """Return when the first is done or time is up; cancels those that are not tasks already."""
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     try:
         await asyncio.wait(tasks, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
@@ -28,19 +28,22 @@ async def first_of(*waits: Awaitable[object], timeout_s: float | None = None) ->
 
 
 async def woken(event: asyncio.Event, timeout_s: float | None) -> None:
-    """Return when the event is set or time is up. It takes no task, so it is the one for loops that turn often."""
+    """Return when the event is set or time is up; needs no task, so it suits busy loops."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(timeout_s):
             await event.wait()
 
 
 async def until_set(event: asyncio.Event) -> None:
-    """Return when the event is set: an end for those who would run `together` for ever."""
+    """Return when the event is set; among endless coroutines it ends `together`."""
     await event.wait()
 
 
 async def together(*endless: Coroutine[None, None, None]) -> None:
-    """Run them side by side until one raises, and raise that; the others are cancelled, as all are when this is."""
+    """Run them side by side until one ends or raises, then cancel the others.
+
+    Raises what that one raised. Cancelling this cancels all.
+    """
     tasks = [asyncio.create_task(coroutine) for coroutine in endless]
     try:
         done, _pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -53,17 +56,18 @@ async def together(*endless: Coroutine[None, None, None]) -> None:
 
 
 async def in_thread(function: Callable[[], _Result]) -> _Result:
-    """Run what takes long or blocks in a thread that nobody waits for when the process ends.
+    """Run a blocking function in a thread that does not delay the end of the process.
 
-    For those of `asyncio.to_thread` the end of the loop waits, and a silent name server would hold it up for half a minute.
+    The loop waits for threads of `asyncio.to_thread` when it ends, and a silent name server would
+    hold it up for half a minute. Cancelling this does not stop the thread.
     """
     done: Future[_Result] = Future()
-    done.set_running_or_notify_cancel()  # who awaits it may be cancelled, the thread cannot
+    done.set_running_or_notify_cancel()  # a waiter can be cancelled, the thread cannot
 
     def run() -> None:
         try:
             done.set_result(function())
-        except BaseException as error:  # noqa: BLE001  it is for who awaits the result
+        except BaseException as error:  # noqa: BLE001  the waiter gets it
             done.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
@@ -83,5 +87,5 @@ class Backoff:
         return delay_s
 
     def succeeded(self) -> None:
-        """Begin anew."""
+        """Start again with the first delay."""
         self._next_s = FIRST_DELAY_S

@@ -1,6 +1,6 @@
-"""Ends a process whose main loop stands still: a hung daemon must not keep its place in the cluster.
+"""Ends a process whose main loop hangs: a hung daemon must not keep its buckets.
 
-Kazoo's own thread would keep the session alive while the loop hangs in a full pipe or a stuck call.
+Kazoo's own thread keeps the session alive while the loop hangs in a full pipe or a stuck call.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ DUMP_TIMEOUT_S = 1.0  # stderr may be the very pipe that is full
 
 
 class Watchdog:
-    """A thread that looks at the loop's progress. Made, then `start`; the loop calls `beat` at least `LOOKS` times per `timeout_s`.
+    """A thread that watches the progress of the loop.
 
-    It counts its own looks instead of reading a clock: a process that was stopped and woken is not taken for one that hung,
-    and gets the chance to recover.
+    Call `start`; then the loop must call `beat` at least `LOOKS` times per `timeout_s`. The thread
+    counts its looks and reads no clock, so a process that was stopped and continued does not count
+    as hung and can recover.
     """
 
     def __init__(self, timeout_s: float) -> None:
@@ -28,11 +29,11 @@ class Watchdog:
         self._timeout_s = timeout_s
 
     def beat(self) -> None:
-        """Tell that the loop has come round."""
+        """Record that the loop has made progress."""
         self._beats += 1
 
     def start(self) -> None:
-        """Begin to look."""
+        """Begin to watch."""
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def _watch(self) -> None:
@@ -44,10 +45,11 @@ class Watchdog:
         self._end()
 
     def _end(self) -> None:
-        # Whatever hinders the telling (no stderr, no descriptor or thread left), the process ends.
+        # Without stderr, descriptors or threads the message fails; the process ends all the same.
         try:
             text = (
-                f"maglev0: the main loop stood still for {self._timeout_s:.1f} s; its stacks follow, then the process ends\n".encode()
+                f"maglev0: the main loop has hung for {self._timeout_s:.1f} s: "
+                "printing the stacks and exiting\n".encode()
                 + _stacks()
             )
             writer = threading.Thread(

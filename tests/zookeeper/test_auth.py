@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.zookeeper
 
-TELLING = "warning: no ZooKeeper session, trying again: "
+TELLING = "warning: no ZooKeeper session, retrying: "
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def _acl(place: Site) -> list[Any]:
 
 def test_whose_cluster_it_is_not_does_not_start(place: Site, guard: Guard) -> None:
     nodes = _joined(place, guard, 1)
-    out = "^maglev0: using ZooKeeper: NoAuthError: an ACL there keeps this node out of "
+    out = "^maglev0: using ZooKeeper: NoAuthError: an ACL keeps this node out of "
     anybody = place.start(2)
     for node in (
         _start(place, guard, 3, guard.auth("digest", guard.wrong), *guard.tls),
@@ -224,7 +224,7 @@ def test_who_is_not_let_in_is_told_so_once_and_for_all(place: Site, guard: Guard
     final = {
         (guard.auth("sasl", guard.wrong), *guard.tls): (
             1,
-            r"ZooKeeper's servers refuse user maglev of --zk-auth \(wrong user or password\): ",
+            r"the ZooKeeper servers refuse user maglev of --zk-auth \(wrong user or password\): ",
         ),
         (guard.auth("digest", readable), *guard.tls): (
             2,
@@ -232,9 +232,9 @@ def test_who_is_not_let_in_is_told_so_once_and_for_all(place: Site, guard: Guard
         ),
         (guard.auth("digest", missing), *guard.tls): (
             2,
-            "--zk-auth=digest:maglev: .* cannot be read: no such file or directory$",
+            "--zk-auth=digest:maglev: cannot read the password file, .*: no such file or directory$",
         ),
-        (f"--zk-ca={guard.password}",): (2, "--zk-ca=.*: no certificate in PEM form$"),
+        (f"--zk-ca={guard.password}",): (2, "--zk-ca=.*: not a certificate in PEM form$"),
     }
     nodes = {line: _start(place, guard, 1, *flags) for flags, line in final.items()}
     for (status, line), node in nodes.items():
@@ -251,19 +251,19 @@ def test_tls_that_fails_is_told_once_for_each_reason(
         tmp_path / "expired", security=Security(keys=guard.authority.issue("expired", days=-1))
     ) as expired:
         told = {
-            "shows a certificate that does not hold: unable to get local issuer certificate": (
+            "shows an invalid certificate: unable to get local issuer certificate": (
                 secure,
                 f"--zk-ca={guard.stranger.certificate}",
             ),
-            "shows a certificate that does not hold: certificate has expired": (
+            "shows an invalid certificate: certificate has expired": (
                 expired.secure_connect_string,
                 *guard.tls,
             ),
-            "refuses this node's certificate, or that it has none: .* bad certificate; see": (
+            "refuses this node's certificate, or demands one: .* bad certificate; see": (
                 secure,
                 guard.tls[0],
             ),
-            "refuses this node's certificate, or that it has none: .* certificate unknown; see": (
+            "refuses this node's certificate, or demands one: .* certificate unknown; see": (
                 secure,
                 guard.tls[0],
                 f"--zk-cert={stranger}",

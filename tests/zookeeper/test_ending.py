@@ -47,7 +47,7 @@ def test_a_daemon_whose_output_nobody_reads_ends_and_others_take_over(site: Site
     finally:
         os.close(reading)
         os.close(writing)
-    assert stacks.startswith("maglev0: the main loop stood still for 1.0 s")
+    assert stacks.startswith("maglev0: the main loop has hung for 1.0 s")
     assert "logging" in stacks
     site.wait_gone(2)
     site.agreed(other)

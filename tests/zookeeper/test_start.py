@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.zookeeper
 
 ATTEMPTS = 9  # with delays that grow to 2 s these take long enough for the daemon to have looked for a reason twice
-TELLING = r"no ZooKeeper session, trying again: "
+TELLING = r"no ZooKeeper session, retrying: "
 
 STRANGERS = {
-    "speaks first": (strangers.greet, "is no ZooKeeper server"),
-    "answers something else": (strangers.answer_http, "is no ZooKeeper server"),
+    "speaks first": (strangers.greet, "is not a ZooKeeper server"),
+    "answers something else": (strangers.answer_http, "is not a ZooKeeper server"),
     "hangs up": (strangers.hang_up, "closes connections"),
     "resets": (strangers.reset, "closes connections"),
 }
@@ -60,7 +60,7 @@ def test_servers_without_a_quorum_are_told_once_and_joined_when_they_have_one(
         server.kill()
     node = site.start(1, "--verbose", zk=lone.address)
     node.wait_count("Connecting to", ATTEMPTS)
-    assert node.count(TELLING + f"{lone.address} runs but has no quorum") == 1
+    assert node.count(TELLING + f"{lone.address} runs, but has no quorum") == 1
     assert (
         node.count(TELLING) <= 2
     )  # in its first moment without the others it may still count as serving

@@ -1,1 +1,1 @@
-"""The service manager: what systemd is told, the unit, and the example configuration that the unit reads."""
+"""systemd: notifications to it, the unit, and the example configuration that the unit reads."""

@@ -1,4 +1,4 @@
-"""What systemd is told, where it runs this daemon: datagrams to $NOTIFY_SOCKET, see sd_notify(3)."""
+"""Notifies systemd of the daemon's state, by datagrams to $NOTIFY_SOCKET (sd_notify(3))."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ MAX_STATUS = 500  # characters of the line that systemctl status shows
 
 
 def watchdog_period_s() -> float | None:
-    """How often systemd wants to hear that the daemon is alive, or `None` if it does not: a third of what it waits, so that two may be late."""
+    """How often to call `alive`, in seconds; `None` if systemd does not expect it.
+
+    A third of systemd's limit, so that two calls may be late.
+    """
     asked = os.environ.get("WATCHDOG_USEC", "")
     mine = os.environ.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
     return (
@@ -22,31 +25,31 @@ def watchdog_period_s() -> float | None:
 
 
 def ready() -> None:
-    """The daemon serves, or serves again after a reload."""
-    _tell("READY=1")
+    """Report that the daemon serves, or serves again after a reload."""
+    _notify("READY=1")
 
 
 def reloading() -> None:
-    """The daemon has begun to read its configuration anew; `ready` ends that."""
-    _tell(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+    """Report that the daemon reads its configuration again; `ready` ends this state."""
+    _notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
 
 
 def alive() -> None:
-    """The loop has come round."""
-    _tell("WATCHDOG=1")
+    """Report that the main loop makes progress."""
+    _notify("WATCHDOG=1")
 
 
 def status(text: str) -> None:
-    """What the daemon does, for people."""
-    _tell(f"STATUS={text[:MAX_STATUS]}")
+    """Report the line that systemctl status shows, cut to `MAX_STATUS` characters."""
+    _notify(f"STATUS={text[:MAX_STATUS]}")
 
 
 def stopping(within_s: float) -> None:
-    """The daemon has begun to stop, which may take so long."""
-    _tell(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={round(within_s * 1_000_000)}")
+    """Report that the daemon stops, which may take `within_s` seconds."""
+    _notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={round(within_s * 1_000_000)}")
 
 
-def _tell(text: str) -> None:
+def _notify(text: str) -> None:
     path = os.environ.get("NOTIFY_SOCKET")
     if not path:
         return

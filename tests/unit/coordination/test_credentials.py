@@ -40,7 +40,8 @@ def test_a_password_that_others_can_reach_is_refused_with_what_mends_it(
 ) -> None:
     path = _file(tmp_path / "password", PASSWORD.encode(), mode)
     with pytest.raises(
-        ConfigError, match=f"^--zk-auth=digest:maglev: others than its owner .* chmod 600 {path}$"
+        ConfigError,
+        match=f"^--zk-auth=digest:maglev: other users can read or change .* chmod 600 {path}$",
     ):
         credentials.password(_access(path))
 
@@ -51,8 +52,8 @@ def test_a_password_that_others_can_reach_is_refused_with_what_mends_it(
         (b"", "is empty"),
         (b"\n", "is empty"),
         (b"two\nlines", "more than one line"),
-        (b"\xff\xfe", "not text in UTF-8"),
-        (b"x" * 5000, "longer than a password may be: 1024 bytes"),
+        (b"\xff\xfe", "not UTF-8 text"),
+        (b"x" * 5000, "longer than 1024 bytes, the limit of a password"),
     ],
 )
 def test_a_file_without_a_password_is_told_so(tmp_path: Path, content: bytes, why: str) -> None:
@@ -62,14 +63,17 @@ def test_a_file_without_a_password_is_told_so(tmp_path: Path, content: bytes, wh
 
 
 def test_what_cannot_be_opened_is_not_repeated_for_it_may_be_the_password() -> None:
-    with pytest.raises(ConfigError, match="cannot be read: no such file or directory") as told:
+    with pytest.raises(
+        ConfigError,
+        match="cannot read the password file, named after the user: no such file or directory",
+    ) as told:
         credentials.password(_access(PASSWORD))
     assert PASSWORD not in str(told.value)
 
 
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe", 0o600)
-    with pytest.raises(ConfigError, match="is no regular file"):
+    with pytest.raises(ConfigError, match="is not a regular file"):
         credentials.password(_access(tmp_path / "pipe"))
 
 
@@ -106,14 +110,12 @@ def test_what_is_wrong_with_certificates_and_keys_is_told_by_flag(
     text, nothing = str(_file(tmp_path / "text", b"no certificate")), str(tmp_path / "nothing")
     wrong = {
         f"--zk-ca={nothing}: no such file": ZooKeeperAccess(ca=nothing),
-        f"--zk-ca={text}: no certificate in PEM form": ZooKeeperAccess(ca=text),
-        f"--zk-cert={nothing}: no file that can be read": ZooKeeperAccess(
+        f"--zk-ca={text}: not a certificate in PEM form": ZooKeeperAccess(ca=text),
+        f"--zk-cert={nothing}: cannot read this file": ZooKeeperAccess(
             ca=ca, cert=nothing, key=one
         ),
-        f"--zk-key={nothing}: no file that can be read": ZooKeeperAccess(
-            ca=ca, cert=one, key=nothing
-        ),
-        f"--zk-key={another}: it is not the key of --zk-cert={one}": ZooKeeperAccess(
+        f"--zk-key={nothing}: cannot read this file": ZooKeeperAccess(ca=ca, cert=one, key=nothing),
+        f"--zk-key={another}: not the key of --zk-cert={one}": ZooKeeperAccess(
             ca=ca, cert=one, key=another
         ),
         f"--zk-cert={text}, --zk-key={one}: not a certificate and its key in PEM form": ZooKeeperAccess(

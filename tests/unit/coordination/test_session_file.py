@@ -85,7 +85,7 @@ def test_a_place_that_cannot_be_written_to_costs_a_warning(
     directory.write_text("no directory")
     file().write(LEFT)
     assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
-        "File exists; a restart of this daemon will be a change to the cluster"
+        "File exists; a restart of this daemon will move its buckets"
     ]
 
 

@@ -177,10 +177,10 @@ def test_a_tcp_check_is_whether_somebody_listens() -> None:
             assert await look(f"tcp:{port}") is None
             assert await look(f"tcp:127.0.0.1:{port}", VIP) is None
             # The VIP is not here, and another host's service is not this one's.
-            assert await look(f"tcp:{port}", VIP) == f"{VIP} is no address of this host"
+            assert await look(f"tcp:{port}", VIP) == f"{VIP} is not an address of this host"
             assert (
                 await look(f"http://www.example.com:{port}/", VIP)
-                == f"{VIP} is no address of this host"
+                == f"{VIP} is not an address of this host"
             )
         for kind in ("tcp:{}", "http://:{}/"):
             assert await look(kind.format(free_port())) == "connection refused"
@@ -197,7 +197,7 @@ def test_a_service_on_ipv6_is_looked_at() -> None:
             assert await look(f"http://[::1]:{port}/", VIP) is None
             assert (
                 await look(f"tcp:[2001:db8::1]:{port}", VIP)
-                == "2001:db8::1 is no address of this host"
+                == "2001:db8::1 is not an address of this host"
             )
 
     run(scenario())
@@ -277,8 +277,10 @@ def test_only_this_hosts_own_service_counts_wherever_the_vip_is() -> None:
 
 
 async def nothing_of_the_neighbours_counts(port: int) -> None:
-    assert await look(f"tcp:{port}", VIP) == f"{VIP} is no address of this host"
-    assert await look(f"tcp:{NEIGHBOUR}:{port}", VIP) == f"{NEIGHBOUR} is no address of this host"
+    assert await look(f"tcp:{port}", VIP) == f"{VIP} is not an address of this host"
+    assert (
+        await look(f"tcp:{NEIGHBOUR}:{port}", VIP) == f"{NEIGHBOUR} is not an address of this host"
+    )
 
 
 async def own_service_counts(port: int) -> None:

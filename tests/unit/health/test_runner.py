@@ -107,9 +107,9 @@ def test_the_first_result_of_each_check_counts_at_once(
             ]
             assert all(0 < result.duration_s < PATIENCE_S for result in told.checks.results)
             assert sorted(caplog.messages) == [
-                f"127.0.0.1: check file:{here} is up",
-                f"127.0.0.1: check file:{missing} is down at the first look: no such file or directory",
-                f"127.0.0.1: check tcp:{port} is up",
+                f"127.0.0.1: health check file:{here} is up",
+                f"127.0.0.1: health check file:{missing} is down at the first run: no such file or directory",
+                f"127.0.0.1: health check tcp:{port} is up",
             ]
 
     run(scenario())
@@ -149,14 +149,16 @@ def test_a_check_falls_and_rises_after_so_many_results_in_a_row(
         up, *once, down, again = [
             entry for entry in by_level if "exit status" in entry[1] or " up" in entry[1]
         ]
-        assert up == ("INFO", f"127.0.0.1: check exec:{program} is up")
-        assert set(once) == {("DEBUG", f"127.0.0.1: check exec:{program}: exit status 1: gone")}
+        assert up == ("INFO", f"127.0.0.1: health check exec:{program} is up")
+        assert set(once) == {
+            ("DEBUG", f"127.0.0.1: health check exec:{program}: exit status 1: gone")
+        }
         assert down == (
             "WARNING",
-            f"127.0.0.1: check exec:{program} is down (bad results in a row: 3): exit status 1: gone",
+            f"127.0.0.1: health check exec:{program} is down after 3 bad results in a row: exit status 1: gone",
         )
         assert again[0] == "INFO"
-        assert again[1].startswith(f"127.0.0.1: check exec:{program} is up again after ")
+        assert again[1].startswith(f"127.0.0.1: health check exec:{program} is up again after ")
 
     run(scenario())
 
@@ -235,7 +237,7 @@ def test_what_hangs_in_the_kernel_does_not_pile_up(tmp_path: Path) -> None:
                 await told.until(lambda: len(told.history) == 2)
                 assert [problems[0].rpartition(": ")[2] for _healthy, problems in told.history] == [
                     "no result within 0.1 s",
-                    "an earlier look has still not come to its end",
+                    "an earlier probe has not ended yet",
                 ]
                 await asyncio.sleep(3 * HASTY.interval_s)  # nothing is to happen
                 assert len(set(threading.enumerate()) - before) == 1

@@ -232,7 +232,7 @@ def test_every_trouble_is_one_line_that_says_what_to_do(site: Site) -> None:
     site.client.set_acls(site.path(PATHS.settings), [make_digest_acl("somebody", "else", all=True)])
     status, error = refusal(site.zk)
     assert status == 1
-    assert "an ACL there keeps this node out" in error
+    assert "an ACL keeps this node out" in error
     assert refusal("--zk=127.0.0.1:1") == (
         1,
         "maglev0: no ZooKeeper session within 5 s: 127.0.0.1:1 refuses connections\n",
