@@ -228,7 +228,7 @@ def test_who_is_not_let_in_is_told_so_once_and_for_all(place: Site, guard: Guard
         ),
         (guard.auth("digest", readable), *guard.tls): (
             2,
-            f"--zk-auth=digest:maglev: others than its owner .*: chmod 600 {readable}$",
+            f"--zk-auth=digest:maglev: other users can read or change .*: chmod 600 {readable}$",
         ),
         (guard.auth("digest", missing), *guard.tls): (
             2,
