@@ -122,7 +122,7 @@ class NodeDriver:
 
     @property
     def leaving(self) -> bool:
-        """Whether the node was told to give everything up."""
+        """Whether the node was asked to give everything up."""
         return self._part.node_state.leaving
 
     @property

@@ -21,7 +21,7 @@ _Lines = tuple[str, ...]
 
 
 class OwnershipLog:
-    """Logs who owns what and what the kernel holds, whenever that is news.
+    """Logs the owners and what the kernel holds, whenever that is news.
 
     `read_back` returns the buckets that the kernel has in force. Where it fails nothing is logged,
     and the next call tries again.
@@ -70,7 +70,7 @@ class OwnershipLog:
 
 
 def ownership_lines(ownership: Assignment, my_name: str) -> _Lines:
-    """Return the live members, then who is responsible for what."""
+    """Return a line of the live members, then the owners of all buckets."""
     live = f"[{' '.join(map(str, ownership.ids))}]"
     if len(ownership.table) <= LISTED_NODES:
         return live, *(

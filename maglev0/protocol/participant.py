@@ -274,9 +274,13 @@ class Participant:
         self._environment.wake()
 
     async def sweep(self) -> int:
-        """Stop keeping the buckets in which there was no connection at two looks in a row; return how many connections live."""
+        """Stop keeping buckets without connections; return how many connections live.
+
+        A bucket needs two calls in a row that find no connection in it. Calls must not overlap.
+        Raises `DataplaneError` when the kernel does not tell: the number is unknown then, not 0.
+        """
         node_state = self.node_state
-        # Only what is out of force during the whole look can have got no connection behind the look's back.
+        # A bucket that is in force at any time during the count may get a connection unseen.
         node_state.swept = node_state.kept
         flows = await self._environment.readings.connections()
         idle = node_state.swept - flows.buckets - self.handover.held

@@ -1,4 +1,4 @@
-"""The states of one node as others are told them: in the log, notifications, metrics and commands.
+"""The states of one node as it reports them: in the log, notifications, metrics and commands.
 
 Pure: imports no I/O.
 """

@@ -1,6 +1,6 @@
-"""Whether every bucket has exactly one owner, by what all kernels really hold.
+"""Whether every bucket has exactly one owner, by what all kernels have in force.
 
-Pure: imports no I/O. The time is handed in, as seconds of one steadily running clock.
+Pure: imports no I/O. The caller hands in the time, as seconds of one monotonic clock.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from maglev0.telemetry.node_report import NodeReport
 
 @dataclass(frozen=True)
 class Findings:
-    """Buckets with two owners or more, with their owners' ids, and buckets without any.
+    """`overlaps` are buckets with two or more owners, with the owners' ids; `holes` have none.
 
-    `unknown` are the members who have not said what they hold.
+    `unknown` are the members that have not reported what they hold.
     """
 
     overlaps: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
@@ -30,10 +30,10 @@ class Findings:
         return not self.overlaps and not self.holes
 
 
-def strangers(
+def differing(
     shares: Mapping[int, frozenset[int]], reports: Mapping[int, NodeReport], total_nodes: int
 ) -> tuple[int, ...]:
-    """The members whose kernel holds something else than their share, by the digest in their report."""
+    """Return the members whose kernel does not hold their share, by their reports' digests."""
     return tuple(
         member
         for member, share in shares.items()
@@ -44,8 +44,11 @@ def strangers(
 def judge(
     total_nodes: int, held: Mapping[int, frozenset[int]], unknown: tuple[int, ...] = ()
 ) -> Findings:
-    """Find what two members hold, and what nobody does; who is unknown is taken at the word of the table, and has its share in `held`."""
-    # By whole sets: a loop over a million buckets would keep the daemon's own loop from its renewals.
+    """Find what two members hold, and what no member holds.
+
+    The caller puts the shares of `unknown` members into `held`, as the table gives them.
+    """
+    # By whole sets: a loop over a million buckets would delay the daemon's renewals.
     once: set[int] = set()
     twice: set[int] = set()
     for buckets in held.values():
@@ -60,9 +63,9 @@ def judge(
 
 
 class Alarms:
-    """Tells faults from hand-overs by how long they last: a bucket that is at fault for `patience_s` without a break is a fault.
+    """Tells faults from hand-overs by their duration: a fault lasts `patience_s` in one bucket.
 
-    Hand-overs that follow each other concern other buckets each.
+    Hand-overs that follow each other concern different buckets.
     """
 
     def __init__(self, patience_s: float) -> None:
@@ -71,7 +74,7 @@ class Alarms:
         self._raised: set[str] = set()
 
     def note(self, findings: Findings, now_s: float) -> list[tuple[str, bool]]:
-        """Take what was found now; returns each alarm that begins (True) or ends (False), as words."""
+        """Take what was found now; return each alarm that begins (True) or ends (False)."""
         news: list[tuple[str, bool]] = []
         for kind, buckets in (("overlaps", findings.overlaps), ("holes", findings.holes)):
             before = self._since[kind]
@@ -83,21 +86,22 @@ class Alarms:
             ]
             if standing and kind not in self._raised:
                 self._raised.add(kind)
-                news.append((_words(kind, findings, standing), True))
+                news.append((_text(kind, findings, standing), True))
             elif not standing and kind in self._raised:
                 self._raised.remove(kind)
                 news.append((f"no {kind} any more", False))
         return news
 
     def standing_s(self, now_s: float) -> float:
-        """For how long some bucket has been at fault; 0 where none is."""
+        """For how many seconds some bucket has been at fault; 0 if none is."""
         since = [since_s for buckets in self._since.values() for since_s in buckets.values()]
         return now_s - min(since) if since else 0.0
 
 
-def _words(kind: str, findings: Findings, standing: list[int]) -> str:
+def _text(kind: str, findings: Findings, standing: list[int]) -> str:
     bucket = min(standing)
     how_many = "1 bucket is" if len(standing) == 1 else f"{len(standing)} buckets are"
     if kind == "overlaps":
-        return f"overlap: {how_many} in force on several nodes at once, as {bucket} on {', '.join(map(name_of, findings.overlaps[bucket]))}"
-    return f"hole: {how_many} in force nowhere, as {bucket}"
+        owners = ", ".join(map(name_of, findings.overlaps[bucket]))
+        return f"overlap: {how_many} in force on several nodes, such as {bucket} on {owners}"
+    return f"hole: {how_many} in force on no node, such as {bucket}"

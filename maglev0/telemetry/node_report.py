@@ -1,6 +1,6 @@
 """What a member publishes about itself for people: its report, and the buckets of its kernel.
 
-Pure: imports no I/O. Nothing that decides who owns what reads it.
+Pure: imports no I/O. Nothing that decides about ownership reads it.
 """
 
 from __future__ import annotations

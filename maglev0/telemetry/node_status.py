@@ -1,4 +1,4 @@
-"""One node's state as others are told it, and how long its hand-overs took."""
+"""One node's state as it is reported, and how long its hand-overs took."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""The cluster as an onlooker sees it in ZooKeeper: who is there, what was ordered, and what each kernel says to hold.
+"""The cluster as an observer sees it in ZooKeeper: members, orders, and what their kernels hold.
 
-Pure: imports no I/O; what it reads goes through `znodes.ZooKeeper`. It writes nothing, and leaves no watches.
+Pure: imports no I/O; it reads through the port `ZooKeeper`. It writes nothing and leaves no watch.
 """
 
 from __future__ import annotations
@@ -26,14 +26,16 @@ from maglev0.telemetry.audit import Findings
 from maglev0.telemetry.node_report import NodeReport
 
 _Record = TypeVar("_Record")
-READ_ATTEMPTS = 10  # at a view that does not change while it is being read; after them, the last one is what there is
+READ_ATTEMPTS = 10  # to read a view that does not change meanwhile; then the last one is taken
 
 
 @dataclass(frozen=True)
 class Observation:
-    """One look at a cluster. All mappings are by member id; `owners` is the table that every node computes from the view ("" = nobody).
+    """One look at a cluster. All mappings are by member id.
 
-    `findings` compares what the kernels hold, by the members' reports; right after a change of the view it tells of the hand-over under way.
+    `owners` is the table that every node computes from the view, by name ("" for no owner).
+    `findings` compares what the kernels hold, by the members' reports; right after a change of the
+    view it shows the hand-over that is under way.
     """
 
     settings: Settings
@@ -48,22 +50,22 @@ class Observation:
 
     @property
     def shares(self) -> dict[int, frozenset[int]]:
-        """What each member owns by the table; who does not serve owns nothing."""
+        """What each member owns by the table; a member that does not serve owns nothing."""
         return shares(self.view, self.owners)
 
     @property
     def view_number(self) -> int:
-        """How many changes the cluster has seen: what people call a view by."""
+        """How many changes the cluster has seen: people name a view by it."""
         return view_number(self.view)
 
 
 def view_number(view: View) -> int:
-    """How many changes the parent znode of a view has seen since its creation."""
+    """Return how many changes the parent znode of a view has seen since its creation."""
     return view.id.cversion + view.id.version
 
 
 def shares(view: View, owners: tuple[str, ...]) -> dict[int, frozenset[int]]:
-    """What each member owns by that table."""
+    """Return what each member owns by that table."""
     found: dict[str, list[int]] = {member.name: [] for member in view.members}
     for number, owner in enumerate(owners, 1):
         if owner in found:
@@ -72,13 +74,16 @@ def shares(view: View, owners: tuple[str, ...]) -> dict[int, frozenset[int]]:
 
 
 def shares_in_kernels(view: View, owners: tuple[str, ...]) -> dict[int, frozenset[int]]:
-    """The same of those whose kernel carries it out: a node in a dry run asks nothing of its own."""
+    """Return the same for members whose kernel carries it out, which a dry run's does not."""
     in_kernels = {member.id for member in view.members if member.state != DRY_RUN}
     return {member: share for member, share in shares(view, owners).items() if member in in_kernels}
 
 
 async def observe(zookeeper: ZooKeeper, paths: Paths) -> Observation:
-    """Look at a cluster once. Raises ZooKeeperError where there is none, or its settings cannot be read; `Disconnected`."""
+    """Look at a cluster once.
+
+    Raises ZooKeeperError if there is none or its settings cannot be read; `Disconnected`.
+    """
     agreed = await read_settings(zookeeper, paths)
     view, ignored = await _view(zookeeper, paths, agreed.total_nodes)
     weights = view.weights(dry_run=False)
@@ -86,7 +91,7 @@ async def observe(zookeeper: ZooKeeper, paths: Paths) -> Observation:
     ids = [member.id for member in view.members]
     reports = await read_reports(zookeeper, paths, ids)
     expected = shares_in_kernels(view, owners)
-    held = await read_held(zookeeper, paths, audit.strangers(expected, reports, agreed.total_nodes))
+    held = await read_held(zookeeper, paths, audit.differing(expected, reports, agreed.total_nodes))
     return Observation(
         settings=agreed,
         view=view,
@@ -104,15 +109,20 @@ async def observe(zookeeper: ZooKeeper, paths: Paths) -> Observation:
 
 
 async def read_settings(zookeeper: ZooKeeper, paths: Paths) -> Settings:
-    """Read what the nodes of a cluster agree on. Raises ZooKeeperError where there is none, or it cannot be read; `Disconnected`."""
+    """Read what the nodes of a cluster agree on.
+
+    Raises ZooKeeperError if there is no cluster or its settings cannot be read; `Disconnected`.
+    """
     node = await zookeeper.get(paths.settings)
     if node is None:
         raise ZooKeeperError(
-            f"no cluster at {paths.base}: start a daemon with the same --zk and --cluster-ip, or correct those"
+            f"no cluster at {paths.base}: start a daemon with the same --zk and --cluster-ip,"
+            " or correct those"
         )
     if not node.ours:
         raise ZooKeeperError(
-            f"{paths.settings} is not of your identity alone: give the cluster's --zk-auth or --zk-cert, or none if it has none"
+            f"{paths.settings} is not of your identity alone:"
+            " give the cluster's --zk-auth or --zk-cert, or none if it has none"
         )
     try:
         return settings.decode(node.data)
@@ -125,7 +135,7 @@ async def read_settings(zookeeper: ZooKeeper, paths: Paths) -> Settings:
 async def read_held(
     zookeeper: ZooKeeper, paths: Paths, members: Collection[int]
 ) -> dict[int, bytes]:
-    """Read what these members wrote of what their kernels hold; nothing where they did not."""
+    """Read what these members wrote about their kernels; empty for those that wrote nothing."""
     return dict.fromkeys(members, b"") | {
         member: node.data
         for member, node in (await _read(zookeeper, paths.holding, members)).items()
@@ -138,9 +148,11 @@ def compare(
     reports: Mapping[int, NodeReport],
     held: Mapping[int, bytes],
 ) -> Findings:
-    """Compare what the kernels of the members hold that `expected` names, with their shares; what a node in a dry run holds is in no kernel.
+    """Compare what kernels hold with the `expected` shares, by member id.
 
-    `held` is what was written by those whose report tells of something else than their share. It takes a second for a million node numbers.
+    `expected` leaves out members in a dry run, which hold nothing in a kernel. `held` is the znode
+    data of the members whose report names something else than their share. It takes a second for a
+    million buckets.
     """
     found: dict[int, frozenset[int]] = {}
     for member, data in held.items():
@@ -158,12 +170,12 @@ def compare(
 async def read_reports(
     zookeeper: ZooKeeper, paths: Paths, members: Collection[int]
 ) -> dict[int, NodeReport]:
-    """Read the reports of these members, as far as there are any that make sense."""
+    """Read the reports of these members; those that cannot be read are left out."""
     return _decoded(await _read(zookeeper, paths.report, members), node_report.decode)
 
 
 async def read_orders(zookeeper: ZooKeeper, paths: Paths) -> dict[int, Order]:
-    """Read all orders, those for who is no member included."""
+    """Read all orders, including those for members that are absent."""
     listed = await zookeeper.children(paths.orders)
     names = [] if listed is None else views.candidate_ids(listed[0], views.MAX_ID)[0]
     return _decoded(
@@ -178,7 +190,7 @@ async def _view(
         listed = await zookeeper.children(paths.members)
         if listed is None:
             raise ZooKeeperError(
-                f"somebody deleted {paths.members}: running members make it anew, so ask again"
+                f"{paths.members} was deleted: running members create it again, so try again"
             )
         names, stat = listed
         ids, foreign = views.candidate_ids(names, total_nodes)
@@ -199,7 +211,7 @@ async def _view(
 async def _read(
     zookeeper: ZooKeeper, path: Callable[[int], str], members: Collection[int]
 ) -> dict[int, Znode]:
-    """The znodes of these members that nobody else can have written."""
+    """Read the znodes of these members that no other identity can have written."""
     nodes = await zookeeper.get_all([path(member) for member in members])
     return {
         member: node
@@ -209,7 +221,10 @@ async def _read(
 
 
 def readable(node: Znode | None, decode: Callable[[bytes], _Record | None]) -> _Record | None:
-    """What a znode says; `None` where there is none, where others can have written it, or where it makes no sense."""
+    """Return what a znode says.
+
+    `None` if there is none, if another identity can have written it, or if it cannot be decoded.
+    """
     with suppress(ValueError):
         return decode(node.data) if node is not None and node.ours else None
     return None
@@ -218,6 +233,6 @@ def readable(node: Znode | None, decode: Callable[[bytes], _Record | None]) -> _
 def _decoded(
     found: Mapping[int, Znode], decode: Callable[[bytes], _Record | None]
 ) -> dict[int, _Record]:
-    """What could be read; the rest is left out."""
+    """Return what can be decoded; the rest is left out."""
     records = {member: readable(node, decode) for member, node in found.items()}
     return {member: record for member, record in records.items() if record is not None}

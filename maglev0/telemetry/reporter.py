@@ -1,6 +1,6 @@
 """Reports on one VIP's node: reads its kernel back, and passes the result to the cluster and sink.
 
-Nothing that decides who owns what depends on it.
+Nothing that decides about ownership depends on it.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Reporter:
 
     @property
     def state(self) -> ReportedState:
-        """The state of the node, as others are told it."""
+        """The state of the node, as it is reported."""
         return self._status.state
 
     @property

@@ -146,9 +146,13 @@ def test_orders_move_buckets_hold_across_a_restart_and_break_nothing(cluster: La
         (
             saboteur.put_in_force,
             1,
-            r"error: overlap: 1 bucket is in force on several nodes at once, as \d+ on backend-1, backend-2$",
+            r"error: overlap: 1 bucket is in force on several nodes, such as \d+ on backend-1, backend-2$",
         ),
-        (saboteur.take_out_of_force, 2, r"error: hole: 1 bucket is in force nowhere, as \d+$"),
+        (
+            saboteur.take_out_of_force,
+            2,
+            r"error: hole: 1 bucket is in force on no node, such as \d+$",
+        ),
     ],
 )
 def test_a_planted_fault_is_found_reported_and_repaired(

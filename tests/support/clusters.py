@@ -1,4 +1,4 @@
-"""Clusters as their daemons leave them in ZooKeeper, to look at: sound at first, and then as a test wants them."""
+"""Clusters as their daemons leave them in ZooKeeper: sound at first, then as a test wants them."""
 
 from __future__ import annotations
 
@@ -70,14 +70,14 @@ class Cluster:
         return view_id(self.tree.nodes[PATHS.members].stat)
 
     def change(self, member: int, **changes: Any) -> None:
-        """Write a member's record, as it does itself: with its parent."""
+        """Write a member's record and its parent, as the member does."""
         put(
             self.tree, PATHS.member(member), replace(member_of(member), **changes).encode(), SESSION
         )
         put(self.tree, PATHS.members)
 
     def settle(self, *members: int) -> None:
-        """All members, or these, obey the view, and hold what the table gives them."""
+        """All members, or these, obey the view and hold what the table gives them."""
         seen = self.look()
         for member, share in seen.shares.items():
             if not members or member in members:
@@ -86,7 +86,7 @@ class Cluster:
                 self.hold(member, share)
 
     def hold(self, member: int, buckets: frozenset[int], **changes: Any) -> None:
-        """A member tells that its kernel holds these, under the view."""
+        """A member reports that its kernel holds these buckets, under the view."""
         total = self.settings.total_nodes
         report = replace(
             SOUND,
@@ -99,7 +99,7 @@ class Cluster:
         put(self.tree, PATHS.holding(member), node_report.pack(total, buckets), SESSION)
 
     def tell(self, member: int, **changes: Any) -> None:
-        """A member tells the same as before but for that."""
+        """A member reports the same as before except for these changes."""
         report = node_report.decode(self.tree.nodes[PATHS.report(member)].data)
         put(self.tree, PATHS.report(member), replace(report, **changes).encode(), SESSION)
 

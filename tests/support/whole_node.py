@@ -1,4 +1,4 @@
-"""One node with its driver and its reporter, a dry dataplane and a ZooKeeper that answers at once."""
+"""One node with driver and reporter, a dry dataplane and a ZooKeeper that answers at once."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LOOK_S = 0.005
 
 
 class Kernel(DryRun):
-    """A dry dataplane in which a test says what reading it back gives."""
+    """A dry dataplane whose readings a test sets."""
 
     def __init__(self) -> None:
         super().__init__(HashFamily.NFTABLES)
@@ -122,7 +122,7 @@ class Rig:
         )
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        while not condition():  # noqa: ASYNC110  none of it tells
+        while not condition():  # noqa: ASYNC110  nothing sets an event
             await asyncio.sleep(LOOK_S)
 
 

@@ -1,4 +1,4 @@
-"""What one node's driver does beside the protocol, in a dry dataplane and with a ZooKeeper that answers at once."""
+"""What a node driver does beside the protocol, with a dry dataplane and an instant ZooKeeper."""
 
 from __future__ import annotations
 
@@ -30,28 +30,28 @@ LOOK_S = 0.005
 
 
 class Slow(DryRun):
-    """Notes the moves that it loads, and never ends tidying up."""
+    """Remembers the moves that it stages, and never finishes tidying."""
 
     def __init__(self, family: HashFamily) -> None:
         super().__init__(family)
-        self.loads: list[Move] = []
+        self.staged: list[Move] = []
 
     async def stage(self, move: Move) -> None:
-        self.loads.append(move)
+        self.staged.append(move)
         if move == NOTHING:
             await asyncio.Event().wait()
         await super().stage(move)
 
 
 class Watched(NodeDriver):
-    """Tells what can be seen of it from outside only by its effects."""
+    """Shows what others see only by its effects."""
 
     @property
     def held(self) -> frozenset[int]:
         return self._part.handover.held
 
     @property
-    def is_ready_for_anything(self) -> bool:
+    def has_all_plans(self) -> bool:
         plans = self._planner._plans
         return plans.ownership is not None and plans._absences.keys() == (
             plans._weights or {}
@@ -59,7 +59,7 @@ class Watched(NodeDriver):
 
 
 class Run:
-    """One node with its cluster, and how many tables it built while a change waited for them."""
+    """One node with its cluster, and how many tables it built while a change waited."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, dataplane: DryRun) -> None:
         self.tables = 0
@@ -74,7 +74,7 @@ class Run:
         monkeypatch.setattr(planner, "decide", counted)
 
     async def until(self, condition: Callable[[], bool]) -> None:
-        while not condition():  # noqa: ASYNC110  none of it tells
+        while not condition():  # noqa: ASYNC110  nothing sets an event
             await asyncio.sleep(LOOK_S)
 
     async def change(self, *operations: Operation) -> None:
@@ -107,7 +107,7 @@ def test_a_node_at_rest_takes_over_without_building_a_table(
 ) -> None:
     async def test(one: Run) -> None:
         before = one.node.held
-        await one.until(lambda: one.node.is_ready_for_anything)
+        await one.until(lambda: one.node.has_all_plans)
         await one.change(gone(3))
         assert len(one.node.held - before) > BUCKETS / 20
         await one.change(joining(3))
@@ -116,11 +116,11 @@ def test_a_node_at_rest_takes_over_without_building_a_table(
     assert run(test, monkeypatch).tables == 1
 
 
-def test_the_log_tells_of_a_change_that_was_foreseen_as_of_any_other(
+def test_the_log_shows_a_planned_change_like_any_other(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def test(one: Run) -> None:
-        await one.until(lambda: one.node.is_ready_for_anything)
+        await one.until(lambda: one.node.has_all_plans)
         await one.change(gone(3))
         await one.until(lambda: "[1 2 4]" in caplog.messages)
         await one.until(
@@ -137,13 +137,13 @@ def test_the_log_tells_of_a_change_that_was_foreseen_as_of_any_other(
     ]
 
 
-def test_a_change_need_not_wait_for_what_is_being_foreseen(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each comes while the one before is being looked at still."""
+def test_a_change_does_not_wait_for_failover_plans(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each change comes while the node still plans for the one before."""
 
     async def test(one: Run) -> None:
         for weight in (2, 3, 4, 5):
             await one.change(weighing(2, weight))
-        await one.until(lambda: one.node.is_ready_for_anything)
+        await one.until(lambda: one.node.has_all_plans)
 
     assert run(test, monkeypatch).tables == 5
 
@@ -154,9 +154,9 @@ def test_a_node_at_rest_has_its_kernel_tidied_and_a_change_does_not_wait_for_tha
     dataplane = Slow(HashFamily.NFTABLES)
 
     async def test(one: Run) -> None:
-        await one.until(lambda: NOTHING in dataplane.loads)
+        await one.until(lambda: NOTHING in dataplane.staged)
         await one.change(gone(3))
-        await one.until(lambda: dataplane.loads[-1] == NOTHING)
+        await one.until(lambda: dataplane.staged[-1] == NOTHING)
 
     run(test, monkeypatch, dataplane)
-    assert [move == NOTHING for move in dataplane.loads] == [False, True, False, True]
+    assert [move == NOTHING for move in dataplane.staged] == [False, True, False, True]

@@ -38,7 +38,7 @@ def test_the_lines_of_a_large_cluster() -> None:
     )
 
 
-def test_a_member_that_owns_nothing_is_told_too() -> None:
+def test_a_member_that_owns_nothing_has_a_line_too() -> None:
     members = [replace(SOMEONE, id=1, weight=1000), replace(SOMEONE, id=2, weight=1)]
     assert ownership_lines(decide(viewed(members), 100, dry_run=False), "backend-1")[1:] == (
         "backend-1 (me!) is responsible for 100 nodes (100.00%)",
@@ -47,13 +47,13 @@ def test_a_member_that_owns_nothing_is_told_too() -> None:
 
 
 @pytest.mark.parametrize("me", ["backend-1", "backend-9"])
-def test_without_members_there_is_nothing_to_tell(me: str) -> None:
+def test_without_members_there_is_one_empty_line(me: str) -> None:
     assert ownership_lines(Assignment((), ()), me) == ("[]",)
 
 
 @given(clusters, st.sampled_from([1, 5, LISTED_NODES, LISTED_NODES + 1, 300]))
 @settings(deadline=None)
-def test_every_node_number_is_told_once(members: list[Member], total_nodes: int) -> None:
+def test_every_bucket_is_counted_once(members: list[Member], total_nodes: int) -> None:
     ownership = decide(viewed(members), total_nodes, dry_run=True)
     live, *lines = ownership_lines(ownership, SOMEONE.name)
     assert live == "[" + " ".join(str(number) for number in ownership.ids) + "]"

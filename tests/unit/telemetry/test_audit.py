@@ -5,7 +5,7 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from maglev0.telemetry.audit import Alarms, Findings, judge, strangers
+from maglev0.telemetry.audit import Alarms, Findings, differing, judge
 from maglev0.telemetry.node_report import digest
 from tests.support.reports import PLAIN
 
@@ -29,13 +29,13 @@ def test_every_overlap_and_hole_is_found_and_no_other(held: dict[int, frozenset[
     assert found.is_sound == all(len(members) == 1 for members in owners.values())
 
 
-def test_a_stranger_is_who_tells_of_other_buckets_than_its_own() -> None:
+def test_members_whose_report_names_other_buckets_than_their_share_differ() -> None:
     shares = {1: frozenset({1, 2}), 2: frozenset({3}), 3: frozenset({4})}
     reports = {
         1: replace(PLAIN, digest=digest(4, {1, 2})),
         2: replace(PLAIN, digest=digest(4, {3, 4})),
     }
-    assert strangers(shares, reports, 4) == (2,)
+    assert differing(shares, reports, 4) == (2,)
 
 
 def test_a_fault_is_an_alarm_once_when_it_lasts() -> None:
@@ -47,7 +47,7 @@ def test_a_fault_is_an_alarm_once_when_it_lasts() -> None:
     assert alarms.standing_s(5) == 4
     assert alarms.note(overlap, 6) == [
         (
-            "overlap: 2 buckets are in force on several nodes at once, as 7 on backend-1, backend-2",
+            "overlap: 2 buckets are in force on several nodes, such as 7 on backend-1, backend-2",
             True,
         )
     ]
@@ -59,12 +59,12 @@ def test_a_fault_is_an_alarm_once_when_it_lasts() -> None:
 def test_both_kinds_of_faults_have_alarms_of_their_own() -> None:
     alarms = Alarms(0.0)
     assert alarms.note(Findings(holes=frozenset({3})), 1) == [
-        ("hole: 1 bucket is in force nowhere, as 3", True)
+        ("hole: 1 bucket is in force on no node, such as 3", True)
     ]
     news = alarms.note(Findings(overlaps={7: (1, 2)}), 2)
     assert news == [
         (
-            "overlap: 1 bucket is in force on several nodes at once, as 7 on backend-1, backend-2",
+            "overlap: 1 bucket is in force on several nodes, such as 7 on backend-1, backend-2",
             True,
         ),
         ("no holes any more", False),
@@ -78,5 +78,5 @@ def test_hand_overs_that_follow_each_other_are_no_alarm() -> None:
     ] == [[]] * 40
     assert alarms.note(Findings(holes=frozenset({10, 11})), 40) == []
     assert alarms.note(Findings(holes=frozenset({10, 11})), 41) == [
-        ("hole: 1 bucket is in force nowhere, as 10", True)
+        ("hole: 1 bucket is in force on no node, such as 10", True)
     ]

@@ -60,7 +60,7 @@ all_reports = st.builds(
 
 
 @given(all_reports)
-def test_what_was_encoded_is_decoded_to_the_same(report: NodeReport) -> None:
+def test_an_encoded_report_decodes_to_the_same(report: NodeReport) -> None:
     assert decode(report.encode()) == report
 
 
@@ -161,7 +161,7 @@ def held(draw: st.DrawFn) -> tuple[int, frozenset[int]]:
 
 
 @given(held(), held())
-def test_what_was_packed_is_unpacked_and_told_apart(
+def test_packed_buckets_are_unpacked_and_different_sets_differ(
     one: tuple[int, frozenset[int]], other: tuple[int, frozenset[int]]
 ) -> None:
     total_nodes, buckets = one
@@ -190,7 +190,7 @@ def test_the_set_that_packs_worst_fits() -> None:
     ],
     ids=range(7),
 )
-def test_what_is_no_set_of_buckets_is_refused(data: bytes, what: str) -> None:
+def test_data_that_is_no_set_of_buckets_is_refused(data: bytes, what: str) -> None:
     with pytest.raises(ValueError, match=what):
         unpack(13, data)
 

@@ -35,7 +35,7 @@ def test_a_sound_cluster_is_seen_as_it_is() -> None:
     assert not seen.findings.unknown
 
 
-def test_to_look_writes_nothing() -> None:
+def test_observing_writes_nothing() -> None:
     cluster = Cluster.of(1, 2)
     before = dict(cluster.tree.nodes)
     cluster.look()
@@ -47,7 +47,7 @@ def test_without_a_cluster_there_is_nothing_to_see() -> None:
         run(observe(DirectZooKeeper(Tree(), 1), PATHS))
 
 
-def test_settings_that_make_no_sense_are_named() -> None:
+def test_settings_that_cannot_be_read_are_named() -> None:
     cluster = Cluster.of(1)
     put(cluster.tree, PATHS.settings, b"{")
     with pytest.raises(ZooKeeperError, match="settings cannot be read"):
@@ -61,10 +61,10 @@ def test_settings_that_others_may_have_written_are_none() -> None:
         cluster.look()
 
 
-def test_a_parent_that_somebody_deleted_is_named() -> None:
+def test_a_deleted_parent_is_named() -> None:
     cluster = Cluster.of(1)
     cluster.gone(PATHS.members)
-    with pytest.raises(ZooKeeperError, match="somebody deleted"):
+    with pytest.raises(ZooKeeperError, match="members was deleted"):
         cluster.look()
 
 
@@ -77,7 +77,7 @@ def test_an_overlap_and_a_hole_are_found_by_what_the_kernels_hold() -> None:
     assert found.holes == {lost}
 
 
-def test_who_has_no_lease_accepts_nothing_whatever_its_kernel_holds() -> None:
+def test_a_member_without_a_lease_accepts_nothing_whatever_its_kernel_holds() -> None:
     cluster = Cluster.of(1, 2)
     cluster.tell(2, lease_left_s=-0.1)
     assert cluster.look().findings.holes == cluster.share(2)
@@ -87,7 +87,7 @@ def test_who_has_no_lease_accepts_nothing_whatever_its_kernel_holds() -> None:
 
 
 @pytest.mark.parametrize("path", [PATHS.report(2), PATHS.holding(2)])
-def test_who_does_not_say_what_its_kernel_holds_is_unknown(path: str) -> None:
+def test_a_member_that_does_not_report_its_buckets_is_unknown(path: str) -> None:
     cluster = Cluster.of(1, 2)
     cluster.hold(2, frozenset({1}))
     cluster.gone(path)
@@ -97,14 +97,14 @@ def test_who_does_not_say_what_its_kernel_holds_is_unknown(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", [PATHS.report(2), PATHS.holding(2)])
-def test_a_report_that_makes_no_sense_is_none(path: str) -> None:
+def test_a_report_that_cannot_be_read_counts_as_none(path: str) -> None:
     cluster = Cluster.of(1, 2)
     cluster.hold(2, frozenset({1}))
     put(cluster.tree, path, b"nonsense", SESSION)
     assert cluster.look().findings.unknown == (2,)
 
 
-def test_what_is_read_in_a_dry_run_is_in_no_kernel() -> None:
+def test_a_dry_run_holds_nothing_in_a_kernel() -> None:
     cluster = Cluster.of(1, 2)
     cluster.change(2, state=DRY_RUN)
     cluster.settle()
@@ -116,7 +116,7 @@ def test_what_is_read_in_a_dry_run_is_in_no_kernel() -> None:
     assert not cluster.look().findings.unknown
 
 
-def test_who_drains_and_still_holds_is_found() -> None:
+def test_a_draining_member_that_still_holds_buckets_is_found() -> None:
     cluster = Cluster.of(1, 2)
     share = cluster.share(2)
     cluster.change(2, state=DRAINING)
@@ -133,7 +133,7 @@ def test_if_all_fail_all_keep_their_share() -> None:
     assert cluster.look().shares == before
 
 
-def test_where_nobody_serves_nobody_owns() -> None:
+def test_without_a_serving_member_no_bucket_has_an_owner() -> None:
     cluster = Cluster.of(1)
     cluster.change(1, weight=0)
     cluster.settle()
@@ -142,7 +142,7 @@ def test_where_nobody_serves_nobody_owns() -> None:
     assert seen.findings.holes == frozenset(range(1, 17))
 
 
-def test_what_is_no_member_is_ignored_with_a_reason() -> None:
+def test_children_that_are_no_members_are_ignored_with_a_reason() -> None:
     cluster = Cluster.of(1)
     put(cluster.tree, PATHS.member(2), member_of(2).encode())
     put(cluster.tree, PATHS.member(3), b"{", SESSION)
@@ -159,7 +159,7 @@ def test_what_is_no_member_is_ignored_with_a_reason() -> None:
     }
 
 
-def test_what_others_may_have_written_counts_for_nothing() -> None:
+def test_znodes_that_others_may_have_written_count_for_nothing() -> None:
     cluster = Cluster.of(1, 2)
     put(cluster.tree, PATHS.order(1), Order(drained=True).encode())
     for path in (PATHS.report(1), PATHS.ack(1), PATHS.lease(1), PATHS.order(1)):
@@ -169,7 +169,7 @@ def test_what_others_may_have_written_counts_for_nothing() -> None:
     assert not seen.orders
 
 
-def test_orders_are_seen_for_who_is_not_there_too_and_only_where_they_make_sense() -> None:
+def test_orders_for_absent_members_are_seen_and_unreadable_ones_are_not() -> None:
     cluster = Cluster.of(1)
     put(cluster.tree, PATHS.order(1), Order(weight=3).encode())
     put(cluster.tree, PATHS.order(70), Order(drained=True).encode())
@@ -180,7 +180,7 @@ def test_orders_are_seen_for_who_is_not_there_too_and_only_where_they_make_sense
     assert cluster.look().orders == {}
 
 
-def test_an_acknowledgement_that_makes_no_sense_is_none_and_a_lease_is_there_all_the_same() -> None:
+def test_an_unreadable_acknowledgement_counts_as_none_and_an_unreadable_lease_is_kept() -> None:
     cluster = Cluster.of(1, 2)
     put(cluster.tree, PATHS.ack(1), b"", SESSION)
     put(cluster.tree, PATHS.lease(1), b"", SESSION)
@@ -200,14 +200,14 @@ def test_a_view_that_changes_while_it_is_read_is_read_again() -> None:
     assert [member.weight for member in seen.view.members] == [1, 5]
 
 
-def test_a_member_that_goes_while_it_is_read_is_none() -> None:
+def test_a_member_that_leaves_while_it_is_read_is_left_out() -> None:
     cluster = Cluster.of(1, 2)
     zookeeper = DirectZooKeeper(cluster.tree, 1)
     zookeeper.before = lambda number: cluster.gone(PATHS.member(2)) if number == 3 else None
     assert [member.id for member in run(observe(zookeeper, PATHS)).view.members] == [1]
 
 
-def test_a_view_that_never_stands_still_is_taken_as_it_was_last() -> None:
+def test_a_view_that_keeps_changing_is_taken_as_it_was_last() -> None:
     cluster = Cluster.of(1)
     zookeeper, changes = DirectZooKeeper(cluster.tree, 1), []
 
@@ -222,15 +222,15 @@ def test_a_view_that_never_stands_still_is_taken_as_it_was_last() -> None:
     assert seen.view.members == (replace(member_of(1), weight=changes[-1]),)
 
 
-def test_a_parent_that_goes_while_it_is_read_is_named() -> None:
+def test_a_parent_that_is_deleted_while_it_is_read_is_named() -> None:
     cluster = Cluster.of(1)
     zookeeper = DirectZooKeeper(cluster.tree, 1)
     zookeeper.before = lambda number: cluster.gone(PATHS.members) if number == 4 else None
-    with pytest.raises(ZooKeeperError, match="somebody deleted"):
+    with pytest.raises(ZooKeeperError, match="members was deleted"):
         run(observe(zookeeper, PATHS))
 
 
-def test_what_a_kernel_holds_is_read_only_where_it_is_not_its_share() -> None:
+def test_the_buckets_of_a_kernel_are_read_only_where_they_are_not_its_share() -> None:
     cluster = Cluster.of(1, 2)
     put(cluster.tree, PATHS.holding(1), pack(16, range(1, 17)), SESSION)
     assert cluster.look().findings.is_sound
