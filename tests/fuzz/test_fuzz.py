@@ -85,7 +85,7 @@ BOMBS = {
     "lists": b"[" * LONGEST_ZNODE,
     "lists in little": b"[" * 1024,
     "objects": b'{"":' * (LONGEST_ZNODE // 4),
-    "lists in a record": b'{"format": 2, "a": %s}' % (b"[" * 60_000 + b"]" * 60_000),
+    "lists in a record": b'{"format": 3, "a": %s}' % (b"[" * 60_000 + b"]" * 60_000),
     "empty lists": b"[%s]" % (b"[]," * 40_000 + b"[]"),
     "keys": b"{%s}" % b",".join(b'"%x":0' % number for number in range(12_000)),
     "the same key": b"{%s}" % b",".join([b'"format":1'] * 11_000),

@@ -15,6 +15,7 @@ from kazoo.security import OPEN_ACL_UNSAFE, make_digest_acl
 from maglev0.config.configuration import parse_zk
 from maglev0.config.zookeeper_access import ZooKeeperAccess
 from maglev0.coordination.session import Session, SessionState
+from maglev0.core.settings import FORMAT
 from maglev0.lab.testbed.zookeeper import Ensemble, Security
 from maglev0.protocol.ports.zookeeper import Create, Write
 from tests.zookeeper.guarded import PASSWORD, USER, Guard
@@ -81,7 +82,7 @@ def test_an_outsider_can_neither_read_nor_change_anything(
 ) -> None:
     nodes = _joined(place, guard, 1, 2)
     forged = json.dumps(RECORD | {"id": 3}).encode()
-    order = b'{"format": 2, "drained": true, "weight": 1000}'
+    order = b'{"format": %d, "drained": true, "weight": 1000}' % FORMAT
     before, lines = _znodes(place.client, place.base), [node.lines for node in nodes]
     parents = ["members", "acks", "leases", "orders", "reports", "held"]
     attempts: list[Callable[[], object]] = [
@@ -133,7 +134,7 @@ def test_members_outside_the_acl_are_not_counted_though_an_insider_made_them(
             ephemeral=True,
             acl=acl,
         )
-    order = b'{"format": 2, "drained": false, "weight": 7}'
+    order = b'{"format": %d, "drained": false, "weight": 7}' % FORMAT
     place.client.create(f"{place.base}/orders/1", order, acl=OPEN_ACL_UNSAFE)
     place.client.create(f"{place.base}/orders/2", order, acl=_acl(place))
     place.wait_znode(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from maglev0.core.settings import FORMAT
 from tests.zookeeper.site import TIMEOUT_S
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def test_a_members_znode_says_what_others_need_to_know(site: Site) -> None:
         "weight": 1,
         "state": "dry-run",
         "session_timeout_s": TIMEOUT_S,
-        "format": 2,
+        "format": FORMAT,
     }
 
 

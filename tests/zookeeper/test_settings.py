@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from maglev0.core.settings import SEED_LIMIT
+from maglev0.core.settings import FORMAT, SEED_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,13 +36,16 @@ def _altered(data: bytes) -> bytes:
     return json.dumps(record).encode()
 
 
+OTHER_FORMAT = FORMAT + 1
 HARMS: dict[str, Callable[[bytes], bytes | None]] = {
     "deleted": lambda _data: None,
     "changed": _altered,
     "not JSON": lambda data: data[:-1],
     "empty": lambda _data: b"",
     "huge": lambda _data: b"x" * 900_000,
-    "of another format": lambda data: data.replace(b'"format": 2', b'"format": 3'),
+    "of another format": lambda data: data.replace(
+        b'"format": %d' % FORMAT, b'"format": %d' % OTHER_FORMAT
+    ),
 }
 each_harm = pytest.mark.parametrize("harm", HARMS.values(), ids=HARMS.keys())
 
@@ -191,14 +194,14 @@ def test_settings_that_nobody_can_read_and_nobody_lives_by_are_replaced(
 def test_settings_that_members_do_not_restore_stop_the_start_with_one_line(site: Site) -> None:
     """A live znode without a daemon behind it, as one of another version: who starts must neither found a second cluster nor wait for ever."""
     site.client.ensure_path(site.members_path)
-    site.client.create(site.settings_path, b'{"format": 3}')
+    site.client.create(site.settings_path, b'{"format": %d}' % OTHER_FORMAT)
     site.client.create(site.member_path(7), b"{}", ephemeral=True)
     node = site.start(1)
     assert node.ends() == 1  # a start later on may find them restored
     (complaint,) = _complaints(node)
-    assert "format 3" in complaint
+    assert f"format {OTHER_FORMAT}" in complaint
     assert "(7)" in complaint
-    assert site.settings_bytes() == b'{"format": 3}'
+    assert site.settings_bytes() == b'{"format": %d}' % OTHER_FORMAT
 
 
 def test_a_node_that_comes_back_does_not_write_over_the_settings_of_another_version(
@@ -207,10 +210,10 @@ def test_a_node_that_comes_back_does_not_write_over_the_settings_of_another_vers
     (node,) = site.joined(1)
     node.freeze()
     site.wait_gone(1)
-    site.client.set(site.settings_path, b'{"format": 3}')
+    site.client.set(site.settings_path, b'{"format": %d}' % OTHER_FORMAT)
     site.client.create(site.member_path(7), b"{}", ephemeral=True)
     node.thaw()
     assert node.ends() == 1
     (complaint,) = _complaints(node)
-    assert "format 3" in complaint
-    assert site.settings_bytes() == b'{"format": 3}'
+    assert f"format {OTHER_FORMAT}" in complaint
+    assert site.settings_bytes() == b'{"format": %d}' % OTHER_FORMAT
