@@ -96,13 +96,17 @@ class Reconciler:
         async with self._lock:
             return await self._dataplane.owned()
 
-    async def connections(self) -> Connections:
-        """See `Readings.connections`; it may take long."""
-        return await self._dataplane.connections()
-
     async def counters(self) -> Counters | None:
-        """See `Statistics.counters`."""
-        return await self._dataplane.counters()
+        """See `Statistics.counters`. Raises DataplaneError."""
+        async with self._lock:
+            return await self._dataplane.counters()
+
+    async def connections(self) -> Connections:
+        """See `Readings.connections`. Raises DataplaneError.
+
+        It may take long and reads another table of the kernel, so it does not hold others up.
+        """
+        return await self._dataplane.connections()
 
     # The lease does not wait for a large move or a repair: each of these is one small transaction.
 
