@@ -98,7 +98,7 @@ class Cluster:
         put(self.tree, PATHS.report(member), report.encode(), SESSION)
         put(self.tree, PATHS.holding(member), node_report.pack(total, buckets), SESSION)
 
-    def tell(self, member: int, **changes: Any) -> None:
+    def report(self, member: int, **changes: Any) -> None:
         """A member reports the same as before except for these changes."""
         report = node_report.decode(self.tree.nodes[PATHS.report(member)].data)
         put(self.tree, PATHS.report(member), replace(report, **changes).encode(), SESSION)

@@ -79,7 +79,7 @@ def test_an_overlap_and_a_hole_are_found_by_what_the_kernels_hold() -> None:
 
 def test_a_member_without_a_lease_accepts_nothing_whatever_its_kernel_holds() -> None:
     cluster = Cluster.of(1, 2)
-    cluster.tell(2, lease_left_s=-0.1)
+    cluster.report(2, lease_left_s=-0.1)
     assert cluster.look().findings.holes == cluster.share(2)
     cluster.hold(2, cluster.share(1), lease_left_s=0.0)
     assert cluster.look().findings.holes == cluster.share(2)

@@ -58,14 +58,14 @@ class Site:
             if path.startswith(PATHS.acks + "/"):
                 self.client.set(self.path(path), Ack(view, Phase.RELEASED).encode())
             elif path.startswith(PATHS.reports + "/"):
-                self.tell(
+                self.report(
                     int(path.rpartition("/")[2]),
                     view=view,
                     read_at=time.time(),
                     view_at=time.time() - 100,
                 )
 
-    def tell(self, member: int, **changes: Any) -> None:
+    def report(self, member: int, **changes: Any) -> None:
         """Change a member's report; the rest of it stays."""
         path = self.path(PATHS.report(member))
         self.client.set(
@@ -75,7 +75,7 @@ class Site:
     def hold(self, member: int, buckets: frozenset[int], total_nodes: int = 16) -> None:
         """Make a member report that it has these buckets in force."""
         self.client.set(self.path(PATHS.holding(member)), node_report.pack(total_nodes, buckets))
-        self.tell(member, held=len(buckets), digest=node_report.digest(total_nodes, buckets))
+        self.report(member, held=len(buckets), digest=node_report.digest(total_nodes, buckets))
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command to its end, with pipes."""

@@ -119,7 +119,7 @@ def test_a_watch_in_a_pipe_prints_changes_and_outlives_zookeeper(
     assert (
         next(line for line in lines if "owner" in line) == "  every bucket has exactly one owner\n"
     )
-    site.tell(1, flows=77, lease_left_s=0.5)  # no news
+    site.report(1, flows=77, lease_left_s=0.5)  # no news
     site.hold(1, cluster.share(1) | {min(cluster.share(2))})
     assert next(line for line in lines if "owner" in line).startswith("  ALARM: overlap")
     server.stop()

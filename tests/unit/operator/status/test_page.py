@@ -31,7 +31,7 @@ def faulty(since_s: float) -> Cluster:
     """Two members; one has a bucket of the other in force, under a view of that age."""
     cluster = Cluster.of(1, 2)
     cluster.hold(1, cluster.share(1) | {min(cluster.share(2))}, view_at=NOW_S - since_s)
-    cluster.tell(2, view_at=NOW_S - since_s)
+    cluster.report(2, view_at=NOW_S - since_s)
     return cluster
 
 
@@ -59,12 +59,12 @@ def test_a_fault_is_a_hand_over_at_first_and_an_alarm_after_it() -> None:
 
 def test_holes_are_counted_and_some_are_named() -> None:
     cluster = Cluster.of(1, 2)
-    cluster.tell(2, lease_left_s=0.0)
+    cluster.report(2, lease_left_s=0.0)
     status, missing = cluster.status(), sorted(cluster.share(2))
     assert status.alarms == (
         f"hole: 8 buckets without an owner, such as {', '.join(map(str, missing))}",
     )
-    cluster.tell(1, lease_left_s=0.0)
+    cluster.report(1, lease_left_s=0.0)
     assert cluster.status().alarms == (
         "hole: 16 buckets without an owner, such as 1, 2, 3, 4, 5, 6, 7, 8 and 8 more",
     )
@@ -74,10 +74,10 @@ def test_one_wrong_clock_neither_hides_a_fault_nor_makes_one() -> None:
     cluster = faulty(100)
     put(cluster.tree, PATHS.member(3), b"", SESSION)
     for member, view_at in ((1, NOW_S + 1e6), (2, NOW_S - 90)):
-        cluster.tell(member, view_at=view_at, view=cluster.view)
+        cluster.report(member, view_at=view_at, view=cluster.view)
     assert cluster.status().verdict == ALARM
-    cluster.tell(1, view_at=NOW_S - 1e6)
-    cluster.tell(2, view_at=NOW_S)
+    cluster.report(1, view_at=NOW_S - 1e6)
+    cluster.report(2, view_at=NOW_S)
     assert cluster.status().view_age_s == 1e6
 
 
@@ -148,8 +148,8 @@ def test_if_all_members_fail_a_note_says_that_they_keep_their_shares() -> None:
 def test_members_without_a_report_or_a_fresh_one_are_named() -> None:
     cluster = Cluster.of(1, 2, 3)
     cluster.gone(PATHS.report(1))
-    cluster.tell(2, read_at=NOW_S - STALE_S - 1)
-    cluster.tell(3, read_at=NOW_S + 60)
+    cluster.report(2, read_at=NOW_S - STALE_S - 1)
+    cluster.report(3, read_at=NOW_S + 60)
     status = cluster.status()
     assert [note.partition(": ")[2] for note in status.notes] == [
         "what is in force on backend-1",
@@ -193,8 +193,8 @@ def test_the_names_of_what_is_ignored_are_harmless() -> None:
 
 def test_a_node_that_cannot_serve_is_not_as_usual() -> None:
     cluster = Cluster.of(1, 2)
-    cluster.tell(1, able=False)
-    cluster.tell(2, problems=("tcp:80 refused",))
+    cluster.report(1, able=False)
+    cluster.report(2, problems=("tcp:80 refused",))
     assert not any(row.is_plain for row in cluster.status().rows)
 
 
@@ -283,8 +283,8 @@ def test_json_of_a_view_that_nobody_obeys_has_no_age() -> None:
 def test_as_long_as_only_clocks_go_on_nothing_happened() -> None:
     cluster = Cluster.of(1, 2)
     before = essence(cluster.status())
-    cluster.tell(1, read_at=NOW_S + 3, lease_left_s=0.5, flows=99)
+    cluster.report(1, read_at=NOW_S + 3, lease_left_s=0.5, flows=99)
     assert essence(cluster.status(NOW_S + 4)) == before
-    cluster.tell(1, problems=("tcp:80 refused",))
+    cluster.report(1, problems=("tcp:80 refused",))
     assert essence(cluster.status(NOW_S + 4)) != before
     assert essence(sample()) != before

@@ -53,7 +53,7 @@ def test_plain_text_is_ascii_without_escapes_and_without_the_seed() -> None:
 def test_what_is_not_known_is_a_question_mark() -> None:
     cluster = Cluster.of(1, 2)
     cluster.gone(PATHS.report(1))
-    cluster.tell(2, read_at=NOW_S - STALE_S - 1, flows=None)
+    cluster.report(2, read_at=NOW_S - STALE_S - 1, flows=None)
     shown = plain(cluster.status(), everyone=False)
     assert "  every bucket has exactly one owner, as far as is known" in shown
     assert sum(line.startswith("  note: ") for line in shown) == 2
@@ -76,7 +76,7 @@ def test_alarms_and_hand_overs_are_said() -> None:
     assert f"  ALARM: {alarm}" in plain(status, everyone=False)
     assert [place for place, part in enumerate(strip(status, 16), 1) if part.is_bad] == [foreign]
     cluster.hold(1, share, view_at=NOW_S)
-    cluster.tell(2, view_at=NOW_S)
+    cluster.report(2, view_at=NOW_S)
     put(cluster.tree, PATHS.ack(2), b"", SESSION)
     shown = plain(cluster.status(), everyone=False)
     assert (
@@ -102,9 +102,9 @@ def test_one_member_is_one() -> None:
 
 def test_many_members_are_bounded_but_for_those_that_are_not_as_usual() -> None:
     cluster = Cluster.of(*range(1, 101), total_nodes=1009)
-    cluster.tell(77, problems=("tcp:80: refused", "file:/up is missing"))
-    cluster.tell(99, able=False)
-    cluster.tell(98, able=False, problems=("no nft",))
+    cluster.report(77, problems=("tcp:80: refused", "file:/up is missing"))
+    cluster.report(99, able=False)
+    cluster.report(98, able=False, problems=("no nft",))
     status = cluster.status()
     lines = plain(status, everyone=False)
     assert sum("web" in line for line in lines) == SHOWN_ROWS + 3
