@@ -145,7 +145,7 @@ class NodeDriver:
 
     async def follow(self) -> None:
         """Take part for ever. Raises MaglevError for what only the operator can fix."""
-        self._part.node_state.kept = await self._reconciler.kept()
+        self._part.node_state.keeps(await self._reconciler.kept())
         await together(self._view.run(), self._renewals.run(), self._sweeper.run())
 
     async def drain(self, timeout_s: float) -> None:

@@ -79,7 +79,7 @@ class ViewStrand:
             return self._backoff.failed()
         except DataplaneError as error:
             log.debug("this round ends: %s", error)
-            self._part.node_state.held_known = False
+            self._part.node_state.held_unsure()
             return self._backoff.failed()
         self._backoff.succeeded()
         return pause_s
@@ -89,7 +89,7 @@ class ViewStrand:
         if not self._reconciler.able:
             if node_state.is_member:
                 log.warning("%s leaves the cluster: this node cannot serve", node_state.me.name)
-                node_state.held_known = False
+                node_state.held_unsure()
                 await self._part.joining.withdraw()
                 self._part.notice(None)
             self._log.reset()

@@ -1,21 +1,41 @@
-"""The hand-over: when a node lets go of buckets, and when it may take others.
+"""The hand-over: when a node releases buckets, and when it may acquire others.
 
-Pure: imports no I/O. The time is handed in: seconds of this node's own CLOCK_MONOTONIC.
+Pure: imports no I/O. The caller hands in the time: seconds of this node's own CLOCK_MONOTONIC.
 
-**Why two kernels never accept new flows in one bucket.** A view gives each bucket to one member. Say that node q takes bucket b under view v, and
-that p held it before. q takes b only when each other member of v
+**Why two kernels never accept new flows in one bucket.** A view gives each bucket to one member. Say
+that node q takes bucket b under view v, and that p held it before. q takes b only when each other
+member of v
 
 - (a) acknowledged *released(v)*: it obeys v, in which b is not its own; or
-- (b) is a member that has not, but one lease and margin have passed since q saw v, and a renewal of q's own, sent after that, still showed v;
-- (c) or is no member of v, and its last lease is over by `lease`'s rule 2, for all ids that ever left a lease znode, known to q or not.
+- (b) is a member that has not, but one lease and margin have passed since q saw v, and a renewal of
+  q's own, sent after that, still showed v;
+- (c) or is no member of v, and its last lease is over by `lease`'s rule 2. That covers all ids that
+  ever left a lease znode, known to q or not.
 
-In (a) p will accept in b again only by taking it under a later view w, from q, by these same rules. In (c) p must join again, and joins with
-nothing. In (b) p's kernel has stopped by `lease`'s rule 3; what if p then skips v, and obeys a later view w that gives b to p? q's last renewal
-that showed v was sent after p's lease had ended, so w came into being later still, and the answer to p's first renewal that showed w came after
-that end: the lease of p lapsed. So whoever's lease has lapsed while it changed its view lets go of everything and takes it anew. That is
-what `secure` tells: under which view all that is held is this node's alone, whether its lease runs or not.
+In (a) p accepts in b again only after it takes b under a later view w, from q, by these same rules.
+In (c) p must join again, and joins with nothing. In (b) p's kernel has stopped by `lease`'s rule 3.
+What if p then skips v, and obeys a later view w that gives b to p? q's last renewal that showed v was
+sent after p's lease had ended, so w came into being later still, and the answer to p's first renewal
+that showed w came after that end: the lease of p lapsed. So a node whose lease lapsed while it changed
+its view releases everything and acquires it again. `secure` names the view under which all that is
+held is this node's alone, whether its lease runs or not.
 
-And q takes nothing before a renewal of its own was worth a lease under v: what it kept is secure then, and what it takes is so from the start.
+And q takes nothing before a renewal of its own was worth a lease under v: from then on what it kept is
+secure, and what it takes is secure from the start.
+
+**The phases of one view** are the state machine in `TRANSITIONS`:
+
+    SEEN --stage--> PREPARED --release--> RELEASED --acquire--> ACQUIRED
+    SEEN --adopt--> ACQUIRED
+    any phase --begin--> SEEN       a new view, nothing held any more, or no member any more
+
+- *stage*: the kernel has gains and losses beside what is in force. The node acknowledges PREPARED.
+  If a fast loser did not wait for that, it would release long before a slow winner is ready.
+- *release*: the kernel has only what is this node's under the view. `may_release` says when: all
+  awaited members are prepared, nobody waits, or the barrier is over. The node acknowledges RELEASED.
+- *acquire*: the kernel has the whole share. `may_acquire_at` says when: by (a), (b) and (c).
+- *adopt*: the kernel has the whole share already, left by an earlier daemon of this member.
+- *begin*: a newer view starts the procedure again from what the kernel holds now.
 """
 
 from __future__ import annotations
@@ -23,18 +43,19 @@ from __future__ import annotations
 import enum
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from maglev0.core.transition import Move
 from maglev0.core.view import ACTIVE, DRAINING, DRY_RUN, FAILING, Member, View, ViewId
 from maglev0.protocol.lease import Dates, Others, Terms
 
-UNSEEN = 0  # in the place of an id: whoever came and went between two views
+UNSEEN = 0  # in the place of an id: members that came and went between two views
 NOTHING = Move(frozenset(), frozenset())
 _GIVING_UP = (DRAINING, FAILING)
-BARRIER_SHARE = (
-    1 / 2
-)  # of a lease: a quarter may have passed since the last renewal, and the next one, under the new view, needs its time, too
+# Of a lease: a quarter may have passed since the last renewal, and the next one, under the new view,
+# needs its time, too.
+BARRIER_SHARE = 1 / 2
 
 
 class Phase(enum.IntEnum):
@@ -46,9 +67,29 @@ class Phase(enum.IntEnum):
     ACQUIRED = 3
 
 
+class Step(enum.Enum):
+    """What leads from one phase to another."""
+
+    BEGIN = "begin"
+    STAGE = "stage"
+    RELEASE = "release"
+    ACQUIRE = "acquire"
+    ADOPT = "adopt"
+
+
+TRANSITIONS: Mapping[tuple[Phase, Step], Phase] = {
+    **{(phase, Step.BEGIN): Phase.SEEN for phase in Phase},
+    (Phase.SEEN, Step.STAGE): Phase.PREPARED,
+    (Phase.PREPARED, Step.RELEASE): Phase.RELEASED,
+    (Phase.RELEASED, Step.ACQUIRE): Phase.ACQUIRED,
+    (Phase.SEEN, Step.ADOPT): Phase.ACQUIRED,
+}
+"""All transitions; any other step in a phase is an error in this program."""
+
+
 @dataclass(frozen=True)
 class Ack:
-    """What a member acknowledged last: how far it has come with which view."""
+    """A member's latest acknowledgement: how far it has come with which view."""
 
     view: ViewId
     stage: Phase
@@ -60,7 +101,13 @@ class Ack:
 
 @dataclass
 class HandOver:
-    """One node's progress from view to view, and what its kernel holds meanwhile; `me` is its id."""
+    """One node's progress from view to view, and what its kernel holds meanwhile.
+
+    `me` is its id. Others read the fields; only the methods write them.
+
+    `move` is computed from what the kernel holds, not from a `Transition` of two tables: views are
+    skipped, and no table is built while somebody waits for the hand-over.
+    """
 
     me: int
     terms: Terms
@@ -70,13 +117,14 @@ class HandOver:
     move: Move = NOTHING  # what the kernel has to change to obey it
     stage: Phase = Phase.SEEN
     held: frozenset[int] = frozenset()  # in force in this kernel
-    obeys: ViewId | None = None  # under this view all that is held is mine
+    obeys: ViewId | None = None  # under this view all that is held is this node's
     secure: ViewId | None = (
-        None  # and under this one nobody else can have taken it while no lease ran
+        None  # under this one nobody else can have taken it without a lease here
     )
     lease_until: float = -math.inf
+    drops: int = 0  # how often the lease was ended here
     confirmed_at: float = -math.inf  # the latest renewal that showed `view` was sent after this
-    unserved: bool = False  # buckets of who is gone wait for their new owners
+    unserved: bool = False  # buckets of members that are gone wait for their new owners
     acks: dict[int, Ack] = field(default_factory=dict)
     others: Others = field(init=False)
     _staying: frozenset[int] = frozenset()  # what is held and remains this node's
@@ -85,8 +133,12 @@ class HandOver:
     def __post_init__(self) -> None:
         self.others = Others(self.terms)
 
+    def _go(self, step: Step) -> None:
+        """Take a step of the state machine."""
+        self.stage = TRANSITIONS[self.stage, step]
+
     def see(self, view: View, mine: frozenset[int], now_s: float) -> None:
-        """Take a new view for the current one, and begin anew from what the kernel holds."""
+        """Take a new view for the current one, and begin again from what the kernel holds."""
         gone = () if self.view is None else self.note_gone(self.view, view, now_s)
         self.others.forget(frozenset(member.id for member in view.members))
         served = any(member.state in (ACTIVE, FAILING) and member.weight for member in gone)
@@ -97,7 +149,10 @@ class HandOver:
         self.acks = {member: ack for member, ack in self.acks.items() if member in self.peers}
 
     def note_gone(self, earlier: View, later: View, now_s: float) -> tuple[Member, ...]:
-        """Note who may have a lease and is no member any more, those included who came and went unseen; return who was seen."""
+        """Note all members that may have a lease and are gone; return those that were seen.
+
+        That includes members that came and went between the two views.
+        """
         gone = earlier.gone(later)
         for member in gone:
             self.others.unknown(member.id, now_s)
@@ -112,7 +167,10 @@ class HandOver:
 
     @property
     def peers(self) -> frozenset[int]:
-        """The members whose acknowledgements count: a node in a dry run has nothing to release, but to another such."""
+        """The members whose acknowledgements count.
+
+        A node in a dry run has nothing to release, except for another node in a dry run.
+        """
         if self.view is None:
             return frozenset()
         counted = [member for member in self.view.members if member.id != self.me]
@@ -122,37 +180,54 @@ class HandOver:
 
     @property
     def _record(self) -> Member | None:
-        return (
-            None
-            if self.view is None
-            else next((member for member in self.view.members if member.id == self.me), None)
-        )
+        if self.view is None:
+            return None
+        return next((member for member in self.view.members if member.id == self.me), None)
 
     def must_empty(self, now_s: float) -> bool:
-        """Whether what is held may be another's by now: the lease lapsed before all of it was secure under the view."""
+        """Whether another node may own by now what is held here.
+
+        That is so when the lease lapsed before all of it was secure under the view.
+        """
         if self.secure != self.view_id:
             self.secure = None if now_s >= self.lease_until else self.secure
         return bool(self.held) and self.secure is None
 
     def _begin_with(self, held: frozenset[int]) -> None:
-        """Work out beforehand, while nobody waits for it, what is to change: the sets are large."""
-        self.held, self.stage = held, Phase.SEEN
-        self.move = Move(gains=self.mine - held, losses=held - self.mine)
+        """Compute beforehand, while nobody waits for it, what is to change: the sets are large."""
+        self.held = held
+        self._go(Step.BEGIN)
+        self.move = Move.between(held, self.mine)
         self._staying = held & self.mine
 
     def is_unproven(self, current: ViewId, now_s: float) -> bool:
-        """Whether what was adopted under the current view waits for a renewal: only then can it be kept through the next one."""
+        """Whether what was adopted under the current view waits for a renewal.
+
+        Only after that renewal can it be kept through the next view.
+        """
         return bool(self.held) and self.secure == current and now_s >= self.lease_until
 
+    def prepared(self) -> None:
+        """The kernel has the move beside what is in force."""
+        self._go(Step.STAGE)
+
+    def heard(self, acks: Mapping[int, Ack]) -> None:
+        """Take what these members acknowledged."""
+        self.acks.update(acks)
+
     def may_release(self, now_s: float) -> bool:
-        """Whether to go on from PREPARED: nobody waits for it, or all are ready, or one was waited for long enough."""
+        """Whether to go on from PREPARED.
+
+        Yes when nobody waits for it, when all awaited members are ready, or after the barrier.
+        """
         nobody_waits = self.unserved or not self.move.losses
         return nobody_waits or now_s >= self.barrier_at or not self.awaited()
 
     def awaited(self) -> frozenset[int]:
         """The peers that have to come further before this node does.
 
-        Who drains or fails gives up the most, and does so last: the others then have nothing left to do but to take it.
+        A node that drains or fails gives up the most, and releases last: then all that is left for
+        the others is to acquire.
         """
         if self.stage >= Phase.RELEASED:
             return self.lacking(Phase.RELEASED)
@@ -173,21 +248,28 @@ class HandOver:
         return ack is not None and ack.view == self.view_id and ack.stage >= stage
 
     def lacking(self, stage: Phase) -> frozenset[int]:
-        """The peers that have not acknowledged that stage of the view."""
+        """The peers that have not acknowledged that phase of the view."""
         return frozenset(peer for peer in self.peers if not self._has_come(peer, stage))
 
     def released(self) -> None:
-        """The kernel has let go of everything that is not this node's under the view."""
+        """The kernel has released everything that is not this node's under the view."""
+        self._go(Step.RELEASE)
         self.held = self._staying
         self.obeys = self.view_id
-        self.stage = Phase.RELEASED
 
     def emptied(self) -> None:
-        """The kernel holds nothing any more; everything of the view has to be taken anew."""
+        """The kernel holds nothing any more; the node has to acquire all of its share again."""
         self._begin_with(frozenset())
 
+    def read_back(self, held: frozenset[int]) -> None:
+        """The kernel has these in force, by its own word."""
+        self.held = held
+
     def may_acquire_at(self) -> float:
-        """From when on the gains may come into force: minus infinity for now, infinity where an acknowledgement or a renewal has to come first."""
+        """From when on the gains may come into force.
+
+        Minus infinity is now; infinity: an acknowledgement or a renewal has to come first.
+        """
         if self.secure is None or self.secure != self.view_id:
             return math.inf
         if self.lacking(Phase.RELEASED) and self.confirmed_at < self.straggling_until:
@@ -201,44 +283,54 @@ class HandOver:
 
     @property
     def is_settled(self) -> bool:
-        """Whether this node has its share under the view, and every other member has let go of what is not its own."""
+        """Whether this node has its share, and every other member released what is not its own."""
         return self.stage is Phase.ACQUIRED and not self.lacking(Phase.RELEASED)
 
     def acquired(self) -> None:
         """The kernel has this node's whole share in force."""
+        self._go(Step.ACQUIRE)
         self.held = self.mine
-        self.stage = Phase.ACQUIRED
 
     def may_promote(self, shown: ViewId | None, now_s: float) -> bool:
-        """Whether a renewal whose answer is here is worth a lease: it showed the view that is obeyed, and what is held is this node's alone."""
+        """Whether a renewal whose answer is here is worth a lease.
+
+        It is when it showed the view that is obeyed, and what is held is this node's alone.
+        """
         if shown is None or shown != self.obeys:
             return False
         return not self.held or self.secure == shown or now_s < self.lease_until
 
     def renewed(self, shown: ViewId, sent_after_s: float) -> None:
         """The lease of a renewal that was worth it is in force; it runs from before the sending."""
-        if self.obeys is not None:  # it may have left meanwhile
+        if self.obeys is not None:  # the node may have left meanwhile
             self.secure = shown
             self.lease_until = max(self.lease_until, sent_after_s + self.terms.length_s)
 
+    def lease_dropped(self) -> None:
+        """The kernel has no lease any more."""
+        self.drops += 1
+        self.lease_until = -math.inf
+
     def confirmed(self, shown: ViewId | None, sent_after_s: float) -> None:
-        """A renewal, whatever it was worth, showed this view."""
+        """A renewal, whether it was worth a lease or not, showed this view."""
         if shown is not None and shown == self.view_id:
             self.confirmed_at = max(self.confirmed_at, sent_after_s)
 
     def adopt(self, held: frozenset[int], secure: ViewId | None) -> None:
-        """Go on where a daemon of this member ended: `held` is what it left in force, `secure` the view that its last renewal named so.
+        """Go on where a daemon of this member ended.
 
-        Called right after `see`.
+        `held` is what it left in force, `secure` the view that its last renewal named so. Call it
+        right after `see`.
         """
         self._begin_with(held)
         if secure is not None and secure == self.view_id and held <= self.mine:
             self.obeys = self.secure = secure
-            self.stage = Phase.ACQUIRED if held == self.mine else Phase.SEEN
+            if held == self.mine:
+                self._go(Step.ADOPT)
 
     def left(self) -> None:
-        """No more a member; what is held stays to be emptied."""
-        self.obeys = self.secure = None
-        self.view, self.stage = None, Phase.SEEN
+        """The node is no member any more; what is held is still to be emptied."""
+        self._go(Step.BEGIN)
+        self.obeys = self.secure = self.view = None
         self.lease_until = -math.inf
         self.acks = {}

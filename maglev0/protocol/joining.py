@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import replace
 
 from maglev0.core.transition import Move
 from maglev0.core.view import DRY_RUN, MAX_MEMBERS, Member, View
@@ -64,9 +63,7 @@ class Joining:
         except Refused:
             return FIRST_DELAY_S  # the next round sees who or what was faster
         self._deadline, self._said = None, ""
-        node_state.lease_version = 0 if version is None else version + 1
-        node_state.lease_known = True
-        node_state.session, node_state.record_version = self._environment.zookeeper.session, 0
+        node_state.joined(self._environment.zookeeper.session, version)
         log.info(
             "joined as %s, session %#x, timeout %.1f s",
             me.name,
@@ -125,6 +122,7 @@ class Joining:
 
     async def _let_go(self) -> None:
         """Accept nothing any more: the lease at once, the buckets after it."""
+        self._state.handover.lease_dropped()
         await self._environment.lease_timer.drop()
         await self.know_held()
         if self._state.handover.held:
@@ -133,15 +131,14 @@ class Joining:
     async def know_held(self) -> None:
         """Read what is in force in the kernel, where this process does not know it by itself."""
         if not self._state.held_known:
-            self._state.handover.held = await self._environment.readings.owned()
-            self._state.held_known = True
+            self._state.read_back(await self._environment.readings.owned())
 
     async def empty(self) -> None:
         """Put nothing in force."""
         held = self._state.handover.held
         await self._environment.gate.stage(Move(frozenset(), held))
         await self._environment.gate.commit(Commit.RELEASE)
-        self._state.kept |= held
+        self._state.keeps(held)
         self._state.handover.emptied()
 
     async def wait_for_holder(self, node: Znode, member: Member | None) -> float:
@@ -188,10 +185,7 @@ class Joining:
         handover.left()
         handover.see(view, mine, self._environment.clock())
         handover.adopt(handover.held, secure)
-        node_state.session, node_state.record_version = node.stat.owner, node.stat.version
-        node_state.lease_known = False
-        if before is not None:
-            node_state.me = replace(node_state.me, pid=before.pid, start_time=before.start_time)
+        node_state.came_back(node.stat.owner, node.stat.version, before)
         session, held = self._environment.zookeeper.session, len(handover.held)
         log.info(
             "took back the place of %s, session %#x: %d node numbers in force",

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import replace
 
 from maglev0.core.view import Member, View
 from maglev0.protocol.agreement import Agreement, Unsettled
@@ -152,7 +151,7 @@ class Participant:
                 return handover.terms.interval_s
             self._view_stale = True
             await self._membership.rewrite(node_state.me, node_state.record_version or 0)
-            node_state.record_version = (node_state.record_version or 0) + 1
+            node_state.rewritten()
             return 0.0
         if handover.view_id != view.id:
             handover.see(view, await self._environment.share(view), self._seen_at)
@@ -186,7 +185,7 @@ class Participant:
 
     async def _prepare(self) -> float:
         await self._environment.gate.stage(self.handover.move)
-        self.handover.stage = Phase.PREPARED
+        self.handover.prepared()
         self.renewal.soon()  # which acknowledges it
         log.debug("prepared for the view of %s", _named(self.handover.view))
         return 0.0
@@ -199,7 +198,7 @@ class Participant:
         await self._environment.gate.commit(Commit.RELEASE)
         self.handover.released()
         self.renewal.soon()
-        self.node_state.kept |= self.handover.move.losses
+        self.node_state.keeps(self.handover.move.losses)
         log.debug("released %d node numbers", len(self.handover.move.losses))
         return 0.0
 
@@ -234,7 +233,7 @@ class Participant:
         ) and self._stale_acks >= wanted:  # again, if some changed while they were being read
             self._stale_acks -= wanted
             try:
-                self.handover.acks.update(await self._membership.acks(sorted(wanted)))
+                self.handover.heard(await self._membership.acks(sorted(wanted)))
             except BaseException:
                 self._stale_acks |= wanted
                 raise
@@ -260,12 +259,11 @@ class Participant:
 
     def tell_session_timeout(self, timeout_s: float) -> None:
         """Put what the server granted into the record that the next joining writes."""
-        self.node_state.me = replace(self.node_state.me, session_timeout_s=timeout_s)
+        self.node_state.granted(timeout_s)
 
     def wish(self, state: str, weight: int) -> None:
         """Have this node's record say so, as a change of the view like any other."""
-        if (self.node_state.me.state, self.node_state.me.weight) != (state, weight):
-            self.node_state.me = replace(self.node_state.me, state=state, weight=weight)
+        if self.node_state.wish(state, weight):
             self._environment.wake()
 
     def leave(self) -> None:
@@ -280,15 +278,13 @@ class Participant:
         Raises `DataplaneError` when the kernel does not tell: the number is unknown then, not 0.
         """
         node_state = self.node_state
-        # A bucket that is in force at any time during the count may get a connection unseen.
-        node_state.swept = node_state.kept
-        flows = await self._environment.readings.connections()
-        idle = node_state.swept - flows.buckets - self.handover.held
-        forgotten, node_state.idle = idle & node_state.idle, idle - node_state.idle
-        if forgotten:
-            await self._environment.gate.unpin(forgotten)
-            node_state.kept -= forgotten
-        return flows.alive
+        node_state.begin_sweep()
+        connections = await self._environment.readings.connections()
+        empty = node_state.end_sweep(connections.buckets)
+        if empty:
+            await self._environment.gate.unpin(empty)
+            node_state.unpinned(empty)
+        return connections.alive
 
 
 def _named(view: View | None) -> str:

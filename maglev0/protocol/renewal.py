@@ -7,7 +7,6 @@ force, and on success that slot is promoted, with whatever time is left in it.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
@@ -49,7 +48,6 @@ class Renewal:
         self._agreement = agreement
         self._environment = environment
         self._was_refused = False
-        self._drops = 0  # how often the lease was ended here
         self._news = news
 
     def soon(self) -> None:
@@ -59,8 +57,7 @@ class Renewal:
 
     async def distrust(self) -> None:
         """End the lease: its timer may have stood still while others waited for its end."""
-        self._drops += 1
-        self._state.handover.lease_until = -math.inf
+        self._state.handover.lease_dropped()
         await self._environment.lease_timer.drop()
         self.soon()
 
@@ -78,7 +75,7 @@ class Renewal:
         except Refused as refused:
             await self._mend(refused)
         except Disconnected:
-            self._state.lease_known = False
+            self._state.lease_unsure()
             await self._alone()
         else:
             return interval_s
@@ -96,8 +93,7 @@ class Renewal:
         zxid, shown = await self._membership.renew(
             node_state.lease_record(), record_version, version, ack
         )
-        node_state.acked = ack or node_state.acked
-        node_state.lease_version = 0 if version is None else version + 1
+        node_state.renewed(version, ack)
         if zxid:
             node_state.handover.dates.reached(zxid, self._environment.clock())
         node_state.handover.confirmed(shown, started_at)
@@ -112,13 +108,13 @@ class Renewal:
             and found.record is not None
             and found.record.kernel not in ("", node_state.kernel)
         ):
+            node_state.handover.lease_dropped()
             await self._environment.lease_timer.drop()
             who = f"pid {found.record.pid} of another host"
             raise ZooKeeperError(
                 f"the lease of id {node_state.me.id} is renewed by another daemon ({who}): stop one, or give it another --my-id"
             )
-        node_state.lease_version = None if found is None else found.stat.version
-        node_state.lease_known = True
+        node_state.lease_read(None if found is None else found.stat.version)
 
     async def _worth(self, shown: ViewId | None, started_at: float) -> None:
         """Put the lease in force if the renewal is worth it."""
@@ -126,9 +122,9 @@ class Renewal:
         handover = self._state.handover
         if shown is not None and handover.may_promote(shown, self._environment.clock()):
             news = handover.secure != shown or handover.lease_until <= started_at
-            drops = self._drops
+            drops = handover.drops
             await self._environment.lease_timer.promote()  # DataplaneError: `drop` came after `arm`
-            if drops != self._drops:
+            if drops != handover.drops:
                 return  # `drop` came after `promote`: the kernel has no lease
             handover.renewed(shown, started_at)
             if news:
@@ -140,7 +136,7 @@ class Renewal:
 
     async def _mend(self, refused: Refused) -> None:
         """Find out why a renewal was refused, and do what is needed for the next; who disturbs again and again gets no more than its share."""
-        self._state.lease_known = False
+        self._state.lease_unsure()
         if refused.index == 0:
             self._news(view=True)  # the record is gone, or another hand wrote to it
             return

@@ -124,7 +124,7 @@ class Measured(NodeDriver):
         """Change the node's own weight, as its own writing of its record would."""
         node_state = self._part.node_state
         assert node_state.record_version is not None
-        node_state.me = replace(node_state.me, weight=weight)
+        node_state.wish(node_state.me.state, weight)
         node_state.record_version += 1
         return Write(PATHS.member(ME.id), node_state.me.encode(), -1)
 

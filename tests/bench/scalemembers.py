@@ -15,7 +15,6 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from ipaddress import IPv4Address
 from typing import NamedTuple, cast
@@ -120,7 +119,7 @@ class Simulated(NodeDriver):
     def gain_weight(self) -> None:
         """Change the member's record as a flag at its start would have it."""
         node_state = self._part.node_state
-        node_state.me = replace(node_state.me, weight=node_state.me.weight + 1)
+        node_state.wish(node_state.me.state, node_state.me.weight + 1)
         self._awake.set()
 
     def look(self) -> None:

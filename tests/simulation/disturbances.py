@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from maglev0.protocol.membership import decode_ack, view_id
 from maglev0.protocol.ports.zookeeper import Delete, Refused, Write
 from tests.simulation.ensemble import Server
 from tests.simulation.node import PATHS, Node
@@ -132,20 +133,20 @@ def delete_one(world: World) -> None:
 
 
 def overwrite_one(world: World) -> None:
-    """A record, an acknowledgement, a lease or the settings are overwritten by hand, with nonsense or with another's."""
+    """Somebody overwrites a record, an acknowledgement, a lease or the settings.
+
+    With nonsense, or with the data of another member. An acknowledgement of the present view is not
+    copied: a forged one says that a member released what it holds, and against that only ACLs help.
+    """
     path = _some_path(world)
     parent = path.rpartition("/")[0]
     other = world.ensemble.tree.nodes.get(f"{parent}/{world.random.randint(1, MOST_HOSTS)}")
-    meddle(
-        world,
-        [
-            Write(
-                path,
-                b"nonsense" if other is None or world.random.random() < 0.5 else other.data,
-                -1,
-            )
-        ],
-    )
+    nonsense = other is None or world.random.random() < 0.5
+    data = b"nonsense" if other is None or nonsense else other.data
+    ack, members = decode_ack(data), world.ensemble.tree.nodes.get(PATHS.members)
+    if ack is not None and members is not None and ack.view == view_id(members.stat):
+        data = b"nonsense"
+    meddle(world, [Write(path, data, -1)])
 
 
 def delete_all(world: World) -> None:

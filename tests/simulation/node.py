@@ -110,7 +110,7 @@ class Node:
         self._waiting: Answer[None] = Answer()
         self._renewing: Answer[None] = Answer()
         self._broken = False
-        self._disturbed = 0  # how often something outside took the lease away
+        self._disturbed = self._noticed = 0  # how often something outside took the lease away
         self._left = (
             left if left is not None and site.make.takes_back(left, flags.timeout_s) else None
         )
@@ -184,7 +184,7 @@ class Node:
             total_nodes=site.buckets,
             terms=terms(LEASE_MS),
         )
-        self.participant.node_state.kept = await self.gate.kept()
+        self.participant.node_state.keeps(await self.gate.kept())
         self.participant.renewal.wake = lambda: self._renewing.settle(None)
         self._strands += [
             self.process.start(self._renewals(self.participant)),
@@ -291,10 +291,12 @@ class Node:
         except DataplaneError:
             self._broken = True
             self._wake()
+        finally:
+            self._noticed += 1
 
     async def _mend(self, participant: Participant) -> None:
         """The kernel refused something: be no member until it can be used again."""
-        participant.node_state.held_known = False
+        participant.node_state.held_unsure()
         try:
             await participant.joining.withdraw()
         except AGAIN:
@@ -305,10 +307,9 @@ class Node:
 
     async def _renewals(self, participant: Participant) -> None:
         while True:
-            disturbed = self._disturbed
             try:
                 pause_s = await participant.renewal.renew()
-                if disturbed == self._disturbed:
+                if self._noticed == self._disturbed:
                     self._check_lease(participant)
             except DataplaneError:
                 pause_s = participant.handover.terms.interval_s

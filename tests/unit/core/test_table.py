@@ -193,7 +193,7 @@ def test_a_single_member_owns_everything(size: int, name: str) -> None:
 @given(sizes, names)
 @settings(deadline=None)
 def test_a_permutation_visits_every_slot_once(size: int, name: str) -> None:
-    assert sorted(table._permutation(name, size).slots()) == list(range(size))
+    assert sorted(table._permutation(name, size).places()) == list(range(size))
 
 
 @pytest.mark.parametrize("count", [3, 10, 100, 1000])

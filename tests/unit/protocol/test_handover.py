@@ -7,7 +7,7 @@ import pytest
 
 from maglev0.core.transition import Move
 from maglev0.core.view import DRAINING, DRY_RUN, Member, View, ViewId
-from maglev0.protocol.handover import Ack, HandOver, Phase
+from maglev0.protocol.handover import TRANSITIONS, Ack, HandOver, Phase, Step
 from maglev0.protocol.lease import Terms
 from tests.support.members import SOMEONE
 
@@ -32,13 +32,8 @@ def node(seen: View, *, held: set[int], mine: set[int]) -> HandOver:
     """Node 1, at rest under a view of its own with `held` in force, that has just seen another at time 100."""
     handover = HandOver(1, TERMS)
     handover.see(view(1, member(1)), frozenset(held), 50.0)
-    handover.held, handover.obeys, handover.secure, handover.stage = (
-        frozenset(held),
-        ViewId(1, 1, 1),
-        ViewId(1, 1, 1),
-        Phase.ACQUIRED,
-    )
-    handover.lease_until = 102.0
+    handover.adopt(frozenset(held), ViewId(1, 1, 1))
+    handover.renewed(ViewId(1, 1, 1), 102.0 - TERMS.length_s)
     handover.see(seen, frozenset(mine), 100.0)
     return handover
 
@@ -60,9 +55,9 @@ def test_release_waits_for_all_to_be_prepared_but_not_for_ever() -> None:
     assert not handover.may_release(handover.barrier_at - 0.01)
     assert handover.may_release(handover.barrier_at)
     assert handover.barrier_at - handover.seen_at < TERMS.length_s - TERMS.interval_s
-    handover.acks[2] = Ack(ViewId(1, 1, 1), Phase.RELEASED)
+    handover.heard({2: Ack(ViewId(1, 1, 1), Phase.RELEASED)})
     assert not handover.may_release(100.0), "an acknowledgement of another view says nothing"
-    handover.acks[2] = Ack(ViewId(1, 2, 2), Phase.PREPARED)
+    handover.heard({2: Ack(ViewId(1, 2, 2), Phase.PREPARED)})
     assert handover.may_release(100.0)
 
 
@@ -77,14 +72,17 @@ def test_who_drains_lets_go_last_but_does_not_wait_for_others_that_do() -> None:
         mine=set(),
     )
     assert handover.awaited() == {2, 3}
-    handover.acks = {
-        2: Ack(ViewId(1, 3, 3), Phase.PREPARED),
-        3: Ack(ViewId(1, 3, 3), Phase.PREPARED),
-    }
+    handover.heard(
+        {
+            2: Ack(ViewId(1, 3, 3), Phase.PREPARED),
+            3: Ack(ViewId(1, 3, 3), Phase.PREPARED),
+        }
+    )
     assert handover.awaited() == {2}
     assert not handover.may_release(100.0)
-    handover.acks[2] = Ack(ViewId(1, 3, 3), Phase.RELEASED)
+    handover.heard({2: Ack(ViewId(1, 3, 3), Phase.RELEASED)})
     assert handover.may_release(100.0)
+    handover.prepared()
     handover.released()
     assert handover.awaited() == {3}
 
@@ -96,8 +94,10 @@ def test_a_crash_is_not_waited_with_and_stays_one_until_it_is_dealt_with() -> No
     assert handover.may_release(200.0)
     handover.see(view(4, member(1), member(3), member(4)), frozenset({1}), 201.0)
     assert handover.may_release(201.0)
-    handover.stage = Phase.ACQUIRED
-    handover.see(view(5, member(1), member(3), member(4), member(5)), frozenset({1}), 202.0)
+    handover.prepared()
+    handover.released()
+    handover.acquired()
+    handover.see(view(5, member(1), member(3), member(4), member(5)), frozenset(), 202.0)
     assert not handover.may_release(202.0)
 
 
@@ -114,6 +114,7 @@ def test_who_owned_nothing_left_nothing_unserved(gone: Member) -> None:
 
 def released(handover: HandOver) -> HandOver:
     """The node has let go, and a renewal sent at 101 was worth it."""
+    handover.prepared()
     handover.released()
     handover.confirmed(handover.view_id, 101.0)
     handover.renewed(ViewId(1, 2, 2), 101.0)
@@ -124,9 +125,9 @@ def test_nothing_is_acquired_before_all_have_released() -> None:
     handover = released(with_a_second())
     assert handover.held == {1}
     assert handover.may_acquire_at() == math.inf
-    handover.acks[2] = Ack(ViewId(1, 2, 2), Phase.PREPARED)
+    handover.heard({2: Ack(ViewId(1, 2, 2), Phase.PREPARED)})
     assert handover.may_acquire_at() == math.inf
-    handover.acks[2] = Ack(ViewId(1, 2, 2), Phase.RELEASED)
+    handover.heard({2: Ack(ViewId(1, 2, 2), Phase.RELEASED)})
     assert handover.may_acquire_at() == -math.inf
     assert not handover.is_settled
     handover.acquired()
@@ -136,8 +137,9 @@ def test_nothing_is_acquired_before_all_have_released() -> None:
 
 def test_nothing_is_acquired_before_a_renewal_of_its_own_was_worth_it_under_the_view() -> None:
     handover = with_a_second()
+    handover.prepared()
     handover.released()
-    handover.acks[2] = Ack(ViewId(1, 2, 2), Phase.RELEASED)
+    handover.heard({2: Ack(ViewId(1, 2, 2), Phase.RELEASED)})
     assert handover.may_acquire_at() == math.inf
 
 
@@ -157,6 +159,7 @@ def test_a_straggler_is_over_when_a_renewal_sent_after_its_lease_still_shows_the
 def test_the_lease_of_who_is_gone_is_waited_for_however_all_others_stand() -> None:
     handover = node(replace(view(1, member(1)), id=ViewId(1, 1, 2)), held={1}, mine={1, 2})
     handover.others.last_changed(9, 77, 98.0)
+    handover.prepared()
     handover.released()
     handover.renewed(ViewId(1, 1, 2), 101.0)
     assert handover.may_acquire_at() == 98.0 + OVER_S
@@ -190,6 +193,7 @@ def test_a_renewal_is_worth_a_lease_only_under_the_view_that_is_obeyed() -> None
     assert handover.may_promote(ViewId(1, 1, 1), 101.0)
     assert not handover.may_promote(ViewId(1, 2, 2), 101.0)
     assert not handover.may_promote(None, 101.0)
+    handover.prepared()
     handover.released()
     assert handover.may_promote(ViewId(1, 2, 2), 101.0)
     assert not handover.may_promote(ViewId(1, 1, 1), 101.0)
@@ -197,6 +201,7 @@ def test_a_renewal_is_worth_a_lease_only_under_the_view_that_is_obeyed() -> None
 
 def test_who_changed_its_view_while_its_lease_lapsed_lets_go_of_everything() -> None:
     handover = with_a_second()
+    handover.prepared()
     handover.released()
     assert not handover.may_promote(ViewId(1, 2, 2), 102.0), (
         "the answer came after the end of the lease"
@@ -206,6 +211,7 @@ def test_who_changed_its_view_while_its_lease_lapsed_lets_go_of_everything() -> 
     assert handover.stage is Phase.SEEN
     assert not handover.must_empty(102.0)
     assert handover.move.gains == {1, 4}
+    handover.prepared()
     handover.released()
     assert handover.may_promote(ViewId(1, 2, 2), 103.0)
 
@@ -271,3 +277,22 @@ def test_without_a_view_there_is_nobody() -> None:
     assert handover.peers == frozenset()
     assert handover.view_id is None
     assert handover.may_acquire_at() == math.inf
+
+
+@pytest.mark.parametrize("phase", Phase)
+@pytest.mark.parametrize("step", Step)
+def test_each_step_of_the_state_machine(phase: Phase, step: Step) -> None:
+    """Written out once more, so that no transition changes unseen."""
+    expected = {
+        Step.BEGIN: dict.fromkeys(Phase, Phase.SEEN),
+        Step.STAGE: {Phase.SEEN: Phase.PREPARED},
+        Step.RELEASE: {Phase.PREPARED: Phase.RELEASED},
+        Step.ACQUIRE: {Phase.RELEASED: Phase.ACQUIRED},
+        Step.ADOPT: {Phase.SEEN: Phase.ACQUIRED},
+    }
+    assert TRANSITIONS.get((phase, step)) == expected[step].get(phase)
+
+
+def test_a_step_in_the_wrong_phase_is_an_error() -> None:
+    with pytest.raises(KeyError):
+        with_a_second().acquired()

@@ -186,7 +186,7 @@ def test_who_is_no_member_has_nothing_to_withdraw(tree: Tree, node: Node) -> Non
 
 
 def test_a_bucket_is_kept_until_two_looks_in_a_row_find_no_connection_in_it(member: Node) -> None:
-    member.part.node_state.kept = frozenset({3, 20})
+    member.part.node_state.keeps(frozenset({3, 20}))
     run(member.part.sweep())
     assert member.gate.asked[-1] != "forget [20]"
     run(member.part.sweep())
@@ -208,7 +208,7 @@ def test_a_lease_that_another_kernel_renews_ends_the_daemon(tree: Tree, member: 
 
 
 def test_a_node_that_left_while_it_learned_its_version_writes_nothing(member: Node) -> None:
-    member.part.node_state.lease_known = False
+    member.part.node_state.lease_unsure()
     version = member.tree.nodes[PATHS.lease(1)].stat.version
     member.zookeeper.before = lambda _number: member.part.node_state.lost()
     run(member.part.renewal.renew())
