@@ -20,8 +20,8 @@ from maglev0.core.transition import Transition
 from maglev0.core.view import View, id_of
 
 # Buckets in all plans, of four bytes each: 4 MB. One node gains by all absences together about its
-# own share, and loses far less, so the plans fit even for the largest table there is. A member whose
-# plan does not fit costs a table when it leaves.
+# own share, and loses far less, so the plans fit even for the largest table. A member whose plan
+# does not fit costs a table when it leaves.
 MAX_BUCKETS = 1 << 20
 _DONE = object()
 

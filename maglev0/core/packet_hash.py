@@ -94,7 +94,7 @@ _FINAL_ROTATIONS = (14, 11, 25, 16, 4, 14, 24)  # lookup3's `final`
 
 
 def jhash(key: bytes, seed: int) -> int:
-    """Return the 32-bit Jenkins hash of bytes of any length, as the kernel's `jhash` on this machine.
+    """Return the 32-bit Jenkins hash of bytes of any length, as the kernel's `jhash` does here.
 
     `seed` is an unsigned 32-bit number. One to three words in little-endian order give what
     `jhash_1word`, `jhash_2words` and `jhash_3words` give for them.

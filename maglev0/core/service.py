@@ -55,8 +55,8 @@ class Xdp(enum.StrEnum):
 class Service:
     """One VIP on one interface; every dataplane serves IPv4 only.
 
-    `cluster_mac` is lower-case and colon-separated; `total_nodes` is the number of buckets, numbered
-    1..total_nodes; `hash_seed` is an unsigned 32-bit number.
+    `cluster_mac` is lower-case and colon-separated; `total_nodes` is the number of buckets,
+    numbered 1..total_nodes; `hash_seed` is an unsigned 32-bit number.
     """
 
     vip: IPv4Address

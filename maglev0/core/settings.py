@@ -18,7 +18,10 @@ from maglev0.core.service import Delivery, HashFamily, HashMode, Service
 from maglev0.errors import ConfigError
 
 FORMAT = 3
-"""Version of the layout and the data under ``/maglev0/<vip>``; nodes of two formats never share a VIP."""
+"""Version of the layout and the data under ``/maglev0/<vip>``.
+
+Nodes of two formats never share a VIP.
+"""
 
 ONE_FORMAT = "stop the members of the other version first, or run their version here"
 

@@ -1,4 +1,4 @@
-"""Work that can be done a step at a time, so that who does it beside other things is never away for long.
+"""Work that is done in steps, so that its caller can do other things between two of them.
 
 Pure: imports no I/O.
 """
@@ -10,14 +10,13 @@ from typing import TypeAlias, TypeVar
 
 _Result = TypeVar("_Result")
 
-Steps: TypeAlias = Generator[
-    None, None, _Result
-]  # yields between two steps, and returns the result
+# Yields between two steps, and returns the result.
+Steps: TypeAlias = Generator[None, None, _Result]
 
 
 def finished(steps: Steps[_Result]) -> _Result:
     """Take all steps at once."""
-    while True:  # ends: whatever is written as steps is bounded
+    while True:  # all work that is written as steps is bounded
         try:
             next(steps)
         except StopIteration as end:

@@ -2,7 +2,8 @@
 
 Pure: imports no I/O.
 
-Source: Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer", NSDI 2016, section 3.4.
+Source: Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer", NSDI 2016,
+section 3.4.
 """
 
 from __future__ import annotations
@@ -20,19 +21,21 @@ if TYPE_CHECKING:
 
     from maglev0.core.steps import Steps
 
-MAX_SIZE = (
-    1 << 20
-)  # the largest --total-nodes: the kernel still loads so many buckets in a second or two
+# The largest --total-nodes: the kernel still loads so many buckets in a second or two.
+MAX_SIZE = 1 << 20
 
 
 def build(size: int, weights: Mapping[str, int]) -> tuple[str, ...]:
-    """Give each of `size` slots to one of the members.
+    """Give each of `size` buckets to one of the members.
 
-    Slot j of the result is node number j+1; the value there is the name of the member that owns it. `weights` says how many turns each
-    member has in proportion to the others: with equal weights the members' shares differ by at most one slot, a weight of 0 owns nothing.
-    The same size, names and weights give the same table on every machine and in every run, in whatever order the members come.
+    Place j of the result is bucket j+1; the value there is the name of the member that owns it.
+    `weights` are the members' turns in proportion to each other: with equal weights the members'
+    shares differ by at most one bucket, a weight of 0 owns nothing. The same size, names and
+    weights give the same table on every machine and in every run, in whatever order the members
+    come.
 
-    Raises ValueError when the size is not within 1..MAX_SIZE, a weight is negative, a name is empty, or no member has a positive weight.
+    Raises ValueError when the size is not within 1..MAX_SIZE, a weight is negative, a name is
+    empty, or no member has a positive weight.
     """
     return finished(building(size, weights))
 
@@ -44,8 +47,9 @@ def building(size: int, weights: Mapping[str, int]) -> Steps[tuple[str, ...]]:
     turns = yield from _turns(size, members)
     permutations = {name: _permutation(name, size) for name in members}
     table = [_FREE] * size
-    # The last free slots take most of the probes: about size/k of them for each claim while k slots are free. Below the root of the size it
-    # is cheaper to look at all that are left than to walk on until one is met; a look costs about twice as much as a step, hence the half.
+    # The last free places take most of the probes: about size/k for each claim while k are free.
+    # Below the root of the size it is cheaper to look at all that are left than to walk on until
+    # one is met. A look costs about twice as much as a step, hence the half.
     few = isqrt(size // 2)
     yield from _claim_walking(table, permutations, turns, few)
     yield from _claim_looking(table, permutations, islice(turns, few))
@@ -64,48 +68,50 @@ def _check(size: int, weights: Mapping[str, int]) -> None:
         raise ValueError("no member with a positive weight")
 
 
-_STEP = 4096  # slots that one step asks for, about: some 0.1 µs each
-_FREE = ""  # a slot's owner before it is claimed: the one string that is false
+_STEP = 4096  # places that one step asks for, about: some 0.1 µs each
+_FREE = ""  # the owner of a place before it is claimed: the one string that is false
 
 
 class _Permutation(NamedTuple):
-    """The order in which one member wants the slots: offset, offset + skip, offset + 2 skip, … modulo size."""
+    """The order in which one member wants the places of the table.
+
+    It is offset, offset + skip, offset + 2 skip, … modulo size.
+    """
 
     size: int
     offset: int
-    skip: int  # coprime to size, so that the walk meets every slot once
+    skip: int  # coprime to size, so that the walk meets every place once
 
-    def slots(self) -> Iterator[int]:
+    def places(self) -> Iterator[int]:
         return map(
             mod,
             range(self.offset, self.offset + self.size * self.skip, self.skip),
             repeat(self.size),
         )
 
-    def first(self, slots: Iterable[int]) -> int:
-        """Which of these slots comes first in the order."""
+    def first(self, places: Iterable[int]) -> int:
+        """The one of these places that comes first in the order."""
         inverse = pow(self.skip, -1, self.size)
-        return min(slots, key=lambda slot: (slot - self.offset) * inverse % self.size)
+        return min(places, key=lambda place: (place - self.offset) * inverse % self.size)
 
 
 def _permutation(name: str, size: int) -> _Permutation:
-    digest = blake2b(
-        name.encode(), digest_size=16
-    ).digest()  # two hashes of 64 bits, each independent of the other
+    # Two hashes of 64 bits, independent of each other.
+    digest = blake2b(name.encode(), digest_size=16).digest()
     offset = int.from_bytes(digest[:8], "big") % size
     skip = int.from_bytes(digest[8:], "big") % max(size - 1, 1) + 1
-    while (
-        gcd(skip, size) != 1
-    ):  # the paper wants a prime size; here any size will do, and 1 ends the search at the latest
+    # The paper wants a prime size. Here any size will do: 1 ends the search at the latest.
+    while gcd(skip, size) != 1:
         skip = skip % size + 1
     return _Permutation(size, offset, skip)
 
 
 def _turns(size: int, weights: Mapping[str, int]) -> Steps[Iterator[str]]:
-    """Whose turn it is, without end.
+    """The members in the order of their turns, without end.
 
-    In each round the heaviest member has one turn; after r rounds a member of weight w has had r * w / heaviest turns, rounded to the nearest
-    number. The schedule repeats as soon as that is whole for all, so one period is written down, or the part of it that fills the table.
+    In each round the heaviest member has one turn; after r rounds a member of weight w has had r *
+    w / heaviest turns, rounded to the nearest number. The schedule repeats as soon as that is whole
+    for all, so one period is written down, or the part of it that fills the table.
     """
     heaviest, total = max(weights.values()), sum(weights.values())
     rounds = min(heaviest // gcd(*weights.values()), (size + len(weights)) * heaviest // total + 1)
@@ -121,17 +127,17 @@ def _turns(size: int, weights: Mapping[str, int]) -> Steps[Iterator[str]]:
 def _claim_walking(
     table: list[str], permutations: Mapping[str, _Permutation], turns: Iterator[str], few: int
 ) -> Steps[None]:
-    """In each turn, walk on in the member's order to the next free slot, until few are free."""
-    # No Python code runs per probe: filterfalse asks the live table whether the slot has an owner.
-    free_slots = {
-        name: filterfalse(table.__getitem__, permutation.slots())
+    """In each turn, walk on in the member's order to the next free place, until few are free."""
+    # No Python code runs per probe: filterfalse asks the live table.
+    free_places = {
+        name: filterfalse(table.__getitem__, permutation.places())
         for name, permutation in permutations.items()
     }
     free = size = len(table)
     while free > few:
         claims = min(free - few, free * _STEP // size + 1)  # a claim takes about size / free probes
         for name in islice(turns, claims):
-            table[next(free_slots[name])] = name
+            table[next(free_places[name])] = name
         free -= claims
         yield
 
@@ -139,14 +145,15 @@ def _claim_walking(
 def _claim_looking(
     table: list[str], permutations: Mapping[str, _Permutation], turns: Iterable[str]
 ) -> Steps[None]:
-    """In each turn, find among all free slots the one that the member's walk would meet first."""
-    # What the member passed on its walk is taken, so the first of the free ones in its whole order is the next one too.
+    """In each turn, find the free place that the walk of the member would meet first."""
+    # What the member passed on its walk is taken, so the first free place in its whole order is
+    # also the next one.
     free: set[int] = set()
     for start in range(0, len(table), _STEP):
         free.update(filterfalse(table.__getitem__, range(start, min(start + _STEP, len(table)))))
         yield
     for name in turns:
-        slot = permutations[name].first(free)
-        table[slot] = name
-        free.remove(slot)
+        place = permutations[name].first(free)
+        table[place] = name
+        free.remove(place)
         yield

@@ -1,4 +1,4 @@
-"""Text written by others, made fit for one line of a message.
+"""Text written by others, fitted into one line of a message.
 
 Pure: imports no I/O.
 """
@@ -7,12 +7,12 @@ from __future__ import annotations
 
 
 def printable(text: str) -> str:
-    """Return `text` as it may stand in a message of one line."""
+    """Return `text` as a message of one line may contain it."""
     return text if text.isprintable() else ascii(text)
 
 
 def blanked(text: str) -> str:
-    """The text with a space for whatever is not printable."""
+    """The text with a space in place of each character that is not printable."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 

@@ -1,4 +1,4 @@
-"""Who takes part: member records and the view, read from what lies in ZooKeeper and never trusted.
+"""Member records and the view, read from untrusted data in ZooKeeper.
 
 Pure: imports no I/O.
 """
@@ -28,9 +28,8 @@ NO_CANDIDATE = f"not a member id, or not among the {MAX_CANDIDATES:,} lowest ids
 """Why a child of the parent znode is ignored without a look at what it holds."""
 MAX_WEIGHT = 1000
 MAX_SESSION_TIMEOUT_S = 3600.0
-MAX_START_TIME_S = (
-    1e12  # far beyond any clock, yet finite, so that no number in JSON overflows a float
-)
+# Far beyond any clock, yet finite, so that no number in JSON overflows a float.
+MAX_START_TIME_S = 1e12
 MAX_ID = max(MAX_TOTAL_NODES.values())
 _NAME = "backend-"
 ACTIVE = "active"
@@ -41,7 +40,11 @@ DRY_RUN = "dry-run"
 
 @dataclass(frozen=True)
 class Member:
-    """One node's record. `start_time` is in seconds since the epoch; `address` and `mac` are those of its traffic interface, or empty."""
+    """One node's record.
+
+    `start_time` is in seconds since the epoch; `address` and `mac` are those of its traffic
+    interface, or empty.
+    """
 
     id: int
     host: str
@@ -62,13 +65,15 @@ class Member:
 
     def encode(self) -> bytes:
         """The znode's data, JSON."""
-        return json.dumps(
-            asdict(self), sort_keys=True, ensure_ascii=False
-        ).encode()  # escapes would take a name beyond the bound
+        # No escapes, which could take a record with long names beyond the bound.
+        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False).encode()
 
 
 class ViewId(NamedTuple):
-    """The parent znode's place in ZooKeeper's order of changes: two reads with the same one saw the same members."""
+    """The parent znode's place in ZooKeeper's order of changes.
+
+    Two reads with the same identity saw the same members.
+    """
 
     czxid: int
     cversion: int
@@ -79,7 +84,8 @@ class ViewId(NamedTuple):
 class View:
     """The members at one point in ZooKeeper's order of changes, sorted by id.
 
-    `children` names every child of the parent, members or not, with the zxid of its creation (0 where it was not read).
+    `children` names every child of the parent, members or not, with the zxid of its creation (0
+    where it was not read).
     """
 
     id: ViewId
@@ -87,24 +93,28 @@ class View:
     children: frozenset[tuple[str, int]] = frozenset()
 
     def gone(self, later: View) -> tuple[Member, ...]:
-        """The members that are none any more in a later view, or by a record of a later life."""
+        """The members that a later view does not have, or has by the record of a later life."""
         living = {name for name, _czxid in self.children & later.children} & {
             str(member.id) for member in later.members
         }
         return tuple(member for member in self.members if str(member.id) not in living)
 
     def follows(self, earlier: View) -> bool:
-        """Whether the changes between the two are all that happened to the children: nobody came and went in between."""
+        """Whether the two views differ only by what the later one shows.
+
+        If so, nobody came and went in between.
+        """
         same_parent = self.id.czxid == earlier.id.czxid
         return same_parent and self.id.cversion - earlier.id.cversion == len(
             self.children ^ earlier.children
         )
 
     def weights(self, *, dry_run: bool) -> dict[str, int]:
-        """What the table is built from: the weight of each member that serves.
+        """The weights that the table is built from: one of each member that serves.
 
-        A node in a dry run counts for other dry runs only: the cluster must not give buckets to a node that answers nothing.
-        Where every member that would serve is failing, they all do: a bad answer is better than none.
+        A node in a dry run counts only for other nodes in a dry run: the cluster must not give
+        buckets to a node that answers nothing. Where every member that would serve is failing, all
+        of them serve: a bad answer is better than none.
         """
         return self._weights((ACTIVE, DRY_RUN) if dry_run else (ACTIVE,)) or self._weights(
             (FAILING,)
@@ -124,7 +134,11 @@ class View:
 
 
 class Child(NamedTuple):
-    """A child of the parent znode, as read; `owner` is its ephemeral owner (0 = persistent), `mzxid` its last change, `ours` as in `znodes.Node`."""
+    """A child of the parent znode, as read.
+
+    `owner` is its ephemeral owner (0 = persistent), `mzxid` its last change, `ours` as in
+    `ports.zookeeper.Znode`.
+    """
 
     name: str
     data: bytes
@@ -134,7 +148,7 @@ class Child(NamedTuple):
 
 
 class Ignored(NamedTuple):
-    """A child that is no member, and why; `mzxid` tells a new offence from one already reported."""
+    """A child that is no member, and why; `mzxid` tells a new fault from one already reported."""
 
     name: str
     mzxid: int
@@ -154,7 +168,8 @@ def id_of(name: str) -> int:
 def candidate_ids(names: Iterable[str], total_nodes: int) -> tuple[list[str], list[str]]:
     """The children worth reading, and those that are no member whatever they hold.
 
-    A member's name is its id in plain decimal. Beyond `MAX_CANDIDATES` the lowest ids are read, on every node alike.
+    The name of a member is its id in plain decimal. Beyond `MAX_CANDIDATES` every node reads the
+    lowest ids.
     """
     plain: list[str] = []
     foreign: list[str] = []
@@ -172,7 +187,7 @@ def candidate_ids(names: Iterable[str], total_nodes: int) -> tuple[list[str], li
 
 
 def read_members(children: Iterable[Child]) -> tuple[tuple[Member, ...], tuple[Ignored, ...]]:
-    """Sort what was read into members (by id) and what is ignored; no data makes this raise."""
+    """Divide what was read into members (by id) and ignored children; no data makes this raise."""
     members: list[Member] = []
     ignored: list[Ignored] = []
     for child in children:
@@ -192,7 +207,7 @@ def _member(child: Child) -> Member:
     if not child.ours:
         raise ValueError("others than this cluster may change it: its ACL is not the cluster's")
     if not child.owner:
-        raise ValueError("it is not ephemeral, so no daemon stands behind it")
+        raise ValueError("it is not ephemeral, so no daemon holds it")
     return decode(child.name, child.data)
 
 

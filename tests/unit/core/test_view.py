@@ -143,7 +143,7 @@ def test_a_persistent_znode_is_no_member() -> None:
     child = Child("3", SOMEONE.encode(), 0, 5)
     assert read_members([child]) == (
         (),
-        (Ignored("3", 5, "it is not ephemeral, so no daemon stands behind it"),),
+        (Ignored("3", 5, "it is not ephemeral, so no daemon holds it"),),
     )
 
 

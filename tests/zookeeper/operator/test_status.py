@@ -181,7 +181,7 @@ def test_two_vips_are_printed_one_after_the_other(sound: tuple[Site, Cluster]) -
     assert f"{VIP}: view" in done.stdout
     assert "\n\n198.51.100.2: view" in done.stdout
     assert "ALARM: no members" in done.stdout
-    assert "ignored members/1: it is not ephemeral, so no daemon stands behind it" in done.stdout
+    assert "ignored members/1: it is not ephemeral, so no daemon holds it" in done.stdout
 
 
 def test_with_an_identity_only_what_is_its_own_counts(
