@@ -61,6 +61,8 @@ valid_reports = st.builds(
     lease_left_s=st.floats(-node_report.MAX_LEASE_S, node_report.MAX_LEASE_S),
     kept=buckets,
     flows=st.none() | st.integers(0, 1 << 32),
+    counted_under=st.none() | view_ids,
+    pause_s=st.floats(0, node_report.MAX_PAUSE_S),
     able=st.booleans(),
     problems=st.lists(texts, max_size=node_report.MAX_REASONS).map(tuple),
     xdp=short_texts,
