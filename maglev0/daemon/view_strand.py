@@ -95,5 +95,5 @@ class ViewStrand:
             self._log.reset()
             return None
         if not node_state.is_member:
-            self._part.tell_session_timeout(self._session.timeout_s)
+            self._part.granted(self._session.timeout_s)
         return await self._part.round()

@@ -1,6 +1,7 @@
-"""The cluster's settings in ZooKeeper: found there or founded, and restored by running members if somebody deletes them.
+"""The cluster's settings in ZooKeeper: found or founded, and restored when somebody deletes them.
 
-Pure: imports no I/O; what it reads and writes goes through `znodes.ZooKeeper`.
+Pure: imports no I/O; it reads and writes through `ports.zookeeper.ZooKeeper`. Running members
+restore the settings.
 """
 
 from __future__ import annotations
@@ -29,17 +30,23 @@ from maglev0.protocol.ports.zookeeper import (
 
 log = logging.getLogger(__name__)
 
-RESTORE_LOOKS = 5  # at settings that a running member may be about to restore: it needs a round trip, a starved machine more
+# Looks at settings that a running member may be about to restore: that takes a round trip, and more
+# on a starved machine.
+RESTORE_LOOKS = 5
 
 
 class Unsettled(Exception):  # noqa: N818  no error: the caller tries again at the next wake, or after a moment
-    """Others are changing what was being read or written; nothing was decided."""
+    """Others are changing what was read or written; nothing was decided.
+
+    The caller tries again at the next wake, or after a moment.
+    """
 
 
 class Found(NamedTuple):
-    """The settings znode as read: its value, or `problem` says why there is none; the version to check in transactions; its last change.
+    """The settings znode as read.
 
-    What is not `ours` (see `znodes.Node`) has no value.
+    `settings` is its value; where there is none, `problem` says why. `version` is what transactions
+    check, `mzxid` its last change. What is not `ours` (see `ports.zookeeper.Znode`) has no value.
     """
 
     settings: Settings | None
@@ -50,9 +57,10 @@ class Found(NamedTuple):
 
 
 class Founder(NamedTuple):
-    """What a node brings along that may have to write the settings; `seed` serves where no flag has one.
+    """What a node brings along that may have to write the settings.
 
-    `former` are the settings that a daemon of this very member, whose session lives on, ran with: it may be the last to know them.
+    `seed` is used where no flag gives one. `former` are the settings that an earlier daemon of this
+    member ran with, whose session lives on: it may be the last to know them.
     """
 
     vip: Vip
@@ -62,7 +70,10 @@ class Founder(NamedTuple):
 
 
 class Agreement:
-    """One node's word on the settings of one cluster. `agree` first, until it returns; then `confirm` as often as they may have changed."""
+    """One node's agreement to the settings of one cluster.
+
+    Call `agree` until it returns; then `confirm` whenever the settings may have changed.
+    """
 
     def __init__(self, zookeeper: ZooKeeper, paths: Paths) -> None:
         self._zookeeper = zookeeper
@@ -73,8 +84,9 @@ class Agreement:
     async def agree(self, my_id: int, wishes: Wishes, founder: Founder) -> Settings:
         """Find the cluster's settings or found the cluster, before this node runs.
 
-        Raises ConfigError when a flag contradicts the cluster or its settings cannot be read while members live by them; `Disconnected`
-        or `Unsettled` when it has to be tried again, a moment later.
+        Raises ConfigError when a flag contradicts the cluster; ZooKeeperError when the settings
+        cannot be read while members run with others; `Disconnected` or `Unsettled` when the caller
+        has to try again, a moment later.
         """
         await self.ensure_paths()
         parent_version, living = await self._living()
@@ -109,48 +121,56 @@ class Agreement:
         raise Unsettled
 
     def _conflict(self, found: Found | None, wishes: Wishes, living: Sequence[str]) -> Exception:
-        """Why this node cannot start beside those members, or just not yet."""
+        """Why this node cannot start beside those members, or not yet."""
         names = ", ".join(living)
         if found is None:
             return Unsettled()
         if found.settings is None:
             return ZooKeeperError(
-                f"{found.problem}, and members live by others ({names}): they restore them, or run another version of maglev0"
+                f"{found.problem}, and members run with others ({names}): "
+                "either they restore theirs in a moment, or they run another version of maglev0"
             )
         conflict = ", ".join(agreed.contradictions(wishes, found.settings))
         return ConfigError(
-            f"{conflict}: stop the members of {self._paths.base} first ({names}), or give the cluster's values"
+            f"{conflict}: stop the members of {self._paths.base} first ({names}), "
+            "or give the cluster's values"
         )
 
     async def confirm(self, *, registered: bool) -> int:
-        """See that the settings in ZooKeeper are those that this node runs with, and return their version; a watch on them is left.
+        """Check that the settings in ZooKeeper are those that this node runs with.
 
-        A member restores them, another node stops: ZooKeeperError. Raises `Unsettled` when they had to be restored.
+        Returns their version; leaves a watch on them. Where they differ, a member restores them and
+        raises `Unsettled`; a node that is no member raises ZooKeeperError.
         """
         if self._settings is None:
-            raise ZooKeeperError("joining a cluster whose settings were never read")
+            raise ZooKeeperError("cannot join: the settings of the cluster were never read")
         found = await self._read()
         if found is not None and found.settings == self._settings:
             return found.version
         if found is not None and found.settings is not None and not registered:
             changes = ", ".join(agreed.differences(self._settings, found.settings))
             raise ZooKeeperError(
-                f"the cluster's settings changed while this node was away ({changes}): start it again to adopt them"
+                f"the cluster's settings changed while this node was away ({changes}): "
+                "start it again to adopt them"
             )
         await self.ensure_paths()
         parent_version, living = await self._living()
         if found is not None and found.problem and living and not registered:
             raise ZooKeeperError(
-                f"{found.problem}, and others live by them: they run another version of maglev0"
+                f"{found.problem}, and members run with them: they run another version of maglev0"
             )
         if await self._write(self._settings, parent_version, found):
-            log.warning("somebody deleted or changed %s: restored", self._paths.settings)
+            log.warning(
+                "somebody deleted or changed %s: restored",
+                self._paths.settings,
+            )
         raise Unsettled
 
     async def ensure_paths(self) -> None:
-        """Make what lies above the members' znodes where it is missing.
+        """Create the parents of the members' znodes where they are missing.
 
-        Raises ZooKeeperError where this cluster's own part of it belongs to others, too: they could delete what lies below.
+        Raises ZooKeeperError where others may change this cluster's own part of them: they could
+        delete what lies below.
         """
         parts = self._paths.base.split("/")[1:]
         above = ["/" + "/".join(parts[:count]) for count in range(1, len(parts))]
@@ -172,9 +192,10 @@ class Agreement:
         return node
 
     def _foreign(self, path: str) -> ZooKeeperError:
-        mend = f"correct --zk-auth, or stop all daemons of this cluster and delete it (zkCli.sh: deleteall {self._paths.base})"
+        delete = f"zkCli.sh: deleteall {self._paths.base}"
+        fix = f"correct --zk-auth, or stop all daemons of this cluster and delete it ({delete})"
         return ZooKeeperError(
-            f"{path} is not this cluster's alone, by its ACL, or was not always: {mend}"
+            f"{path} is not this cluster's alone, by its ACL, or was not always: {fix}"
         )
 
     async def _read(self) -> Found | None:
@@ -197,11 +218,16 @@ class Agreement:
             return Found(None, f"the settings in {path} cannot be read ({error})", version, mzxid)
 
     async def _write(self, settings: Settings, parent_version: int, found: Found | None) -> bool:
-        """Write the settings unless somebody joined since `parent_version`, or wrote since `found`, was read; return whether they were written."""
+        """Write the settings; return whether they were written.
+
+        They are not when somebody joined since `parent_version` was read, or wrote since `found`
+        was.
+        """
         data, path = settings.encode(), self._paths.settings
         writes: list[Operation] = [Create(path, data, ephemeral=False)]
         if found is not None:
-            # An ACL cannot be mended by who may lack the right to; the parent is ours, so what lies there can be replaced.
+            # This node may lack the right to correct the ACL. The parent is ours, so this node can
+            # replace the znode.
             writes = (
                 [Write(path, data, found.version)]
                 if found.ours
@@ -215,7 +241,10 @@ class Agreement:
         return False
 
     async def _living(self) -> tuple[int, dict[str, Znode]]:
-        """Read the parent's version and the ids' znodes that live sessions hold, whatever their data."""
+        """Read the parent's version, and the members' znodes that live sessions hold.
+
+        Their data does not matter.
+        """
         listed = await self._zookeeper.children(self._paths.members)
         if listed is None:
             raise Unsettled
@@ -230,5 +259,8 @@ class Agreement:
 
 
 def _restorable(found: Found | None, living: dict[str, Znode]) -> bool:
-    """Whether a member may be about to write the settings that it runs with: they are gone, or younger than a member that joined under others."""
+    """Whether a member may be about to write the settings that it runs with.
+
+    That is so when they are gone, or younger than a member that joined under others.
+    """
     return any(found is None or node.stat.mzxid < found.mzxid for node in living.values())

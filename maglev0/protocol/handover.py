@@ -2,9 +2,9 @@
 
 Pure: imports no I/O. The caller hands in the time: seconds of this node's own CLOCK_MONOTONIC.
 
-**Why two kernels never accept new flows in one bucket.** A view gives each bucket to one member. Say
-that node q takes bucket b under view v, and that p held it before. q takes b only when each other
-member of v
+**Why two kernels never accept new flows in one bucket.** A view gives each bucket to one member.
+Say that node q takes bucket b under view v, and that p held it before. q takes b only when each
+other member of v
 
 - (a) acknowledged *released(v)*: it obeys v, in which b is not its own; or
 - (b) is a member that has not, but one lease and margin have passed since q saw v, and a renewal of
@@ -14,14 +14,14 @@ member of v
 
 In (a) p accepts in b again only after it takes b under a later view w, from q, by these same rules.
 In (c) p must join again, and joins with nothing. In (b) p's kernel has stopped by `lease`'s rule 3.
-What if p then skips v, and obeys a later view w that gives b to p? q's last renewal that showed v was
-sent after p's lease had ended, so w came into being later still, and the answer to p's first renewal
-that showed w came after that end: the lease of p lapsed. So a node whose lease lapsed while it changed
-its view releases everything and acquires it again. `secure` names the view under which all that is
-held is this node's alone, whether its lease runs or not.
+What if p then skips v, and obeys a later view w that gives b to p? q's last renewal that showed v
+was sent after p's lease had ended, so w came into being later still, and the answer to p's first
+renewal that showed w came after that end: the lease of p lapsed. So a node whose lease lapsed while
+it changed its view releases everything and acquires it again. `secure` names the view under which
+all that is held is this node's alone, whether its lease runs or not.
 
-And q takes nothing before a renewal of its own was worth a lease under v: from then on what it kept is
-secure, and what it takes is secure from the start.
+And q takes nothing before a renewal of its own was worth a lease under v: from then on what it kept
+is secure, and what it takes is secure from the start.
 
 **The phases of one view** are the state machine in `TRANSITIONS`:
 
@@ -32,7 +32,8 @@ secure, and what it takes is secure from the start.
 - *stage*: the kernel has gains and losses beside what is in force. The node acknowledges PREPARED.
   If a fast loser did not wait for that, it would release long before a slow winner is ready.
 - *release*: the kernel has only what is this node's under the view. `may_release` says when: all
-  awaited members are prepared, nobody waits, or the barrier is over. The node acknowledges RELEASED.
+  awaited members are prepared, nobody waits, or the barrier is over. The node acknowledges
+  RELEASED.
 - *acquire*: the kernel has the whole share. `may_acquire_at` says when: by (a), (b) and (c).
 - *adopt*: the kernel has the whole share already, left by an earlier daemon of this member.
 - *begin*: a newer view starts the procedure again from what the kernel holds now.
@@ -53,8 +54,8 @@ from maglev0.protocol.lease import Dates, Others, Terms
 UNSEEN = 0  # in the place of an id: members that came and went between two views
 NOTHING = Move(frozenset(), frozenset())
 _GIVING_UP = (DRAINING, FAILING)
-# Of a lease: a quarter may have passed since the last renewal, and the next one, under the new view,
-# needs its time, too.
+# Of a lease: a quarter may have passed since the last renewal, and the next one, under the new
+# view, needs its time, too.
 BARRIER_SHARE = 1 / 2
 
 

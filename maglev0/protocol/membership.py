@@ -1,6 +1,7 @@
-"""One node's znodes: its record, its acknowledgement and its lease, and what it reads of the others'.
+"""One node's znodes: record, acknowledgement and lease, and what it reads of the others'.
 
-Pure: imports no I/O; what it reads and writes goes through `znodes.ZooKeeper`. The layout is in `paths`.
+Pure: imports no I/O; it reads and writes through `ports.zookeeper.ZooKeeper`. The layout is in
+`paths`.
 """
 
 from __future__ import annotations
@@ -51,8 +52,9 @@ class Seen(NamedTuple):
 class LeaseRecord(NamedTuple):
     """What a member writes with each renewal.
 
-    `kernel` names the kernel and the network namespace that the lease is for; `pid` is the process that wrote it. `secure` is the view under
-    which all that this kernel holds was the member's alone before this renewal. `released`: the kernel accepts nothing any more.
+    `kernel` names the kernel and the network namespace that the lease is for; `pid` is the process
+    that wrote it. `secure` is the view under which all that this kernel holds was the member's
+    alone before this renewal. `released`: the kernel accepts nothing any more.
     """
 
     kernel: str
@@ -66,7 +68,10 @@ class LeaseRecord(NamedTuple):
 
 
 class LeaseZnode(NamedTuple):
-    """A lease znode as read; `record` is `None` where it cannot be understood: then nothing is known of it but its stat."""
+    """A lease znode as read.
+
+    `record` is `None` where it cannot be understood: then only its stat is known.
+    """
 
     record: LeaseRecord | None
     stat: Stat
@@ -78,23 +83,28 @@ class LeaseZnode(NamedTuple):
 
 
 class Membership:
-    """The znodes of the node `me` in the cluster at `paths`; which of them exist is the caller's business."""
+    """The znodes of the node `me` in the cluster at `paths`.
+
+    The caller knows which of them exist.
+    """
 
     def __init__(self, zookeeper: ZooKeeper, paths: Paths, me: int) -> None:
         self._zookeeper = zookeeper
         self._paths = paths
         self._me = me
         self._reported: set[Ignored] = set()
-        self._foreign: dict[
-            tuple[str, int], ViewId
-        ] = {}  # not ours: name, creation, and the view it was first seen in
+        # Records that are not ours: name and creation, and the view in which they were first seen.
+        self._foreign: dict[tuple[str, int], ViewId] = {}
 
     def path(self, member: int) -> str:
         """Where a member's record lies."""
         return self._paths.member(member)
 
     async def view(self, total_nodes: int) -> Seen:
-        """Read the current view; watches on all that changes it are left. Raises `Unsettled` when it kept changing, or the parent is gone."""
+        """Read the current view; watches on all that changes it are left.
+
+        Raises `Unsettled` when it kept changing, or the parent is gone.
+        """
         for _attempt in range(READ_ATTEMPTS):
             found = await self._read_view(total_nodes)
             if found is not None:
@@ -140,9 +150,10 @@ class Membership:
         )
 
     async def _touched(self, parent: Stat, nodes: Collection[Znode]) -> bool:
-        """Whether somebody changed a record behind the parent's back: two nodes could then read different members under one identity.
+        """Whether somebody changed a record without the parent.
 
-        Writing the parent gives the change its place in the order, and every node another view.
+        Two nodes could then read different members under one identity. Writing the parent gives the
+        change its place in the order, and every node another view.
         """
         if all(node.stat.mzxid <= max(parent.mzxid, parent.pzxid) for node in nodes):
             return False
@@ -151,10 +162,11 @@ class Membership:
         return True
 
     async def _estranged(self, parent: Stat, nodes: Mapping[str, Znode]) -> bool:
-        """Whether a record is not ours that was so, for all this node knows, when this view began.
+        """Whether a record is not ours that may have been ours when this view began.
 
-        A change of an ACL has no place in ZooKeeper's order: under one identity of the view a node could still count that member, and another
-        not. Writing the parent makes a view under which nobody counts it, for what is not ours never is again.
+        A change of an ACL has no place in ZooKeeper's order: under one identity of the view one
+        node could still count that member, and another not. Writing the parent makes a view under
+        which nobody counts it, because what is not ours never is ours again.
         """
         seen = view_id(parent)
         self._foreign = {
@@ -188,9 +200,10 @@ class Membership:
     async def join(
         self, member: Member, lease: LeaseRecord, lease_version: int | None, settings_version: int
     ) -> None:
-        """Create the record and the acknowledgement, and write the lease over that version of it, under the settings of that version.
+        """Create the record and the acknowledgement, and write the lease, in one transaction.
 
-        Raises `Refused` when the id has a record already or anything else changed meanwhile.
+        It writes over that version of the lease, under the settings of that version. Raises
+        `Refused` when the id has a record already or anything else changed meanwhile.
         """
         operations: list[Operation] = [VersionGuard(self._paths.settings, settings_version)]
         if (ack := await self._zookeeper.get(self._paths.ack(self._me))) is not None:
@@ -201,7 +214,7 @@ class Membership:
             Create(self._paths.member(self._me), member.encode(), ephemeral=True),
             Create(self._paths.ack(self._me), b"", ephemeral=True),
             self._write_lease(lease, lease_version),
-            # The write of the parent makes a concurrent replacement of the settings, which checks that version, fail.
+            # A concurrent replacement of the settings checks the parent's version, so it fails.
             Write(self._paths.members, b"", -1),
         ]
         await self._zookeeper.commit(operations)
@@ -215,7 +228,10 @@ class Membership:
         )
 
     async def rewrite(self, member: Member, version: int) -> None:
-        """Replace this node's record of that version, as a change that makes a new view; `Refused` when it is not there or another."""
+        """Replace this node's record of that version, as a change that makes a new view.
+
+        Raises `Refused` when it is not there or of another version.
+        """
         await self._zookeeper.commit(
             [
                 Write(self._paths.member(self._me), member.encode(), version),
@@ -224,9 +240,10 @@ class Membership:
         )
 
     async def withdraw(self, released: LeaseRecord | None) -> None:
-        """Delete this node's record if it is of this session, and its acknowledgement; `released` says that its kernel accepts nothing any more.
+        """Delete this node's record if it is of this session, and its acknowledgement.
 
-        Raises `Refused` when something changed meanwhile.
+        `released` says that its kernel accepts nothing any more. Raises `Refused` when something
+        changed meanwhile.
         """
         node = await self._zookeeper.get(self._paths.member(self._me))
         if node is None or node.stat.owner != self._zookeeper.session:
@@ -243,7 +260,7 @@ class Membership:
         await self._zookeeper.commit([*operations, Write(self._paths.members, b"", -1)])
 
     async def acks(self, members: Sequence[int]) -> dict[int, Ack]:
-        """Read what these members acknowledged, as far as they did; watches on all of them are left."""
+        """Read what these members acknowledged; watches on all acknowledgements are left."""
         nodes = await self._zookeeper.get_all(
             [self._paths.ack(member) for member in members], watch=True
         )
@@ -257,11 +274,12 @@ class Membership:
     async def renew(
         self, lease: LeaseRecord, record_version: int, lease_version: int | None, ack: Ack | None
     ) -> tuple[int, ViewId | None]:
-        """Write the lease, and with it the acknowledgement if there is one to tell.
+        """Write the lease, and with it the acknowledgement if there is one.
 
-        The node's record must be of that version, and its lease znode of that one (`None`: there is none).
-        Returns the write's zxid (0 where it created the znode) and the view's identity that was read right behind it, `None` where the parent
-        is gone. Raises `Refused`: index 0 is the record, 1 the lease, 2 the acknowledgement.
+        The node's record must be of that version, and its lease znode of that one (`None`: there is
+        none). Returns the write's zxid (0 where it created the znode) and the view's identity that
+        was read right after it, `None` where the parent is gone. Raises `Refused`: index 0 is the
+        record, 1 the lease, 2 the acknowledgement.
         """
         operations = [
             VersionGuard(self._paths.member(self._me), record_version),
@@ -273,7 +291,7 @@ class Membership:
         return done.zxid, None if done.looked is None else view_id(done.looked)
 
     async def restore_ack(self) -> None:
-        """Make this node's acknowledgement anew, which somebody deleted."""
+        """Create this node's acknowledgement again after somebody deleted it."""
         with suppress(Refused):
             await self._zookeeper.commit([Create(self._paths.ack(self._me), b"", ephemeral=True)])
 
@@ -282,7 +300,7 @@ class Membership:
         return _lease(await self._zookeeper.get(self._paths.lease(member)))
 
     async def leases(self, beside: Collection[int]) -> dict[int, LeaseZnode]:
-        """Read the lease znodes of all ids beside those."""
+        """Read the lease znodes of all ids except those."""
         listed = await self._zookeeper.children(self._paths.leases)
         if listed is None:
             return {}
@@ -296,7 +314,10 @@ class Membership:
         return {member: lease for member, lease in found.items() if lease is not None}
 
     async def clear(self, member: int, lease: LeaseZnode) -> None:
-        """Say of a lease of who is gone that it is over, or delete it if that was said; nothing, if it changed since it was read."""
+        """Mark the lease of a departed member as released, or delete it if it is marked.
+
+        Does nothing if it changed since it was read.
+        """
         path, version = self._paths.lease(member), lease.stat.version
         over = (lease.record or LeaseRecord("", 1, None))._replace(released=True)
         with suppress(Refused):
@@ -323,7 +344,7 @@ def _lease(node: Znode | None) -> LeaseZnode | None:
 
 
 def decode_lease(data: bytes) -> LeaseRecord | None:
-    """What a lease znode says, whoever wrote it; `None` where that makes no sense."""
+    """What a lease znode contains; `None` where it makes no sense. Anybody may have written it."""
     try:
         record = _read_small(data)
         secure = record.get("secure")
@@ -338,7 +359,10 @@ def decode_lease(data: bytes) -> LeaseRecord | None:
 
 
 def decode_ack(data: bytes) -> Ack | None:
-    """What an acknowledgement says, whoever wrote it; `None` where that makes no sense."""
+    """What an acknowledgement contains; `None` where it cannot be understood.
+
+    It may come from anybody.
+    """
     try:
         record = json.loads(data) if len(data) <= MAX_SMALL_BYTES else None
         if not isinstance(record, list) or len(record) != 4 or type(record[3]) is not int:

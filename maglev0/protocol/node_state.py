@@ -21,10 +21,11 @@ from maglev0.protocol.ports.zookeeper import ZooKeeper
 class Environment(NamedTuple):
     """What a node's part in the cluster needs from outside.
 
-    `clock` returns seconds of CLOCK_MONOTONIC, `share` computes this node's share of a view. `wake` is
-    called whenever `Participant.round` should be. `kernel` names this kernel and network namespace,
-    `pid` this process. `hold` keeps the kernel accepting while ZooKeeper is away (--zk-loss=hold): then
-    two nodes may accept new flows in one bucket (manual: how-it-works, Promises).
+    `clock` returns seconds of CLOCK_MONOTONIC, `share` computes this node's share of a view. `wake`
+    is called whenever `Participant.round` should be. `kernel` names this kernel and network
+    namespace, `pid` this process. `hold` keeps the kernel accepting while ZooKeeper is away
+    (--zk-loss=hold): then two nodes may accept new flows in one bucket (manual: how-it-works,
+    Promises).
     """
 
     zookeeper: ZooKeeper
@@ -43,8 +44,8 @@ class Environment(NamedTuple):
 class NodeState:
     """What the strands of one node share.
 
-    `kernel` names its kernel and network namespace, `pid` is this process. Others read the fields; only
-    the methods write them.
+    `kernel` names its kernel and network namespace, `pid` is this process. Others read the fields;
+    only the methods write them.
     """
 
     me: Member
@@ -146,7 +147,7 @@ class NodeState:
         )
 
     def owed_ack(self) -> Ack | None:
-        """What this node has yet to acknowledge; nobody needs to know that it acquired its share."""
+        """What this node has yet to acknowledge; that it acquired its share interests nobody."""
         view, stage = self.handover.view_id, min(self.handover.stage, Phase.RELEASED)
         if view is None or stage is Phase.SEEN:
             return None

@@ -1,6 +1,7 @@
-"""What operators want of a member: orders that lie in ZooKeeper until they are taken back, and what becomes of them.
+"""The orders that operators give to a member, and what its record says because of them.
 
-Pure: imports no I/O. Only a member writes its own record, so an order is a znode of its own, which the member copies.
+Pure: imports no I/O. Orders lie in ZooKeeper until they are taken back. Only a member writes its
+own record, so an order is a znode of its own, which the member copies.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ MAX_ORDER_BYTES = 1024  # an order is some 50 bytes
 
 
 class Order(NamedTuple):
-    """What is wanted of one member; `weight` is in place of its own flag's, `None` leaves that in force."""
+    """What is ordered of one member; `weight` replaces its own flag's, `None` does not."""
 
     drained: bool = False
     weight: int | None = None
@@ -26,14 +27,14 @@ class Order(NamedTuple):
 
 
 class Wish(NamedTuple):
-    """What a member's record is to say of it."""
+    """What a member's record has to say."""
 
     state: str
     weight: int
 
 
 def decode(data: bytes) -> Order:
-    """Read an order, whoever wrote it; ValueError says what is wrong with it."""
+    """Read an order from anybody; ValueError says what is wrong with it."""
     if len(data) > MAX_ORDER_BYTES:
         raise ValueError(f"{len(data)} bytes, at most {MAX_ORDER_BYTES} are allowed")
     record = read_object(data)
@@ -44,7 +45,10 @@ def decode(data: bytes) -> Order:
 
 
 def wish(order: Order, own_weight: int, *, healthy: bool, dry_run: bool, leaving: bool) -> Wish:
-    """What the record of a member is to say: a dry run serves nothing whatever is ordered, and who drains need not be healthy."""
+    """What the record of a member has to say.
+
+    A node in a dry run serves nothing, whatever is ordered; a node that drains need not be healthy.
+    """
     weight = own_weight if order.weight is None else order.weight
     if dry_run:
         return Wish(DRY_RUN, weight)

@@ -1,7 +1,8 @@
-"""One node's part in the cluster, from the first look at its members to the last word in its lease.
+"""One node's part in the cluster, from the first look at its members to its leaving.
 
-Pure: imports no I/O. It reaches ZooKeeper and the kernel through two protocols; whoever drives it, the daemon or a simulation, may stop it for any
-time at every `await`. There are two strands: `round` follows the view, and `renewal` keeps the lease; they meet in one `NodeState`.
+Pure: imports no I/O. It reaches ZooKeeper and the kernel through ports. Its driver, the daemon or a
+simulation, may stop it for any time at every `await`. There are two strands: `round` follows the
+view, and `renewal` keeps the lease; they share one `NodeState`.
 """
 
 from __future__ import annotations
@@ -22,11 +23,17 @@ from maglev0.protocol.renewal import Renewal
 
 log = logging.getLogger(__name__)
 
-BURIED_LEASES = 10  # lengths of a lease after which the znode of one that is over is deleted: all who may ask for it have done so
+# Lengths of a lease after which the znode of a lease that is over is deleted: all members that may
+# ask for it have done so.
+BURIED_LEASES = 10
 
 
 class Participant:
-    """One node under one VIP. Call `round` after every `notice` and `wake`, and again when the time that it returned is up; `renewal` beside it."""
+    """One node under one VIP.
+
+    Call `round` after every `notice` and `wake`, and again when the time that it returned is up;
+    `renewal` beside it.
+    """
 
     def __init__(
         self,
@@ -43,7 +50,7 @@ class Participant:
         self._membership = Membership(environment.zookeeper, paths, me.id)
         self.joining = Joining(self.node_state, self._membership, agreement, environment)
         self.renewal = Renewal(
-            self.node_state, self._membership, agreement, environment, self._see_anew
+            self.node_state, self._membership, agreement, environment, self._take_news
         )
         self._environment = environment
         self._agreement = agreement
@@ -55,11 +62,14 @@ class Participant:
         self._stale_acks: set[int] = set()
         self._leases_read = False
         self._settings_version = 0
-        self._remains: dict[int, LeaseZnode] = {}  # lease znodes of who is gone, read at
+        self._remains: dict[int, LeaseZnode] = {}  # lease znodes of departed members, read at
         self._remains_at = 0.0
 
     def notice(self, path: str | None) -> None:
-        """Note that a watched znode changed, or (`None`) that anything may have: another connection, or a first one."""
+        """Note that a watched znode changed.
+
+        `None`: anything may have changed, because the connection is another or a first one.
+        """
         member = None if path is None else self._paths.acknowledging(path)
         if member is not None:
             self._stale_acks.add(member)
@@ -75,16 +85,17 @@ class Participant:
             self._view_stale = True
         self._environment.wake()
 
-    def _see_anew(self, *, view: bool) -> None:
+    def _take_news(self, *, view: bool) -> None:
         """A renewal brought news: of the lease, or of the view."""
         self._view_stale |= view
         self._environment.wake()
 
     async def round(self) -> float | None:
-        """Do the one next thing, and return in how many seconds to do the next without having been told, `None` for never.
+        """Do the next step; return in how many seconds to do the one after it, `None` for never.
 
-        Raises `Disconnected`, `Unsettled`, `Refused` when it has to be tried again; MaglevError for what only the operator, or the dataplane's
-        repair, can mend.
+        `notice` and `wake` make it due earlier. Raises `Disconnected`, `Unsettled`, `Refused` when
+        it has to be tried again; MaglevError for what only the operator, or the dataplane's repair,
+        can fix.
         """
         node_state = self.node_state
         if self._settings_stale:
@@ -111,7 +122,7 @@ class Participant:
             return 0.0
         if node.stat.version != node_state.record_version or not node.ours:
             self._view_stale = True
-            return await self.joining.join_anew()
+            return await self.joining.rejoin()
         return await self._advance(seen.view)
 
     async def _look(self) -> Seen:
@@ -125,9 +136,8 @@ class Participant:
                 await self._agreement.ensure_paths()
             raise
         self._seen_at = self._environment.clock()
-        if (
-            before is not None
-        ):  # a view in which this node is no member any more never comes to the hand-over
+        # A view in which this node is no member any more never reaches the hand-over.
+        if before is not None:
             self.handover.note_gone(before.view, self._seen.view, self._seen_at)
         return self._seen
 
@@ -136,7 +146,7 @@ class Participant:
         if self.node_state.leaving:
             await self.joining.outside()
             return None
-        self._settings_stale = not self.node_state.is_member  # whose version the joining checks
+        self._settings_stale = not self.node_state.is_member  # joining checks their version
         pause_s = await self.joining.join(view, self._settings_version)
         if self.node_state.is_member:
             self.renewal.soon()
@@ -160,7 +170,7 @@ class Participant:
             await self._read_leases(view)
         if handover.must_empty(self._environment.clock()):
             log.warning(
-                "the lease was over before the new view was in force: all node numbers are taken anew"
+                "the lease expired before the new view was in force: acquiring all buckets again"
             )
             await self.joining.empty()
             return 0.0
@@ -177,7 +187,7 @@ class Participant:
         self._leases_read = False
 
     async def _read_leases(self, view: View) -> None:
-        """Learn when the leases of all who are no members are over, those included that this node never saw."""
+        """Learn when the leases of all departed members are over, seen by this node or not."""
         self._remains = await self.joining.leases(
             {member.id for member in view.members} | {self.node_state.me.id}
         )
@@ -199,7 +209,7 @@ class Participant:
         self.handover.released()
         self.renewal.soon()
         self.node_state.keeps(self.handover.move.losses)
-        log.debug("released %d node numbers", len(self.handover.move.losses))
+        log.debug("released %d buckets", len(self.handover.move.losses))
         return 0.0
 
     async def _acquire(self) -> float | None:
@@ -211,12 +221,15 @@ class Participant:
                 return self._until(at, now_s)
             self.node_state.serves_again(handover.mine)
             await self._environment.gate.commit(Commit.ACQUIRE)
-            log.debug("acquired %d node numbers", len(handover.move.gains))
+            log.debug("acquired %d buckets", len(handover.move.gains))
         handover.acquired()
         return 0.0
 
     def _until(self, at: float, now_s: float) -> float | None:
-        """How long to wait for the permission to acquire; what a renewal has to bring is asked for when it can."""
+        """How long to wait before the node may acquire.
+
+        Where only a renewal can tell, it asks for one as soon as that can help.
+        """
         if at < math.inf:
             return at - now_s
         over_at = self.handover.straggling_until
@@ -227,7 +240,10 @@ class Participant:
         return self.handover.terms.interval_s
 
     async def _read_acks(self) -> None:
-        """Read what the others acknowledged, all at once, as soon as none is missing that has not changed since it was read."""
+        """Read the others' acknowledgements, all at once.
+
+        Not before each that is missing has changed since it was read.
+        """
         while (
             wanted := self.handover.awaited()
         ) and self._stale_acks >= wanted:  # again, if some changed while they were being read
@@ -239,7 +255,10 @@ class Participant:
                 raise
 
     async def _rest(self) -> float | None:
-        """Nothing is left to do for this view but to clear away what is left of who is gone, which the first member does for all."""
+        """Clear away what departed members left; nothing else is left to do for this view.
+
+        The first member does that for all.
+        """
         await self._read_acks()
         if not self._remains or any(peer < self.node_state.me.id for peer in self.handover.peers):
             return None
@@ -252,13 +271,16 @@ class Participant:
         return 0.0
 
     def _clear_at(self, member: int) -> float:
-        """When to say of a lease that it is over, or to delete it if that was said long enough ago for all who may ask."""
+        """When to mark a lease as released, or to delete it if it was marked long enough ago.
+
+        That is when all members that may ask for it have done so.
+        """
         if self._remains[member].is_released:
             return self._remains_at + BURIED_LEASES * self.handover.terms.length_s
         return self.handover.others.over_at()
 
-    def tell_session_timeout(self, timeout_s: float) -> None:
-        """Put what the server granted into the record that the next joining writes."""
+    def granted(self, timeout_s: float) -> None:
+        """Put the session timeout that the server granted into the next record."""
         self.node_state.granted(timeout_s)
 
     def wish(self, state: str, weight: int) -> None:
@@ -267,7 +289,10 @@ class Participant:
             self._environment.wake()
 
     def leave(self) -> None:
-        """Give up everything by a hand-over; `node_state.is_drained` tells when that is done, `entry.withdraw` is the last word."""
+        """Give up everything in a hand-over.
+
+        `node_state.is_drained` tells when that is done; `joining.withdraw` ends it.
+        """
         self.node_state.leave()
         self._environment.wake()
 

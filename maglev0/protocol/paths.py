@@ -1,19 +1,18 @@
-"""Where things lie in ZooKeeper.
+"""The paths of all znodes in ZooKeeper.
 
-All under the connection string's chroot::
+Pure: imports no I/O. All lie under the connection string's chroot::
 
-    /maglev0/<vip>/settings       what all nodes agree on (JSON)
-    /maglev0/<vip>/members        the parent; its stat (czxid, cversion, version) is the view's identity
-    /maglev0/<vip>/members/<id>   ephemeral, one member's record (JSON)
-    /maglev0/<vip>/acks/<id>      ephemeral, how far that member has come with which view (JSON)
-    /maglev0/<vip>/leases/<id>    one member's last renewal (JSON); nobody watches it
-    /maglev0/<vip>/orders/<id>    persistent, what an operator wants of that member (JSON)
-    /maglev0/<vip>/reports/<id>   ephemeral, what that member says of itself for people to read (JSON)
-    /maglev0/<vip>/held/<id>      ephemeral, the buckets that its kernel has in force, read back from it
+    /maglev0/<vip>/settings      what all nodes agree on (JSON)
+    /maglev0/<vip>/members       the parent; its czxid, cversion and version identify the view
+    /maglev0/<vip>/members/<id>  ephemeral, one member's record (JSON)
+    /maglev0/<vip>/acks/<id>     ephemeral, how far that member has come with which view (JSON)
+    /maglev0/<vip>/leases/<id>   persistent, one member's last renewal (JSON); nobody watches it
+    /maglev0/<vip>/orders/<id>   persistent, what an operator orders of that member (JSON)
+    /maglev0/<vip>/reports/<id>  ephemeral, what that member reports for people to read (JSON)
+    /maglev0/<vip>/held/<id>     ephemeral, the buckets in force in its kernel, read back from it
 
-Every change of a member's record is a transaction that also writes the parent, so that one stat tells whether a view is current.
-
-Pure: imports no I/O.
+Every change of a member's record is a transaction that also writes the parent, so that one stat
+tells whether a view is current.
 """
 
 from __future__ import annotations

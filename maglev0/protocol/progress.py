@@ -1,4 +1,4 @@
-"""How far one node has come in its cluster, as values for the parts that report it.
+"""How far one node has come in its cluster: one value for all that report it.
 
 Pure: imports no I/O.
 """

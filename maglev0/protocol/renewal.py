@@ -1,7 +1,8 @@
-"""The renewal of one node's lease: the strand that runs beside `Participant.round`. What there is to acknowledge is told with it.
+"""The renewal of one node's lease: the strand that runs beside `Participant.round`.
 
-Pure: imports no I/O. A pause may only ever shorten a lease: the kernel's timer is started before the renewal is sent, in the slot that is not in
-force, and on success that slot is promoted, with whatever time is left in it.
+Pure: imports no I/O. A renewal also writes the acknowledgement that is due. A pause can only
+shorten a lease: the kernel's timer is started before the renewal is sent, in the slot that is not
+in force, and on success that slot is promoted, with whatever time is left in it.
 """
 
 from __future__ import annotations
@@ -24,14 +25,18 @@ RETRY_SHARE = 1 / 2  # of the interval: a renewal that failed is tried again soo
 
 
 class News(Protocol):
-    """What a renewal tells the strand that follows the view."""
+    """How a renewal tells the strand that follows the view what it found."""
 
     def __call__(self, *, view: bool) -> None:
         """Look at the hand-over again; `view`: at the members, too."""
 
 
 class Renewal:
-    """Call `renew` again and again, after as many seconds as it returned or as soon as `due` is set; `wake` is called then."""
+    """One node's renewals.
+
+    Call `renew` again and again: after as many seconds as it returned, or as soon as `due` is set.
+    `wake` is called then.
+    """
 
     def __init__(
         self,
@@ -51,7 +56,7 @@ class Renewal:
         self._news = news
 
     def soon(self) -> None:
-        """Have the lease renewed without waiting for its time."""
+        """Make the next renewal due now."""
         self.due = True
         self.wake()
 
@@ -62,7 +67,11 @@ class Renewal:
         self.soon()
 
     async def renew(self) -> float:
-        """Renew once. Raises DataplaneError, and ZooKeeperError when another process renews the lease of this node's id."""
+        """Renew once; return in how many seconds to renew again.
+
+        Raises DataplaneError, and ZooKeeperError when another process renews the lease of this
+        node's id.
+        """
         self.due = False
         interval_s = self._state.handover.terms.interval_s
         if not self._state.is_member:
@@ -73,16 +82,16 @@ class Renewal:
             shown = await self._written(started_at)
             await self._worth(shown, started_at)
         except Refused as refused:
-            await self._mend(refused)
+            await self._fix(refused)
         except Disconnected:
             self._state.lease_unsure()
-            await self._alone()
+            await self._hold_on()
         else:
             return interval_s
         return interval_s * RETRY_SHARE
 
     async def _written(self, started_at: float) -> ViewId | None:
-        """Write the lease, and return the view that was current right behind the writing."""
+        """Write the lease, and return the view that was current right after the write."""
         node_state = self._state
         if not node_state.lease_known:
             await self._learn_version()
@@ -100,7 +109,11 @@ class Renewal:
         return shown
 
     async def _learn_version(self) -> None:
-        """Read which version of the lease znode to write over; one that another kernel wrote is another process with this node's id."""
+        """Read which version of the lease znode to write over.
+
+        Where another kernel wrote it, another process has this node's id: ends the lease, raises
+        ZooKeeperError.
+        """
         node_state = self._state
         found = await self._membership.lease(node_state.me.id)
         if (
@@ -112,7 +125,8 @@ class Renewal:
             await self._environment.lease_timer.drop()
             who = f"pid {found.record.pid} of another host"
             raise ZooKeeperError(
-                f"the lease of id {node_state.me.id} is renewed by another daemon ({who}): stop one, or give it another --my-id"
+                f"the lease of id {node_state.me.id} is renewed by another daemon ({who}): "
+                "stop one of the two, or give it another --my-id"
             )
         node_state.lease_read(None if found is None else found.stat.version)
 
@@ -134,11 +148,15 @@ class Renewal:
         if shown != handover.view_id:
             self._news(view=True)
 
-    async def _mend(self, refused: Refused) -> None:
-        """Find out why a renewal was refused, and do what is needed for the next; who disturbs again and again gets no more than its share."""
+    async def _fix(self, refused: Refused) -> None:
+        """Find out why a renewal was refused, and prepare the next one.
+
+        It is due at once after a first refusal only, so that somebody who interferes again and
+        again causes no more requests.
+        """
         self._state.lease_unsure()
         if refused.index == 0:
-            self._news(view=True)  # the record is gone, or another hand wrote to it
+            self._news(view=True)  # the record is gone, or somebody else wrote to it
             return
         with suppress(Disconnected, Unsettled):
             if refused.reason.missing:
@@ -150,8 +168,11 @@ class Renewal:
             self.soon()
         self._was_refused = True
 
-    async def _alone(self) -> None:
-        """Nobody answers. Told to hold, go on under the last view that was secure, against promise 1."""
+    async def _hold_on(self) -> None:
+        """Keep the lease without ZooKeeper, under the last secure view, with --zk-loss=hold.
+
+        Then two nodes may accept new flows in one bucket (manual: how-it-works, Promises).
+        """
         handover = self._state.handover
         if (
             self._environment.hold
@@ -163,4 +184,4 @@ class Renewal:
 
 
 def _nobody() -> None:
-    """Nobody listens yet."""
+    """Do nothing: nobody listens yet."""

@@ -34,7 +34,7 @@ SETTLE_TIMEOUT_S = 60.0
 TAIL_S = 0.5  # in which what was asked for by the last member, and what it tells, comes through
 REST_S = 5.0
 LOOK_S = 2.0
-LAPSED = "all node numbers are taken anew"  # in a member's log
+LAPSED = "acquiring all buckets again"  # in a member's log
 LOOK_AHEAD_CPU = (
     0.02  # a daemon that looks ahead takes a tenth of a core for it, one at rest under a hundredth
 )

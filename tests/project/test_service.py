@@ -139,7 +139,7 @@ def test_a_restart_of_the_unit_is_no_change_to_the_cluster(
     serving = in_kernel(host)
     assert systemd.systemctl("restart", UNIT) == ""
     systemd.process.wait_line(
-        "took back the place of backend-1, session 0x[0-9a-f]+: 5 node numbers in force",
+        "resumed as backend-1, session 0x[0-9a-f]+: 5 buckets in force",
         EVENT_TIMEOUT_S,
     )
     assert in_kernel(host) == serving

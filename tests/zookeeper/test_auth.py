@@ -374,7 +374,7 @@ def test_a_member_whose_acl_is_opened_under_way_joins_anew_and_all_see_the_same(
     made = place.client.exists(place.member_path(2)).czxid
     place.client.set_acls(place.member_path(2), OPEN_ACL_UNSAFE)
     nodes.append(_start(place, guard, 3))
-    nodes[1].wait_line("the record of backend-2 was changed by another hand: joining anew")
+    nodes[1].wait_line("somebody else changed the record of backend-2: joining again")
     nodes[1].wait_count("joined as", 2)
     place.agreed(*nodes)
     assert place.client.exists(place.member_path(2)).czxid > made

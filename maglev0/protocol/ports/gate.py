@@ -18,8 +18,8 @@ class Commit(enum.Enum):
 class Gate(Protocol):
     """The kernel's buckets.
 
-    Every method may raise `DataplaneError`. It leaves nothing half-done that the next call could not
-    repair, so each method may be called again after a failure.
+    Every method may raise `DataplaneError`. It leaves nothing half-done that the next call could
+    not repair, so each method may be called again after a failure.
     """
 
     async def stage(self, move: Move) -> None:

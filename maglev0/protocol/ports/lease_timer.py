@@ -20,9 +20,9 @@ class LeaseTimer(Protocol):
     async def promote(self) -> None:
         """Put in force the slot that `arm` started; its timer has been running since then.
 
-        Each `arm` is worth one `promote`. Raises `DataplaneError` where no `arm` came since the last
-        `promote` or `drop`, or where a repair ended the armed timer: the caller must never believe
-        in a lease that the kernel does not have.
+        Each `arm` is worth one `promote`. Raises `DataplaneError` where no `arm` came since the
+        last `promote` or `drop`, or where a repair ended the armed timer: the caller must never
+        believe in a lease that the kernel does not have.
         """
 
     async def drop(self) -> None:

@@ -41,11 +41,11 @@ class Count(NamedTuple):
 class Counters(NamedTuple):
     """What became of the packets that arrived for the VIP, by the stage that decided it.
 
-    `None` where nothing counts that here. *xdp* and *early* refuse what falls in no admitted bucket;
-    the second stage accepts or refuses the rest: `new_flows` are TCP's pure SYNs, `established`
-    belongs to TCP connections, errors about them included, `other` are packets of other protocols.
-    CLUSTERIP's own target does not tell what it refuses: `judged` reached it. Each count begins at 0
-    again where what counts was created again.
+    `None` where nothing counts that here. *xdp* and *early* refuse what falls in no admitted
+    bucket; the second stage accepts or refuses the rest: `new_flows` are TCP's pure SYNs,
+    `established` belongs to TCP connections, errors about them included, `other` are packets of
+    other protocols. CLUSTERIP's own target does not tell what it refuses: `judged` reached it. Each
+    count begins at 0 again where what counts was created again.
     """
 
     xdp_passed: Count | None = None

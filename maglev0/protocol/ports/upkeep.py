@@ -25,7 +25,7 @@ class Upkeep(Protocol):
         """
 
     async def repair(self) -> tuple[str, ...]:
-        """Restore what others took away, and name each thing restored; empty when nothing was missing.
+        """Restore what others took away, and name each thing restored; empty where nothing was.
 
         A repair of the rules does not restore the lease but ends it: the next renewal brings it
         back. Raises `DataplaneError` when something cannot be restored (the link is down or gone):

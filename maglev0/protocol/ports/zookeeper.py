@@ -1,8 +1,9 @@
-"""ZooKeeper as the protocol sees it: a narrow interface, of which kazoo is behind one side and a model under attack behind the other.
+"""ZooKeeper as the protocol sees it: a narrow port.
 
-Pure: imports no I/O. Semantics are those of the ZooKeeper Programmer's Guide: writes take their places in one order (zxid); one session's
-operations take place in the order in which they were sent; a read sees at least what the session has written or read before, and may be behind
-the others' writes by any time.
+Pure: imports no I/O. kazoo implements it, and the simulation's model under attack. Semantics are
+those of the ZooKeeper Programmer's Guide: writes take their places in one order (zxid); one
+session's operations take place in the order in which they were sent; a read sees at least what the
+session has written or read before, and may lag behind the others' writes by any time.
 """
 
 from __future__ import annotations
@@ -12,11 +13,14 @@ from typing import NamedTuple, Protocol
 
 
 class Disconnected(Exception):  # noqa: N818  no error: the session is away and the caller waits for it
-    """The session is not connected, or did not answer in time, or was lost; whether the operation took place is unknown."""
+    """The session is not connected, did not answer in time, or was lost.
+
+    Whether the operation took place is unknown.
+    """
 
 
 class Refused(Exception):  # noqa: N818  no error: others changed something meanwhile, and the caller looks again
-    """A transaction was rolled back. `index` names the operation that failed, `reason` how."""
+    """A transaction was rolled back. `index` names the operation that failed, `reason` says how."""
 
     def __init__(self, index: int, reason: Reason) -> None:
         super().__init__(f"operation {index}: {reason}")
@@ -33,7 +37,11 @@ class Reason(NamedTuple):
 
 
 class Stat(NamedTuple):
-    """A znode's stat: zxids of its creation, of its data's and its children's last change; their versions; its ephemeral owner (0 = persistent)."""
+    """A znode's stat.
+
+    zxids of its creation, of its data's and its children's last change; their versions; its
+    ephemeral owner (0 = persistent).
+    """
 
     czxid: int
     mzxid: int
@@ -44,7 +52,10 @@ class Stat(NamedTuple):
 
 
 class Znode(NamedTuple):
-    """A znode as read; `ours` tells whether nobody but the cluster's own identity may change it, where the cluster has one."""
+    """A znode as read.
+
+    `ours` tells whether only the cluster's own identity may change it, where the cluster has one.
+    """
 
     data: bytes
     stat: Stat
@@ -75,7 +86,7 @@ class Delete(NamedTuple):
 
 
 class VersionGuard(NamedTuple):
-    """See that a znode is of that version."""
+    """Check that a znode is of that version."""
 
     path: str
     version: int
@@ -85,14 +96,18 @@ Operation = Create | Write | Delete | VersionGuard
 
 
 class Committed(NamedTuple):
-    """A transaction that took place: its zxid (0 where it wrote no data, which `Write` does) and, where one was asked for, what `look` found."""
+    """A transaction that took place.
+
+    `zxid` is its place in the order (0 where it wrote no data, which `Write` does); `looked` is
+    what `look` found, where one was asked for.
+    """
 
     zxid: int
     looked: Stat | None
 
 
 class ZooKeeper(Protocol):
-    """One session. Every method raises `Disconnected`; `session` is its id, 0 while there is none."""
+    """One session. Every method raises `Disconnected`."""
 
     @property
     def session(self) -> int:
@@ -105,10 +120,15 @@ class ZooKeeper(Protocol):
         """Read several at once: their reads are sent together, and are no snapshot."""
 
     async def children(self, path: str, *, watch: bool = False) -> tuple[list[str], Stat] | None:
-        """The names of a znode's children and its stat, `None` where there is no such znode (no watch is left then)."""
+        """The names of a znode's children and its stat.
+
+        `None` where there is no such znode (no watch is left then).
+        """
 
     async def commit(self, operations: Sequence[Operation], look: str | None = None) -> Committed:
-        """Carry out all operations or none. `look` is a path whose stat is read right behind, in the same session and connection.
+        """Carry out all operations or none.
 
-        Raises `Refused` when none took place, and `Disconnected` when that is unknown, or when it is known but the look failed.
+        `look` is a path whose stat is read right after them, in the same session and connection.
+        Raises `Refused` when none took place, and `Disconnected` when that is unknown, or when it
+        is known but the look failed.
         """

@@ -34,7 +34,7 @@ def test_settings_of_living_members_are_not_contradicted(tree: Tree, node: Node)
     ):
         node.agree(replace_wish(7))
     put(tree, PATHS.settings, b"{")
-    with pytest.raises(ZooKeeperError, match=r"cannot be read .*members live by others \(5\)"):
+    with pytest.raises(ZooKeeperError, match=r"cannot be read .*members run with others \(5\)"):
         Node(tree).agree()
     assert tree.nodes[PATHS.settings].data == b"{"
 

@@ -83,7 +83,7 @@ def test_without_a_parent_of_leases_there_are_none(tree: Tree, member: Node) -> 
 
 
 def test_what_the_server_granted_stands_in_the_record(tree: Tree, node: Node) -> None:
-    node.part.tell_session_timeout(2.5)
+    node.part.granted(2.5)
     node.rounds()
     assert replace(ME, session_timeout_s=2.5).encode() == tree.nodes[PATHS.member(1)].data
 
