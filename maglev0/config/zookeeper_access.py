@@ -18,8 +18,8 @@ A cluster that was founded without an identity cannot get one while it runs: its
 and nodes of both kinds ignore each other. To change it, stop all its daemons, delete its znodes
 (``deleteall /maglev0/<vip>`` in zkCli.sh), and start the daemons with --zk-auth. The first node
 founds the settings again: give --hash-seed and --cluster-mac if the old values must stay. Change
-the user or password in the same way. The znodes above /maglev0/<vip> may belong to anybody, as long as
-the identity may read them and create missing children.
+the user or password in the same way. The znodes above /maglev0/<vip> may belong to anybody, as
+long as the identity may read them and create missing children.
 """
 
 from __future__ import annotations

@@ -1,3 +1,3 @@
-"""Whatever may lie in ZooKeeper, against all that reads it: a few seconds of it in the suite, for as long as wanted by `python -m tests.fuzz`."""
+"""Fuzzing of all that reads znodes: seconds in the suite, longer by `python -m tests.fuzz`."""
 
 from __future__ import annotations

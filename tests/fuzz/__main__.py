@@ -1,8 +1,11 @@
-"""Fuzz for as long as wanted: `python -m tests.fuzz [--seconds=60] [--seed=1]`; 0 when nothing was found, else what was found lies in .cache/fuzz.
+"""Fuzzes the readers of znodes: `python -m tests.fuzz [--seconds=60] [--seed=1]`.
 
-atheris, a fuzzer for Python on LLVM's libFuzzer, sees which branches of the readers an input takes, and varies those that took a new one. A part of
-its inputs are data as they stand, the others choices of which Hypothesis makes records that almost make sense. What it learned stays in
-.cache/fuzz/corpus for the next time.
+Exits with 0 if nothing was found; otherwise the inputs are in .cache/fuzz.
+
+atheris, a fuzzer for Python on LLVM's libFuzzer, sees which branches of the readers an input takes,
+and varies the inputs that took a new one. Some inputs are data as they are, others are choices of
+which Hypothesis makes almost valid records. The corpus in .cache/fuzz/corpus is kept for the next
+run.
 """
 
 from __future__ import annotations
@@ -65,7 +68,7 @@ def main() -> None:
 
 
 def entry(targets: Sequence[Target]) -> Callable[[bytes], None]:
-    """What libFuzzer calls: the first byte says who reads the rest, and whether that is the data or what Hypothesis makes them of."""
+    """The entry of libFuzzer; the first byte chooses the reader and the maker of the data."""
 
     records = [
         st.builds(partial, st.just(check), st.just(target), almost(target)) for target in targets

@@ -1,4 +1,4 @@
-"""Data that almost make sense: valid records, changed where readers are weak, as strategies of Hypothesis."""
+"""Almost valid data, as strategies of Hypothesis: valid records, changed where readers are weak."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-# JSON that Python's reader takes though the standard does not, or that does not fit into what other languages have, or is long or deep.
+# JSON that Python reads although the standard forbids it, that other languages cannot hold, or that
+# is long or deep.
 _TOKENS = (
     *(
         "NaN",
@@ -144,7 +145,7 @@ def written(value: Any) -> str:
 
 
 def one_by_one(valid: bytes) -> Iterator[bytes]:
-    """A valid record with each of the values and of the keys in it replaced by everything that readers are weak at, one at a time."""
+    """A valid record with one value or key replaced by what readers are weak at."""
     for record in _replaced(json.loads(valid)):
         yield written(record).encode("utf-8", "surrogatepass")
 
@@ -175,7 +176,8 @@ def mutated(draw: st.DrawFn, valid: st.SearchStrategy[bytes]) -> bytes:
         record = _changed(draw, record)
     text = written(record)
     if isinstance(record, dict) and record and not draw(st.integers(0, 4)):
-        text = f"{text[:-1]}, {json.dumps(draw(st.sampled_from(sorted(record))))}: {written(draw(values))}}}"  # a key for the second time
+        key = json.dumps(draw(st.sampled_from(sorted(record))))
+        text = f"{text[:-1]}, {key}: {written(draw(values))}}}"
     data = text.encode(
         draw(st.sampled_from([*["utf-8"] * 9, "utf-8-sig", "utf-16", "utf-32"])), "surrogatepass"
     )
@@ -183,7 +185,7 @@ def mutated(draw: st.DrawFn, valid: st.SearchStrategy[bytes]) -> bytes:
 
 
 def _changed(draw: st.DrawFn, value: Any) -> Any:
-    """Another value in the place of this one or of one in it, mostly of the same type, or something more or less in it."""
+    """Another value for this one or one in it, mostly of the same type, or one more or less."""
     if isinstance(value, dict) and value and draw(st.integers(0, 9)):
         return _changed_object(draw, value)
     if isinstance(value, list) and value and draw(st.integers(0, 4)):
@@ -235,7 +237,7 @@ def spoiled(draw: st.DrawFn, data: bytes) -> bytes:
 
 @st.composite
 def held(draw: st.DrawFn) -> tuple[int, bytes]:
-    """A size, and what may lie where a kernel's buckets of that size are told: right, too short or too long, spoiled, or a bomb."""
+    """A size, and data for the buckets of a kernel: right, short, long, spoiled, or a bomb."""
     total_nodes = draw(st.integers(1, 200) | st.sampled_from([1009, 65_537]))
     size = (total_nodes + 7) // 8
     length = draw(st.sampled_from([size, size, size, 0, size - 1, size + 1, 100 * size]))

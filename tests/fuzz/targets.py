@@ -1,4 +1,4 @@
-"""Everything that reads data which others may have written, and what must hold whatever they wrote."""
+"""Everything that reads data which others may have written, and what must always hold."""
 
 from __future__ import annotations
 
@@ -74,8 +74,9 @@ valid_reports = st.builds(
 class Target(NamedTuple):
     """Something that reads data.
 
-    Where those make no sense, `decode` raises one of `refusals` or, if there are none, returns `None`. `sample` is what a daemon writes, of which
-    nothing is left out, and `valid` makes more of that; `longest` is how much is looked at.
+    On invalid data `decode` raises one of `refusals` or, without any, returns `None`. `sample` is
+    a complete record as a daemon writes it, and `valid` makes more of them; `longest` is the
+    number of bytes that the reader looks at.
     """
 
     name: str
@@ -167,7 +168,7 @@ def almost(target: Target) -> st.SearchStrategy[bytes]:
 
 @st.composite
 def children(draw: st.DrawFn) -> tuple[int, list[Child]]:
-    """How many node numbers there are, and what may lie under the members' parent: members, almost members, and anything else."""
+    """Number of buckets, and children of the members' parent: members, almost members, others."""
     member = next(target for target in RECORDS if target.name == "member")
     records = almost(member) | member.valid | st.binary(max_size=20)
     some = st.builds(
@@ -182,7 +183,7 @@ def children(draw: st.DrawFn) -> tuple[int, list[Child]]:
 
 
 def left_session(directory: Path) -> Target:
-    """The file that the next daemon of this machine reads: root alone writes it, and yet it may be anything after a crash."""
+    """The file for the next daemon: only root writes it, but a crash may leave anything in it."""
 
     def file() -> session_file.SessionFile:
         found = session_file.SessionFile(IPv4Address("198.51.100.1"), ZK, KERNEL)

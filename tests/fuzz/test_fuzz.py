@@ -1,4 +1,4 @@
-"""Whatever lies in ZooKeeper makes nothing raise but ValueError, take long, or say what is not printable."""
+"""No data makes a reader raise anything but ValueError, take long or log what is not printable."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ def test_the_children_of_the_members_parent(sized: tuple[int, list[Child]]) -> N
     check_children(*sized)
 
 
-# What is long, deep or unfolds. What is beyond its bound must not be read at all, what is within must not take more than some of a second.
+# Long, deep or unfolding data. Beyond its bound it must not be read at all; within the bound,
+# reading must cost little.
 
 BOMBS = {
     "lists": b"[" * LONGEST_ZNODE,
@@ -135,7 +136,7 @@ def test_no_number_of_children_takes_long() -> None:
 
 
 def unit_s() -> float:
-    """The processor time of a set of a million numbers, here and now: all costs are multiples of it."""
+    """The processor time of a set of a million buckets on this machine: the unit of all costs."""
     return least_s(lambda: frozenset(range(1_000_000)))
 
 
@@ -150,7 +151,7 @@ def least_s(work: Callable[[], object]) -> float:
 
 
 def check_cost(work: Callable[[], object], units: float, megabytes: float) -> None:
-    """See that something takes no more than so many times `unit_s` in this run, and so much memory."""
+    """Check that something takes at most so many times `unit_s` in this run, and so much memory."""
     assert least_s(work) < units * unit_s()
     tracemalloc.start()  # in a second run, for it makes everything slower
     try:

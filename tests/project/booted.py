@@ -1,4 +1,4 @@
-"""A systemd of our own: process 1 of fresh namespaces on this machine's file tree, with no units but those it is given."""
+"""A systemd of our own: process 1 of fresh namespaces, with only the units that it is given."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from maglev0.lab.testbed.process import Process
 BOOT_TIMEOUT_S = 20
 JOB_TIMEOUT_S = 30
 
-# What it may not do to the machine: no sysctl, no generators, no units of the machine's own, nothing left in /run, nor in /tmp and /var/tmp (where a
-# service has its private ones) but in the folder that both share, no mount that shows outside. A service's sandbox needs a root that is a mount
-# point, which a chroot's seldom is, so the whole tree is mounted a second time; /sys/fs/cgroup is where a file system can be laid over in private on
-# any machine.
+# This systemd must not change the machine: no sysctl, generators or units of the machine, nothing
+# left in /run, nor in /tmp and /var/tmp except in the shared folder, no mount that shows outside.
+# The sandbox of a service needs a root that is a mount point, which a chroot seldom is, so the
+# whole tree is mounted a second time. On any machine a file system can be mounted over
+# /sys/fs/cgroup in private.
 SECOND_ROOT = """set -eu
 for point in /sys /sys/fs/cgroup; do
     if mountpoint -q $point; then mount --make-private $point; fi
@@ -54,7 +55,8 @@ mkdir --parents "$SHARED"
 mount --move /run/shared "$SHARED"
 rmdir /run/shared
 mount --bind /dev/null /dev/console
-exec env -i container=maglev0-test PATH=/usr/sbin:/usr/bin:/sbin:/bin SYSTEMD_UNIT_PATH="$UNITS" SYSTEMD_GENERATOR_PATH=/var/empty \\
+exec env -i container=maglev0-test PATH=/usr/sbin:/usr/bin:/sbin:/bin \\
+    SYSTEMD_UNIT_PATH="$UNITS" SYSTEMD_GENERATOR_PATH=/var/empty \\
     /lib/systemd/systemd --system --unit=basic.target --log-target=null --show-status=no
 """
 TARGETS = ("sysinit", "shutdown", "network-online")
@@ -63,10 +65,10 @@ FIRST_SERVICE = "[Service]\nType=oneshot\nExecStart=/bin/echo booted\nStandardOu
 
 
 class Systemd:
-    """As a context manager: booted in the network namespace when entered, gone with all its processes afterwards.
+    """A context manager: boots in the network namespace, and ends with all its processes.
 
-    `units` is a folder of unit files and may be added to before it boots; everything that it and they print goes to `log`. `shared` holds both,
-    and whatever else of /tmp is to be there.
+    `units` is a folder of unit files, which may grow before the boot. `log` gets all output.
+    `shared` contains both, and everything else of /tmp that the units need.
     """
 
     def __init__(self, units: Path, log: Path, shared: Path, network_namespace: str) -> None:
@@ -109,7 +111,7 @@ class Systemd:
 
     def _end(self) -> None:
         if not self.process.ended:
-            # The kernel ends a pid namespace with its process 1, and the shell outside then clears up.
+            # The kernel ends a pid namespace with its process 1; the shell outside then cleans up.
             os.kill(self._first_pid(), signal.SIGKILL)
         self.process.wait(JOB_TIMEOUT_S)
 

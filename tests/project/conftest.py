@@ -41,7 +41,7 @@ def run(*command: str | Path, cwd: Path = ROOT, status: int = 0) -> str:
 
 @pytest.fixture(scope="session")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel as `make build` makes it, by way of the source archive, so that one that lacks a file is found out."""
+    """The wheel as `make build` makes it, from the source archive, which may lack a file."""
     dist = tmp_path_factory.mktemp("dist")
     run(sys.executable, "-m", "build", "--outdir", dist, ".")
     assert len(list(dist.glob("*.tar.gz"))) == 1
@@ -51,7 +51,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def elsewhere(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A virtual environment that has the wheel and what it asks for, and has never seen the checkout."""
+    """A virtual environment with the wheel and its dependencies, without the checkout."""
     home = tmp_path_factory.mktemp("elsewhere")
     venv.create(home, with_pip=True)
     run(home / "bin" / "pip", "install", "--quiet", "--quiet", wheel, cwd=home)

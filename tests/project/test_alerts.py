@@ -29,7 +29,7 @@ def test_the_examples_for_the_daemon_and_for_prometheus_name_the_same_port() -> 
 
 
 class Case(NamedTuple):
-    """What makes an alert fire: series that are well until `BAD_FROM`, then not; each by name, labels, values before and after."""
+    """What fires an alert: series that change at `BAD_FROM`; name, labels, values before, after."""
 
     alert: str
     series: tuple[tuple[str, str, float | str, float | str], ...]

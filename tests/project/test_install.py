@@ -5,7 +5,8 @@ from pathlib import Path
 from maglev0 import __version__
 from tests.project.conftest import ROOT, Installation, run
 
-# systemd's scale is 0 (locked in) to 10; what is left are the network rights that are the daemon's whole purpose, and root's uid.
+# systemd's scale is 0 (locked in) to 10. The rest are the network rights that the daemon needs, and
+# the uid of root.
 EXPOSURE_TENTHS_MAX = 25
 
 

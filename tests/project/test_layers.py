@@ -1,4 +1,4 @@
-"""Each package imports only what stands below it; `dataplane` and `coordination` do not know each other."""
+"""Each package imports only lower ones; `dataplane` and `coordination` do not know each other."""
 
 from __future__ import annotations
 

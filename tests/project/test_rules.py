@@ -27,7 +27,8 @@ MODULE_LINES_MAX = 560
 FUNCTION_LINES_MAX = 90
 FUNCTION_LINES_MEDIAN = 12
 
-# The modules that decide owe a test for every branch: all of `core` and `protocol`, and these pure halves elsewhere, which say so.
+# Modules that owe a test for every branch: all of `core` and `protocol`, and the pure halves
+# elsewhere, which say so.
 DECISIONS = {
     "config.configuration",
     "config.flag_values",
@@ -71,7 +72,7 @@ class Function(NamedTuple):
 
 
 def code_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """The lines from `def` to the end, without the docstring: that one is to be as long as its reader needs."""
+    """The lines from `def` to the end, without the docstring, whose length is not limited."""
     assert function.end_lineno is not None
     lines = function.end_lineno - function.lineno + 1
     if ast.get_docstring(function) is not None:

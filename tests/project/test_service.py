@@ -1,4 +1,4 @@
-"""The installed unit under a real systemd: the daemon can do its whole work with what the unit leaves it."""
+"""The installed unit under a real systemd: its limits let the daemon do its whole work."""
 
 from __future__ import annotations
 
@@ -43,8 +43,10 @@ StandardOutput=append:{log}
 INSTEAD = """[Service]
 Restart=no
 ExecStart=
-ExecStart=/bin/sh -c 'for place in /run /etc /usr /var /proc/sys/net; do touch $$place/maglev0-test || echo $$place is refused; done; \\
-    for place in /lib/modules /root /home; do ls $$place || echo $$place is refused; done; echo tried'
+ExecStart=/bin/sh -c 'for place in /run /etc /usr /var /proc/sys/net; do \\
+    touch $$place/maglev0-test || echo $$place is refused; done; \\
+    for place in /lib/modules /root /home; do ls $$place || echo $$place is refused; done; \\
+    echo tried'
 """
 
 
@@ -97,7 +99,7 @@ def settings(installed: Installation) -> Iterator[Path]:
 
 
 def in_kernel(host: str) -> str:
-    """All that the daemon adds to a machine, as the kernel lists it, but for the lease, which comes and goes."""
+    """All that the daemon adds to a machine, as the kernel lists it, without the changing lease."""
     with namespace.inside(host):
         rules = re.sub(r"(?m)^.*(expires|goto lease).*\n", "", run("nft", "list", "ruleset"))
         return rules + run("ip", "-4", "address") + run("ip", "maddress", "show", "dev", "eth0")
@@ -171,7 +173,10 @@ def test_it_says_how_it_does_is_reloaded_and_watched(systemd: Systemd, settings:
     settings.write_text(SETTINGS + "wieght = 2\n")
     assert systemd.systemctl("reload", UNIT) == ""
     systemd.process.wait_line(
-        f"configuration not reloaded, the former one stays in force: {settings}:4: wieght: no such key; did you mean weight",
+        (
+            f"configuration not reloaded, the former one stays in force: {settings}:4: wieght: no "
+            "such key; did you mean weight"
+        ),
         EVENT_TIMEOUT_S,
     )
     assert systemd.show(UNIT, "ActiveState") == "active"

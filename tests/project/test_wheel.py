@@ -9,7 +9,8 @@ from tests.project.conftest import ROOT, run
 IMPORT_ALL = """
 import importlib, pkgutil, maglev0
 left_out = ("__main__", ".xdp.build", ".simulate.drawing", ".simulate.plot")
-names = [module.name for module in pkgutil.walk_packages(maglev0.__path__, "maglev0.") if not module.name.endswith(left_out)]
+modules = pkgutil.walk_packages(maglev0.__path__, "maglev0.")
+names = [module.name for module in modules if not module.name.endswith(left_out)]
 for name in names:
     importlib.import_module(name)
 print(maglev0.__file__, *names)

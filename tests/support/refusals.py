@@ -248,7 +248,10 @@ REFUSALS = [
         ("my_id = 1", "1: my_id: no such key; did you mean my-id?"),
         (
             "# eth1 is the other\ninterface = eth0",
-            "2: interface: not TOML, invalid value at column 13; each line must be key = value, with text in quotes",
+            (
+                "2: interface: not TOML, invalid value at column 13; each line must be key = "
+                "value, with text in quotes"
+            ),
         ),
         (
             "my-id = 1\nmy-id = 2",
@@ -267,12 +270,18 @@ REFUSALS = [
         ("weight = [1]", "1: weight: must be one value, not a list"),
         (
             "hash-seed = 7",
-            "1: hash-seed: the seed is a secret, but others may read this file; set its mode to 600",
+            (
+                "1: hash-seed: the seed is a secret, but others may read this file; set its mode "
+                "to 600"
+            ),
         ),
         ('zk-auth = "hunter2"', '1: zk-auth: "…": must be digest:USER:PASSWORD-FILE'),
         (
             "my-id = 0\nweight = -1",
-            '1: my-id: "0": must be a whole number from 1 to 1048576 (and 1 more, which --check-config shows)',
+            (
+                '1: my-id: "0": must be a whole number from 1 to 1048576 (and 1 more, which '
+                "--check-config shows)"
+            ),
         ),
     ),
     Refusal(

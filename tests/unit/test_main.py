@@ -163,8 +163,11 @@ def test_an_unsound_one_is_told_all_its_errors(tmp_path: Path) -> None:
 
 @contextmanager
 def network_namespace() -> Iterator[tuple[str, ...]]:
-    """A network namespace with an interface, d0, that lasts as long as its only process; what leads a command into it."""
-    script = "ip link add d0 type veth peer d1 && ip link set d0 up && ip link set d1 up && echo ready && exec cat"
+    """A network namespace with an interface, d0; yields the words that run a command in it."""
+    script = (
+        "ip link add d0 type veth peer d1 && ip link set d0 up && ip link set d1 up && echo ready "
+        "&& exec cat"
+    )
     with subprocess.Popen(
         ["unshare", "--net", "sh", "-c", script],
         stdin=subprocess.PIPE,
@@ -199,7 +202,10 @@ def test_a_second_daemon_for_one_vip_on_a_host_is_refused() -> None:
         with daemon(inside) as first:
             # The prefix ends in an exec, so the daemon has the pid that was started.
             answer = ran(second, inside)
-            told = f"maglev0: another maglev0 serves 198.51.100.1 on this host already (pid {first.pid} of uid 0): stop it first\n"
+            told = (
+                "maglev0: another maglev0 serves 198.51.100.1 on this host already (pid "
+                f"{first.pid} of uid 0): stop it first\n"
+            )
             assert answer == Answer(1, "", told)
             with daemon(inside, "--cluster-ip=198.51.100.2"):
                 pass

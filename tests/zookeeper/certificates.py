@@ -1,4 +1,4 @@
-"""Certificates for servers and clients, made by openssl(1): in PEM, each with its key in the same file."""
+"""Certificates for servers and clients, made by openssl(1): PEM, with the key in the same file."""
 
 from __future__ import annotations
 

@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from maglev0.lab.testbed.zookeeper import ZooKeeperServer
 
 
-# Below the ports that the kernel gives to outgoing connections (ip_local_port_range): one of those may hold a server's port while it is
-# down, and keep it from coming back.
+# Below the ports that the kernel gives to outgoing connections (ip_local_port_range): such a
+# connection may take the port of a server that is down, and keep it from starting again.
 SERVER_PORTS = range(20_000, 32_000)
 LONGEST_SESSION_MS = 60_000
 
 
 class _Ensemble(Ensemble):
-    """Three servers that grant long sessions, too: an election may last longer than the 20 ticks, 4 s here, that are the most by default."""
+    """Three servers that grant long sessions: an election may outlast the default limit of 4 s."""
 
     def _write_configuration(self, server: ZooKeeperServer) -> None:
         super()._write_configuration(server)

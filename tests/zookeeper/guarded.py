@@ -1,4 +1,4 @@
-"""A ZooKeeper that asks who comes: by digest, by SASL, by TLS and by certificates; and those who know how to get in, or do not."""
+"""A ZooKeeper with access control: digest, SASL, TLS and certificates; and clients of each kind."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ USER, PASSWORD, WRONG = "maglev", "correct-horse_battery", "wrong-staple"  # nob
 
 
 class Guard:
-    """The server and the files that its clients need. Its port without TLS is for who comes without a certificate."""
+    """The server and its clients' files; clients without a certificate use the port without TLS."""
 
     def __init__(self, directory: Path, ports: tuple[int, int, int, int]) -> None:
         self.directory = directory

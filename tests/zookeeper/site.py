@@ -1,4 +1,4 @@
-"""Daemons in dry run against a real ensemble: started as processes, told apart by id, waited for by what they print."""
+"""Daemons in dry run against a real ensemble: processes, told apart by id, read by their logs."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Node:
 
 
 class Site:
-    """One VIP's cluster under a chroot of its own, and a client that looks into it and disturbs it."""
+    """One VIP's cluster under its own chroot, and a client that reads and disturbs it."""
 
     def __init__(
         self, ensemble: Ensemble, client: KazooClient, chroot: str, directory: Path
@@ -116,7 +116,7 @@ class Site:
         zk: str | None = None,
         prefix: Sequence[str] = (),
     ) -> Node:
-        """Start the daemon `number` and do not wait for it; `prefix` is a command to run it under."""
+        """Start the daemon `number` without waiting; `prefix` is a command to run it under."""
         hosts = self.ensemble.connect_string if zk is None else zk
         arguments = [
             f"--zk={hosts}{self.chroot}",
@@ -137,7 +137,7 @@ class Site:
         return nodes
 
     def agreed(self, *nodes: Node) -> Picture:
-        """Wait until these nodes, and they alone, are members in what each printed last, with the same owners, and each holds its own."""
+        """Wait until each of these nodes has logged exactly them as members, and equal owners."""
         ids = tuple(sorted(node.number for node in nodes))
         what = f"{[node.number for node in nodes]} to agree on {ids}"
         return wait_for(
@@ -195,7 +195,7 @@ class Site:
                 raise AssertionError(f"{path} still holds {data!r}")
 
     def delete_tree(self, path: str) -> None:
-        """Delete a znode and everything below it in one transaction, so that nobody is seen restoring half of it."""
+        """Delete a znode and all below it in one transaction, so that no node sees half of it."""
         while True:  # ends: who restores it waits for us longer than we need
             transaction = self.client.transaction()
             for znode in reversed(self._tree(path)):
@@ -252,7 +252,7 @@ def _common(
 
 
 def _remote_ports(pid: int) -> set[int]:
-    """The remote ports of a process's established connections over IPv4 (proc(5), /proc/net/tcp)."""
+    """The remote ports of a process's established IPv4 connections (proc(5), /proc/net/tcp)."""
     inodes = set()
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(OSError):

@@ -1,4 +1,4 @@
-"""TCP servers that are no ZooKeeper, and one that passes everything on until it is told to spoil it."""
+"""TCP servers that are not ZooKeeper, and a proxy that spoils data on request."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _answer_another(connection: socket.socket) -> None:
 
 @contextmanager
 def silent_name_server() -> Iterator[str]:
-    """The address of a name server that answers nothing, as text for resolv.conf(5); it must listen on port 53."""
+    """The address of a silent name server on port 53, as text for resolv.conf(5)."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as listener:
         listener.bind(("127.0.0.77", 53))
         yield "127.0.0.77"

@@ -1,4 +1,4 @@
-"""With an identity the cluster is its members' alone: what others try is refused or not counted, and who is kept out is told why, once."""
+"""A cluster with an identity: strangers change nothing, and a refused node says why."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _joined(place: Site, guard: Guard, *numbers: int) -> list[Node]:
 
 
 def _znodes(client: KazooClient, path: str) -> dict[str, Any]:
-    """Everything there, but for what members write all the time: their leases, and what they report."""
+    """All znodes, without those that members write all the time: leases and reports."""
     found = {path: client.get(path)}
     for name in client.get_children(path):
         if name not in ("leases", "reports", "held"):
@@ -172,7 +172,8 @@ def test_whose_cluster_it_is_not_does_not_start(place: Site, guard: Guard) -> No
         assert node.ends() == 1
         assert node.count("^maglev0: ") == 1
         assert node.lines[-1].startswith(
-            f"maglev0: {place.base} is not this cluster's alone, by its ACL, or was not always: correct --zk-auth, or "
+            f"maglev0: {place.base} is not this cluster's alone, by its ACL, or was not always: "
+            "correct --zk-auth, or "
         )
     assert anybody.ends() == 1
     assert anybody.count(f"{out}/.*: give --zk-auth, or another /chroot in --zk$") == 1
@@ -233,7 +234,10 @@ def test_who_is_not_let_in_is_told_so_once_and_for_all(place: Site, guard: Guard
         ),
         (guard.auth("digest", missing), *guard.tls): (
             2,
-            "--zk-auth=digest:maglev: cannot read the password file, .*: no such file or directory$",
+            (
+                "--zk-auth=digest:maglev: cannot read the password file, .*: no such file or "
+                "directory$"
+            ),
         ),
         (f"--zk-ca={guard.password}",): (2, "--zk-ca=.*: not a certificate in PEM form$"),
     }
@@ -281,7 +285,7 @@ def test_tls_that_fails_is_told_once_for_each_reason(
 
 
 def _die(session: Session) -> None:
-    """End its connection for good, without a word, as the end of its process would: two clients would take the session from each other."""
+    """Cut its connection like the end of its process; two clients would fight for the session."""
     session._client._stopped.set()
     session._client._connection._socket.shutdown(socket.SHUT_RDWR)
     assert session._client._connection.connection_stopped.wait(DEADLINE_S)
@@ -360,7 +364,7 @@ def test_an_acl_that_changes_is_seen_whatever_was_known_of_it(
 def test_a_session_that_an_outsider_ends_is_a_member_that_joins_anew(
     place: Site, guard: Guard
 ) -> None:
-    """What ZooKeeper's ACLs cannot prevent: its sessions' passwords follow from their ids, which everybody may learn by `exists`."""
+    """What ACLs cannot prevent: a session's password follows from its id, which `exists` shows."""
     nodes = _joined(place, guard, 1, 2)
     take_session_away(place, nodes[1])
     nodes[1].wait_count("joined as", 2)

@@ -1,4 +1,4 @@
-"""ZooKeeper's servers stop, die, freeze and come back under running daemons: these stay, or let go in time and come back by themselves."""
+"""ZooKeeper servers stop, die, freeze, return: the daemons stay, or let go in time and return."""
 
 from __future__ import annotations
 
@@ -49,7 +49,8 @@ def test_servers_restarted_one_by_one_cost_no_session_and_few_lines(
     site.client.sync(site.base)
     assert [site.owner(node.number) for node in nodes] == sessions
     assert [node.count(TABLE) for node in nodes] == tables
-    # A server that stops takes its clients along, a leader all of them: twice a restart at worst, and perhaps a word on why it lasts.
+    # A server that stops disconnects its clients, a leader all clients: at worst twice a restart,
+    # and perhaps a line with the reason.
     assert all(
         len(node.lines) - before <= 3 * 2 * len(ensemble.servers)
         for node, before in zip(nodes, lines, strict=True)
@@ -69,7 +70,8 @@ def test_who_hears_nothing_lets_go_before_its_session_can_expire_and_comes_back(
     for node in nodes:
         alone = (
             node.said_at(
-                r"lease expired .* after the last ZooKeeper renewal: refusing new connections in [23] buckets;"
+                r"lease expired .* after the last ZooKeeper renewal: refusing new connections in "
+                r"[23] buckets;"
             )
             - silent_from
         )
@@ -94,7 +96,8 @@ def test_without_a_majority_everybody_lets_go_and_comes_back(
         getattr(server, silence)()
     for node in nodes:
         node.wait_line(
-            r"lease expired .* after the last ZooKeeper renewal: refusing new connections in [12] buckets;"
+            r"lease expired .* after the last ZooKeeper renewal: refusing new connections in [12] "
+            r"buckets;"
         )
     for server in stopped:
         if silence == "kill":

@@ -76,7 +76,8 @@ def test_a_killed_daemon_that_starts_again_waits_for_its_dying_session(site: Sit
     killed.process.kill()
     again = site.start(2)
     again.wait_line(
-        f"id 2 is held by session {before:#x} \\({re.escape(socket.gethostname())}, pid {killed.process.pid}\\): waiting"
+        f"id 2 is held by session {before:#x} \\({re.escape(socket.gethostname())}, pid "
+        f"{killed.process.pid}\\): waiting"
     )
     site.agreed(first, again)
     assert site.owner(2) == again.session() != before
@@ -91,7 +92,8 @@ def test_an_id_of_a_live_daemon_is_refused_with_its_host_and_pid(site: Site) -> 
     assert time.monotonic() - start_s > TIMEOUT_S
     assert (
         second.count(
-            rf"^maglev0: id 2 is held by another live daemon \({re.escape(socket.gethostname())}, pid {nodes[1].process.pid}\)"
+            rf"^maglev0: id 2 is held by another live daemon \({re.escape(socket.gethostname())}, "
+            rf"pid {nodes[1].process.pid}\)"
         )
         == 1
     )
@@ -106,7 +108,8 @@ def test_a_persistent_znode_under_the_id_is_named(site: Site) -> None:
     assert node.ends() == 1
     assert (
         node.count(
-            rf"^maglev0: {site.member_path(2)} is a persistent znode, which no daemon holds: delete it$"
+            rf"^maglev0: {site.member_path(2)} is a persistent znode, which no daemon holds: "
+            r"delete it$"
         )
         == 1
     )

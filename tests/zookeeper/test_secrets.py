@@ -1,4 +1,4 @@
-"""Passwords, the seed of the packet hash and what takes a session back stand in no output, no error, no command line and no environment."""
+"""Passwords, the hash seed and session passwords are in no output, command line or environment."""
 
 from __future__ import annotations
 
@@ -45,7 +45,10 @@ def _file(guard: Guard, name: str, seed: int, password: Path) -> Path:
     """A configuration file, for on a command line everybody would see the seed."""
     return guard.file(
         name,
-        f'hash-seed = {seed}\nzk-auth = "digest:{USER}:{password}"\nzk-ca = "{guard.authority.certificate}"\n{_keys(guard)}',
+        (
+            f'hash-seed = {seed}\nzk-auth = "digest:{USER}:{password}"\nzk-ca = '
+            f'"{guard.authority.certificate}"\n{_keys(guard)}'
+        ),
     )
 
 
@@ -132,7 +135,7 @@ def _said(process: Process) -> str:
 def test_even_all_that_kazoo_logs_holds_no_secret(
     guard: Guard, caplog: pytest.LogCaptureFixture, scheme: str
 ) -> None:
-    """The daemon hides most of it; here everything is kept, as who looks for a fault in the connection would."""
+    """The daemon hides most of the log of kazoo; here all of it is kept, as for a diagnosis."""
     caplog.set_level(BLATHER, "maglev0.kazoo")
     access = ZooKeeperAccess(scheme, USER, str(guard.password))
 

@@ -1,4 +1,4 @@
-"""What all nodes of a cluster agree on: written once, adopted, defended, and replaced only where nobody lives by it."""
+"""The settings of a cluster: written once, adopted, defended, replaced only without members."""
 
 from __future__ import annotations
 
@@ -192,7 +192,7 @@ def test_settings_that_nobody_can_read_and_nobody_lives_by_are_replaced(
 
 
 def test_settings_that_members_do_not_restore_stop_the_start_with_one_line(site: Site) -> None:
-    """A live znode without a daemon behind it, as one of another version: who starts must neither found a second cluster nor wait for ever."""
+    """With a member of another version, a start neither founds a cluster nor waits for ever."""
     site.client.ensure_path(site.members_path)
     site.client.create(site.settings_path, b'{"format": %d}' % OTHER_FORMAT)
     site.client.create(site.member_path(7), b"{}", ephemeral=True)

@@ -1,4 +1,4 @@
-"""Starting while ZooKeeper is not there, or is something else: the daemon says why, once, keeps trying, and joins when it can."""
+"""Starts without a working ZooKeeper: the daemon says why once, retries, and joins when it can."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.zookeeper
 
-ATTEMPTS = 9  # with delays that grow to 2 s these take long enough for the daemon to have looked for a reason twice
+# With delays that grow to 2 s, these take long enough for two looks for the reason.
+ATTEMPTS = 9
 TELLING = r"no ZooKeeper session, retrying: "
 
 STRANGERS = {

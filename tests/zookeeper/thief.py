@@ -1,4 +1,4 @@
-"""What a stranger with access to ZooKeeper can do to members: forge a record, take a session away."""
+"""What a stranger in ZooKeeper can do to members: forge a record, take a session."""
 
 from __future__ import annotations
 

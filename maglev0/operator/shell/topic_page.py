@@ -115,7 +115,7 @@ def _row(cells: list[str]) -> Iterator[str]:
 
 
 def _widths(columns: list[tuple[str, ...]]) -> list[int]:
-    """Widths in characters: of the longest cells, with the widest columns narrowed until all fit."""
+    """Widths in characters: of the longest cells, the widest columns narrowed until all fit."""
     widths = [max(map(len, column)) for column in columns]
     least = [
         max(len(word) for cell in column for word in ["", *cell.split()]) for column in columns

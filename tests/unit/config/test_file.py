@@ -146,7 +146,10 @@ TOLD = [
     '2: my-id: "0": must be a whole number from 1 to 1048576',
     f"3: cluster-ip: \"198.51.100.1,198.51.100.300\": '198.51.100.300' {ADDRESSES}",
     "5: my_id: no such key; did you mean my-id?",
-    '6: interface: not TOML, invalid value at column 13; each line must be key = value, with text in quotes as in interface = "eth0"',
+    (
+        "6: interface: not TOML, invalid value at column 13; each line must be key = value, with "
+        'text in quotes as in interface = "eth0"'
+    ),
     '9: check: "tcp:99999": the port must be from 1 to 65535, as tcp:80 or http://:8080/health',
     '10: check: "tcp:80": given twice; each health check must be different',
     "12: verbose: must be true or false",

@@ -1,4 +1,4 @@
-"""What single flags refuse, and in which words; what they take is told with the whole configuration."""
+"""The words with which each flag refuses a value; test_configuration has the accepted values."""
 
 from __future__ import annotations
 

@@ -70,7 +70,10 @@ QUOTES = 'each line must be key = value, with text in quotes as in interface = "
         (
             "cluster-ip = 198.51.100.1",
             1,
-            f"cluster-ip: not TOML, expected newline or end of document after a statement at column 20; {QUOTES}",
+            (
+                "cluster-ip: not TOML, expected newline or end of document after a statement at "
+                f"column 20; {QUOTES}"
+            ),
         ),
         (
             "a = 1\n\nmy-id",

@@ -1,4 +1,4 @@
-"""Who this node is to ZooKeeper: what the flags may say, and what a cluster with an identity does about znodes that are not its own."""
+"""The identity of a node: its flags, and how a cluster treats znodes that are not its own."""
 
 from __future__ import annotations
 
@@ -121,7 +121,8 @@ def test_a_node_does_not_start_below_what_others_may_change(
     _taken_over(tree, path)
     with pytest.raises(
         ZooKeeperError,
-        match=f"{path} is not this cluster's alone, .*: correct --zk-auth, or stop all daemons .*deleteall {PATHS.base}",
+        match=f"{path} is not this cluster's alone, .*: correct --zk-auth, or stop all daemons "
+        f".*deleteall {PATHS.base}",
     ):
         LoneNode(tree).agree()
     assert node.tree is tree

@@ -1,4 +1,4 @@
-"""The files behind --zk-auth and the flags of TLS: what is wrong with one is told in one line, and never what is in it."""
+"""The files of --zk-auth and of TLS: each fault is one line, which never shows their content."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_what_is_wrong_with_certificates_and_keys_is_told_by_flag(
         f"--zk-key={another}: not the key of --zk-cert={one}": ZooKeeperAccess(
             ca=ca, cert=one, key=another
         ),
-        f"--zk-cert={text}, --zk-key={one}: not a certificate and its key in PEM form": ZooKeeperAccess(
+        f"--zk-cert={text}, --zk-key={one}: not a certificate and its key in PEM": ZooKeeperAccess(
             ca=ca, cert=text, key=one
         ),
         f"--zk-cert={one}, --zk-key={tmp_path}: ": ZooKeeperAccess(

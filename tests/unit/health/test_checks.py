@@ -197,7 +197,7 @@ def test_a_timing_that_is_none_is_refused(text: str, said: str) -> None:
 
 
 def reference(results: list[bool], rise: int, fall: int) -> bool:
-    """By the whole history: the last time that enough equal results stood in a row against what was said then."""
+    """A slow reference: looks at the whole history for the last run of enough contrary results."""
     up = results[0]
     begin = 0
     for end in range(1, len(results) + 1):

@@ -31,7 +31,8 @@ from tests.zookeeper.certificates import Authority
 
 VIP, NEIGHBOUR = IPv4Address("198.18.0.100"), IPv4Address("198.18.0.2")
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
-# A container's port, published by a host that translates addresses: the service is this host's, though it lies behind another device.
+# The port of a container, published by address translation: the service belongs to this host,
+# though it is on another device.
 PUBLISHED = f"""
 table ip published {{
     chain output {{
@@ -250,7 +251,7 @@ def test_a_program_is_killed_when_the_look_is_cancelled(tmp_path: Path) -> None:
 
 @pytest.mark.kernel
 def test_only_this_hosts_own_service_counts_wherever_the_vip_is() -> None:
-    """The neighbour holds the VIP and serves on it. Nothing of this host's reaches it; once the VIP is here, this host's own service counts."""
+    """A neighbour with the VIP does not count; this host's service counts once the VIP is here."""
     with one_host() as host:
         other = f"{host.name}-other"
         network.make_namespace(other)
@@ -295,7 +296,7 @@ async def own_service_counts(port: int) -> None:
 
 @pytest.mark.kernel
 def test_a_connection_to_itself_is_no_service() -> None:
-    """Where there is no other port to connect from than the one that is connected to, TCP connects to itself."""
+    """If the only free port to connect from is the target port, TCP connects to itself."""
     with one_host():
         only_port(40000)
         with socket.create_connection((str(ADDRESS), 40000), PATIENCE_S) as itself:

@@ -1,4 +1,4 @@
-"""Checks of real services: first results, rise and fall, what hangs, floods and drips, a pause, the end."""
+"""Checks of real services: first results, rise and fall, hangs, floods, slow data, a pause, end."""
 
 from __future__ import annotations
 
@@ -108,7 +108,10 @@ def test_the_first_result_of_each_check_counts_at_once(
             assert all(0 < result.duration_s < PATIENCE_S for result in told.checks.results)
             assert sorted(caplog.messages) == [
                 f"127.0.0.1: health check file:{here} is up",
-                f"127.0.0.1: health check file:{missing} is down at the first run: no such file or directory",
+                (
+                    f"127.0.0.1: health check file:{missing} is down at the first run: no such "
+                    "file or directory"
+                ),
                 f"127.0.0.1: health check tcp:{port} is up",
             ]
 
@@ -155,7 +158,10 @@ def test_a_check_falls_and_rises_after_so_many_results_in_a_row(
         }
         assert down == (
             "WARNING",
-            f"127.0.0.1: health check exec:{program} is down after 3 bad results in a row: exit status 1: gone",
+            (
+                f"127.0.0.1: health check exec:{program} is down after 3 bad results in a row: "
+                "exit status 1: gone"
+            ),
         )
         assert again[0] == "INFO"
         assert again[1].startswith(f"127.0.0.1: health check exec:{program} is up again after ")
@@ -181,7 +187,7 @@ def test_another_reason_is_news_and_the_same_is_not(tmp_path: Path) -> None:
 
 
 def test_what_never_comes_to_an_end_is_down_after_the_time_out(tmp_path: Path) -> None:
-    """A server that says nothing, two that drip, one whose backlog is full, a program that prints for ever and one that hangs; a file behind them."""
+    """Servers that are silent, drip or have a full backlog; programs that flood or hang; a file."""
 
     async def scenario() -> None:
         head = b"HTTP/1.1 200 OK\r\n"
@@ -227,7 +233,7 @@ async def full() -> AsyncIterator[int]:
 
 
 def test_what_hangs_in_the_kernel_does_not_pile_up(tmp_path: Path) -> None:
-    """A thread that looks at a file on a file system that has gone silent cannot be ended: no second one is started."""
+    """A thread that hangs in a silent file system cannot be ended: no second one is started."""
 
     async def scenario() -> None:
         with hanging_directory(tmp_path / "hanging") as directory:
@@ -250,11 +256,17 @@ def test_a_program_that_hangs_is_killed_before_it_is_run_again(tmp_path: Path) -
     marks = tmp_path / "marks"
     marks.mkdir()
     # Each run looks whether one before it still lives.
-    look = f"for pid in $(ls {marks}); do [ -e /proc/$pid ] && touch {tmp_path}/two; done; touch {marks}/$$"
+    look = (
+        f"for pid in $(ls {marks}); do [ -e /proc/$pid ] && touch {tmp_path}/two; done; touch "
+        f"{marks}/$$"
+    )
 
     async def scenario() -> None:
         with lives(tmp_path) as processes:
-            text = f"{look}; trap '' TERM; exec 9>{processes.path}; echo a >&9; sleep 1000 & sleep 1000"
+            text = (
+                f"{look}; trap '' TERM; exec 9>{processes.path}; echo a >&9; sleep 1000 & sleep "
+                "1000"
+            )
             told = Told(HASTY, f"exec:{script(tmp_path, text)}")
             async with told.running():
                 for _run in range(4):
@@ -288,7 +300,8 @@ from maglev0.config.health_checks import parse_check, CheckTiming
 
 async def main():
     changed = lambda: print(checks.healthy, checks.problems, flush=True)
-    checks = CheckRunner(IPv4Address("127.0.0.1"), [parse_check(sys.argv[1])], CheckTiming(1, 1, 1, 1), changed)
+    check, timing = parse_check(sys.argv[1]), CheckTiming(1, 1, 1, 1)
+    checks = CheckRunner(IPv4Address("127.0.0.1"), [check], timing, changed)
     await checks.run()
 
 asyncio.run(main())
@@ -297,7 +310,7 @@ asyncio.run(main())
 
 @pytest.mark.parametrize("answers_in_the_pause", [True, False])
 def test_a_pause_of_the_process_is_no_bad_result(answers_in_the_pause: bool) -> None:
-    """The server answers in time by the process's own doing; by the clock the time-out has passed, with fall = 1."""
+    """The server answers in time of the process; by the clock the timeout has passed (fall = 1)."""
     requests: asyncio.Queue[asyncio.Event] = asyncio.Queue()
 
     async def handler(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

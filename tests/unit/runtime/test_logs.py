@@ -118,7 +118,8 @@ def test_a_line_is_out_before_the_next_begins() -> None:
 def test_a_log_that_nobody_reads_any_more_is_no_reason_for_tracebacks() -> None:
     program = PROGRAM.format(
         verbose=False,
-        body='log.info("first"); sys.stdin.read(); log.info("second"); print("alive", file=sys.stderr); logging.shutdown()',
+        body='log.info("first"); sys.stdin.read(); log.info("second"); '
+        'print("alive", file=sys.stderr); logging.shutdown()',
     )
     command = [sys.executable, "-c", program]
     with subprocess.Popen(

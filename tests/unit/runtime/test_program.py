@@ -66,7 +66,11 @@ def test_a_program_gets_its_arguments_variables_and_input_as_they_are(
         ("echo on its output; exit 3", 3, "on its output"),
         ("echo first >&2; echo last >&2; echo; printf '\\033\\t\\n \\n'; exit 1", 1, "last"),
         ("printf 'caf\\303\\251 \\377\\033[1m'; exit 1", 1, "café � [1m"),
-        (f"printf %0{program.MAX_LINE_CHARACTERS + 1}d 0", 0, "0" * (program.MAX_LINE_CHARACTERS - 1) + "…"),
+        (
+            f"printf %0{program.MAX_LINE_CHARACTERS + 1}d 0",
+            0,
+            "0" * (program.MAX_LINE_CHARACTERS - 1) + "…",
+        ),
         ("head -c 1000000 /dev/zero; echo; echo end", 0, "end"),
         ('read line; echo "none: $?"', 0, "none: 1"),
         ("kill -SEGV $$", -signal.SIGSEGV, ""),
@@ -141,7 +145,10 @@ def test_what_a_program_leaves_in_the_background_goes_with_it_and_is_not_waited_
 
 def test_killing_it_kills_all_that_it_started(tmp_path: Path) -> None:
     """What ignores SIGTERM, and what has a process group of its own: timeout(1) makes one."""
-    text = "trap '' TERM; exec 9>{}; sleep 1000 & timeout 1000 sh -c 'trap \"\" TERM; sleep 1000 & echo a >&9; sleep 1000' & wait"
+    text = (
+        "trap '' TERM; exec 9>{}; sleep 1000 & timeout 1000 sh -c 'trap \"\" TERM; sleep 1000 & "
+        "echo a >&9; sleep 1000' & wait"
+    )
 
     async def scenario() -> None:
         with lives(tmp_path) as processes:

@@ -30,7 +30,7 @@ class Wait:
         try:
             await self.event.wait()
         except asyncio.CancelledError:
-            # Whoever cancels has to wait for the end of what is cancelled, which may take a turn of the loop.
+            # The caller waits for the end of what it cancels, which may take a turn of the loop.
             await asyncio.sleep(0)
             self.fate = "cancelled"
             raise

@@ -1,4 +1,4 @@
-"""The completion of shells: bash's by bash itself, the others' by those shells where there are any."""
+"""Completion: bash judges its own, zsh and fish theirs where they are installed."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def written(shell: str) -> str:
 
 
 def offered(script: Path, *words: str) -> list[str]:
-    """What bash offers behind `maglev0`, for the last of the words that readline makes of a line."""
+    """What bash offers after `maglev0`, for the last of the words that readline makes of a line."""
     command: list[str | Path] = ["bash", "--norc", "-uc", ASK, "bash", script, "maglev0", *words]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE_S)
     assert done.stderr == ""

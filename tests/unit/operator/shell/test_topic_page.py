@@ -76,7 +76,10 @@ def test_every_kind_of_block_is_shown(tmp_path: Path) -> None:
         "NAME maglev0-try - shows *all* that **Markdown** has: here DESCRIPTION",
         "This page shows all that Markdown has: here. And more. A PART",
         """.TH is no request, 'nor this; a \\ and --flag=<X> -and- ~ ^ "quotes" é … –""",
-        "A smaller part • one goes on with a second paragraph • two 1. inner quoted 3. three 4. four",
+        (
+            "A smaller part • one goes on with a second paragraph • two 1. inner quoted 3. three "
+            "4. four"
+        ),
         """.code "as it is" 'indented A link (https://example.com/a-b) and https://example.com/c.""",
         "The end. name what it is --a .first cell b SEE ALSO maglev0(8)",
     ):
