@@ -1,18 +1,20 @@
-# The project's vocabulary. Each target installs what it needs and lacks, says so, and keeps everything of its own in .venv and .cache.
+# The commands of the project. Each target installs what it needs, says so, and keeps its files
+# in .venv and .cache.
 
 VENV := .venv
 BIN := $(VENV)/bin
-# Twice quiet: errors alone. Once leaves the build tools' warnings in, about files that are as they should be.
+# Quiet twice: errors only. Once leaves in warnings of the build tools that mean nothing here.
 PIP_INSTALL := pip install --quiet --quiet --disable-pip-version-check
-# The tests run in groups, three side by side on two cores, because each of them waits a lot. No group measures time. A group that
-# takes longer than BOUND_S hangs.
+# The tests run in groups, three side by side on two cores, because each group waits a lot. No group
+# measures time. A group that takes longer than BOUND_S hangs.
 GROUPS := lab kernel vm zookeeper unit simulation
 ABREAST := 3
 BOUND_S := 1500
-# Tests that run `make` must not find the flags of this one. Whatever they start receives SIGINT as from a terminal.
+# Tests that run `make` must not get the flags of this one.
 PYTEST = @env -u MAKEFLAGS -u MAKELEVEL $(BIN)/python -m pytest --session-timeout=$(BOUND_S)
 SHELL_SCRIPTS := .ci/run .ci/need .ci/find-python
-# What is pure owes a test for every branch: core and protocol by their place, other modules by their first lines.
+# Pure modules owe a test for every branch: core and protocol by their place, others by their first
+# lines.
 PURE := maglev0/core/*,maglev0/protocol/*,$(shell grep -rlE '^(""")?Pure\b' --include='*.py' maglev0 | sort | paste -sd,)
 
 PREFIX ?= /opt/maglev0
@@ -28,12 +30,12 @@ ifeq ($(MAKELEVEL),0)
 endif
 
 help:
-	@echo 'make demo     a cluster in a box: real daemons, packets and ZooKeeper, on this machine alone; about a minute'
+	@echo 'make demo     a cluster in a box on this machine: daemons, packets, ZooKeeper; a minute'
 	@echo 'make test     every test, and the branch coverage of the pure modules; as root'
 	@echo 'make check    linters, types and the rules of the repository'
-	@echo 'make bench    what it costs: packets, hand-overs, a hundred members, tables, memory; some 25 minutes'
-	@echo 'make simulate 100,000 schedules of the hand-over under an adversary, the daemon'"'"'s own code; half an hour'
-	@echo 'make chaos    faults for ten minutes, three times, on a cluster in a box under clients that notice everything'
+	@echo 'make bench    costs: packets, hand-overs, a hundred members, tables, memory; 25 minutes'
+	@echo 'make simulate 100,000 schedules of the hand-over under an adversary; half an hour'
+	@echo 'make chaos    faults for ten minutes, three times, on a cluster in a box with clients'
 	@echo 'make build    the wheel and the source archive, into dist/'
 	@echo 'make install  as root: $(PREFIX), $(BINDIR)/maglev0, $(UNITDIR)/maglev0.service,'
 	@echo '              $(CONFDIR)/example.toml, $(COMPLETIONDIR)/maglev0,'
@@ -116,7 +118,8 @@ clean:
 	find maglev0 tests -name __pycache__ -prune -exec rm -rf {} +
 
 # The pip that venv brings along is older than 25.1, the first to know --group, on most systems.
-# Made anew whenever the dependencies may have changed, so that nothing lingers that pyproject.toml no longer names.
+# Made again whenever the dependencies may have changed, so that it holds nothing that pyproject.toml
+# does not name.
 $(VENV)/.runtime: pyproject.toml maglev0/dataplane/xdp/early.bpf.c maglev0/dataplane/xdp/build.py
 	@.ci/need python
 	@echo 'installing maglev0 and what it imports into $(VENV)'
