@@ -1,3 +1,6 @@
-"""The protocol under an adversary: whole clusters in virtual time, in which everything that the documentation allows to happen does."""
+"""The protocol under an adversary: whole clusters in virtual time.
+
+Everything happens there that the documentation of ZooKeeper, kernel and clocks allows to happen.
+"""
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Play schedules of the protocol under the adversary.
 
-``python -m tests.simulation --seeds 0:2000`` plays many on all cores and names those that break a promise.
+``python -m tests.simulation --seeds 0:2000`` plays many on all cores, and names those that break a
+promise.
 ``--seed 7`` plays one and tells its story.
 """
 
@@ -40,7 +41,8 @@ def attack_all(seeds: range) -> int:
                 sys.stdout.flush()
     spent_s = time.perf_counter() - started_s
     sys.stdout.write(
-        f"{len(seeds)} schedules, seeds {seeds.start} to {seeds.stop - 1}, {failed} failed, {spent_s:.0f} s\n"
+        f"{len(seeds)} schedules, seeds {seeds.start} to {seeds.stop - 1}, "
+        f"{failed} failed, {spent_s:.0f} s\n"
     )
     return failed
 

@@ -1,4 +1,7 @@
-"""The course of one schedule: a storm of faults and orders, planned changes in quiet, or sessions that pass from daemon to daemon."""
+"""The course of one schedule.
+
+A storm of faults and orders, planned changes in quiet, or sessions that pass from daemon to daemon.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +17,14 @@ from tests.simulation.world import World
 Move = Callable[[World], object]
 
 MOVES: tuple[tuple[Move, float], ...] = (
-    (orders.join, 3), (orders.leave, 2), (orders.restart, 2), (orders.weigh, 1.5), (orders.adapt, 3), (orders.kill, 2), (orders.lose_host, 1),
-    (orders.stop, 3), (orders.hang, 2), (orders.disturb, 1), (orders.unplug, 0.7), (orders.second, 0.7), (disturbances.cut, 2), (disturbances.lag, 2),
-    (disturbances.cut_server, 2), (disturbances.crash_server, 1.5), (disturbances.silence, 1.5), (disturbances.outage, 0.5),
-    (disturbances.delete_one, 1.5), (disturbances.overwrite_one, 1), (disturbances.delete_all, 0.3), (targeted.erase, 1), (targeted.reborn, 1),
-    (targeted.rehearse, 0.5), (targeted.blink, 2), (targeted.overlook, 2), (targeted.pass_by, 2), (targeted.bustle, 2), (targeted.usurp, 1),
-    (targeted.flap, 1),
+    (orders.join, 3), (orders.leave, 2), (orders.restart, 2), (orders.weigh, 1.5),
+    (orders.adapt, 3), (orders.kill, 2), (orders.lose_host, 1), (orders.stop, 3), (orders.hang, 2),
+    (orders.disturb, 1), (orders.unplug, 0.7), (orders.second, 0.7), (disturbances.cut, 2),
+    (disturbances.lag, 2), (disturbances.cut_server, 2), (disturbances.crash_server, 1.5),
+    (disturbances.silence, 1.5), (disturbances.outage, 0.5), (disturbances.delete_one, 1.5),
+    (disturbances.overwrite_one, 1), (disturbances.delete_all, 0.3), (targeted.erase, 1),
+    (targeted.reborn, 1), (targeted.rehearse, 0.5), (targeted.blink, 2), (targeted.overlook, 2),
+    (targeted.pass_by, 2), (targeted.bustle, 2), (targeted.usurp, 1), (targeted.flap, 1),
 )  # fmt: skip
 RARE = (targeted.blink, targeted.overlook, targeted.pass_by, targeted.usurp)
 GAP_S = 0.05
@@ -43,7 +48,7 @@ def _begin(world: World, numbers: tuple[int, ...]) -> None:
 
 
 def storm(world: World) -> None:
-    """A few hosts start, then a few kinds of moves are made again and again, in bursts and with rests."""
+    """A few hosts start, then a few kinds of moves happen many times, in bursts and with rests."""
     random, temper = world.random, world.site.temper
     temper.stops, temper.skips = (
         random.choice((0.0, 0.0, 0.002, 0.01)),
@@ -74,7 +79,10 @@ def ambush(world: World) -> None:
 
 
 def planned(world: World) -> None:
-    """Nothing fails; the gap of each change is short, and a restart is none. At last a daemon hangs, which the others wait out."""
+    """Nothing fails: the gap of each change is short, and a restart has none.
+
+    At last a daemon hangs, and the others wait until its lease is over.
+    """
     _begin(world, (2, 3))
     world.settle()
     for _turn in range(world.random.randint(2, 5)):
@@ -96,7 +104,7 @@ def planned(world: World) -> None:
 
 
 def _wait_out(world: World, concerned: set[int]) -> None:
-    """Whoever waits for one that hangs goes on accepting what it has meanwhile."""
+    """Nodes that wait for one that hangs go on accepting what they have meanwhile."""
     for _step in range(80):
         world.pass_s(0.05)
         for node in world.living:
@@ -128,7 +136,10 @@ def _restart_unseen(world: World) -> None:
 
 
 def succession(world: World) -> None:
-    """Daemons are restarted, some with another session timeout, and servers crash: no session of who is there ends."""
+    """Daemons are restarted, some with another session timeout, and servers crash.
+
+    No session of a daemon that is there ends.
+    """
     _begin(world, (2, 3))
     world.settle()
     for _turn in range(world.random.randint(1, 3)):
@@ -155,7 +166,7 @@ def _watch_sessions(world: World) -> None:
 
 
 def _calm(world: World) -> None:
-    """Everything is mended; each id has one daemon."""
+    """Everything is repaired; each id has one daemon."""
     ensemble, temper = world.ensemble, world.site.temper
     ensemble.slow = temper.stops = temper.skips = temper.fails = 0.0
     temper.slow_loads = False

@@ -1,4 +1,7 @@
-"""A client of the model ensemble, behaving as kazoo does: it reconnects by itself, and the loop learns of it later."""
+"""A client of the model ensemble that behaves as kazoo does.
+
+It reconnects by itself, and the loop learns of it later.
+"""
 
 from __future__ import annotations
 
@@ -132,7 +135,10 @@ class Client:
             self._hand_over(action)
 
     def _hand_over(self, action: Callable[[], None]) -> None:
-        """An answer reaches the loop, behind those before it. Kazoo has a thread each for answers and events, and either may overtake the other."""
+        """An answer reaches the loop, after those before it.
+
+        kazoo has a thread each for answers and events, and either may overtake the other.
+        """
         random, now = self._scheduler.random, self._scheduler.now
         late_s = OVERTAKEN_S * random.random() if random.random() < 0.1 else 0.0
         self._answers_at = max(self._answers_at, now + late_s)
@@ -142,7 +148,7 @@ class Client:
             self._process.deliver(action)
 
     def heal(self) -> None:
-        """The network passes messages again: those that waited arrive, whatever became of their connection."""
+        """The network passes messages again: those that waited arrive."""
         self.cut = False
         stalled, self._stalled = self._stalled, []
         for message in stalled:
@@ -177,7 +183,7 @@ class Client:
             self._lose()
 
     def _give_up(self, now: float) -> None:
-        """Answers that took too long are waited for no longer; what was asked may take place later."""
+        """Stop waiting for answers that took too long; what was asked may still take place."""
         for answer, sent_at in list(self._asked.items()):
             if answer.settled:
                 del self._asked[answer]

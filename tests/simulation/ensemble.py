@@ -1,8 +1,10 @@
-"""A model of a ZooKeeper ensemble: one order of writes, servers that lag behind it, sessions that are kept alive and expire.
+"""A model of a ZooKeeper ensemble: one order of writes, servers that lag, sessions that expire.
 
-It does whatever the Programmer's Guide and the Internals allow, and what was seen of real servers: a follower that is behind, or cut off from the
-leader, goes on answering reads; signs of life are told to the leader late and are lost with their follower; after a change of leader a session
-has the timeout that it was created with; a write whose answer was lost may have taken place, or still may until its session is attached anew.
+It does whatever the Programmer's Guide and the Internals allow, and what was seen of real servers:
+a follower that lags, or is cut off from the leader, goes on answering reads; signs of life reach
+the leader late and are lost with their follower; after a change of leader a session has the timeout
+that it was created with; a write whose answer was lost may have taken place, or still may until its
+session is attached again.
 """
 
 from __future__ import annotations
@@ -55,7 +57,10 @@ class Session:
 
 
 class Connection:
-    """One client's connection to one server: requests are answered in their order, and watches fire in the order of the changes."""
+    """One client's connection to one server.
+
+    Requests are answered in their order, and watches fire in the order of the changes.
+    """
 
     def __init__(
         self,
@@ -221,7 +226,10 @@ class Server:
             self._waiting.append((index, action))
 
     def disconnect(self) -> None:
-        """Close all connections: no leader is in sight. Watches, signs of life and waiting requests go with them."""
+        """Close all connections, because no leader is in sight.
+
+        Watches, signs of life and waiting requests are lost with them.
+        """
         for connection in list(self.connections):
             connection.close()
         self._waiting.clear()
@@ -292,7 +300,10 @@ class Ensemble:
         session.deadline = self.scheduler.now + session.timeout_s
 
     def _watch(self, session: Session) -> None:
-        """End a session that showed no sign of life, no earlier than its timeout and up to two ticks later."""
+        """End a session that showed no sign of life.
+
+        That is no earlier than its timeout and up to two ticks later.
+        """
         if not session.alive:
             return
         now = self.scheduler.now
@@ -324,13 +335,19 @@ class Ensemble:
         self.scheduler.after(TICK_S / 2, self._tell_touches)
 
     def lose_leader(self) -> None:
-        """The leader is silent from now on: no write takes place, reads are answered by all who have not noticed."""
+        """The leader is silent from now on.
+
+        No write takes place; all servers that have not noticed answer reads.
+        """
         self.scheduler.trace("ensemble", "leader silent", self.leader)
         self.leader = None
         self.epoch += 1
 
     def elect(self) -> None:
-        """A new leader: one of the servers that are there, all of which have what was decided; sessions have their first timeouts."""
+        """A new leader: one of the servers that are there, all of which have what was decided.
+
+        Sessions have their first timeouts.
+        """
         able = [server for server in self.servers if server.up and not server.cut]
         if self.leader is not None or 2 * len(able) <= SERVERS:
             return

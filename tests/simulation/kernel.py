@@ -1,4 +1,7 @@
-"""A model of one host's kernel: what it accepts at any instant, whatever becomes of the daemon; and the gate through which a daemon asks it."""
+"""A model of one host's kernel, and the ports through which a daemon asks it.
+
+The kernel accepts at any instant what it accepts, whatever becomes of the daemon.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ class Connection(NamedTuple):
 
 
 class Watcher(Protocol):
-    """Who keeps an eye on all kernels."""
+    """What watches all kernels."""
 
     def begins(self, kernel: Kernel, buckets: frozenset[int]) -> None:
         """A kernel begins to accept in buckets, or does so for longer."""
@@ -40,7 +43,7 @@ class Watcher(Protocol):
 
 
 class Kernel:
-    """Buckets in force, the lease's two slots, what the early stage admits, and the connections of one host."""
+    """Buckets in force, the lease's two slots, admitted buckets, and connections of one host."""
 
     def __init__(
         self, name: str, number: int, rate: float, offset_s: float, watcher: Watcher
@@ -87,7 +90,7 @@ class Kernel:
         self._watcher.begins(self, self.in_force)
 
     def admit(self, admitted: frozenset[int]) -> None:
-        """Let the early stage pass these, and no others; a connection that is cut off by that is lost."""
+        """Let the early stage pass only these; a connection that this cuts off is lost."""
         gone = self.admitted - admitted
         self.admitted = admitted
         self.lost_planned += [one for one in self.connections.values() if one.bucket in gone]
@@ -109,9 +112,11 @@ class Kernel:
 
 @dataclass
 class Temper:
-    """How the adversary treats the calls: probabilities of a stop on either side of the effect, and between two other instructions, and of a failure.
+    """How the adversary treats the calls.
 
-    `load_s` are the seconds that a load takes at most, unless it is slow.
+    `stops` is the probability of a stop on either side of the effect, `skips` of one between two
+    other instructions, `fails` of a failure. `load_s` are the seconds that a load takes at most,
+    unless it is slow.
     """
 
     stops: float = 0.0
@@ -139,7 +144,7 @@ class ProcessGate:
         self.held_up_s = 0.0  # how much longer the next load takes
 
     async def _at_once(self, what: str, effect: Callable[[], None]) -> None:
-        """A call that does not let the loop turn; the process may be stopped on either side of the effect."""
+        """A call in which the loop does not turn; the process may stop around its effect."""
         temper, process, random = self._temper, self._process, self._scheduler.random
         if temper.stops and random.random() < temper.stops:
             process.stop(random.expovariate(3.0))
@@ -209,7 +214,7 @@ class ProcessGate:
         self._coming = move
 
     async def commit(self, to: Commit) -> None:
-        """See `dataplane.Gate`."""
+        """See the port."""
         move = self._coming
         if move is None:
             raise DataplaneError("commit: no move is staged")
@@ -224,11 +229,14 @@ class ProcessGate:
             self.kernel.point(released)
 
     async def arm(self) -> None:
-        """See `dataplane.Gate`."""
+        """See the port."""
         await self.arm_for(self._lease_s)
 
     async def arm_for(self, seconds: float) -> None:
-        """Start a timer that runs so long by this host's clock; no dataplane offers that, for it invites to arm what is left of a lease."""
+        """Start a timer that runs so long by this host's clock.
+
+        No dataplane offers that: it would invite the caller to arm what is left of a lease.
+        """
         await self._at_once("arm", partial(self._arm, seconds))
 
     def _arm(self, seconds: float) -> None:
@@ -238,7 +246,7 @@ class ProcessGate:
         self._armed = slot
 
     async def promote(self) -> None:
-        """See `dataplane.Gate`."""
+        """See the port."""
         await self._at_once("promote", self._promote)
 
     def _promote(self) -> None:
@@ -248,7 +256,7 @@ class ProcessGate:
         self.kernel.promote(slot)
 
     async def drop(self) -> None:
-        """See `dataplane.Gate`."""
+        """See the port."""
         await self._at_once("drop", self._drop)
 
     def _drop(self) -> None:
@@ -256,7 +264,7 @@ class ProcessGate:
         self.kernel.end_lease()
 
     async def owned(self) -> frozenset[int]:
-        """See `dataplane.Gate`."""
+        """See the port."""
         return self.kernel.in_force
 
     async def kept(self) -> frozenset[int]:
@@ -270,7 +278,7 @@ class ProcessGate:
         return Connections(buckets, len(self.kernel.connections))
 
     async def unpin(self, buckets: frozenset[int]) -> None:
-        """See `dataplane.Gate`."""
+        """See the port."""
         await self._at_once(f"forget {sorted(buckets)}", partial(self._forget, buckets))
 
     def _forget(self, buckets: frozenset[int]) -> None:

@@ -1,4 +1,7 @@
-"""One host with its daemon: the participant's two strands, driven as the daemon's shell drives them, and the orders that an operator gives."""
+"""One host with its daemon, and the orders that an operator gives.
+
+The participant's two strands are driven as the daemon drives them.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,10 @@ class Left(NamedTuple):
 
 
 def same_timeout(left: Left, timeout_s: float) -> bool:
-    """Whether a session may be taken back: with the very timeout that it has, or it may end by either."""
+    """Whether a daemon may take a session back: only with the timeout that it has.
+
+    Otherwise it may end by either.
+    """
     return left.timeout_s == timeout_s
 
 
@@ -253,7 +259,7 @@ class Node:
             pause_s: float | None
             try:
                 if self._broken:
-                    await self._mend(participant)
+                    await self._recover(participant)
                 pause_s = await participant.round()
                 self._learn(participant)
                 delay_s = 0.1
@@ -278,7 +284,7 @@ class Node:
             self.known.update({member.id for member in participant._seen.view.members} - own)
 
     def disturb(self) -> None:
-        """Something outside took away what the dataplane relies on, the lease with it; the daemon notices a moment later."""
+        """Something outside ends the lease; the daemon notices a moment later."""
         self._disturbed += 1
         self.kernel.end_lease()
         if self.participant is not None and self.process.alive:
@@ -294,7 +300,7 @@ class Node:
         finally:
             self._noticed += 1
 
-    async def _mend(self, participant: Participant) -> None:
+    async def _recover(self, participant: Participant) -> None:
         """The kernel refused something: be no member until it can be used again."""
         participant.node_state.held_unsure()
         try:
@@ -340,7 +346,7 @@ class Node:
                 self._wake()
 
     async def _give_up(self, error: MaglevError) -> None:
-        """What only an operator can mend ends the daemon."""
+        """An error that only an operator can fix ends the daemon."""
         self._scheduler.trace(self, "gives up:", error)
         self.fault, self.leaving = error, True
         await self._end()
@@ -363,7 +369,7 @@ class Node:
         await self._end()
 
     async def _end(self) -> None:
-        """Say the last word, end the session, remove everything."""
+        """Withdraw, end the session, remove everything."""
         for strand in self._strands:
             strand.cancel()
         if self.participant is not None:

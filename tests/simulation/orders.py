@@ -66,7 +66,7 @@ def weigh(world: World, node: Node | None = None) -> None:
 
 
 def adapt(world: World) -> None:
-    """A daemon falls ill or recovers, is drained, undrained or weighed anew, now and then all of them at once."""
+    """A daemon fails or recovers, is drained, undrained or weighed again, sometimes all of them."""
     nodes = world.living if world.random.random() < 0.1 else [some(world)]
     for node in nodes:
         if node is not None:

@@ -1,4 +1,7 @@
-"""Planted faults: the protocol with one of its rules broken, to see that the adversary finds each."""
+"""Planted faults: the protocol with one of its rules broken.
+
+The adversary has to find each.
+"""
 
 from __future__ import annotations
 

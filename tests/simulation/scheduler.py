@@ -1,4 +1,7 @@
-"""Virtual time, and processes whose coroutines are driven by hand: the same seed always gives the same schedule."""
+"""Virtual time, and processes whose coroutines it drives.
+
+The same seed always gives the same schedule.
+"""
 
 from __future__ import annotations
 
@@ -79,7 +82,10 @@ class Answer(Generic[_Value]):
                 self._strand.process.deliver(self._strand.go_on)
 
     def return_from(self, call: Callable[[], _Value], expected: type[Exception]) -> None:
-        """Let the strand go on with what a call returns or raises, before its process does anything else: the loop does not turn."""
+        """Let the strand go on with what a call returns or raises.
+
+        That happens before its process does anything else: the loop does not turn.
+        """
         self.settled = True
         try:
             self._value = call()
@@ -134,7 +140,10 @@ class Strand:
 
 
 class Process:
-    """One daemon's process: it does one thing at a time, may stand still at any instruction, and has a clock of its own."""
+    """One daemon's process.
+
+    It does one thing at a time, may stop at any instruction, and has a clock of its own.
+    """
 
     def __init__(self, scheduler: Scheduler, name: str, rate: float, offset_s: float) -> None:
         self.name = name
@@ -189,7 +198,7 @@ class Process:
         return strand
 
     def deliver(self, action: Callable[[], object]) -> None:
-        """Do something in this process as soon as it runs, behind all that waits for that already."""
+        """Do something in this process as soon as it runs, after all that waits already."""
         if not self.alive:
             return
         if not self.running and not self._backlog and self._free_at <= self._scheduler.now:
@@ -208,7 +217,7 @@ class Process:
             self._backlog.popleft()
 
     def resume_first(self, action: Callable[[], object]) -> None:
-        """Do something as soon as the process runs again, before anything else that waits for that."""
+        """Do something as soon as the process runs again, before all that waits already."""
         self._scheduler.at(self._free_at, partial(self._resume, action))
         self._free_at += 1e-9
 

@@ -1,4 +1,7 @@
-"""Rare chains of events, each of which a rule of the protocol was made against; when and to whom they happen is left to chance."""
+"""Rare chains of events; a rule of the protocol was made against each.
+
+Chance decides when and to whom they happen.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,10 @@ def erase(world: World) -> None:
 
 
 def reborn(world: World) -> None:
-    """A daemon is killed, its record deleted by hand, and another host gets its id while its kernel goes on."""
+    """Somebody deletes the record of a killed daemon, and another host gets its id.
+
+    The kernel of the killed daemon goes on.
+    """
     node = some(world)
     if node is not None:
         node.kill()
@@ -34,7 +40,10 @@ def reborn(world: World) -> None:
 
 
 def rehearse(world: World) -> None:
-    """A daemon is killed, its record deleted by hand, and a dry run of its id starts on its host while its kernel goes on."""
+    """Somebody deletes the record of a killed daemon, and a dry run of its id starts there.
+
+    The kernel of the killed daemon goes on.
+    """
     node = some(world)
     if node is not None and not node.flags.dry_run:
         node.kill()
@@ -43,7 +52,10 @@ def rehearse(world: World) -> None:
 
 
 def blink(world: World) -> None:
-    """A daemon hangs through a change of view and the next; who took from it under the first is cut off before the second."""
+    """A daemon hangs through a change of view and the next.
+
+    The member that took buckets from it under the first is cut off before the second.
+    """
     number, random = free_number(world), world.random
     blind = some(world)
     if number is None or blind is None:
@@ -56,7 +68,10 @@ def blink(world: World) -> None:
 
 
 def overlook(world: World) -> None:
-    """A daemon hangs through one change of view and wakes to the next, under which another is slow to let go."""
+    """A daemon hangs through one change of view and wakes to the next.
+
+    Under that one another member is slow to release.
+    """
     blind, random = some(world), world.random
     slow = some(world, blind)
     if blind is None or slow is None:
@@ -98,7 +113,10 @@ def bustle(world: World) -> None:
 
 
 def usurp(world: World) -> None:
-    """A daemon is held up in a load, loses its record to a hand and its id to another host; that one is gone again before it looks up."""
+    """A daemon hangs in a load, and loses its record, and its id to another host.
+
+    That host is gone again before the daemon goes on.
+    """
     node, random = some(world), world.random
     if node is None or len(world.living) < 2:
         return
@@ -117,7 +135,10 @@ def _usurp(world: World, node: Node, for_s: float) -> None:
 
 
 def flap(world: World) -> None:
-    """A daemon loses its record to a hand, and the same moment its process is started again in the same kernel."""
+    """Somebody deletes a daemon's record at the moment when it is started again.
+
+    Its kernel is the same.
+    """
     node = some(world)
     if node is not None:
         _erase(world, node.number)

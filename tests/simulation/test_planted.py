@@ -11,7 +11,8 @@ from tests.simulation.planted import PLANTED
 from tests.simulation.world import World
 
 MOST = 2000  # schedules that a fault may hide from
-# Where the search begins, for those that the first hundreds of schedules do not show. The search goes on from there when schedules change.
+# Where the search begins, for faults that the first hundreds of schedules do not show. It goes on
+# from there when schedules change.
 LONG_SEARCHES = {"takes a session back with another timeout": 1300}
 
 

@@ -9,7 +9,8 @@ import pytest
 from tests.simulation.adversary import play
 from tests.simulation.world import World
 
-# These few run with the coverage measured, so that a branch of the protocol that no schedule takes shows.
+# These few run with the coverage measured, which shows a branch of the protocol that no schedule
+# takes.
 MEASURED = 100
 SCHEDULES, CHUNK = 2000, 250
 
@@ -23,7 +24,8 @@ def attack(seeds: range) -> None:
                 play(World(seed))
             except AssertionError as error:
                 pytest.fail(
-                    f"seed {seed}: {error}; python -m tests.simulation --seed {seed} tells the story"
+                    f"seed {seed}: {error}; "
+                    f"python -m tests.simulation --seed {seed} shows all events"
                 )
     finally:
         logging.disable(logging.NOTSET)

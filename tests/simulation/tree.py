@@ -1,4 +1,7 @@
-"""The znodes of one server, and what transactions do to them: versions, zxids and ephemeral owners as in ZooKeeper's DataTree."""
+"""The znodes of one server, and what transactions do to them.
+
+Versions, zxids and ephemeral owners are as in ZooKeeper's DataTree.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,10 @@ from maglev0.protocol.ports.zookeeper import (
 
 
 class Change(NamedTuple):
-    """One znode as a transaction leaves it (`None`: deleted). `watched`: its data's and its children's watches fire."""
+    """One znode as a transaction leaves it (`None`: deleted).
+
+    `watched`: its data's and its children's watches fire.
+    """
 
     path: str
     node: Znode | None
@@ -64,7 +70,7 @@ class Tree:
                 self.nodes[path] = node
 
     def plan(self, zxid: int, operations: Sequence[Operation], session: int) -> Transaction:
-        """What a transaction would change; raises `Refused`, as ZooKeeper's PrepRequestProcessor does."""
+        """A transaction's changes; raises `Refused` as ZooKeeper's PrepRequestProcessor does."""
         draft: dict[str, Znode | None] = {}
         fired: dict[str, tuple[bool, bool]] = {}
         for index, operation in enumerate(operations):

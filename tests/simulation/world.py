@@ -69,7 +69,10 @@ class World:
         return node
 
     def rehearse(self, host: Kernel) -> Node:
-        """A dry run on a host whose kernel it does not touch: what it asks for goes into a kernel that nobody reaches."""
+        """A dry run on a host whose kernel it does not touch.
+
+        What it asks for goes into a kernel that nobody reaches.
+        """
         return self.start(
             Kernel(host.name, host.number, host.rate, host.offset_s, self), Flags(dry_run=True)
         )
@@ -121,11 +124,15 @@ class World:
             return
         left_s = other.lease_end - self.scheduler.now
         raise ViolationError(
-            f"{self.nodes[kernel]} accepts in {sorted(buckets)} while {self.nodes[other]} does for {left_s:.3f} s"
+            f"{self.nodes[kernel]} accepts in {sorted(buckets)} "
+            f"while {self.nodes[other]} does for {left_s:.3f} s"
         )
 
     def _is_excused(self, newer: Kernel, older: Kernel) -> bool:
-        """Whether a lease of the older one was deleted by hand before the newer one, or whoever took its id, looked for the first time."""
+        """Whether somebody deleted a lease of the older one too early.
+
+        That is before the newer one, or a daemon that took its id, looked for the first time.
+        """
         number = older.number
         if number not in self.hand_deleted:
             return False
@@ -161,7 +168,10 @@ class World:
         self.run(self.scheduler.now + seconds)
 
     def settle(self) -> None:
-        """In a quiet time the cluster comes to rest: each bucket has one acceptor, the one that everybody's view says."""
+        """In a quiet time the cluster comes to rest.
+
+        Each bucket has one acceptor, the one that everybody's view names.
+        """
         deadline, steady = self.scheduler.now + QUIET_S, 0
         while steady < STEADY:
             self.pass_s(STEP_S)

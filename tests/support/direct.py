@@ -1,4 +1,7 @@
-"""A ZooKeeper that answers at once, for tests of what one node reads and writes; the znodes behave as the simulation's do."""
+"""A ZooKeeper and a kernel that answer at once, for tests of one node.
+
+The znodes behave as those of the simulation.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,10 @@ def run(coroutine: Coroutine[object, object, _Answer]) -> _Answer:
 
 
 class DirectZooKeeper:
-    """One session on a tree that all sessions share; `before` is called with the number of each operation before it takes place."""
+    """One session on a tree that all sessions share.
+
+    `before` is called with the number of each operation before it takes place.
+    """
 
     def __init__(self, tree: Tree, session: int) -> None:
         self.tree = tree
@@ -78,7 +84,7 @@ def commit(tree: Tree, operations: Sequence[Operation], session: int = 0) -> int
 
 
 def put(tree: Tree, path: str, data: bytes = b"", session: int = 0) -> None:
-    """Create or write a znode by another hand."""
+    """Create or write a znode as somebody else."""
     commit(
         tree,
         [
@@ -91,7 +97,7 @@ def put(tree: Tree, path: str, data: bytes = b"", session: int = 0) -> None:
 
 
 def remove(tree: Tree, path: str) -> None:
-    """Delete a znode and all below it by another hand."""
+    """Delete a znode and all below it as somebody else."""
     commit(tree, [Delete(lower, -1) for lower in tree.below(path)])
 
 

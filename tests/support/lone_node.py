@@ -1,4 +1,7 @@
-"""One node alone with a tree: what its participant reads and writes, step by step; schedules of many nodes are the simulation's."""
+"""One node alone with a tree: what its participant reads and writes, step by step.
+
+The simulation has schedules of many nodes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""A real Prometheus, Debian's: its judge of rules, and a server with data of its own that scrapes what tests start."""
+"""Debian's Prometheus: its judge of rules, and a server with data of its own.
+
+The server scrapes what tests start.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +34,10 @@ def program(name: str) -> str:
 
 
 class Prometheus:
-    """As a context manager: one server on 127.0.0.1 (of a namespace, where one is named) that scrapes the targets every second."""
+    """As a context manager: one server on 127.0.0.1 that scrapes the targets every second.
+
+    It runs in a namespace where one is named.
+    """
 
     def __init__(
         self, directory: Path, targets: Sequence[str], port: int, in_namespace: str | None = None

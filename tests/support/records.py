@@ -28,7 +28,11 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 
 
 def corrupted(good: dict[str, Any]) -> st.SearchStrategy[bytes]:
-    """A good record with other values under some of its keys, or under the same key twice, or cut off, or quite other bytes."""
+    """A good record, spoilt.
+
+    Other values under some of its keys, or under the same key twice, or cut off, or quite other
+    bytes.
+    """
     changes = st.dictionaries(st.sampled_from(sorted(good)), json_values, max_size=3)
     twice = st.tuples(st.sampled_from(sorted(good)), json_values).map(
         lambda pair: f"{json.dumps(good)[:-1]}, {json.dumps(pair[0])}: {json.dumps(pair[1])}}}"

@@ -1,4 +1,4 @@
-"""The Maglev table as the paper's pseudo-code says it: slow and obvious, to compare the fast one with."""
+"""The Maglev table as the paper's pseudo-code says it: slow and obvious."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ def offset_and_skip(name: str, size: int) -> tuple[int, int]:
 
 
 def turns(weights: Mapping[str, int]) -> Iterator[str]:
-    """Round after round, whoever has had fewer turns than its weight is worth by then, rounded to the nearest number."""
+    """The members in the order of their turns, round after round.
+
+    A member has a turn when it has had fewer than its weight is worth by then, rounded to the
+    nearest number.
+    """
     heaviest = max(weights.values())
     had = dict.fromkeys(weights, 0)
     for rounds in itertools.count(1):

@@ -16,8 +16,14 @@ LISTENER = (
 )
 PROGRAM = "must be the full path of a program, without arguments, as /usr/local/bin/notify-us"
 SIX_BYTES = "a MAC address is six bytes in hexadecimal, as 03:bf:c6:33:64:01"
-INTERFACE = "must be the name of a network interface: 1 to 15 bytes without slash, colon, quote, star, backslash or space"
-CHROOT = "the chroot after the hosts must be a printable path as /production/web, without empty parts, '.' or '..'"
+INTERFACE = (
+    "must be the name of a network interface: "
+    "1 to 15 bytes without slash, colon, quote, star, backslash or space"
+)
+CHROOT = (
+    "the chroot after the hosts must be a printable path as /production/web, "
+    "without empty parts, '.' or '..'"
+)
 HOST = (
     " is not host[:port]; the servers must be a list as zk1:2181,zk2:2181,[2001:db8::1]:2181/chroot"
 )

@@ -1,4 +1,7 @@
-"""What checks look at, good and bad: servers, programs whose life can be watched, and a file system that never answers."""
+"""What health checks look at, good and bad.
+
+Servers, programs whose life can be watched, and a file system that never answers.
+"""
 
 from __future__ import annotations
 
@@ -100,7 +103,10 @@ def script(directory: Path, text: str) -> Path:
 
 
 class Lives:
-    """Tells when no process is left of those that opened `path` for writing and kept it open, as `exec 9>path` does in a shell."""
+    """Tells when no process is left that keeps `path` open for writing.
+
+    In a shell `exec 9>path` opens it so.
+    """
 
     def __init__(self, path: Path) -> None:
         os.mkfifo(path)
@@ -147,7 +153,10 @@ def lives(directory: Path) -> Iterator[Lives]:
 
 @contextmanager
 def hanging_directory(place: Path) -> Iterator[Path]:
-    """A file system that answers nothing, as one of a network does whose server is gone: FUSE, and no one behind it."""
+    """A file system that answers nothing, like one of a network whose server is gone.
+
+    It is FUSE, and nobody serves it.
+    """
     place.mkdir()
     library = ctypes.CDLL(None, use_errno=True)
     device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)

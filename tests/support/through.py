@@ -1,4 +1,7 @@
-"""A cluster in which everybody else is always through with the hand-over, as one node finds it: it does its own part, and waits for nobody."""
+"""A cluster in which everybody else has always finished the hand-over.
+
+One node does its own part, and waits for nobody.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,10 @@ from tests.support.lone_node import FOUNDER, ME, MINE, NO_WISH, OTHERS, PATHS
 
 
 class AtOnce(DirectZooKeeper):
-    """Answers at once, in the place of a `Session`: the others have acknowledged every view, and whoever left has given its lease back."""
+    """Answers at once, in the place of a `Session`.
+
+    The others have acknowledged every view, and members that left have given their leases back.
+    """
 
     state = SessionState.CONNECTED
     timeout_s = 4.0

@@ -21,7 +21,7 @@ totals = st.one_of(st.integers(1, 16), st.integers(1, 1 << 20))
 
 
 def lookup3(key: bytes, initval: int) -> int:
-    """The slow reference: Bob Jenkins' `hashlittle` for keys of any length, a line of his for a line here."""
+    """The slow reference: Bob Jenkins' `hashlittle`, a line of his for a line here."""
 
     def rotate(word: int, by: int) -> int:
         return (word << by | word >> (32 - by)) & U32
@@ -106,7 +106,8 @@ def test_golden_hashes_of_long_keys(key: bytes, seed: int, expected: int) -> Non
     assert jhash(key, seed) == expected
 
 
-# Golden node numbers: a client whose bucket changed between two releases would meet two nodes during an upgrade, or none.
+# Golden buckets: a client whose bucket changed between two releases would meet two nodes during an
+# upgrade, or none.
 
 GOLDEN_FLOWS = (
     PacketFields(IPv4Address("203.0.113.7"), TCP, 40_000, 443),

@@ -47,7 +47,8 @@ def test_what_was_encoded_is_decoded_to_the_same(value: Settings) -> None:
 
 
 def test_golden_data() -> None:
-    # Were the data to change between two releases under one format number, old and new nodes would misread each other.
+    # If the data changed between two releases under one format number, old and new nodes would
+    # misread each other.
     assert AGREED.encode() == (
         b'{"cluster_mac": "03:bf:c6:33:64:01", "delivery": "flood", "format": 3, '
         b'"hash_family": "nftables", "hash_mode": "sourceip", "hash_seed": 7, '
@@ -228,7 +229,8 @@ def test_the_first_settings_are_what_was_wished_for_and_can_be_read_back(
     if not able:
         with pytest.raises(
             ConfigError,
-            match=rf"^--total-nodes={total_nodes}: allowed are 1 to 16 with clusterip, the only dataplane",
+            match=rf"^--total-nodes={total_nodes}: allowed are 1 to 16 with clusterip, "
+            "the only dataplane",
         ):
             first_settings(asked, vip, timeout_s, seed)
         return

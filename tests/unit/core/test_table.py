@@ -47,7 +47,8 @@ def moved(before: tuple[str, ...], after: tuple[str, ...]) -> Counter[str]:
     return Counter(old for old, new in zip(before, after, strict=True) if old != new)
 
 
-# Golden values: were a table to change between two releases, old and new nodes of one cluster would own the same buckets.
+# Golden values: if a table changed between two releases, old and new nodes of one cluster would own
+# the same buckets.
 
 
 def test_golden_table_with_equal_weights() -> None:
@@ -86,7 +87,10 @@ def test_golden_fingerprints(size: int, weights: dict[str, int], expected: str) 
 
 @pytest.mark.parametrize("hash_seed", ["0", "1", "4294967295"])
 def test_golden_fingerprints_do_not_depend_on_the_interpreters_hash_seed(hash_seed: str) -> None:
-    code = "from tests.unit.core.test_table import GOLDEN, fingerprint\nfor size, weights, _ in GOLDEN: print(fingerprint(size, weights))"
+    code = (
+        "from tests.unit.core.test_table import GOLDEN, fingerprint\n"
+        "for size, weights, _ in GOLDEN: print(fingerprint(size, weights))"
+    )
     environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
     answer = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
@@ -167,7 +171,8 @@ def test_shares_are_in_proportion_to_the_weights(size: int, weights: dict[str, i
     heaviest = max(weights.values())
     rounds = max(shares[name] for name, weight in weights.items() if weight == heaviest)
     for name, weight in weights.items():
-        # A turn is due half a turn early or late; in the last round, one more than the heaviest finished, not all had their turn.
+        # A turn is due half a turn early or late; in the last round, one more than the heaviest
+        # finished, not all had their turn.
         assert (
             (rounds - 1) * weight / heaviest - 0.5
             <= shares[name]

@@ -44,9 +44,11 @@ def test_what_was_encoded_is_decoded_to_the_same(member: Member) -> None:
 
 
 def test_golden_record() -> None:
-    # Were the data to change between two releases under one format number, old and new nodes would misread each other.
+    # If the data changed between two releases under one format number, old and new nodes would
+    # misread each other.
     assert SOMEONE.encode() == (
-        b'{"address": "203.0.113.3", "dataplane": "nftables", "format": 3, "host": "web3", "id": 3, "mac": "02:00:00:00:00:03", "pid": 4711, '
+        b'{"address": "203.0.113.3", "dataplane": "nftables", "format": 3, "host": "web3", '
+        b'"id": 3, "mac": "02:00:00:00:00:03", "pid": 4711, '
         b'"session_timeout_s": 4.0, "start_time": 1750000000.0, "state": "active", "weight": 1}'
     )
 
@@ -234,9 +236,7 @@ def test_beyond_the_largest_cluster_the_lowest_ids_count() -> None:
     assert foreign == [str(MAX_CANDIDATES + 1), str(MAX_CANDIDATES + 2)]
 
 
-def test_beyond_the_largest_cluster_the_members_of_the_lowest_ids_count_and_garbage_takes_no_place() -> (
-    None
-):
+def test_beyond_the_largest_cluster_the_lowest_ids_count_and_garbage_takes_no_place() -> None:
     garbage = [Child(str(number), b"{}", 0, number) for number in range(1, 11)]
     present = [
         Child(str(number), replace(SOMEONE, id=number).encode(), 7, number)

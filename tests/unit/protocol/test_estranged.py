@@ -1,4 +1,7 @@
-"""Records, acknowledgements and leases that others may change: nobody counts them, and all nodes agree on from when on."""
+"""Records, acknowledgements and leases that others may change: nobody counts them.
+
+All nodes agree on the view from which on they do not count.
+"""
 
 from __future__ import annotations
 

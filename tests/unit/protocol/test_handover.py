@@ -29,7 +29,7 @@ def view(
 
 
 def node(seen: View, *, held: set[int], mine: set[int]) -> HandOver:
-    """Node 1, at rest under a view of its own with `held` in force, that has just seen another at time 100."""
+    """Node 1 with `held` in force, at rest under a view, that has just seen another at time 100."""
     handover = HandOver(1, TERMS)
     handover.see(view(1, member(1)), frozenset(held), 50.0)
     handover.adopt(frozenset(held), ViewId(1, 1, 1))

@@ -24,7 +24,10 @@ def test_the_margin_covers_the_drift_of_a_whole_lease_and_the_kernels_ticks(leas
 
 @pytest.mark.parametrize("session_s", [0.5, 1, 2, 4, 30])
 def test_a_crash_costs_no_more_than_the_session(session_s: float) -> None:
-    """Another's last renewal is dated by one of my own, at most an interval later: both, and the margin, fit into a session."""
+    """Another's last renewal is dated by one of this node's own, at most an interval later.
+
+    Both, and the margin, fit into a session.
+    """
     agreed = terms(int(session_s * 2000 / 3))
     assert agreed.over_s + agreed.interval_s < session_s
 

@@ -1,4 +1,7 @@
-"""What one node does with what it finds in ZooKeeper, step by step; schedules of many nodes are the simulation's."""
+"""What one node does with what it finds in ZooKeeper, step by step.
+
+The simulation has schedules of many nodes.
+"""
 
 from __future__ import annotations
 
