@@ -43,7 +43,7 @@ class PacketHash(NamedTuple):
     seed: int
     total_nodes: int
 
-    def node_number(self, flow: PacketFields) -> int:
+    def bucket(self, flow: PacketFields) -> int:
         """Return the bucket of the flow's packets, 1..total_nodes, as this machine's kernel does.
 
         With nftables that is `jhash … mod total_nodes seed SEED offset 1` over `ip saddr`, then

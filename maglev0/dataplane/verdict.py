@@ -286,8 +286,7 @@ def hashed_ports(hashing: PacketHash, protocol: int) -> tuple[bool, bool]:
     # A hash that is not scaled down loses nothing, and what it does not see cannot change it.
     whole = hashing._replace(seed=0, total_nodes=1 << 32)
     plain, source, dest = (
-        whole.node_number(PacketFields(_ANYBODY, protocol, *ports))
-        for ports in ((1, 1), (2, 1), (1, 2))
+        whole.bucket(PacketFields(_ANYBODY, protocol, *ports)) for ports in ((1, 1), (2, 1), (1, 2))
     )
     return plain != source, plain != dest
 

@@ -97,7 +97,7 @@ def sources_where(wanted: Callable[[int], bool], count: int = SOURCES) -> tuple[
     )
     return tuple(
         islice(
-            (number for number, flow in enumerate(flows) if wanted(hashing.node_number(flow))),
+            (number for number, flow in enumerate(flows) if wanted(hashing.bucket(flow))),
             count,
         )
     )

@@ -86,7 +86,7 @@ class Way:
             if (
                 self.hashing is None
                 or (
-                    self.hashing.node_number(PacketFields(source, socket.IPPROTO_UDP))
+                    self.hashing.bucket(PacketFields(source, socket.IPPROTO_UDP))
                     <= self.hashing.total_nodes // OWNERS
                 )
                 == ours

@@ -66,7 +66,7 @@ def buckets(count: int, sources: int, by: PacketHash = BY_SOURCE) -> frozenset[i
 
 
 def bucket(of: Connection, by: PacketHash = BY_SOURCE) -> int:
-    return by.node_number(
+    return by.bucket(
         PacketFields(
             IPv4Address(of[:4]), TCP, int.from_bytes(of[4:6], "big"), int.from_bytes(of[6:], "big")
         )
@@ -101,7 +101,7 @@ def test_a_connection_is_in_the_bucket_of_its_packets_until_conntrack_forgets_it
             near = socket.create_connection((str(VIP), 80), timeout=5)
         far = listener.accept()[0]
         port = near.getsockname()[1]
-        expected = frozenset({by.node_number(PacketFields(CLIENT, TCP, port, 80))})
+        expected = frozenset({by.bucket(PacketFields(CLIENT, TCP, port, 80))})
         assert held(by) == Connections(expected, 1)
         near.close()
         assert far.recv(1) == b""

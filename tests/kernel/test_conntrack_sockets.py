@@ -33,7 +33,7 @@ pytestmark = pytest.mark.kernel
 CLIENT = IPv4Address("198.18.0.9")
 PORT = 80
 BY_SOURCE = hashing(HashMode.SOURCE_IP)
-BUCKETS = frozenset({BY_SOURCE.node_number(PacketFields(CLIENT, 6))})
+BUCKETS = frozenset({BY_SOURCE.bucket(PacketFields(CLIENT, 6))})
 TRACK = (
     "table ip track { chain track { type filter hook prerouting priority -150; ct state new; }; }"
 )

@@ -221,7 +221,7 @@ def test_with_ports_in_the_hash_they_decide(host: Host, mode: HashMode) -> None:
             address = wire.client(1).address
             for port in range(30_000, 30_020):
                 client = Client(wire, 1, address, port)
-                mine = wire._hashing.node_number(
+                mine = wire._hashing.bucket(
                     PacketFields(address, socket.IPPROTO_TCP, port, 8000)
                 ) in {1, 2}
                 assert bool(client.ask(SYN)) == client.datagram() == mine
@@ -309,7 +309,7 @@ def test_connections_are_kept_when_rules_of_another_version_or_for_other_setting
             )
             assert await changed.owned() == NOTHING
             assert await changed.kept() == {
-                hashed.node_number(PacketFields(client.address, socket.IPPROTO_TCP))
+                hashed.bucket(PacketFields(client.address, socket.IPPROTO_TCP))
             }
             assert client.talks()
             await renew(changed)

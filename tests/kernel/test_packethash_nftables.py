@@ -173,7 +173,7 @@ def test_the_kernel_puts_each_flow_in_the_bucket_that_the_port_says(
         namespace.sender.sendto(packet(flow), ("192.0.2.2", 0))
     for total in TOTALS:
         ours = PacketHash(HashFamily.NFTABLES, mode, seed, total)
-        assert buckets(namespace, total) == {flow: ours.node_number(flow) for flow in flows}
+        assert buckets(namespace, total) == {flow: ours.bucket(flow) for flow in flows}
 
 
 # IPv6: no dataplane serves it yet, but what the port computes of its longer keys is the kernel's.

@@ -183,7 +183,8 @@ def test_a_foreign_program_is_left_alone_and_said_so(
 
 DOOMED = """
 import asyncio, os, pickle, signal, sys
-from maglev0.protocol.ports.kernel import Commit, Move
+from maglev0.core.transition import Move
+from maglev0.protocol.ports.gate import Commit
 from maglev0.dataplane.nftables.dataplane import Nftables
 from maglev0.core.service import Xdp
 

@@ -157,7 +157,7 @@ class Wire:
         address = next(
             a
             for a in addresses.PROBERS.hosts()
-            if self._hashing.node_number(PacketFields(a, socket.IPPROTO_TCP)) == bucket
+            if self._hashing.bucket(PacketFields(a, socket.IPPROTO_TCP)) == bucket
         )
         return Client(self, bucket, address, next(self._ports))
 

@@ -98,7 +98,7 @@ class Rules(NamedTuple):
             self.service.total_nodes,
         )
         return (
-            hashing.node_number(PacketFields(IPv4Address(packet[12:16]), protocol, *ports))
+            hashing.bucket(PacketFields(IPv4Address(packet[12:16]), protocol, *ports))
             not in self.admitted
         )
 

@@ -90,7 +90,7 @@ def test_a_record_that_no_session_stands_behind_counts_for_nobody(site: Site) ->
     assert [node.count(IGNORED) for node in nodes] == [1, 1, 1]
 
 
-def test_an_id_beyond_the_clusters_node_numbers_counts_for_nobody(site: Site) -> None:
+def test_an_id_beyond_the_clusters_buckets_counts_for_nobody(site: Site) -> None:
     nodes = site.joined(1, 2)
     site.client.create(site.member_path(6), json.dumps(RECORD | {"id": 6}).encode(), ephemeral=True)
     for node in nodes:

@@ -140,7 +140,7 @@ class _HashedBuckets:
 
     def _bucket(self, seen: bytes) -> int:
         client, client_port, port = _FIELDS.unpack(seen.ljust(_FIELDS.size, b"\0"))
-        return self._hashing.node_number(PacketFields(IPv4Address(client), _TCP, client_port, port))
+        return self._hashing.bucket(PacketFields(IPv4Address(client), _TCP, client_port, port))
 
 
 async def _walk(vip: IPv4Address, hashing: PacketHash) -> Connections:

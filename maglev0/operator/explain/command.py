@@ -178,7 +178,7 @@ def bucket_of(asked: AskedFlow, settings: Settings) -> int:
             f"the cluster's hash mode {settings.hash_mode} looks at ports:"
             f" give {' and '.join(missing)}"
         )
-    return hashing.node_number(asked.flow)
+    return hashing.bucket(asked.flow)
 
 
 async def ask_kernel(asked: AskedFlow, seen: Observation, vip: IPv4Address, bucket: int) -> Local:

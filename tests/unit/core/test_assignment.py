@@ -30,7 +30,7 @@ def test_every_node_computes_the_same_in_whatever_order_it_read_the_children(
 
 @given(clusters, sizes, st.booleans())
 @settings(deadline=None)
-def test_each_node_number_has_one_owner_among_those_that_count(
+def test_each_bucket_has_one_owner_among_those_that_count(
     members: list[Member], total_nodes: int, dry_run: bool
 ) -> None:
     view = viewed(members)

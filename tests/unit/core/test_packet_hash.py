@@ -145,11 +145,11 @@ GOLDEN_FLOWS = (
         ),
     ],
 )
-def test_golden_node_numbers(
+def test_golden_buckets(
     family: HashFamily, mode: HashMode, seed: int, expected: tuple[int, ...]
 ) -> None:
     hashed = PacketHash(family, mode, seed, total_nodes=65_537)
-    assert tuple(hashed.node_number(flow) for flow in GOLDEN_FLOWS) == expected
+    assert tuple(hashed.bucket(flow) for flow in GOLDEN_FLOWS) == expected
 
 
 # Laws.
@@ -161,13 +161,13 @@ hashes = st.builds(PacketHash, st.sampled_from(HashFamily), st.sampled_from(Hash
 @given(hashes, flows)
 @settings(deadline=None)
 def test_every_packet_has_a_bucket(hashed: PacketHash, flow: PacketFields) -> None:
-    assert 1 <= hashed.node_number(flow) <= hashed.total_nodes
+    assert 1 <= hashed.bucket(flow) <= hashed.total_nodes
 
 
 @given(hashes, flows)
 @settings(deadline=None)
 def test_one_bucket_takes_every_packet(hashed: PacketHash, flow: PacketFields) -> None:
-    assert hashed._replace(total_nodes=1).node_number(flow) == 1
+    assert hashed._replace(total_nodes=1).bucket(flow) == 1
 
 
 @given(hashes, flows, ports, ports)
@@ -176,13 +176,11 @@ def test_a_mode_sees_no_port_that_it_does_not_name(
     hashed: PacketHash, flow: PacketFields, source_port: int, dest_port: int
 ) -> None:
     by_source = hashed._replace(mode=HashMode.SOURCE_IP)
-    assert by_source.node_number(flow) == by_source.node_number(
+    assert by_source.bucket(flow) == by_source.bucket(
         flow._replace(source_port=source_port, dest_port=dest_port)
     )
     by_source_port = hashed._replace(mode=HashMode.SOURCE_IP_PORT)
-    assert by_source_port.node_number(flow) == by_source_port.node_number(
-        flow._replace(dest_port=dest_port)
-    )
+    assert by_source_port.bucket(flow) == by_source_port.bucket(flow._replace(dest_port=dest_port))
 
 
 @given(hashes, flows, st.sampled_from([ICMP, 2, 47, 89]))
@@ -191,9 +189,7 @@ def test_protocols_without_ports_do_not_hash_any(
     hashed: PacketHash, flow: PacketFields, protocol: int
 ) -> None:
     portless = flow._replace(protocol=protocol)
-    assert hashed.node_number(portless) == hashed.node_number(
-        portless._replace(source_port=0, dest_port=0)
-    )
+    assert hashed.bucket(portless) == hashed.bucket(portless._replace(source_port=0, dest_port=0))
 
 
 @pytest.mark.parametrize("mode", HashMode)
@@ -203,9 +199,9 @@ def test_nftables_hashes_all_but_tcp_and_udp_by_their_source(
     mode: HashMode, flow: PacketFields, seed: int, protocol: int
 ) -> None:
     by_mode = PacketHash(HashFamily.NFTABLES, mode, seed, 65_537)
-    assert by_mode.node_number(flow._replace(protocol=protocol)) == by_mode._replace(
+    assert by_mode.bucket(flow._replace(protocol=protocol)) == by_mode._replace(
         mode=HashMode.SOURCE_IP
-    ).node_number(flow)
+    ).bucket(flow)
 
 
 @given(flow=flows, seed=u32, protocol=st.sampled_from([TCP, UDP, ESP, AH, SCTP]))
@@ -214,7 +210,7 @@ def test_clusterip_hashes_the_ports_of_all_protocols_that_have_them(
     flow: PacketFields, seed: int, protocol: int
 ) -> None:
     by_ports = PacketHash(HashFamily.CLUSTERIP, HashMode.SOURCE_IP_PORT_DEST_PORT, seed, 65_537)
-    assert by_ports.node_number(flow._replace(protocol=protocol)) == by_ports.node_number(
+    assert by_ports.bucket(flow._replace(protocol=protocol)) == by_ports.bucket(
         flow._replace(protocol=TCP)
     )
 
@@ -225,7 +221,7 @@ def test_the_families_differ_in_the_byte_order_of_the_address(
     address: IPv4Address, seed: int, total_nodes: int
 ) -> None:
     def bucket(family: HashFamily, source: IPv4Address) -> int:
-        return PacketHash(family, HashMode.SOURCE_IP, seed, total_nodes).node_number(
+        return PacketHash(family, HashMode.SOURCE_IP, seed, total_nodes).bucket(
             PacketFields(source, TCP)
         )
 
@@ -241,9 +237,7 @@ def test_buckets_fill_evenly(family: HashFamily, mode: HashMode) -> None:
     counts = [0] * 16
     for number in range(16_000):
         counts[
-            hashed.node_number(
-                PacketFields(IPv4Address(0x0A00_0000 + number), TCP, 1024 + number, 80)
-            )
+            hashed.bucket(PacketFields(IPv4Address(0x0A00_0000 + number), TCP, 1024 + number, 80))
             - 1
         ] += 1
     assert (

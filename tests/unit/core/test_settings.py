@@ -252,7 +252,7 @@ def test_a_lease_is_two_thirds_of_the_session_and_in_whole_seconds_for_clusterip
     assert lease_length_ms(HashFamily.CLUSTERIP, timeout_s) == clusterip_ms
 
 
-def test_more_node_numbers_than_the_only_dataplane_serves_are_refused() -> None:
+def test_more_buckets_than_the_only_dataplane_serves_are_refused() -> None:
     with pytest.raises(
         ConfigError,
         match=r"^--total-nodes=17: allowed are 1 to 16 with clusterip, the only dataplane",
@@ -354,7 +354,7 @@ def test_the_service_is_that_of_the_settings(cluster: Settings, vip: IPv4Address
     )
 
 
-def test_an_id_beyond_the_clusters_node_numbers_has_no_place() -> None:
+def test_an_id_beyond_the_clusters_buckets_has_no_place() -> None:
     check_id(5, AGREED)
     with pytest.raises(
         ConfigError,

@@ -217,6 +217,6 @@ def test_the_ports_that_are_missing_are_named() -> None:
         == verdict.missing_ports(hashing, 1, None, None)
         == ()
     )
-    assert hashing.node_number(
-        PacketFields(IPv4Address("192.0.2.1"), 1, 5, 6)
-    ) == hashing.node_number(PacketFields(IPv4Address("192.0.2.1"), 1))
+    assert hashing.bucket(PacketFields(IPv4Address("192.0.2.1"), 1, 5, 6)) == hashing.bucket(
+        PacketFields(IPv4Address("192.0.2.1"), 1)
+    )

@@ -30,7 +30,7 @@ MAC = "01:00:5e:00:00:14"
 SETTINGS = Settings(5, HashMode.SOURCE_IP, 0, HashFamily.CLUSTERIP, MAC, 1000 * LEASE_S)
 EVERYTHING = frozenset(range(1, 6))
 FLOW = PacketFields(IPv4Address("192.0.2.77"), UDP, 1234, 4321)
-BUCKET = PacketHash(HashFamily.CLUSTERIP, HashMode.SOURCE_IP, 0, 5).node_number(FLOW)
+BUCKET = PacketHash(HashFamily.CLUSTERIP, HashMode.SOURCE_IP, 0, 5).bucket(FLOW)
 
 
 def asked(settings: Settings = SETTINGS) -> ServingKernel:

@@ -45,8 +45,7 @@ def test_the_bucket_that_accepts_is_the_one_that_the_port_computes(
     seed = random.randrange(1 << 32)
     flows = random_flows(random.Random(seed))
     computed = [
-        PacketHash(HashFamily.CLUSTERIP, mode, seed, total_nodes).node_number(flow)
-        for flow in flows
+        PacketHash(HashFamily.CLUSTERIP, mode, seed, total_nodes).bucket(flow) for flow in flows
     ]
     dataplane = ClusterIP(Service(VIP, "eth0", CLUSTER_MAC, total_nodes, mode, seed), ENDLESS_MS)
     everything = frozenset(range(1, total_nodes + 1))
