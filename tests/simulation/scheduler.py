@@ -57,7 +57,7 @@ class Scheduler:
 
 
 class Answer(Generic[_Value]):
-    """What a strand waits for: settled once, by whoever comes first."""
+    """What a strand waits for: settled once, by the first that comes."""
 
     __slots__ = ("_error", "_strand", "_value", "settled")
 

@@ -145,7 +145,7 @@ class World:
         return any(number not in heir.known for heir in heirs)
 
     def _open_connection(self) -> None:
-        """A client opens a TCP connection to whoever accepts it."""
+        """A client opens a TCP connection to the node that accepts it."""
         now, bucket = self.scheduler.now, self.random.randint(1, self.site.buckets)
         for kernel in self.kernels:
             if kernel.accepts(bucket, now):

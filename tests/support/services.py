@@ -167,5 +167,5 @@ def hanging_directory(place: Path) -> Iterator[Path]:
     try:
         yield place
     finally:
-        os.close(device)  # whoever waits is told that it is gone
+        os.close(device)  # waiting processes hear that it is gone
         libc.unmount(str(place))

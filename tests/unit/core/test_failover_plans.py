@@ -71,7 +71,7 @@ def test_what_is_foreseen_is_what_the_table_says(some: dict[int, int], data: st.
 
 @given(weights.filter(lambda some: some.get(SOMEONE.id, 0) > 0), st.data())
 @settings(deadline=None)
-def test_whoever_leaves_a_node_at_rest_costs_it_no_table(
+def test_a_member_that_leaves_a_node_at_rest_costs_it_no_table(
     some: dict[int, int], data: st.DataObject
 ) -> None:
     mind = at_rest(members(some))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
 
-from maglev0.core.settings import Wishes
+from maglev0.core.settings import FORMAT, Wishes
 from maglev0.errors import ConfigError, ZooKeeperError
 from maglev0.protocol.agreement import Unsettled
 from maglev0.protocol.ports.zookeeper import Reason, Refused
@@ -37,6 +38,18 @@ def test_settings_of_living_members_are_not_contradicted(tree: Tree, node: Node)
     with pytest.raises(ZooKeeperError, match=r"cannot be read .*members run with others \(5\)"):
         Node(tree).agree()
     assert tree.nodes[PATHS.settings].data == b"{"
+
+
+@pytest.mark.parametrize("other", [FORMAT - 1, FORMAT + 1], ids=["older", "newer"])
+def test_settings_of_another_format_say_what_to_do(tree: Tree, node: Node, other: int) -> None:
+    living(tree)
+    put(tree, PATHS.settings, json.dumps({"format": other}).encode())
+    with pytest.raises(ZooKeeperError) as refusal:
+        node.agree()
+    assert (
+        f"format {other}, this version of maglev0 uses format {FORMAT}: "
+        "stop the members of the other version first, or run their version here"
+    ) in str(refusal.value)
 
 
 def replace_wish(total_nodes: int) -> Wishes:

@@ -180,7 +180,7 @@ def test_the_same_id_in_another_life_is_another_member() -> None:
 @pytest.mark.parametrize(
     "later",
     [view(4, member(1), member(2)), view(2, member(1), member(2), czxid=9)],
-    ids=["somebody came and went", "the parent was made anew"],
+    ids=["somebody came and went", "the parent was created again"],
 )
 def test_who_came_and_went_unseen_is_waited_for(later: View) -> None:
     handover = with_a_second()

@@ -34,7 +34,10 @@ def test_no_data_does_more_than_be_refused(data: bytes) -> None:
         ({"drained": True, "weight": -1}, "weight"),
         ({"drained": True, "weight": MAX_WEIGHT + 1}, "weight"),
         ({"drained": True, "weight": True}, "weight"),
-        ({"drained": True, "weight": 1, "format": FORMAT + 1}, "format"),
+        (
+            {"drained": True, "weight": 1, "format": FORMAT + 1},
+            "format 4, this version of maglev0 uses format 3: give the order again",
+        ),
     ],
 )
 def test_a_wrong_order_is_refused_by_name(record: dict[str, object], what: str) -> None:
