@@ -163,18 +163,19 @@ def _seconds(arguments: dict[str, Any], flag: str) -> float:
 def _demonstrate(cluster: Lab) -> int:
     narrator = Narrator()
     narrator.chapter(
-        "maglev0: a cluster in a box, of real kernels, real packets, a real ZooKeeper and real daemons"
+        "maglev0: a cluster in a box. Its servers are network namespaces; packets, daemons and "
+        "ZooKeeper are real"
     )
     narrator.drawing(cluster.settings)
     cluster.build()
-    return Demo(cluster, narrator).tell()
+    return Demo(cluster, narrator).show()
 
 
 def _keep(cluster: Lab) -> int:
     cluster.build()
     cluster.start()
     control.save(cluster)
-    sys.stdout.write(guide.text(cluster, alone=len(control.names()) == 1))
+    sys.stdout.write(guide.text(cluster, alone=len(control.kept_labs()) == 1))
     return 0
 
 
@@ -188,7 +189,7 @@ def _ask(name: str, words: list[str]) -> int:
         _become(command, {})
     cluster = _find(given.get("--lab"))
     number = given.get("--node")
-    node = control.asking_node(cluster) if number is None else control.node(cluster, number)
+    node = control.asking_node(cluster) if number is None else control.node_called(cluster, number)
     cluster_address = [
         f"--zk={cluster.zookeeper.connect_string}",
         f"--cluster-ip={cluster.settings.vip}",
@@ -215,7 +216,7 @@ def _shell(_name: str, words: list[str]) -> int:
     if where[0] == CLIENT:
         name, entered, environment = CLIENT, cluster.client, {}
     else:
-        machine = control.node(cluster, where[0]).machine
+        machine = control.node_called(cluster, where[0]).machine
         name, entered, environment = machine.name, machine.namespace, machine.environment
     prompt = {"PS1": f"{cluster.claim.name} {name}# "}
     shell = ["bash", "--norc"] if shutil.which("bash") else ["sh"]
@@ -269,17 +270,17 @@ def _become(command: list[str], environment: dict[str, str]) -> NoReturn:
 
 def _find(name: str | None) -> Lab:
     prerequisites.check_root()
-    return control.find(name)
+    return control.kept_lab(name)
 
 
 def _change(arguments: dict[str, Any]) -> int:
     cluster = _find(arguments["--lab"])
-    node = control.node(cluster, arguments["NODE"])
-    with control.changing(cluster):
+    node = control.node_called(cluster, arguments["NODE"])
+    with control.locked(cluster):
         if arguments["kill"]:
-            done = control.kill(cluster, node)
+            done = control.kill_daemon(cluster, node)
         elif arguments["start"]:
-            done = control.start(node)
+            done = control.start_daemon(node)
         elif arguments["cut"]:
             chosen = control.cables(
                 node, traffic=arguments["traffic"], management=arguments["management"]
@@ -294,7 +295,9 @@ def _change(arguments: dict[str, Any]) -> int:
 def _logs(arguments: dict[str, Any]) -> int:
     cluster = _find(arguments["--lab"])
     number = arguments["NODE"]
-    nodes = list(cluster.nodes.values()) if number is None else [control.node(cluster, number)]
+    nodes = (
+        list(cluster.nodes.values()) if number is None else [control.node_called(cluster, number)]
+    )
     if arguments["--follow"]:
         _become(["tail", "-n", "20", "-F", *(str(node.machine.log) for node in nodes)], {})
     sys.stdout.writelines(f"{line}\n" for line in control.logged(nodes))

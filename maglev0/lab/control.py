@@ -37,24 +37,24 @@ _JOINED = r"joined as backend-"
 
 
 def save(cluster: Lab) -> None:
-    """Write down what `find` needs: from now on the commands can control this lab."""
+    """Write down what `kept_lab` needs: from now on the commands can control this lab."""
     settings = asdict(cluster.settings) | {"vip": str(cluster.settings.vip)}
     unfinished = cluster.claim.directory / f".{_RECORD}"
     unfinished.write_text(json.dumps(settings) + "\n")
     unfinished.rename(cluster.claim.directory / _RECORD)
 
 
-def names() -> list[str]:
+def kept_labs() -> list[str]:
     """The labs on this machine that were left running."""
-    return [name for name in claim.names() if (claim.directory_of(name) / _RECORD).exists()]
+    return [name for name in claim.lab_names() if (claim.directory_of(name) / _RECORD).exists()]
 
 
-def find(name: str | None) -> Lab:
+def kept_lab(name: str | None) -> Lab:
     """The kept lab called `name`, or the only one where `name` is None; it is not built again.
 
     Raises LabError where there is no such lab, or where several labs run and none is named.
     """
-    running = names()
+    running = kept_labs()
     if not running:
         raise LabError("no lab is running: maglev0 lab --keep starts one")
     listed = ", ".join(running)
@@ -80,13 +80,13 @@ def _settings(name: str) -> LabSettings:
 
 
 @contextmanager
-def changing(cluster: Lab) -> Iterator[None]:
+def locked(cluster: Lab) -> Iterator[None]:
     """Hold the lab's lock while the block runs; waits for another command that holds it."""
-    with claim.held(cluster.claim.name):
+    with claim.owned(cluster.claim.name):
         yield
 
 
-def node(cluster: Lab, number: str) -> LabNode:
+def node_called(cluster: Lab, number: str) -> LabNode:
     """The node with this number, which may be written as backend-N; LabError where there is none."""
     digits = number.removeprefix("backend-")
     found = cluster.nodes.get(int(digits)) if digits.isascii() and digits.isdigit() else None
@@ -128,7 +128,7 @@ def _command_line(pid: int) -> list[str]:
         return []
 
 
-def kill(cluster: Lab, of: LabNode) -> str:
+def kill_daemon(cluster: Lab, of: LabNode) -> str:
     """Kill the node's daemon by SIGKILL and wait for its end; returns what happened."""
     name, number = of.machine.name, of.machine.number
     found = daemons(of)
@@ -156,7 +156,7 @@ def _kill(pid: int) -> None:
             os.close(descriptor)
 
 
-def start(of: LabNode) -> str:
+def start_daemon(of: LabNode) -> str:
     """Start the node's daemon and wait until it has joined; returns what happened.
 
     Raises LabError where a daemon runs already, or where the new one ends at once.

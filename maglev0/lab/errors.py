@@ -6,4 +6,7 @@ from maglev0.errors import MaglevError
 
 
 class LabError(MaglevError):
-    """The lab could not be built, or one of its parts did not do what it must; nothing is wrong with a real cluster."""
+    """The lab cannot be built or controlled, or one of its parts failed.
+
+    No real cluster is affected.
+    """

@@ -76,7 +76,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kept]:
 @pytest.fixture
 def cluster(kept: Kept) -> Lab:
     """The kept lab as another process sees it."""
-    return control.find(kept.name)
+    return control.kept_lab(kept.name)
 
 
 def test_the_guide_names_commands_and_no_long_lines(kept: Kept) -> None:
@@ -182,6 +182,6 @@ def test_end_removes_the_lab(tmp_path: Path) -> None:
         assert lab.run("end").stdout == f"removed lab {lab.name}\n"
         assert namespace.names(f"{lab.name}-") == []
         assert not claim.directory_of(lab.name).exists()
-        assert lab.name not in control.names()
+        assert lab.name not in control.kept_labs()
     finally:
         claim.remove(lab.name)

@@ -1,4 +1,4 @@
-"""What became of one node's buckets in each episode of a loss: when it answered last, when others answered first, how much was concerned.
+"""What happened to the buckets of a lost node: its last answer, the first ones of other nodes, how many.
 
 Pure: imports no I/O.
 """
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass
 class Loss:
-    """All losses of one cause; seconds from the loss. `affected` are shares of the sources that went without an answer."""
+    """All losses of one cause, in seconds after the loss.
+
+    `affected` are the shares of the sources that went without an answer.
+    """
 
     silent_s: list[float] = field(default_factory=list)
     first_s: list[float] = field(default_factory=list)
@@ -70,9 +73,13 @@ def lines(tally: Tally, timeline: Timeline) -> list[str]:
             "all its buckets were served again": loss.all_s,
         }
         for what, values in rows.items():
-            figures = f"median {quantile(values, 0.5):.3f} s, 90 % {quantile(values, 0.9):.3f} s, most {max(values, default=0.0):.3f} s"
+            figures = (
+                f"median {quantile(values, 0.5):.3f} s, 90 % {quantile(values, 0.9):.3f} s, "
+                f"most {max(values, default=0.0):.3f} s"
+            )
             found.append(f"{cause}: {what} after {figures} ({len(values)} times)")
         found.append(
-            f"{cause}: sources without an answer at some time: median {quantile(loss.affected, 0.5):.1%}"
+            f"{cause}: sources without an answer at some time: "
+            f"median {quantile(loss.affected, 0.5):.1%}"
         )
     return found

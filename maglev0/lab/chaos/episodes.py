@@ -29,8 +29,9 @@ def crash_gap_s(session_timeout_s: float, tick_ms: int) -> float:
 class Allowance:
     """What clients may see of an episode.
 
-    `gap_s` bounds how long any bucket of `nodes` (None: of all) goes unserved. With `planned` the other buckets are held to that too, and all
-    together to `PLANNED_GAP_S` at the 99th percentile. `breaks` are the nodes whose connections may break, by nothing but silence or a reset.
+    `gap_s` bounds how long a bucket of `nodes` (None: of all) may be unserved. With `planned` the
+    other buckets have the same bound, and all together have `PLANNED_GAP_S` at the 99th percentile.
+    Connections of the nodes in `breaks` may break, by silence or a reset alone.
     """
 
     gap_s: float
@@ -44,7 +45,10 @@ NOTHING = Allowance(0.0)
 
 @dataclass
 class Episode:
-    """One stretch of time with one cause; it lasts until the next begins. `held` connections stood at its start."""
+    """A stretch of time with one cause, which lasts until the next one begins.
+
+    `held` connections stood at its start.
+    """
 
     cause: str
     since_ns: int

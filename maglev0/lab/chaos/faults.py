@@ -1,4 +1,4 @@
-"""What can befall a cluster: each fault is done for real, waited out and undone, and every part of it is an episode with its own allowance."""
+"""The faults: each is caused for real, waited for and undone; each part is an episode."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from maglev0.lab.chaos.stage import Trial
     from maglev0.lab.testbed.zookeeper import ZooKeeperServer
 
-# systemd's RestartSec=1 would outlast a session of 1 s; a supervisor may be quicker.
+# systemd's RestartSec=1 would outlast a session of 1 s; other supervisors may be quicker.
 RESTART_S = 0.1
 LEAST_SERVING = 3
 # A daemon has about as many threads that are busy at rest: the loop's and kazoo's.
@@ -32,7 +32,7 @@ ELECTION_TIMEOUT_S = 60.0
 
 
 class LabFault(NamedTuple):
-    """`act` does it from its begin to when all is as before; `least` is how many nodes have to serve for it."""
+    """`act` causes the fault, waits and undoes it; `least` nodes have to serve for it."""
 
     act: Callable[[Trial], None]
     least: int = LEAST_SERVING
@@ -62,7 +62,7 @@ def leave(stage: Trial) -> None:
     status = node.daemon.wait(LEAVE_TIMEOUT_S)
     if status:
         raise LabError(
-            f"{node.daemon.name} ended with status {status} when it was told to leave, see {node.machine.log}"
+            f"{node.daemon.name} ended with status {status} after SIGTERM, see {node.machine.log}"
         )
     stage.clients.wait_served(LEAVE_TIMEOUT_S)
 
@@ -81,7 +81,7 @@ def kill(stage: Trial) -> None:
 
 
 def crash_and_restart(stage: Trial) -> None:
-    """SIGKILL, and a supervisor starts the daemon again at once: within its session's life nobody sees a change."""
+    """SIGKILL, and a new daemon starts at once: while the session lives nobody sees a change."""
     number = stage.pick()
     stage.begin("crash and restart", stage.crash(number), f"node {number}")
     stage.node(number).kill_daemon()
@@ -117,7 +117,7 @@ def _restart(stage: Trial, number: int, cause: str, note: str = "") -> None:
     status = node.suspend_daemon()
     if status:
         raise LabError(
-            f"{node.daemon.name} ended with status {status} when it was told to restart, see {node.machine.log}"
+            f"{node.daemon.name} ended with status {status} after SIGUSR1, see {node.machine.log}"
         )
     stage.start(number)
     stage.settle()
@@ -136,7 +136,7 @@ def pause_short(stage: Trial) -> None:
 
 
 def pause_long(stage: Trial) -> None:
-    """SIGSTOP for three session timeouts, then SIGCONT: the others take over, the woken node joins again."""
+    """SIGSTOP for three session timeouts, then SIGCONT: others take over, the node joins again."""
     number = stage.pick()
     node = stage.node(number)
     announced = node.announcements()
@@ -151,7 +151,7 @@ def pause_long(stage: Trial) -> None:
 
 
 def stop_at_call(stage: Trial) -> None:
-    """The daemon is stopped as one of its threads comes to some system call, for longer than its session lives; the others take over."""
+    """Stop the daemon at some system call for longer than its session lives; others take over."""
     number = stage.pick()
     node = stage.node(number)
     announced = node.announcements()
@@ -161,7 +161,10 @@ def stop_at_call(stage: Trial) -> None:
     thread = threads[which % len(threads)]
     episode = stage.begin("stopped at a system call", stage.crash(number), f"node {number}")
     with stopper.stopped_at(node.daemon.pid, thread, count, CALLS_TIMEOUT_S) as call:
-        episode.note = f"node {number}, system call {call} of busy thread {threads.index(thread)}, the {count}th"
+        episode.note = (
+            f"node {number}, system call {call} of busy thread {threads.index(thread)}, "
+            f"the {count}th"
+        )
         episode.since_ns = time.monotonic_ns()
         until_s = time.monotonic() + 3 * stage.session_s
         stage.settle(without=[number])
@@ -171,7 +174,7 @@ def stop_at_call(stage: Trial) -> None:
 
 
 def cut_management(stage: Trial) -> None:
-    """A node loses ZooKeeper and nothing else, for longer than its session; its connections go on."""
+    """A node loses ZooKeeper alone, for longer than its session; its connections continue."""
     number = stage.pick()
     cable = stage.node(number).machine.management_cable
     network = stage.cluster.network
@@ -204,7 +207,7 @@ def cut_traffic(stage: Trial) -> None:
 
 
 def mute_traffic(stage: Trial) -> None:
-    """A switch swallows a node's traffic while the carrier stays: nobody is promised to notice before the switch is mended."""
+    """A switch drops a node's traffic while the carrier stays: no node can notice it."""
     number = stage.pick()
     cable = stage.node(number).machine.traffic_cable
     lasting_s = stage.rng.uniform(0.5, 3.0)
@@ -265,7 +268,7 @@ def kill_leader(stage: Trial) -> None:
 
 
 def freeze_leader(stage: Trial) -> None:
-    """ZooKeeper's leader falls silent while its connections stand, another is elected, the silent one wakes."""
+    """ZooKeeper's leader is stopped while its connections stand; another is elected; it continues."""
     leader = stage.cluster.zookeeper.leader()
     _lose_leader(stage, "ZooKeeper leader silent", leader, leader.freeze)
     leader.thaw()
@@ -297,7 +300,8 @@ def lose_all_servers(stage: Trial) -> None:
         server.start()
     stage.cluster.zookeeper.wait_until_serving()
     _allow_until_now(stage)
-    # Who lost its session joins again when leases have run out; until then its log, and others', may show the cluster as it was before.
+    # A node that lost its session joins again when leases have run out; until then its log, and
+    # the logs of others, may show the cluster as it was before.
     time.sleep(2 * stage.session_s)
     stage.settle()
 
@@ -332,7 +336,7 @@ def flush(stage: Trial) -> None:
 
 
 def load(stage: Trial) -> None:
-    """Both cores are busy with something else; whoever is too slow may lose its lease, but nothing worse."""
+    """Both cores are busy with something else; a slow node may lose its lease, and no more."""
     stage.begin("both cores busy", replace(stage.crash(), nodes=None))
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
     try:

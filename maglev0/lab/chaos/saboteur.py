@@ -1,6 +1,7 @@
 """Plants faults in a node's kernel behind its daemon's back, to see who notices.
 
-Where the kernel keeps others off the daemon's tables, it goes in by the daemon's own socket (pidfd_getfd(2)), which root may take a copy of.
+Where the kernel protects the daemon's tables from others, it uses a copy of the daemon's own socket,
+which root may take (pidfd_getfd(2)).
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _ANSWER = 1 << 16
 
 
 def put_in_force(node: LabNode, vip: IPv4Address, buckets: Collection[int]) -> None:
-    """Have a node's kernel accept new flows in buckets that are not its own: an overlap, if they are another's."""
+    """Make a node's kernel accept new connections in buckets that it does not own: an overlap."""
     table, numbers = ruleset.table_name(vip), sorted(buckets)
     _change(
         node,
@@ -79,7 +80,7 @@ def _halted(pid: int) -> Iterator[None]:
 
 
 def _socket(pid: int, port: int) -> socket.socket:
-    """A copy of the daemon's socket of that netlink port; where nobody owns the tables, a socket like any other."""
+    """A copy of the daemon's socket with that netlink port; a new socket where the port is free."""
     if not port:
         return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER)
     process = os.pidfd_open(pid)

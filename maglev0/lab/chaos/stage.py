@@ -1,4 +1,4 @@
-"""The cluster under clients, as faults find it: who serves, what was done when, and how to tell that things are quiet again."""
+"""The cluster under clients as faults see it: who serves, what was done when, when it is quiet."""
 
 from __future__ import annotations
 
@@ -20,22 +20,27 @@ if TYPE_CHECKING:
     from maglev0.lab.testbed.node import LabNode
     from maglev0.lab.traffic.clients import Clients
 
-# Well above the longest thing that is waited for: a drain, an election by the sample settings.
+# A guard against a run that hangs: the longest waits are a drain and an election by the sample
+# settings.
 SETTLE_TIMEOUT_S = 60.0
 QUIET_S = 1.0
-# What was asked just before the end of an episode may still be on its way.
+# A request sent just before the end of an episode may still be on its way.
 CALM_S = 0.3
 
 
 @cache
 def shares_of(total_nodes: int, weights: tuple[tuple[str, int], ...]) -> dict[str, int]:
-    """How many node numbers each member has; computing a table of 65,537 takes a tenth of a second."""
+    """How many buckets each member has; a table of 65,537 buckets takes 0.1 s to compute."""
     return dict(Counter(table.build(total_nodes, dict(weights))))
 
 
 @dataclass(frozen=True)
 class Choices:
-    """What faults else leave to chance, or to a default: the node, its weights, how long a leaving one is still used, how long ZooKeeper is away."""
+    """What faults would leave to chance or to a default.
+
+    These are the node, its weights, how long a leaving node is used (seconds), and how long
+    ZooKeeper is away (seconds).
+    """
 
     target: int | None = None
     weights: tuple[int, ...] = (1, 2, 3)
@@ -44,7 +49,10 @@ class Choices:
 
 
 class Trial:
-    """What all faults share; `serving` are the nodes whose daemon is up and meant to serve, `weights` what they were started with."""
+    """What all faults share.
+
+    `serving` are the nodes whose daemon is up and meant to serve, `weights` their start weights.
+    """
 
     def __init__(
         self, cluster: Lab, clients: Clients, rng: random.Random, choices: Choices = Choices()
@@ -78,7 +86,7 @@ class Trial:
         )
 
     def begin(self, cause: str, allowance: Allowance, note: str = "") -> Episode:
-        """From now on whatever happens has this cause."""
+        """Begin an episode: what happens from now on has this cause."""
         episode = Episode(
             cause, time.monotonic_ns(), allowance, sum(self.clients.held().values()), note
         )
@@ -86,7 +94,7 @@ class Trial:
         return episode
 
     def planned(self) -> Allowance:
-        """What a planned change may show: no break, and no bucket unserved for longer than a crash would leave it."""
+        """What a planned change may show: no break, and no gap longer than a crash causes."""
         return Allowance(self.crash_s)
 
     def crash(self, *nodes: int, breaks: Iterable[int] = ()) -> Allowance:
@@ -102,7 +110,7 @@ class Trial:
         self.serving.add(number)
 
     def settle(self, without: Iterable[int] = ()) -> None:
-        """Wait until all that serve, but those `without`, agree, and every request is answered."""
+        """Wait until all nodes that serve, except `without`, agree and every request is answered."""
         members = self.serving - set(without)
         weights = tuple((f"backend-{number}", self.weights[number]) for number in sorted(members))
         self.cluster.settle(
@@ -112,12 +120,15 @@ class Trial:
         time.sleep(CALM_S)
 
     def settle_after(self, number: int, announced: int) -> None:
-        """Wait, too, until a node has said anew what it serves, of which it had said `announced` before."""
+        """Wait until a node has logged again what it serves, and until all agree.
+
+        Before, it had logged that `announced` times.
+        """
         self.node(number).wait_announcements(announced + 1, SETTLE_TIMEOUT_S)
         self.settle()
 
     def quiet(self) -> None:
-        """A while in which nothing is done, and every request has to be answered exactly once."""
+        """Do nothing for a while: every request has to be answered exactly once."""
         self.begin(QUIET, NOTHING)
         time.sleep(QUIET_S)
 

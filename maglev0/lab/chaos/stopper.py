@@ -1,4 +1,4 @@
-"""Stops a process before one chosen system call of one of its threads: by ptrace(2), to the instruction, and for as long as one likes."""
+"""Stops a process at one chosen system call of one of its threads, by ptrace(2)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def threads(pid: int) -> list[int]:
 
 
 def busy_threads(pid: int, within_s: float) -> list[int]:
-    """Those that did something within the time: an idle one would come to no system call for long."""
+    """The threads that were active within the time; an idle one makes no system call for long."""
     before = {thread: _switches(pid, thread) for thread in threads(pid)}
     time.sleep(within_s)
     return [
@@ -49,7 +49,9 @@ def _switches(pid: int, thread: int) -> int:
 
 @contextmanager
 def stopped_at(pid: int, thread: int, count: int, timeout_s: float) -> Iterator[str]:
-    """Stop the whole process as `thread` is about to make (or to return from) its `count`-th system call from now; it goes on after the block.
+    """Stop the process where `thread` enters or leaves its `count`-th system call from now.
+
+    The process continues after the block.
 
     Yields the number of the system call. The thread itself is held by the tracer, the others by SIGSTOP. Raises LabError where the thread makes
     fewer calls in time. To be used by one thread of ours alone, as ptrace wants it.

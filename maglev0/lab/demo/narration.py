@@ -1,4 +1,4 @@
-"""How the demo looks: drawing, bars and strips in a terminal, the same as plain text where there is none."""
+"""How the demonstration looks: drawing, bars and strips, in colour where there is a terminal."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ if TYPE_CHECKING:
     from maglev0.lab.traffic.report import Report
 
 _COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
-_BAR_CELLS = 60  # for all answers by one node: with name and figures a line of 80 columns
-# Beyond that the nodes of the drawing would not fit a line of 80 columns.
+# A bar of all answers; with name and figures it fills a line of 80 columns.
+_BAR_CELLS = 60
+# More boxes do not fit in a line of 80 columns.
 _DRAWN_NODES = 5
 
 
 class Narrator:
-    """Writes the story to stdout."""
+    """Writes the demonstration to stdout."""
 
     def __init__(self) -> None:
         self._console = Console(highlight=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
-        """One line of the story."""
+        """Print one line."""
         self._console.print(Text(text))
 
     def chapter(self, title: str) -> None:
@@ -37,15 +38,15 @@ class Narrator:
         self._console.print(Text(title, style="bold"))
 
     def good(self, text: str) -> None:
-        """Say that something is as it should be."""
+        """Print that something is as promised."""
         self._console.print(Text(f"ok: {text}", style="green"))
 
     def bad(self, text: str) -> None:
-        """Say that something is not as it should be."""
+        """Print that something is not as promised."""
         self._console.print(Text(f"NOT AS PROMISED: {text}", style="bold red"))
 
     def drawing(self, settings: LabSettings) -> None:
-        """The lab as it is wired."""
+        """Print how the lab is wired."""
         names = [f"backend-{number}" for number in range(1, settings.nodes + 1)]
         if len(names) > _DRAWN_NODES:
             names = [*names[:3], "…", names[-1]]
@@ -53,21 +54,22 @@ class Narrator:
         ticks = "  ".join("|".center(len(name) + 4) for name in names)
         line = "=" * max(len(boxes), 60)
         vip = f"{settings.vip}, on every node at once"
+        times = f"tick {settings.tick_ms} ms, session timeout {settings.session_timeout_s:g} s"
         for text in (
-            "    clients: one host with many addresses, all asking the VIP",
+            "    clients: one host with many addresses, which all ask the VIP",
             "        |",
-            f"  ==={line}===  traffic: floods every packet to every node",
+            f"  ==={line}===  traffic: every node gets every packet",
             f"     {ticks}",
             f"     {boxes}   VIP {vip}",
             f"     {ticks}",
             f"  ==={line}===  management",
             "        |",
-            f"    ZooKeeper: who is alive (tick {settings.tick_ms} ms, sessions of {settings.session_timeout_s:g} s)",
+            f"    ZooKeeper: which nodes are alive ({times})",
         ):
             self.say(text)
 
     def owners(self, picture: Picture) -> None:
-        """Who owns which node number, a digit each, as a daemon's log has it; beyond 64 only the counts."""
+        """Print the owner of each bucket as a digit, above 64 buckets only the counts."""
         if picture.owners:
             strip = Text("  ")
             for _, name in sorted(picture.owners.items()):
@@ -76,7 +78,7 @@ class Narrator:
         self.say("  " + ", ".join(f"{name}: {count}" for name, count in _in_order(picture.shares)))
 
     def bars(self, report: Report) -> None:
-        """Each node's share of the answers."""
+        """Print each node's share of the answers."""
         shares = report.shares()
         total = max(1, sum(shares.values()))
         grid = Table.grid(padding=(0, 2))

@@ -1,6 +1,7 @@
 """Who has which address in the lab.
 
-Traffic runs in 198.18.0.0/16 and management in 198.19.0.0/16, the two halves of the range that RFC 2544 sets apart for such tests.
+Traffic runs in 198.18.0.0/16 and management in 198.19.0.0/16, the two halves of the range that
+RFC 2544 sets apart for such tests.
 Pure: imports no I/O.
 """
 
@@ -10,10 +11,11 @@ from ipaddress import IPv4Address, IPv4Network
 
 VIP = IPv4Address("198.51.100.1")
 PREFIX_LENGTH = 16
-# The client's addresses: no neighbour entry for each (Linux keeps at most 1,024 in all namespaces together), so nodes reach them by way of one.
+# The client's addresses. Nodes reach them through one router: Linux keeps at most 1,024 neighbour
+# entries in all namespaces together.
 CLIENT_ROUTER = IPv4Address("198.18.99.1")
 CLIENTS = IPv4Network("198.18.100.0/22")
-# Addresses of the client that no kernel answers for: what comes back to them is read off the wire alone.
+# Addresses of the client that no kernel answers for: packet sockets alone read what comes back.
 PROBERS = IPv4Network("198.18.128.0/17")
 SERVICE_PORT = 8000
 _NODES = IPv4Address("198.18.0.0")
@@ -50,7 +52,7 @@ def prober_address(prober: int) -> IPv4Address:
 
 
 def node_mac(node: int) -> str:
-    """The MAC address of the node's traffic interface, from which an answer's frame tells who sent it."""
+    """The MAC address of the node's traffic interface: it tells which node sent a frame."""
     high, low = divmod(node, 256)
     return f"{_NODE_MAC_PREFIX}{high:02x}:{low:02x}"
 

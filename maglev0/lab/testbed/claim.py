@@ -84,17 +84,17 @@ def directory_of(name: str) -> Path:
 
 def left_over() -> list[str]:
     """The names of the labs without an owner: kept on purpose, or killed before they cleaned up."""
-    return [name for name in names() if not has_owner(name)]
+    return [name for name in lab_names() if not has_owner(name)]
 
 
-def names() -> list[str]:
+def lab_names() -> list[str]:
     """The names of all labs on this machine."""
     found = sorted(path.name.removeprefix(_PREFIX) for path in _RUN.glob(f"{_PREFIX}mg*"))
     return [name for name in found if _NAME.fullmatch(name)]
 
 
 @contextmanager
-def held(name: str) -> Iterator[None]:
+def owned(name: str) -> Iterator[None]:
     """Own an existing lab while the block runs; waits while another process owns it.
 
     Raises LabError where there is no such lab.

@@ -1,4 +1,4 @@
-"""The whole lab: networks, ZooKeeper, nodes and the client, made, watched, probed and removed together."""
+"""The lab: networks, ZooKeeper, nodes and the client, built, watched, probed, removed together."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
     from maglev0.lab.testbed.claim import Claim
 
-# A join takes a daemon's start (0.3 s), a crash the session timeout and some ticks; the rest is for a machine with busy cores.
+# A guard: a join takes 0.3 s, a crash the session timeout and some ticks, on an idle machine.
 SETTLE_TIMEOUT_S = 20.0
-# How much longer than its requests a probing may take: start of the program, the last deadline, counting.
+# A guard: a probing lasts longer than its requests by its start, the last deadline and counting.
 PROBE_MARGIN_S = 20.0
 
 
 @dataclass(frozen=True)
 class LabSettings:
-    """How large the lab is and what its daemons are told; `more_flags` are further ones for every daemon.
+    """The size of the lab and the flags of its daemons; `more_flags` are further ones for each.
 
     `tick_ms`, `init_limit` and `sync_limit` are ZooKeeper's, see `Times`.
     """
@@ -64,7 +64,7 @@ class Probing:
         return self._report
 
     def let_all_ask(self, rounds: int = 1) -> None:
-        """Go on until every client has asked so often again; probing at a steady rate, its clock is the only event there is."""
+        """Continue until each client has asked so often again; the probing's rate is the only clock."""
         time.sleep(rounds * self._round_s)
 
     def stop(self) -> None:
@@ -86,7 +86,7 @@ class Probing:
 
 
 class Lab:
-    """As a context manager: built, with every node's power on and no daemon started; removed at the end, whatever happened."""
+    """A context manager: builds the lab with every node's power on and no daemon, and removes it."""
 
     def __init__(self, settings: LabSettings, mine: Claim | None = None) -> None:
         """`mine` is the name to build it under; without it the cluster takes one of its own."""
@@ -193,10 +193,10 @@ class Lab:
         timeout_s: float = SETTLE_TIMEOUT_S,
         shares: Mapping[str, int] | None = None,
     ) -> Picture:
-        """Wait until the log of every member's daemon shows exactly these members with the same shares, and what its kernel then held.
+        """Wait until the log of every member shows exactly these members, shares and its kernel state.
 
-        Without `members` they are the nodes whose daemon runs; `shares` are those to wait for, where members alone do not tell. From there on
-        things are quiet. Returns one daemon's picture.
+        Without `members` they are the nodes whose daemon runs. `shares` (buckets by member name) are
+        waited for where members alone do not tell. Returns the picture of one daemon.
         """
         expected = self.live() if members is None else tuple(sorted(members))
         if not expected:
@@ -237,7 +237,7 @@ class Lab:
 
     @contextmanager
     def probing(self, plan: ProbePlan | None = None) -> Iterator[Probing]:
-        """Probe at a steady rate while the block runs; its report is there afterwards, times in CLOCK_MONOTONIC."""
+        """Probe at a steady rate while the block runs; the report follows, in CLOCK_MONOTONIC."""
         probing = self._start(replace(self._plan(plan or ProbePlan()), requests=None))
         try:
             yield probing

@@ -1,4 +1,4 @@
-"""The system calls the lab needs that Python 3.11's standard library lacks: namespaces, mounts, inotify, prctl."""
+"""System calls that Python 3.11's library lacks: namespaces, mounts, inotify, prctl."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def unshare_network() -> None:
 
 
 def bind_mount(source: str, target: str) -> None:
-    """Make what lies at `source` visible at `target`, which keeps a namespace alive without a process in it."""
+    """Make `source` visible at `target`; this keeps a namespace alive without a process in it."""
     _call("mount", source.encode(), target.encode(), b"none", ctypes.c_ulong(MS_BIND), None)
 
 

@@ -1,7 +1,7 @@
 """Named network namespaces: made, entered, emptied of processes, removed.
 
-The names are those ``ip netns`` shows (files under /run/netns). A namespace is entered by setns(2) or ``nsenter --net``, never by
-``ip netns exec``, which would mount a /sys of its own.
+The names are those that ``ip netns`` shows (files under /run/netns). The lab enters a namespace by
+setns(2) or ``nsenter --net``, never by ``ip netns exec``, which would mount a /sys of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DIRECTORY = Path("/run/netns")
-# A killed process is gone within milliseconds; one in an uninterruptible system call may take longer, one that forks may need a second look.
+# A killed process ends within milliseconds. An uninterruptible system call may delay it, and a
+# process that forks may need a second round.
 EXIT_TIMEOUT_MS = 5000
 KILL_ROUNDS = 5
 
@@ -31,7 +32,10 @@ def path_of(name: str) -> Path:
 
 
 def create(name: str) -> None:
-    """Make an empty namespace with its loopback down; raises OSError if the name is taken or the right is missing."""
+    """Make an empty namespace with its loopback down.
+
+    Raises OSError if the name is taken or the right is missing.
+    """
     DIRECTORY.mkdir(exist_ok=True)
     path_of(name).touch(exist_ok=False)
     with _coming_home():
@@ -43,7 +47,7 @@ def create(name: str) -> None:
 def inside(name: str | None) -> Iterator[None]:
     """Run the block with the calling thread in the namespace (None: where it is).
 
-    What the block opens belongs to that namespace for good: a socket made here works there from anywhere.
+    What the block opens belongs to that namespace for good: a socket made here works from anywhere.
     """
     if name is None:
         yield
@@ -97,7 +101,7 @@ def kill_processes(name: str) -> None:
 
 
 def remove(name: str) -> None:
-    """Kill what runs in the namespace and remove it with its devices; harmless where it is gone or half made."""
+    """Kill what runs in the namespace and remove it; harmless where it is gone or half made."""
     kill_processes(name)
     with suppress(OSError):  # EINVAL: the maker died between the file and the mount
         libc.unmount(str(path_of(name)))
@@ -105,7 +109,7 @@ def remove(name: str) -> None:
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Device and inode, by which the kernel tells namespaces apart; None where there is none, or a process is gone or a zombie."""
+    """Device and inode, which identify a namespace; None for a zombie or what does not exist."""
     try:
         status = path.stat()
     except OSError:
@@ -123,7 +127,7 @@ def _kill(pid: int, identity: tuple[int, int] | None) -> None:
     except ProcessLookupError:
         return
     try:
-        # Looked at again with the descriptor in hand: the number may have passed to another process meanwhile.
+        # Checked again with the descriptor open: the number may belong to another process by now.
         if identity is not None and _lives_in(pid, identity):
             signal.pidfd_send_signal(descriptor, signal.SIGKILL)
             waiting = select.poll()

@@ -65,22 +65,22 @@ def test_an_own_flag_without_its_value_is_refused() -> None:
 @pytest.mark.usefixtures("run_directory")
 def test_one_lab_needs_no_name_and_several_are_listed() -> None:
     with pytest.raises(LabError, match=r"^no lab is running: maglev0 lab --keep starts one$"):
-        control.find(None)
+        control.kept_lab(None)
     settings = LabSettings(nodes=3, total_nodes=251, more_flags=("--xdp=off",))
     kept("mg11", settings)
-    assert control.find(None).settings == settings
+    assert control.kept_lab(None).settings == settings
     kept("mg12")
     several = "several labs are running, choose one by --lab=NAME: mg11, mg12"
     with pytest.raises(LabError, match=f"^{several}$"):
-        control.find(None)
-    assert control.find("mg12").claim.name == "mg12"
+        control.kept_lab(None)
+    assert control.kept_lab("mg12").claim.name == "mg12"
     with pytest.raises(LabError, match=r"^there is no lab mg13; running: mg11, mg12$"):
-        control.find("mg13")
+        control.kept_lab("mg13")
 
 
 def test_a_lab_that_is_no_kept_one_is_not_controlled(run_directory: Path) -> None:
     (run_directory / "maglev0-lab-mg5").mkdir()
-    assert control.names() == []
+    assert control.kept_labs() == []
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"more_flags": [], "vip": "x"}', "[]"])
@@ -88,7 +88,7 @@ def test_an_unreadable_record_says_how_to_remove_the_lab(run_directory: Path, te
     kept("mg11")
     (run_directory / "maglev0-lab-mg11" / "lab.json").write_text(text)
     with pytest.raises(LabError, match=r"remove that lab: maglev0 lab end --lab=mg11$"):
-        control.find(None)
+        control.kept_lab(None)
 
 
 @pytest.mark.usefixtures("run_directory")
@@ -113,15 +113,15 @@ def test_a_lab_with_an_owner_is_not_ended() -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert command.main(["end", "--lab=mg11"]) == 1
         assert command.main(["end", "--all"]) == 1
-    assert control.names() == ["mg11"]
+    assert control.kept_labs() == ["mg11"]
 
 
 @pytest.mark.parametrize("number", ["0", "3", "x", "-1", "²", ""])
 def test_an_unknown_node_is_refused(number: str, tmp_path: Path) -> None:
     cluster = Lab(LabSettings(nodes=2), Claim("mg11", tmp_path))
-    assert control.node(cluster, "backend-2") is cluster.nodes[2]
+    assert control.node_called(cluster, "backend-2") is cluster.nodes[2]
     with pytest.raises(LabError, match=rf"^lab mg11 has no node {number}: nodes are 1 to 2$"):
-        control.node(cluster, number)
+        control.node_called(cluster, number)
 
 
 def test_logs_of_several_nodes_are_merged_by_time_and_named(tmp_path: Path) -> None:
