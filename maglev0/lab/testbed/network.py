@@ -1,6 +1,7 @@
-"""The lab's two networks: a switch that floods multicast MACs for the traffic, another for management, and cables to pull.
+"""The lab's two networks: a switch that floods multicast MACs, one for management, and cables.
 
-Switches and cables live in a namespace of their own; the machine's own namespace never holds a device of the lab.
+Switches and cables are in a namespace of their own; the machine's own namespace holds no device
+of the lab.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ CARRIER_TIMEOUT_S, CARRIER_ASK_S = 5.0, 0.005
 
 @dataclass(frozen=True)
 class Socket:
-    """One end of a cable: an interface to be made in a namespace, with its address on the network that the cable leads to."""
+    """One end of a cable: an interface in a namespace, with its address on the cable's network."""
 
     namespace: str
     interface: str
@@ -43,7 +44,7 @@ class Socket:
 
 
 class Network:
-    """Both switches; `create` builds them, `plug` adds a machine by a cable known by its name on the switch."""
+    """Both switches; `create` builds them, `plug` adds a machine by a cable with a name."""
 
     def __init__(self, switch: str) -> None:
         """`switch` is the name of the namespace that will hold them."""
@@ -54,12 +55,12 @@ class Network:
         make_namespace(self._switch)
         with _netlink(self._switch) as netlink:
             for name in (TRAFFIC, MANAGEMENT):
-                # Without snooping a bridge sends what goes to a multicast MAC out of every port, which is what the VIP lives on.
+                # Without snooping a bridge floods what goes to a multicast MAC, which the VIP needs.
                 netlink.link("add", ifname=name, kind="bridge", br_mcast_snooping=0)
                 netlink.link("set", ifname=name, state="up")
 
     def plug(self, cable: str, switch: str, end: Socket) -> None:
-        """Lead a cable from one of the two switches to a machine and configure its interface there."""
+        """Connect a machine to one of the two switches by a cable and configure its interface."""
         with _netlink(self._switch) as netlink:
             peer = {"ifname": end.interface, "net_ns_fd": end.namespace} | (
                 {} if end.mac is None else {"address": end.mac}
@@ -82,7 +83,7 @@ class Network:
             netlink.link("del", index=netlink.link_lookup(ifname=cable)[0])
 
     def pull(self, cable: str) -> None:
-        """Pull the plug at the switch: nothing passes any more; the machine's interface stays and soon finds its carrier lost."""
+        """Pull the plug at the switch: nothing passes, and the machine's interface loses its carrier."""
         self._set_state(cable, "down")
 
     def push(self, cable: str) -> None:
@@ -96,7 +97,7 @@ class Network:
             return not netlink.get_links(ifname=cable)[0]["flags"] & IFF_UP
 
     def mute(self, cable: str) -> None:
-        """Let nothing pass any more while both ends keep their carrier, as a switch does that has lost its mind."""
+        """Let nothing pass while both ends keep their carrier, as a faulty switch does."""
         self._set_port(cable, PORT_DISABLED)
 
     def unmute(self, cable: str) -> None:
@@ -123,7 +124,10 @@ class Network:
             netlink.link("set", index=netlink.link_lookup(ifname=cable)[0], state=state)
 
     def _await_forwarding(self, cable: str) -> None:
-        """A bridge forwards to a port once the kernel's link watch has told it of the carrier (net/core/link_watch.c), up to 1 s late."""
+        """Wait until the bridge forwards to the port.
+
+        The kernel's link watch notices the carrier up to 1 s late (net/core/link_watch.c).
+        """
         deadline_s = time.monotonic() + CARRIER_TIMEOUT_S
         with _netlink(self._switch) as netlink:
             while netlink.get_links(ifname=cable)[0].get("operstate") != "UP":
@@ -133,7 +137,7 @@ class Network:
 
 
 def _port_state(index: int, state: int) -> bytes:
-    """RTM_SETLINK for a bridge's port (rtnetlink(7)); pyroute2 0.9 takes the attribute for the link's own up or down."""
+    """RTM_SETLINK for a bridge's port (rtnetlink(7)); pyroute2 0.9 sets the link's state instead."""
     attributes = struct.pack(
         "HHHHB3x", 12, 12 | 0x8000, 5, 1, state
     )  # IFLA_PROTINFO, nested: IFLA_BRPORT_STATE
@@ -142,7 +146,7 @@ def _port_state(index: int, state: int) -> bytes:
 
 
 def make_namespace(name: str) -> None:
-    """A namespace with its loopback up and without IPv6, whose own chatter would only cost time here."""
+    """Make a namespace with its loopback up and without IPv6, whose own packets only cost time."""
     namespace.create(name)
     with namespace.inside(name):
         for scope in ("all", "default"):
@@ -156,7 +160,7 @@ def make_namespace(name: str) -> None:
 def add_route(
     in_namespace: str, destination: IPv4Network, interface: str, gateway: IPv4Address | None = None
 ) -> None:
-    """Send `destination` out of the interface, to `gateway` or to whoever answers for the address there."""
+    """Route `destination` through the interface, to `gateway` or directly."""
     with _netlink(in_namespace) as netlink:
         index = netlink.link_lookup(ifname=interface)[0]
         via = {} if gateway is None else {"gateway": str(gateway)}
@@ -170,7 +174,7 @@ def add_route(
 
 
 def own_range(in_namespace: str, addresses_owned: IPv4Network) -> None:
-    """Make every address of the range the namespace's own by one route of type local: a thousand addresses at the price of one."""
+    """Make every address of the range local by one route, at the cost of one address."""
     with _netlink(in_namespace) as netlink:
         index = netlink.link_lookup(ifname="lo")[0]
         netlink.route(
@@ -179,7 +183,7 @@ def own_range(in_namespace: str, addresses_owned: IPv4Network) -> None:
 
 
 def discard_range(in_namespace: str, addresses_discarded: IPv4Network) -> None:
-    """Have the namespace's kernel throw away, without a word, what comes for these addresses; packet sockets still see it."""
+    """Drop silently what comes for these addresses; packet sockets still see it."""
     with _netlink(in_namespace) as netlink:
         netlink.route("add", dst=str(addresses_discarded), type="blackhole")
 

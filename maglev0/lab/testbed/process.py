@@ -1,4 +1,4 @@
-"""Programs of the lab: started in a namespace, their output in a file, waited for by what they say, stopped by pid."""
+"""The lab's programs: started in a namespace, logged to a file, awaited by what they print."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Python programs need 0.2 s to start here, a JVM 0.5 s; ten times that for a machine whose cores are all busy.
+# A guard: Python programs need 0.2 s to start on an idle machine, a JVM 0.5 s.
 START_TIMEOUT_S = 10.0
 STOP_TIMEOUT_S = 5.0
 
@@ -32,7 +32,7 @@ def python_module(module: str, *arguments: str) -> list[str]:
 
 
 class Process:
-    """One running program; everything it prints goes to the file `log`, behind what is already there."""
+    """One running program; its output is appended to the file `log`."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Process:
         in_namespace: str | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        """Start `command`; `name` is what error messages call it, `environment` what is added to or changed in ours."""
+        """Start `command`; errors call it `name`, and `environment` is added to that of this process."""
         self.name = name
         self.log = log
         prefix = (
@@ -75,7 +75,10 @@ class Process:
         return data[: data.rfind(b"\n") + 1].decode(errors="replace")
 
     def wait_line(self, pattern: str, timeout_s: float = START_TIMEOUT_S) -> re.Match[str]:
-        """The first match of `pattern` in this run's output; raises LabError when it ends or the time passes before."""
+        """The first match of `pattern` in this run's output.
+
+        Raises LabError when the program ends or the time passes before.
+        """
         expression = re.compile(pattern, re.MULTILINE)
         return wait_for(
             lambda: expression.search(self.output()),
@@ -89,7 +92,7 @@ class Process:
         self._popen.send_signal(number)
 
     def wait(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
-        """Its exit status, negative for a signal's number; raises LabError if it does not end in time."""
+        """Its exit status, negative for a signal; raises LabError if it does not end in time."""
         try:
             return self._popen.wait(timeout_s)
         except subprocess.TimeoutExpired as error:
@@ -115,7 +118,9 @@ def wait_for(
     what: str,
     ask_s: float | None = None,
 ) -> T:
-    """The first value but None of `condition`, asked anew whenever one of the processes prints something, and every `ask_s` where that tells nothing.
+    """The first value but None of `condition`.
+
+    It is called when one of the processes prints something, and every `ask_s` seconds if given.
 
     Raises LabError when one of the processes ends, or after `timeout_s`; `what` names the thing waited for.
     """

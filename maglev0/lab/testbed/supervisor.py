@@ -1,4 +1,4 @@
-"""Runs a lab in a process of its own, so that the lab is removed in the same way however its work ends.
+"""Runs a lab in a process of its own, so that the lab is removed however its work ends.
 
 The worker may be killed at any instruction: all that it makes carries the lab's name. Signals are therefore not handled, they are
 waited for, by a parent that does nothing else and then removes whatever there is.
@@ -49,7 +49,8 @@ def run(work: Callable[[Claim], int], *, keep: bool = False) -> int:
 
 
 def _fork(work: Callable[[Claim], int], mine: Claim, signals: Collection[int]) -> int:
-    # Programs whose starter was killed become our children, not init's, which in a container may never collect them.
+    # This process adopts programs whose starter was killed: init may never collect them in a
+    # container.
     libc.adopt_orphans()
     sys.stdout.flush()
     parent = os.getpid()
@@ -90,7 +91,10 @@ def _work(work: Callable[[Claim], int], mine: Claim) -> NoReturn:
 
 
 def _watch(child: int) -> tuple[int, bool]:
-    """Wait for the worker's end or a signal that ends it; the exit status, and whether it was the worker's own."""
+    """Wait for the worker's end or an ending signal.
+
+    Returns the exit status, and whether the worker ended by itself.
+    """
     while True:
         received = signal.sigwait(_WAITED_FOR)
         if received in _ENDING:
@@ -105,7 +109,7 @@ def _watch(child: int) -> tuple[int, bool]:
 
 
 def _kill_orphans() -> None:
-    """Kill and collect what the worker had started: also a program that has not yet entered its namespace, where nobody would find it."""
+    """Kill and collect what the worker started, also outside of the lab's namespaces."""
     while True:
         for pid in _children():
             os.kill(pid, signal.SIGKILL)  # ours, so the number is theirs until we collect them
@@ -124,7 +128,7 @@ def _children() -> list[int]:
 
 
 def _parent_of(pid: int) -> int | None:
-    """From /proc/<pid>/stat (proc_pid_stat(5)), behind the name in parentheses; None where it is gone."""
+    """The parent by /proc/<pid>/stat (proc_pid_stat(5)); None for a process that does not exist."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:
