@@ -1,4 +1,4 @@
-"""The dataplane of ``--dry-run``: remembers what would be in force and touches no kernel."""
+"""The dataplane of ``--dry-run``: it remembers what would be in force and touches no kernel."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class DryRun:
         self._is_armed = False
 
     async def open(self) -> None:
-        """Nothing is made ready."""
+        """Do nothing."""
 
     async def stage(self, move: Move) -> None:
         """Remember the move."""
         self._move = move
 
     async def commit(self, to: Commit) -> None:
-        """Carry it out on the remembered set."""
+        """Carry out the move on the remembered set."""
         self._owned -= self._move.losses
         if to is Commit.ACQUIRE:
             self._owned |= self._move.gains
@@ -54,18 +54,18 @@ class DryRun:
         return self._owned
 
     async def connections(self) -> Connections:
-        """Nothing is held."""
+        """Return no connections."""
         return Connections(frozenset(), 0)
 
     async def counters(self) -> Counters | None:
-        """No packet is judged."""
+        """Return None: no packet is judged."""
         return None
 
     async def unpin(self, buckets: frozenset[int]) -> None:
-        """Nothing is kept."""
+        """Do nothing: no bucket is kept."""
 
     async def kept(self) -> frozenset[int]:
-        """Nothing is kept."""
+        """Return no buckets."""
         return frozenset()
 
     @property
@@ -74,15 +74,15 @@ class DryRun:
         return "off"
 
     def distrust(self) -> None:
-        """See `Upkeep.distrust`: there is nothing to distrust."""
+        """See `Upkeep.distrust`; there is nothing to compare."""
 
     async def disturbed(self) -> None:
-        """Nobody can disturb it: never return."""
+        """Never return: no other program can change a dry run."""
         await asyncio.Event().wait()
 
     async def repair(self) -> tuple[str, ...]:
-        """Nothing can be missing."""
+        """Return nothing: nothing can be missing."""
         return ()
 
     async def close(self) -> None:
-        """Nothing was added."""
+        """Do nothing: nothing was added."""

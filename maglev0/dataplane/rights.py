@@ -1,4 +1,4 @@
-"""The rights that a dataplane needs of the kernel."""
+"""The rights that a dataplane needs from the kernel."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _BITS = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13}  # capabilities(7)
 
 
 def require(dataplane: str) -> None:
-    """Raise `UnavailableError` when this process may not change rules and addresses, or not send gratuitous ARP."""
+    """Raise `UnavailableError` when this process may not change rules and addresses or send ARP."""
     status = Path("/proc/thread-self/status").read_text("ascii")
     effective = next(
         int(line.split()[1], 16) for line in status.splitlines() if line.startswith("CapEff:")

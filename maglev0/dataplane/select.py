@@ -1,4 +1,4 @@
-"""Which dataplane serves here: the one asked for, or the best that this machine can run."""
+"""Selects the dataplane: the one that was asked for, or the best one that this machine can run."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from maglev0.dataplane.dry_run import DryRun
 from maglev0.errors import DataplaneError, UnavailableError
 from maglev0.protocol.ports.dataplane import Dataplane
 
-# A dataplane's module is imported where it is used: python-iptables and libnftables are large, and a node needs one of them.
+# A dataplane's module is imported when it is needed: python-iptables and libnftables are large, and
+# a node needs one of them.
 log = logging.getLogger(__name__)
 
 
 def runnable(vip: IPv4Address, asked: HashFamily | None) -> tuple[HashFamily, ...]:
-    """Return the hash families that can run here, the best first; only the one asked for, if one was.
+    """Return the hash families that can run here, the best first; only the one asked for, if any.
 
-    Raises `UnavailableError` when there is none, saying what is missing and what mends it.
+    Raises `UnavailableError` when there is none, saying what is missing and what fixes it.
     """
     if asked is not None:
         _CHECKS[asked]()
@@ -49,14 +50,17 @@ def make(
     dry_run: bool,
     counted: bool = False,
 ) -> Dataplane:
-    """Make the dataplane of one service, without touching the kernel; `counted` is what it costs 2 % more to refuse for metrics' sake."""
+    """Make the dataplane of one service, without touching the kernel.
+
+    `counted` makes the early stage count what it refuses, which costs it 2 % more per packet.
+    """
     if dry_run:
         return DryRun(family)
     if family is HashFamily.CLUSTERIP:
         from maglev0.dataplane.clusterip.dataplane import ClusterIP  # noqa: PLC0415
 
         if xdp in (Xdp.NATIVE, Xdp.GENERIC):
-            log.warning("--xdp=%s: left out, for it works in front of nftables only", xdp)
+            log.warning("--xdp=%s is ignored: it works with nftables only", xdp)
 
         return ClusterIP(service, lease_ms)
     from maglev0.dataplane.nftables.dataplane import Nftables  # noqa: PLC0415
@@ -65,7 +69,10 @@ def make(
 
 
 def close_unguarded(vip: IPv4Address) -> None:
-    """Own nothing under a CLUSTERIP rule without a lease, as one set up by hand, before anything else is known: its numbers may be others'."""
+    """Put no bucket in force under a CLUSTERIP rule that has no lease, such as one set up by hand.
+
+    This comes before anything else is known: another node may own the rule's buckets.
+    """
     from maglev0.dataplane.clusterip import dataplane as clusterip  # noqa: PLC0415
 
     with contextlib.suppress(DataplaneError):
@@ -73,7 +80,7 @@ def close_unguarded(vip: IPv4Address) -> None:
 
 
 async def remove_leftovers(vip: IPv4Address) -> None:
-    """Remove what a killed daemon left for the VIP."""
+    """Remove what a killed daemon left for the VIP, of any dataplane."""
     from maglev0.dataplane.clusterip import dataplane as clusterip  # noqa: PLC0415
     from maglev0.dataplane.nftables import dataplane as nftables  # noqa: PLC0415
 
@@ -83,7 +90,10 @@ async def remove_leftovers(vip: IPv4Address) -> None:
 
 
 def rule_by_hand(vip: IPv4Address, families: tuple[HashFamily, ...]) -> Service | None:
-    """Return what a CLUSTERIP rule set up here by hand carries out, if that dataplane is the one to be used and there is such a rule."""
+    """Return the service of a CLUSTERIP rule set up here by hand; None without one.
+
+    None as well when CLUSTERIP is not the dataplane to be used.
+    """
     if families[0] is not HashFamily.CLUSTERIP:
         return None
     from maglev0.dataplane.clusterip import dataplane as clusterip  # noqa: PLC0415
@@ -92,9 +102,9 @@ def rule_by_hand(vip: IPv4Address, families: tuple[HashFamily, ...]) -> Service 
 
 
 def _preference(vip: IPv4Address) -> tuple[tuple[HashFamily, HashFamily], str]:
-    from maglev0.dataplane.clusterip import dataplane as clusterip  # noqa: PLC0415
+    from maglev0.dataplane.clusterip import proc_file  # noqa: PLC0415
 
-    if clusterip.is_set_up(vip):
+    if proc_file.is_set_up(vip):
         return (
             HashFamily.CLUSTERIP,
             HashFamily.NFTABLES,

@@ -1,16 +1,21 @@
-"""The guard in front of a CLUSTERIP rule: what arrives for the VIP is dropped unless the lease runs, and the kernel ends the lease by itself.
+"""The guard in front of a CLUSTERIP rule: without a lease it drops what arrives for the VIP.
 
     -A INPUT -d VIP/32 -i IFACE -m comment --comment maglev0 -j maglev0-VIP
-    -A maglev0-VIP -m recent --rcheck --name maglev0-VIP-mark0 -m recent --rcheck --seconds S --name maglev0-VIP-timer0 -j RETURN
-    -A maglev0-VIP -m recent --rcheck --name maglev0-VIP-mark1 -m recent --rcheck --seconds S --name maglev0-VIP-timer1 -j RETURN
+    -A maglev0-VIP -m recent --rcheck --name maglev0-VIP-mark0
+        -m recent --rcheck --seconds S --name maglev0-VIP-timer0 -j RETURN
+    -A maglev0-VIP -m recent --rcheck --name maglev0-VIP-mark1
+        -m recent --rcheck --seconds S --name maglev0-VIP-timer1 -j RETURN
     -A maglev0-VIP -j DROP
 
-`recent` (net/netfilter/xt_recent.c of Linux 6.1) keeps lists of addresses, each with the jiffy in which it was last written there by way of
-/proc/net/xt_recent. A slot of the lease is two lists: the timer, and the mark that this timer is in force. A timer is started only in a slot
-without a mark, so a process that is paused, however long and wherever, can but let time pass that the kernel counts. Whatever gets lost (a
-mark, an entry for which there was no memory, the rules with their lists) ends the lease.
+The kernel ends the lease by itself. `recent` (net/netfilter/xt_recent.c of Linux 6.1) keeps lists
+of addresses, each with the jiffy in which /proc/net/xt_recent last wrote it there. A slot of the
+lease is two lists: the timer, and the mark that this timer is in force. A timer is started only in
+a slot without a mark. So a process that is paused, wherever and however long, loses time that the
+kernel counts. A loss of any part (a mark, an entry for which there was no memory, the rules with
+their lists) ends the lease.
 
-A timer that was started in jiffy j counts up to and with jiffy j + S * HZ: S seconds, and at most one tick (4 ms at 250 Hz).
+A timer that was started in jiffy j counts up to and including jiffy j + S * HZ: S seconds, and at
+most one tick (4 ms at 250 Hz).
 """
 
 from __future__ import annotations
@@ -29,19 +34,23 @@ from maglev0.protocol.ports.readings import Count
 
 SLOTS = (0, 1)
 
-LISTS_DIR = Path("/proc/thread-self/net/xt_recent")  # not /proc/net: see clusterip.py
+LISTS_DIR = Path("/proc/thread-self/net/xt_recent")  # not /proc/net: see `dataplane`
 # struct xt_recent_mtinfo_v1: seconds, hit count, flags, inversion, name, side, mask
 _RECENT = struct.Struct("=IIBB200sBx16s")
 _REVISION = 1
 _CHECK = 1  # XT_RECENT_CHECK: --rcheck
 _DESTINATION = 1  # XT_RECENT_DEST: --rdest
 _WHOLE_ADDRESS = b"\xff" * 16
-# One hit is what --rcheck wants anyway; said aloud, it has the list keep one time per address instead of 256, all looked through at each packet.
+# --rcheck wants one hit in any case. Stated explicitly, it makes the list keep one time per address
+# instead of 256, which the kernel would all look through for each packet.
 _HIT_COUNT = 1
 
 
 def is_there(vip: IPv4Address) -> bool:
-    """Whether all lists of the guard exist: they do as long as rules that look into them do. Cheap, unlike `is_in_place`."""
+    """Whether all lists of the guard exist.
+
+    They exist as long as rules use them. Cheap, unlike `is_in_place`.
+    """
     return all(path.exists() for path in _lists(vip))
 
 
@@ -51,7 +60,7 @@ def left_something(vip: IPv4Address) -> bool:
 
 
 def is_in_place(table: Any, service: Service, lease_s: int) -> bool:
-    """Whether the guard is whole, of that length, and before the CLUSTERIP rules of its VIP in INPUT."""
+    """Whether the guard is complete, of that length, and before the CLUSTERIP rules in INPUT."""
     present = xtables.rules(table, _chain(service.vip))
     if [rule.judging for rule in present] != [rule.judging for rule in _body(service.vip, lease_s)]:
         return False
@@ -65,7 +74,7 @@ def is_in_place(table: Any, service: Service, lease_s: int) -> bool:
 
 
 def counted(table: Any, vip: IPv4Address) -> tuple[Count, Count]:
-    """What the guard let pass, and what it dropped, since it was put up."""
+    """Return what the guard let pass, and what it dropped, since it was inserted."""
     rules = xtables.rules(table, _chain(vip))
     passed, dropped = (
         [rule.counted for rule in rules if rule.target == target] for target in ("RETURN", "DROP")
@@ -78,7 +87,10 @@ def _sum(counts: list[tuple[int, int]]) -> Count:
 
 
 def put_first(table: Any, service: Service, lease_s: int) -> None:
-    """Put the guard at the head of INPUT, whatever there was of it. Call `end` before: stale times must not count under another length."""
+    """Put the guard at the head of INPUT, replacing any part of one.
+
+    Call `end` before: old times must not count under another length.
+    """
     delete(table, service.vip)
     table.create_chain(_chain(service.vip))
     for position, rule in enumerate(_body(service.vip, lease_s)):
@@ -87,7 +99,7 @@ def put_first(table: Any, service: Service, lease_s: int) -> None:
 
 
 def delete(table: Any, vip: IPv4Address) -> None:
-    """Delete the guard of the VIP, with all that leads to it."""
+    """Delete the guard of the VIP, with all rules that lead to it."""
     name = _chain(vip)
     if not table.is_chain(name):
         return
@@ -100,26 +112,29 @@ def delete(table: Any, vip: IPv4Address) -> None:
 
 
 def arm(vip: IPv4Address) -> int:
-    """Start the timer of the slot that is not in force, and return that slot."""
+    """Start the timer of the slot that is not in force; return that slot."""
     slot = _free_slot(vip)
     _write(timer(vip, slot), f"+{vip}")
     return slot
 
 
 def promote(vip: IPv4Address, slot: int) -> None:
-    """Put that slot in force, then the other out of it; for the instant in which both are, each is a lease that was given."""
+    """Put that slot in force, then the other one out of force.
+
+    For an instant both are; each is a lease that this node was given.
+    """
     _write(mark(vip, slot), f"+{vip}")
     _write(mark(vip, 1 - slot), f"-{vip}")
 
 
 def end(vip: IPv4Address) -> None:
-    """End the lease now. DataplaneError where a list is missing: no guard stands there then."""
+    """End the lease now; DataplaneError when a list is missing, because no guard exists then."""
     for path in _lists(vip):
         _write(path, f"-{vip}")
 
 
 def end_what_is_left(vip: IPv4Address) -> None:
-    """End the lease of whatever there is of a guard."""
+    """End the lease in every list that exists."""
     for path in _lists(vip):
         if path.exists():
             _write(path, f"-{vip}")
@@ -129,7 +144,7 @@ def _free_slot(vip: IPv4Address) -> int:
     marked = [slot for slot in SLOTS if last_written(mark(vip, slot), vip) is not None]
     if len(marked) < len(SLOTS):
         return 1 - marked[0] if marked else 0
-    # A promotion was cut short; the earlier timer is the one that it was to replace.
+    # A promotion was interrupted; it was to replace the earlier timer.
     earlier = min(SLOTS, key=lambda slot: last_written(timer(vip, slot), vip) or 0)
     _write(mark(vip, earlier), f"-{vip}")
     return earlier
@@ -140,12 +155,12 @@ def _chain(vip: IPv4Address) -> str:
 
 
 def mark(vip: IPv4Address, slot: int) -> Path:
-    """The list that holds the VIP while the slot is in force."""
+    """Return the list that holds the VIP while the slot is in force."""
     return LISTS_DIR / f"{_chain(vip)}-mark{slot}"
 
 
 def timer(vip: IPv4Address, slot: int) -> Path:
-    """The list that holds the VIP since the slot's lease was started."""
+    """Return the list that holds the VIP since the slot's timer was started."""
     return LISTS_DIR / f"{_chain(vip)}-timer{slot}"
 
 
@@ -171,13 +186,13 @@ def _body(vip: IPv4Address, lease_s: int) -> list[xtables.Rule]:
 
 
 def _recent(name: str, seconds: int) -> bytes:
-    """The match for a destination that is in the list, with `seconds` since at most that long."""
+    """Return the match for a destination in the list, with `seconds` for at most that long."""
     data = _RECENT.pack(seconds, _HIT_COUNT, _CHECK, 0, name.encode(), _DESTINATION, _WHOLE_ADDRESS)
     return xtables.extension("recent", data, _REVISION)
 
 
 def last_written(path: Path, vip: IPv4Address) -> int | None:
-    """In which jiffy the VIP was last written to the list, `None` where it does not stand there."""
+    """Return the jiffy in which the VIP was last written to the list; None when it is not there."""
     try:
         lines = path.read_text("ascii").splitlines()
     except OSError as error:
@@ -191,7 +206,7 @@ def _write(path: Path, operation: str) -> None:
     try:
         with path.open(
             "r+b", buffering=0
-        ) as file:  # unbuffered: one operation per write, at the file's beginning
+        ) as file:  # unbuffered: one operation per write, at the beginning of the file
             file.write(operation.encode("ascii"))
     except OSError as error:
         raise _failure(f"writing {operation} to", path, error) from error
@@ -199,5 +214,6 @@ def _write(path: Path, operation: str) -> None:
 
 def _failure(doing: str, path: Path, error: OSError) -> DataplaneError:
     return DataplaneError(
-        f"{doing} {path}: {'the guard rules are gone' if error.errno == errno.ENOENT else error.strerror}"
+        f"{doing} {path}: "
+        f"{'the guard rules are gone' if error.errno == errno.ENOENT else error.strerror}"
     )

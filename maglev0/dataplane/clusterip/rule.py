@@ -1,7 +1,8 @@
 """The CLUSTERIP rule in the legacy filter table.
 
-The target's layout is that of include/uapi/linux/netfilter_ipv4/ipt_CLUSTERIP.h of Linux 6.2. A rule that we inserted bears a comment, by which
-a daemon started after a `kill -9` knows it from what an operator set up.
+The target's layout is that of include/uapi/linux/netfilter_ipv4/ipt_CLUSTERIP.h of Linux 6.2. A
+rule that a daemon inserted bears a comment, by which a daemon started after a `kill -9` can tell it
+from what an operator set up.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from maglev0.dataplane.clusterip import xtables
 from maglev0.dataplane.clusterip.xtables import EXTENSION, MARK
 
 _HASH_MODES = tuple(HashMode)  # in the order of the kernel's enum clusterip_hashmode
-# struct ipt_clusterip_tgt_info: flags, MAC, total nodes, count of local nodes, local nodes, hash mode, initval; the pointer behind is the kernel's
+# struct ipt_clusterip_tgt_info: flags, MAC, total nodes, count of local nodes, local nodes, hash
+# mode, initval; the pointer after these is the kernel's
 _TARGET_INFO = struct.Struct("=I6sHH32s2xII")
-_COUNT_OF_LOCAL_NODES = 12  # its offset therein
+_COUNT_OF_LOCAL_NODES = 12  # its offset in the target's data
 _FLAG_NEW = 1
 _SETTINGS = {
     "interface": "interface",
@@ -38,20 +40,22 @@ class ClusterIPRule(NamedTuple):
 
 
 def insert(table: Any, service: Service) -> None:
-    """Put our rule first in INPUT, with no bucket in force."""
+    """Insert our rule first in INPUT, with no bucket in force."""
     table.insert_entry("INPUT", _rule_entry(service), 0)
 
 
 def _rule_entry(service: Service) -> Any:
-    """The rule as struct ipt_entry, without a local node.
+    """Build the rule as struct ipt_entry, without a local node.
 
-    The iptables program insists on --local-node, and the kernel puts it in force at once. The kernel itself takes a rule with none, so there is
-    no instant in which a bucket is in force that is another node's. The number stays in its unused place, so that what iptables-save prints can
-    be restored. The library's own `insert_rule` would refuse it, and has the extension print to a redirected stdout, where it may swallow
-    another thread's log line.
+    The iptables program insists on --local-node, and the kernel puts that bucket in force at once.
+    The kernel itself accepts a rule without one, so no bucket of another node is ever in force. The
+    number stays in its unused field, so that what iptables-save prints can be restored. The
+    library's own `insert_rule` would refuse the rule; it also lets the extension print to a
+    redirected stdout, where another thread's log line may get lost.
     """
     iptc = xtables.load_iptc()
-    # The library opens, and so creates, all five legacy tables (nat with its connection tracking too) unless a rule names fewer.
+    # Unless a rule names fewer, the library opens, and so creates, all five legacy tables,
+    # including nat with its connection tracking.
     rule = type("FilterRule", (iptc.Rule,), {"tables": ()})()
     rule.dst = f"{service.vip}/32"
     rule.in_interface = service.interface
@@ -71,7 +75,7 @@ def _rule_entry(service: Service) -> Any:
 
 
 def rules_of(table: Any, vip: IPv4Address) -> list[ClusterIPRule]:
-    """The CLUSTERIP rules of the VIP, in all chains."""
+    """Return the CLUSTERIP rules of the VIP, in all chains."""
     found = [
         decode(rule, vip) for chain in table.chains for rule in xtables.rules(table, chain.name)
     ]
@@ -79,7 +83,7 @@ def rules_of(table: Any, vip: IPv4Address) -> list[ClusterIPRule]:
 
 
 def decode(rule: xtables.Rule, vip: IPv4Address) -> ClusterIPRule | None:
-    """What the rule says, if it is a CLUSTERIP rule of the VIP."""
+    """Read a rule; None when it is not a CLUSTERIP rule of the VIP."""
     if rule.target != "CLUSTERIP" or rule.raw[4:8] != vip.packed:
         return None
     flags, mac, total_nodes, _, _, hash_mode, hash_seed = _TARGET_INFO.unpack_from(
@@ -103,7 +107,7 @@ def _bears_our_mark(rule: xtables.Rule) -> bool:
 
 
 def compare(service: Service) -> tuple[list[str], bool]:
-    """What in the rules of the VIP contradicts the service, in words, and whether they are all ours.
+    """Return what in the rules of the VIP contradicts the service, and whether all rules are ours.
 
     Only rules with --new carry settings; others share those of the first.
     """
@@ -112,7 +116,7 @@ def compare(service: Service) -> tuple[list[str], bool]:
     settled = [rule for rule in rules if rule.is_new]
     if not settled:
         return [
-            f"no rule for {service.vip} with --new is in the legacy filter table, so its settings cannot be told"
+            f"the settings are unknown: no rule for {service.vip} in the legacy filter table has --new"
         ], False
     compared = [
         (name, getattr(rule.service, field), getattr(service, field))

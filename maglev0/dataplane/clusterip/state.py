@@ -1,4 +1,7 @@
-"""What a kernel has in force for a VIP by a CLUSTERIP rule, read and not touched, whichever process serves it."""
+"""Reads what a kernel has in force for a VIP by a CLUSTERIP rule, whichever process serves it.
+
+Changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,7 @@ from typing import NamedTuple
 from maglev0.core.service import Service
 from maglev0.core.settings import CLUSTERIP_LEASE_MS, Settings
 from maglev0.dataplane import rights
-from maglev0.dataplane.clusterip import dataplane as clusterip
-from maglev0.dataplane.clusterip import guard, xtables
+from maglev0.dataplane.clusterip import guard, proc_file, xtables
 from maglev0.dataplane.clusterip import rule as clusterip_rule
 from maglev0.dataplane.clusterip.dataplane import ClusterIP
 from maglev0.dataplane.host import address
@@ -28,19 +30,21 @@ _TIMERS = Path("/proc/timer_list")
 _JIFFIES = re.compile(r"^jiffies: (\d+)$", re.MULTILINE)
 _NOW = re.compile(r"^now at (\d+) nsecs$", re.MULTILINE)
 _RATES_HZ = (100, 250, 300, 1000)  # kernel/Kconfig.hz
-_MEASURED_S = 0.1  # ten ticks at the least, which tell these rates apart
+_MEASURED_S = 0.1  # at least ten ticks, enough to tell these rates apart
 _LONG_BITS = 8 * struct.calcsize("L")  # the lists show an unsigned long of that clock
 
 
 async def read(settings: Settings, vip: IPv4Address) -> ClusterIPKernel:
-    """Read it in the network namespace of the calling thread.
+    """Read the rule and its guard in the network namespace of the calling thread.
 
-    Raises `DataplaneError` where nothing can be said of it: no rights, no rule, or rules that are not what this version and these settings make them.
+    Raises `DataplaneError` when the state cannot be told: no rights, no rule, or rules that do not
+    match this version and these settings.
     """
     rights.require("reading the CLUSTERIP rule")
-    if not clusterip.is_set_up(vip):
+    if not proc_file.is_set_up(vip):
         raise DataplaneError(
-            f"there is no CLUSTERIP rule for {vip} in this network namespace, so no daemon serves it here"
+            f"there is no CLUSTERIP rule for {vip} in this network namespace, so no daemon serves "
+            "it here"
         )
     lease_s = settings.lease_ms // CLUSTERIP_LEASE_MS
     service, guarded = _carried_out(settings, vip, lease_s)
@@ -55,13 +59,14 @@ async def read(settings: Settings, vip: IPv4Address) -> ClusterIPKernel:
 
 
 def _carried_out(settings: Settings, vip: IPv4Address, lease_s: int) -> tuple[Service, bool]:
-    """What the rule carries out, and whether the guard stands before it."""
+    """Return the service that the rule carries out, and whether the guard is in place."""
     with xtables.reading() as table:
         found = [rule.service for rule in clusterip_rule.rules_of(table, vip) if rule.is_new]
         guarded = bool(found) and guard.is_in_place(table, found[0], lease_s)
     if not found or found[0] != settings.service(vip, found[0].interface):
         raise DataplaneError(
-            f"the CLUSTERIP rule of {vip} is not for the cluster's settings: iptables-legacy -S shows it"
+            f"the CLUSTERIP rule of {vip} is not for the cluster's settings: iptables-legacy -S "
+            "shows it"
         )
     if not guarded and guard.left_something(vip):
         raise DataplaneError(f"another program has changed the guard rules of {vip}")
@@ -74,7 +79,11 @@ class _LeaseSlot(NamedTuple):
 
 
 def _lease_left_s(vip: IPv4Address, lease_s: int) -> float:
-    """How long a marked timer still runs; negative where it ran out, minus infinity where there is none. The kernel counts up to and with the end."""
+    """Return how long a marked timer still runs, in seconds.
+
+    Negative when it has run out, minus infinity without a timer. The kernel counts up to and
+    including the end.
+    """
     starts = [
         slot.started
         for slot in (_slot(vip, number) for number in guard.SLOTS)
@@ -102,7 +111,8 @@ def _clock() -> _Clock:
         text = _TIMERS.read_text("ascii", "replace")
     except OSError as error:
         raise DataplaneError(
-            f"reading the kernel's clock from {_TIMERS}: {error.strerror}; whether the lease runs cannot be told"
+            f"reading the kernel's clock from {_TIMERS}: {error.strerror}; whether the lease runs "
+            "cannot be told"
         ) from error
     jiffies, now = _JIFFIES.search(text), _NOW.search(text)
     if jiffies is None or now is None:
@@ -112,7 +122,7 @@ def _clock() -> _Clock:
 
 @cache
 def _rate_hz() -> int:
-    """How often this kernel's clock ticks in a second, which no file tells."""
+    """Measure how often this kernel's clock ticks in a second; no file says it."""
     first = _clock()
     time.sleep(_MEASURED_S)
     second = _clock()

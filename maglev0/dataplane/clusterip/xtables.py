@@ -1,7 +1,9 @@
-"""The legacy filter table by python-iptables: read afresh, changed in one transaction under the lock of the iptables programs.
+"""Reads and changes the legacy filter table by python-iptables.
 
-Rules are handled as the kernel's own bytes: struct ipt_entry with its matches and its target, laid out as in
-include/uapi/linux/netfilter_ipv4/ip_tables.h and netfilter/x_tables.h of Linux 6.2. So none of the rules of others can stop us.
+Every reading is a new one, every change one transaction under the lock of the iptables programs.
+Rules are handled as the kernel's own bytes: struct ipt_entry with its matches and its target, laid
+out as in include/uapi/linux/netfilter_ipv4/ip_tables.h and netfilter/x_tables.h of Linux 6.2. So no
+rule of another program can stop the daemon.
 """
 
 from __future__ import annotations
@@ -18,8 +20,10 @@ from typing import Any, NamedTuple
 
 from maglev0.errors import DataplaneError, UnavailableError
 
-MARK = "maglev0"  # the comment of a rule that we inserted
-LOCK_TRIES = 25  # iptables programs hold the lock for milliseconds; the daemon's loop stands still meanwhile, so wait a quarter of a second at most
+MARK = "maglev0"  # the comment of a rule that a daemon inserted
+# iptables programs hold the lock for milliseconds. The daemon's loop stands still meanwhile, so it
+# waits for at most a quarter of a second.
+LOCK_TRIES = 25
 LOCK_RETRY_S = 0.01
 
 EXTENSION = struct.Struct("=H29sB")  # head of a match or target: size with its data, name, revision
@@ -29,7 +33,8 @@ _OFFSETS_AT = 88
 _COUNTERS = struct.Struct("=QQ")  # struct xt_counters: packets and bytes, at 96
 _COUNTERS_AT = 96
 _JUDGED = (
-    84  # what of an entry decides about packets ends here; then come caches, offsets and counters
+    # the part of an entry that decides about packets ends here; caches, offsets and counters follow
+    84
 )
 _IP = struct.Struct(
     "=4s4s4s4s16s16s16s16sHBB"
@@ -48,7 +53,10 @@ class Match(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """One rule: `raw` is its struct ipt_entry with all that follows; `target` the extension's, chain's or verdict's name."""
+    """One rule: `raw` is its struct ipt_entry with all that follows.
+
+    `target` is the name of an extension, a chain or a verdict.
+    """
 
     chain: str
     raw: bytes
@@ -56,23 +64,23 @@ class Rule(NamedTuple):
 
     @property
     def target_offset(self) -> int:
-        """Where in `raw` the matches end and the target begins."""
+        """The offset in `raw` at which the matches end and the target begins."""
         return int(_OFFSETS.unpack_from(self.raw, _OFFSETS_AT)[0])
 
     @property
     def counted(self) -> tuple[int, int]:
-        """The packets that it matched, and their bytes."""
+        """The packets that the rule matched, and their bytes."""
         packets, size = _COUNTERS.unpack_from(self.raw, _COUNTERS_AT)
         return int(packets), int(size)
 
     @property
     def matches(self) -> tuple[Match, ...]:
-        """Its matches, in their order."""
+        """The rule's matches, in their order."""
         found = []
         offset = ENTRY_SIZE
         while offset < self.target_offset:
             size, name, revision = EXTENSION.unpack_from(self.raw, offset)
-            # Behind the name's zero there is what was in the memory: the kernel copies no more than the name.
+            # The kernel copies only the name, so what follows its final zero is old memory.
             found.append(
                 Match(text(name), revision, self.raw[offset + EXTENSION.size : offset + size])
             )
@@ -81,12 +89,12 @@ class Rule(NamedTuple):
 
     @property
     def judging(self) -> tuple[str, bytes, tuple[Match, ...], str]:
-        """What two rules have in common that judge alike in the same chain."""
+        """The bytes that two rules share exactly when they judge alike in the same chain."""
         return self.chain, self.raw[:_JUDGED], self.matches, self.target
 
 
 def load_iptc() -> Any:
-    """Import python-iptables only where it is used: it loads C libraries, and 14 MB, at import."""
+    """Import python-iptables when it is needed: importing it loads C libraries and takes 14 MB."""
     try:
         import iptc  # noqa: PLC0415
     except (
@@ -94,16 +102,20 @@ def load_iptc() -> Any:
         OSError,
         AttributeError,
         TypeError,
-    ) as error:  # the last two: what it stumbles over where a library is not found
+    ) as error:  # the last two: what it raises where a library is not found
         raise UnavailableError(
-            f"clusterip needs python-iptables and the libraries of legacy iptables: apt install iptables ({error})"
+            f"clusterip needs python-iptables and the libraries of legacy iptables: apt install "
+            f"iptables ({error})"
         ) from error
     return iptc
 
 
 @contextlib.contextmanager
 def _xtables_lock() -> Iterator[None]:
-    """Hold the lock of the iptables programs: each change rewrites the whole table, and would undo theirs made meanwhile."""
+    """Hold the lock of the iptables programs.
+
+    Each change rewrites the whole table and would undo changes that they make meanwhile.
+    """
     path = os.environ.get("XTABLES_LOCKFILE", "/run/xtables.lock")
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CREAT, 0o600)
@@ -122,10 +134,11 @@ def _xtables_lock() -> Iterator[None]:
 
 @contextlib.contextmanager
 def reading() -> Iterator[Any]:
-    """The legacy filter table of this thread's namespace, read afresh.
+    """Read the legacy filter table of this thread's namespace.
 
-    Without the lock: the kernel hands out a whole table, and a node that lacks nothing need not wait for anybody.
-    python-iptables keeps one object per table name, whose handle belongs to the namespace of its last refresh.
+    It takes no lock: the kernel hands out a whole table, and a node that lacks nothing need not
+    wait. python-iptables keeps one object per table name, whose handle belongs to the namespace of
+    its last refresh.
     """
     iptc = load_iptc()
     try:
@@ -141,14 +154,17 @@ def reading() -> Iterator[Any]:
 
 @contextlib.contextmanager
 def changing() -> Iterator[Any]:
-    """The table under the lock; what was changed comes into force at once, when the block is left without an error."""
+    """Yield the table under the lock.
+
+    Changes come into force together when the block ends without an error.
+    """
     with _xtables_lock(), reading() as table:
         yield table
         table.commit()
 
 
 def rules(table: Any, chain: str) -> list[Rule]:
-    """The rules of a chain, in their order; none where there is no such chain."""
+    """Return the rules of a chain, in their order; none when the chain does not exist."""
     found: list[Rule] = []
     entry = table.first_rule(chain) if table.is_chain(chain) else None
     while entry:
@@ -159,14 +175,15 @@ def rules(table: Any, chain: str) -> list[Rule]:
 
 
 def insert(table: Any, rule: Rule, position: int) -> None:
-    """Insert a rule, counted from 0; one behind the last appends it."""
+    """Insert a rule at a position, counted from 0; the position after the last appends it."""
     table.insert_entry(rule.chain, _buffer(rule.raw), position)
 
 
 def delete(table: Any, rule: Rule) -> None:
-    """Delete a rule that was read, be its target an extension, a chain or a verdict."""
+    """Delete a rule that was read; its target may be an extension, a chain or a verdict."""
     head = bytearray(rule.raw)
-    # In the kernel the name of a chain or verdict is empty, and a number behind it says all; libiptc goes by the name.
+    # In the kernel the name of a chain or verdict is empty, and the number after it says all;
+    # libiptc uses the name.
     size, _, revision = EXTENSION.unpack_from(head, rule.target_offset)
     EXTENSION.pack_into(head, rule.target_offset, size, rule.target.encode(), revision)
     table.delete_entry(rule.chain, _buffer(bytes(head)), _buffer(b"\xff" * len(head)))
@@ -177,11 +194,11 @@ def _buffer(raw: bytes) -> Any:
 
 
 def for_destination(vip: IPv4Address, interface: str) -> bytes:
-    """The head of a rule for what arrives for one address on one interface."""
+    """Return the head of a rule for what arrives for one address on one interface."""
     name = interface.encode()
     mask = b"\xff" * (
         len(name) + 1
-    )  # with the final zero: this interface, and none whose name merely begins so
+    )  # with the final zero: this interface only, and none whose name begins like that
     return _IP.pack(b"", vip.packed, b"", b"\xff" * 4, name, b"", mask, b"", 0, 0, 0)
 
 
@@ -189,7 +206,7 @@ EVERYTHING = bytes(_IP.size)  # the head of a rule for every packet
 
 
 def compose(chain: str, head: bytes, matches: bytes, target: str) -> Rule:
-    """A rule whose target is a verdict or a chain."""
+    """Build a rule whose target is a verdict or a chain."""
     goal = extension(target, _VERDICT)
     target_offset = ENTRY_SIZE + len(matches)
     offsets = _OFFSETS.pack(target_offset, target_offset + len(goal))
@@ -198,16 +215,16 @@ def compose(chain: str, head: bytes, matches: bytes, target: str) -> Rule:
 
 
 def extension(name: str, data: bytes, revision: int = 0) -> bytes:
-    """A match or target of a rule, padded as the kernel wants it."""
+    """Build a match or target of a rule, padded as the kernel wants it."""
     size = -(-(EXTENSION.size + len(data)) // _ALIGNMENT) * _ALIGNMENT
     return (EXTENSION.pack(size, name.encode(), revision) + data).ljust(size, b"\0")
 
 
 def comment(words: str) -> bytes:
-    """The match that matches all, and says something to the reader."""
+    """Build the match that matches every packet and carries a comment."""
     return extension("comment", words.encode().ljust(_COMMENT_BYTES, b"\0"))
 
 
 def text(field: bytes) -> str:
-    """A C string."""
+    """Read a C string."""
     return field.partition(b"\0")[0].decode("utf-8", "replace")

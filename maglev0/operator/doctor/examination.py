@@ -16,7 +16,7 @@ from maglev0.core.service import HashFamily
 from maglev0.core.settings import LEASE_SHARE, Settings, Wishes
 from maglev0.core.text import printable
 from maglev0.dataplane import select
-from maglev0.dataplane.clusterip import dataplane as clusterip
+from maglev0.dataplane.clusterip import proc_file
 from maglev0.dataplane.host import interface as interfaces_
 from maglev0.dataplane.host.interface import Interface
 from maglev0.errors import DataplaneError, UnavailableError, ZooKeeperError
@@ -274,7 +274,7 @@ def _filters(
         ]
         return None
     found += filters.judge(rules.others, vip, interface, cluster_mac)
-    return rules.ours or clusterip.is_set_up(vip)
+    return rules.ours or proc_file.is_set_up(vip)
 
 
 async def _macs(zookeeper: Session, asked: ClusterAddress) -> list[Finding]:

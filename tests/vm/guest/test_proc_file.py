@@ -9,7 +9,7 @@ import pytest
 
 from maglev0.core.service import Service
 from maglev0.core.transition import Move
-from maglev0.dataplane.clusterip import dataplane as clusterip
+from maglev0.dataplane.clusterip import proc_file
 from maglev0.dataplane.clusterip.dataplane import ClusterIP
 from maglev0.errors import DataplaneError
 from maglev0.protocol.ports.gate import Commit
@@ -91,8 +91,8 @@ def test_a_bucket_beyond_the_total_is_refused(dataplane: ClusterIP, bucket: int)
 @pytest.mark.parametrize(
     ("operation", "words"),
     [
-        ("+2", "holds that number already"),
-        ("-3", "does not hold that number"),
+        ("+2", "that bucket is in force already"),
+        ("-3", "that bucket is not in force"),
         ("5", "Input/output error"),
         ("+1junk", "Invalid argument"),
         ("+" + "1" * 20, "Input/output error"),
@@ -105,7 +105,7 @@ def test_each_refusal_of_the_kernel_has_its_words(
         await dataplane.open()
         await own(dataplane, frozenset({2}))
         with pytest.raises(DataplaneError, match=words):
-            clusterip._write_operation(service.vip, operation)
+            proc_file.write_operation(service.vip, operation)
 
     asyncio.run(provoke())
     assert host.in_force() == "2"

@@ -13,6 +13,7 @@ import pytest
 from maglev0.core.service import HashMode, Service
 from maglev0.core.transition import Move
 from maglev0.dataplane.clusterip import dataplane as clusterip
+from maglev0.dataplane.clusterip import proc_file
 from maglev0.dataplane.clusterip.dataplane import ClusterIP
 from maglev0.errors import DataplaneError
 from tests.vm.guest import space as host
@@ -23,9 +24,9 @@ OURS = "-A INPUT -d 198.51.100.1/32 -i eth0 -m comment --comment maglev0 -j CLUS
 
 
 def test_it_inserts_the_rule_and_the_address_with_no_bucket_in_force(dataplane: ClusterIP) -> None:
-    assert not clusterip.is_set_up(dataplane._service.vip)
+    assert not proc_file.is_set_up(dataplane._service.vip)
     asyncio.run(dataplane.open())
-    assert clusterip.is_set_up(dataplane._service.vip)
+    assert proc_file.is_set_up(dataplane._service.vip)
     assert host.in_force() == ""
     assert host.addresses() == [f"{host.VIP}/32 eth0:maglev0"]
     (rule,) = host.clusterip_rules()
