@@ -214,7 +214,7 @@ def test_a_hand_over_that_a_killed_daemon_left_half_done_stays_where_it_was(step
         async with opened() as dataplane:
             assert await dataplane.owned() == [{1, 2}, {1}, {1, 3}][steps]
             assert await dataplane.owned() | await dataplane.kept() == {1, 2, 3}
-            with pytest.raises(DataplaneError, match="no move is loaded"):
+            with pytest.raises(DataplaneError, match="no move is staged"):
                 await dataplane.commit(Commit.ACQUIRE)
             await dataplane.unpin(frozenset({1, 2, 3, 4}))
             assert await dataplane.kept() == NOTHING

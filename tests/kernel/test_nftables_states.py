@@ -80,7 +80,7 @@ class Kernel(RuleBasedStateMachine):
     def load_twice(self, given_up: Move, turns: int, move: Move) -> None:
         """The first load is cut short between two transactions."""
         if self.runner.run(self.cut_short(given_up, turns)):
-            with pytest.raises(DataplaneError, match="no move is loaded"):
+            with pytest.raises(DataplaneError, match="no move is staged"):
                 self.runner.run(self.dataplane.commit(Commit.ACQUIRE))
         found = listed(self.host)
         assert found.owned == self.model.owned

@@ -1,8 +1,10 @@
-"""The buckets in the kernel: which are in force, which a loaded move makes so, and which packets the early stage lets through at all.
+"""The buckets in the kernel: in force, staged, and admitted by the early stage.
 
-Two slots are used in turn. One is in force; a move is loaded by making the other one what is to be, which nobody sees. The move's losses are
-released by asking for both slots at once, its gains acquired by asking for the other one alone: a map's one element is replaced each time,
-whatever the number of buckets. What the slots hold is a state that needs no notes beside it, so any process can take it up.
+Two slots are used in turn. One is in force. A move is staged by filling the other one, which no
+rule reads meanwhile. Commit(release) puts both slots in force at once, so what either lacks is
+released; commit(acquire) puts the other one in force alone. Each time one element of a map is
+replaced, whatever the number of buckets. The slots need no notes beside them, so any process can
+adopt them.
 """
 
 from __future__ import annotations
@@ -20,14 +22,17 @@ from maglev0.dataplane.xdp.filter import XdpFilter
 from maglev0.errors import DataplaneError
 from maglev0.protocol.ports.gate import Commit
 
-PIECE = nfmessage.MAX_ELEMENTS  # elements in one transaction, some 4 ms: signals, the watchdog and renewals are served in between
+# elements in one transaction, some 4 ms; signals, the watchdog and renewals are served in between
+PIECE = nfmessage.MAX_ELEMENTS
 _SETS = (ruleset.ADMITTED, *ruleset.OWNED)
 
 
 class BucketSets:
-    """The sets of buckets in the tables of one service. What they should hold is remembered, and changes when the kernel has changed.
+    """The sets of buckets in the tables of one service.
 
-    `front`, which judges before the early stage, is told to admit before the early stage does, and to refuse after it.
+    What they should hold is remembered, and changes when the kernel has changed. The XDP filter
+    judges before the early stage, so it admits buckets before the early stage does and refuses them
+    after it.
     """
 
     def __init__(self, tables: Tables, service: Service, xdp_filter: XdpFilter) -> None:
@@ -37,14 +42,15 @@ class BucketSets:
         self._table = ruleset.table_name(service.vip)
         self._held: dict[str, set[int]] = {name: set() for name in _SETS}
         self._slot = ruleset.OWNED[0]  # or the other one, or both
-        self._coming: str | None = None  # the slot with a loaded move
+        self._coming: str | None = None  # the slot with a staged move
         self._let_in: frozenset[int] = frozenset()  # what was admitted for that move alone
-        self._apart: frozenset[int] | None = (
-            None  # where the two slots may differ; `None`: anywhere
-        )
+        self._apart: frozenset[int] | None = None  # where the two slots may differ; None: anywhere
 
     async def adopt(self) -> None:
-        """Take up what the kernel holds; a move that another process loaded and did not flip is forgotten."""
+        """Adopt what the kernel holds.
+
+        A move that another process staged and did not commit is given up.
+        """
         self._held = {name: set(await self._read(name)) for name in _SETS}
         self._coming, self._let_in, self._apart = None, frozenset(), None
         slot = self._read_slot()
@@ -55,11 +61,11 @@ class BucketSets:
 
     @property
     def admitted(self) -> frozenset[int]:
-        """What the early stage lets through, as the numbers that its set holds."""
+        """What the early stage admits, as the numbers that its set holds."""
         return frozenset(self._held[ruleset.ADMITTED])
 
     async def admit(self, buckets: Iterable[int]) -> None:
-        """Let the early stage pass these buckets too, for the connections that are kept in them."""
+        """Let the early stage admit these buckets too: connections are kept in them."""
         await self._readmit(
             frozenset(), ruleset.elements(self._service, buckets) - self._held[ruleset.ADMITTED]
         )
@@ -70,7 +76,7 @@ class BucketSets:
         await self._settle(gains)
         coming = _other(self._slot)
         present, other = self._held[self._slot], self._held[coming]
-        # The sets are large, most moves are small: only what can differ is compared.
+        # The sets are large and most moves small, so only what can differ is compared.
         touched = gains | losses | (present ^ other if self._apart is None else self._apart)
         wanted = gains | ((touched & present) - losses)
         self._apart = touched
@@ -82,7 +88,10 @@ class BucketSets:
         self._coming = coming
 
     async def _settle(self, gains: frozenset[int]) -> None:
-        """Have one slot in force, and nothing admitted for a move that is given up, but what the next one `gains` too."""
+        """Have one slot in force, and nothing admitted for a move that was given up.
+
+        What the next move `gains` too stays admitted.
+        """
         self._coming = None
         if self._slot == ruleset.OWNED_BOTH:
             first, second = ruleset.OWNED
@@ -95,7 +104,7 @@ class BucketSets:
     def commit(self, to: Commit) -> None:
         """See `Gate.commit`."""
         if self._coming is None:
-            raise DataplaneError("flipping nftables: no move is loaded")
+            raise DataplaneError("committing in nftables: no move is staged")
         if to is Commit.ACQUIRE:
             self._point(self._coming)
             self._let_in = frozenset()
@@ -120,7 +129,7 @@ class BucketSets:
         await self._readmit(unneeded & self._held[ruleset.ADMITTED], frozenset())
 
     async def restore(self) -> bool:
-        """Make the kernel hold what it should; return whether it did not."""
+        """Make the kernel hold what it should; return whether it held something else."""
         wrong = self._read_slot() != self._slot
         if wrong:
             self._point(self._slot)
@@ -130,20 +139,23 @@ class BucketSets:
         return wrong
 
     async def _readmit(self, removed: AbstractSet[int], added: AbstractSet[int]) -> None:
-        """Change what is admitted: in front first where more is, behind first where less is."""
+        """Change what is admitted: the XDP filter admits first and refuses last."""
         self._xdp_filter.admit(added)
         await self._change(ruleset.ADMITTED, removed, added)
         self._xdp_filter.refuse(removed)
 
     async def _replace(self, name: str, held: set[int], wanted: Iterable[int]) -> bool:
-        """Turn what a set holds into what is wanted, removals first; return whether that differed. `held` tells at any time what it holds."""
+        """Make a set hold what is wanted, removals first; return whether it held something else.
+
+        `held` is what the set holds, and follows each step.
+        """
         wanted = frozenset(wanted)
         removed, added = held - wanted, wanted - held
         await self._put(name, held, removed, added)
         return bool(removed or added)
 
     async def _change(self, name: str, removed: AbstractSet[int], added: AbstractSet[int]) -> None:
-        """Take some out of what a set holds, and put others in."""
+        """Remove some numbers from what a set holds, and add others."""
         await self._put(name, self._held[name], removed, added)
 
     async def _put(
@@ -171,7 +183,7 @@ class BucketSets:
         return frozenset.intersection(*sets)
 
     def _point(self, slot: str) -> None:
-        """Put a slot in force, or both, in one small transaction."""
+        """Put one slot or both in force, in one small transaction."""
         vip = self._service.vip
         self._tables.run(
             nfmessage.empty(self._table, ruleset.OWNED_SLOT),
@@ -192,5 +204,5 @@ def _other(slot: str) -> str:
 
 
 def _sets_of(slot: str) -> tuple[str, ...]:
-    """The sets that a bucket must be in to be in force."""
+    """Return the sets that a bucket must be in to be in force."""
     return ruleset.OWNED if slot == ruleset.OWNED_BOTH else (slot,)

@@ -1,4 +1,4 @@
-"""The dataplane of today's kernels: two tables of our own, the VIP's address and the cluster MAC on the traffic interface."""
+"""The nftables dataplane: two tables of our own, the VIP's address and the cluster MAC."""
 
 from __future__ import annotations
 
@@ -37,14 +37,18 @@ _PROBE = Service(
 
 
 def check() -> None:
-    """Raise `UnavailableError` saying what keeps nftables from serving on this machine, and what mends it. Changes nothing."""
-    rights.require("nftables")  # without it libnftables would write to stderr by itself
+    """Raise `UnavailableError` when nftables cannot serve on this machine.
+
+    The error says what is missing and what fixes it. Changes nothing.
+    """
+    rights.require("nftables")  # without these libnftables would itself write to stderr
     nft = Nft()
     try:
         nft.check(ruleset.probe(_PROBE, Hook.PREROUTING))
     except NftError as error:
         raise UnavailableError(
-            f"nftables: this kernel refuses the rules ({error}); modprobe nf_tables nft_hash nft_ct, or use a newer kernel"
+            f"nftables: this kernel refuses the rules ({error}); "
+            "modprobe nf_tables nft_hash nft_ct, or use a newer kernel"
         ) from error
 
 
@@ -63,10 +67,11 @@ async def remove_leftovers(vip: IPv4Address) -> None:
 
 
 class Nftables:
-    """The `Dataplane` of one service on nftables, with leases of `lease_ms`.
+    """The `Dataplane` of one service on nftables, with leases of `lease_ms` milliseconds.
 
-    `xdp` says what refuses foreign packets in front of the rules. `guard` keeps other programs off our tables where the kernel can; where it cannot,
-    or shall not, what they change is restored behind them. `counted` has the early stage count, too, what it refuses.
+    `xdp` says what refuses foreign packets before the rules do. `guard` keeps other programs off
+    our tables if the kernel can; otherwise the daemon restores what they change. `counted` makes
+    the early stage count what it refuses.
     """
 
     family = HashFamily.NFTABLES
@@ -94,7 +99,10 @@ class Nftables:
         self._is_trusted = True
 
     async def open(self) -> None:
-        """See `Upkeep.open`. The rules stand before the address does, so that nothing is ever answered that they did not judge."""
+        """See `Upkeep.open`.
+
+        The rules come before the address, so they judge every packet that this host answers.
+        """
         service = self._service
         self._tables.open()
         self._events = self._events or KernelEvents(
@@ -102,7 +110,8 @@ class Nftables:
         )
         link = await find_link(service.interface)
         self._rules.choose_hook(shared=link.sharer is not None)
-        # The note is written before the MAC is added: a daemon killed in between leaves a note too many, never one too few.
+        # The note is written before the MAC is added: a killed daemon may leave a note too many,
+        # but never one too few.
         present = multicast.has(service.interface, service.cluster_mac)
         self._mac_added = not present or self._rules.noted() or await address.is_ours(service.vip)
         self._rules.note(mac_added=self._mac_added)
@@ -110,18 +119,20 @@ class Nftables:
         self._watch()
         if not self._tables.guarded:
             log.info(
-                "this kernel lets others flush our nftables rules, which are restored behind them; Linux 6.9 and later can forbid it"
+                "this kernel lets other programs flush our nftables rules; the daemon restores "
+                "them "
+                "(Linux 6.9 and later can forbid it)"
             )
         self._xdp_filter.open(link.ifindex, link.sharer, self._buckets.admitted)
         await address.warn_if_found(service.vip)
         await self._restore_host(await find_link(service.interface))
 
     async def stage(self, move: Move) -> None:
-        """See `Gate.stage`: in pieces, between which the loop turns."""
+        """See `Gate.stage`; works in pieces, between which the loop turns."""
         await self._buckets.stage(move)
 
     async def commit(self, to: Commit) -> None:
-        """See `Gate.commit`: one element of a map is replaced."""
+        """See `Gate.commit`; one element of a map is replaced."""
         self._buckets.commit(to)
 
     async def arm(self) -> None:
@@ -141,11 +152,15 @@ class Nftables:
         return await self._buckets.owned()
 
     async def kept(self) -> frozenset[int]:
-        """See `Readings.kept`. Gains that a killed daemon had loaded count as kept until they are forgotten: nobody can tell them apart."""
+        """See `Readings.kept`.
+
+        Gains that a killed daemon had staged count as kept until they are unpinned: they cannot be
+        told apart.
+        """
         return await self._buckets.kept()
 
     async def connections(self) -> Connections:
-        """See `Readings.connections`: what connection tracking knows."""
+        """See `Readings.connections`; the source is connection tracking."""
         return await connections.held(self._service.vip, self._hashing)
 
     async def counters(self) -> Counters | None:
@@ -174,7 +189,10 @@ class Nftables:
         self._is_trusted = False
 
     async def disturbed(self) -> None:
-        """See `Upkeep.disturbed`: links, addresses, and transactions of other processes that name our tables."""
+        """See `Upkeep.disturbed`.
+
+        It wakes for links, addresses, and transactions of other processes that name our tables.
+        """
         if self._events is None:
             raise DataplaneError("waiting for changes of a dataplane that is not open")
         await self._events.wait()
@@ -189,13 +207,14 @@ class Nftables:
         except LinkDownError:
             raise
         except DataplaneError:
-            # Rules that are gone, or that name an interface which is, judge nothing: without the address the node answers for none.
+            # Rules that are gone, or that name an interface that is gone, judge nothing. Without
+            # the address this node answers for no bucket.
             with contextlib.suppress(DataplaneError):
                 await address.remove_ours(self._service.vip)
             raise
 
     async def close(self) -> None:
-        """See `Upkeep.close`: the address first, the rules last."""
+        """See `Upkeep.close`; the address goes first, the rules last."""
         service = self._service
         if self._events is None:
             self._tables.close()
@@ -220,10 +239,14 @@ class Nftables:
         self._lease.adopt()
 
     async def _install_rules(self) -> None:
-        """Put up rules where there are none, or those of another version or for other settings, and keep the connections that there are."""
+        """Install rules where none are, or where they are of another version or other settings.
+
+        Existing connections are kept.
+        """
         self._xdp_filter.forget()
         if not self._rules.standing():
-            # Nothing judges yet and nothing shall be cut, so connections are entered before the gate closes, and once more for those since.
+            # Nothing judges yet and nothing shall be cut, so connections are entered before the
+            # rules drop anything, and once more for those that began since.
             self._rules.prepare()
             await self._buckets.adopt()
             await self._keep_connections()
@@ -235,23 +258,27 @@ class Nftables:
         await self._keep_connections()
 
     async def _keep_connections(self) -> None:
-        """Admit the buckets of connections older than our rules, whether or not connection tracking knew them."""
+        """Admit the buckets of connections older than our rules.
+
+        Connection tracking may not know these connections.
+        """
         entered = await connections.enter_sockets(self._service.vip, self._hashing)
         held = await connections.held(self._service.vip, self._hashing)
         await self._buckets.admit(entered | held.buckets)
 
     async def _restore_rules_again(self) -> bool:
-        """Restore the rules, also while another program is taking them away."""
+        """Restore the rules, also while another program is removing them."""
         for _attempt in range(_ATTEMPTS):
             with contextlib.suppress(DataplaneError):
                 return await self._restore_rules()
         return await self._restore_rules()
 
     async def _restore_rules(self) -> bool:
-        """Make rules, buckets and lease what they should be; return whether anything had to be changed."""
+        """Make rules, buckets and lease what they should be; return whether anything changed."""
         wrong_rules = self._rules.changed()
         if wrong_rules:
-            # The empty rules first, in a millisecond: without them this node answers for every bucket.
+            # The empty rules first, in a millisecond: without them this node answers in every
+            # bucket.
             self._rules.install()
             self._lease.adopt()
             self._watch()
@@ -263,12 +290,15 @@ class Nftables:
         return wrong_buckets or wrong_lease or wrong_rules
 
     def _watch(self) -> None:
-        """Hear of what others do to our tables, where they can do anything."""
+        """Get events of changes to our tables, where other programs can change them."""
         if self._events is not None:
             self._events.watch_tables(watch=not self._tables.guarded)
 
     async def _restore_host(self, link: Link) -> list[str]:
-        """See to the link, the XDP program, the cluster MAC, then the address; return what was missing."""
+        """Restore the XDP program, the cluster MAC, then the address; return what was missing.
+
+        LinkDownError when the link is down.
+        """
         link.require_up()
         service = self._service
         restored = []

@@ -1,7 +1,8 @@
-"""The lease in the kernel: a timer that only this node's next renewal replaces.
+"""The lease timer in the kernel, which only this node's next renewal replaces.
 
-The kernel's timer starts before the renewal is sent, in the slot that is not in force, and what the answer is worth is that this slot comes
-in force: a process that is stopped in between, for however long, finds the timer run down.
+The timer starts before the renewal is sent, in the slot that is not in force. When ZooKeeper has
+answered, this slot is put in force. A process that is stopped in between, however long, finds that
+the timer has run out.
 """
 
 from __future__ import annotations
@@ -22,11 +23,14 @@ class NftLeaseTimer:
         self._vip = vip
         self._table = ruleset.table_name(vip)
         self._length_ms = length_ms
-        self._in_force: str | None = None  # the slot, as the kernel's map says
+        self._in_force: str | None = None  # the slot that the kernel's map names
         self._armed: str | None = None
 
     def adopt(self) -> None:
-        """Learn from the kernel which slot is in force; one that was armed beside it is none of this process's."""
+        """Learn from the kernel which slot is in force.
+
+        A timer that another process armed beside it is not used.
+        """
         self._in_force = self._read_slot()
         self._armed = None
 
@@ -34,7 +38,7 @@ class NftLeaseTimer:
         """Start the timer of the slot that is not in force."""
         first, second = ruleset.LEASES
         slot = second if self._in_force == first else first
-        # Before 6.12 the kernel leaves the timeout of an element that is there as it was.
+        # Before 6.12 the kernel does not change the timeout of an element that exists.
         self._tables.run(
             nfmessage.empty(self._table, slot),
             nfmessage.add_address(self._table, slot, self._vip, self._length_ms),
@@ -44,11 +48,12 @@ class NftLeaseTimer:
     def promote(self) -> None:
         """Put in force the slot that was armed.
 
-        DataplaneError where none was, or where `drop`, `restore` or `adopt` came since.
+        DataplaneError when none was armed, or when `drop`, `restore` or `adopt` came since.
         """
         if self._armed is None:
             raise DataplaneError(
-                f"promoting the lease of {self._vip}: no armed timer, the lease was dropped meanwhile"
+                f"promoting the lease of {self._vip}: no armed timer, the lease was dropped "
+                "meanwhile"
             )
         self._tables.run(
             nfmessage.empty(self._table, ruleset.LEASE_SLOT),
@@ -62,7 +67,7 @@ class NftLeaseTimer:
         self._tables.run(*(nfmessage.empty(self._table, slot) for slot in ruleset.LEASES))
 
     def restore(self) -> bool:
-        """End the lease where others changed which slot is in force; return whether they did."""
+        """End the lease when another program changed the slot in force; return whether it did."""
         if self._read_slot() == self._in_force:
             return False
         self.drop()

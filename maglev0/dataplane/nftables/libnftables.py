@@ -1,7 +1,7 @@
-"""libnftables in this process: the nft program's own parser and netlink code, without a program per change.
+"""libnftables in this process: the nft program's parser and netlink code, without a child process.
 
-It writes rules, which are put up once; elements, which change all the time, take a tenth of the time by bare netlink.
-Interface: libnftables(3).
+It writes rules, which are installed once. Elements, which change all the time, go by bare netlink
+in a tenth of the time. Interface: libnftables(3).
 """
 
 from __future__ import annotations
@@ -14,11 +14,14 @@ _LIBRARY = "libnftables.so.1"
 
 
 class NftError(DataplaneError):
-    """An nft transaction was refused, and nothing of it took place."""
+    """The kernel or libnftables refused an nft transaction; nothing of it took place."""
 
 
 class Nft:
-    """One libnftables context, in the network namespace of the thread that made it. Not to be used from two threads."""
+    """One libnftables context, in the network namespace of the thread that made it.
+
+    Not safe for use from two threads.
+    """
 
     def __init__(self) -> None:
         try:
@@ -35,11 +38,14 @@ class Nft:
         self._library.nft_ctx_buffer_error(self._context)
 
     def run(self, commands: str) -> str:
-        """Carry out nft commands as one transaction and return what they print; NftError with the first line of the complaint."""
+        """Carry out nft commands as one transaction; return what they print.
+
+        NftError with the first line of the complaint.
+        """
         return self._run(commands)
 
     def check(self, commands: str) -> None:
-        """Let the kernel validate a transaction without carrying it out; NftError when it refuses."""
+        """Let the kernel validate a transaction without executing it; NftError when it refuses."""
         self._library.nft_ctx_set_dry_run(self._context, True)
         try:
             self._run(commands)
@@ -48,7 +54,7 @@ class Nft:
 
     def _run(self, commands: str) -> str:
         status = self._library.nft_run_cmd_from_buffer(self._context, commands.encode())
-        # Both buffers are emptied by reading them.
+        # Reading empties both buffers.
         complaint = self._library.nft_ctx_get_error_buffer(self._context).decode(errors="replace")
         output: str = self._library.nft_ctx_get_output_buffer(self._context).decode(
             errors="replace"

@@ -1,9 +1,8 @@
-"""The wire format of nf_tables' netlink messages: what they are built of, and elements of sets in particular.
+"""The wire format of nf_tables' netlink messages, elements of sets in particular.
 
 Pure: imports no I/O.
 
-Sources: netlink(7), where every attribute is a length, a type and a value padded to four bytes; include/uapi/linux/netfilter/nf_tables.h;
-net/netfilter/nf_tables_api.c.
+Sources: include/uapi/linux/netfilter/nf_tables.h; net/netfilter/nf_tables_api.c.
 """
 
 from __future__ import annotations
@@ -30,17 +29,18 @@ from maglev0.dataplane.netlink.message import (
 )
 
 FAMILIES = {"inet": 1, "arp": 3}  # NFPROTO_INET, NFPROTO_ARP
-MAX_ELEMENTS = 4000  # of 16 bytes: an attribute's length has 16 bits
+MAX_ELEMENTS = 4000  # of 16 bytes each: the length of an attribute has 16 bits
 
 _SUBSYSTEM = 10  # NFNL_SUBSYS_NFTABLES
 _BATCH_BEGIN, _BATCH_END = 0x10, 0x11  # NFNL_MSG_BATCH_…
-_ELEMENT_WORDS = 4  # a plain element is three attribute heads, one in the other (list element, key, value), and its 32-bit number
+# A plain element is three nested attribute heads (list element, key, value) and its 32-bit number.
+_ELEMENT_WORDS = 4
 _GOTO = -4 & 0xFFFFFFFF  # NFT_GOTO
-_COUNTER, _COUNTER_OBJECT = b"counter\0", 1  # the expression's name, and NFT_OBJECT_COUNTER
+_COUNTER, _COUNTER_OBJECT = b"counter\0", 1  # the name of the expression, and NFT_OBJECT_COUNTER
 
 
 class MessageKind(enum.IntEnum):
-    """Which message; the attribute that names the table is number 1 in each."""
+    """The kinds of messages; attribute number 1 names the table in each."""
 
     NEW_TABLE = 0  # NFT_MSG_NEWTABLE, and so on
     GET_TABLE = 1
@@ -63,7 +63,10 @@ class Message(NamedTuple):
 
 
 def batch(messages: Sequence[Message]) -> bytes:
-    """The bytes of one transaction; the kernel acknowledges its last message, and every one that it refuses."""
+    """Build one transaction.
+
+    The kernel acknowledges its last message, and answers every message that it refuses.
+    """
     resource = struct.unpack("=H", struct.pack("!H", _SUBSYSTEM))[0]
     parts = [_pack(_BATCH_BEGIN, REQUEST, FAMILY.pack(0, 0, resource))]
     for number, (kind, family, body) in enumerate(messages, 1):
@@ -78,12 +81,12 @@ def batch(messages: Sequence[Message]) -> bytes:
 
 
 def message_type(kind: MessageKind) -> int:
-    """The type of a message of nf_tables among those of all netfilter."""
+    """Return the type of an nf_tables message among the messages of all netfilter."""
     return _SUBSYSTEM << 8 | kind
 
 
 def new_table(family: str, table: str, flags: int | None = None) -> Message:
-    """Make a table, or see that it is there; without `flags` one that is there keeps its own."""
+    """Make a table unless it exists; without `flags` an existing one keeps its own."""
     more = b"" if flags is None else attribute(2, struct.pack("!I", flags))  # NFTA_TABLE_FLAGS
     return Message(MessageKind.NEW_TABLE, family, text(1, table) + more)
 
@@ -94,7 +97,7 @@ def delete_table(family: str, table: str) -> Message:
 
 
 def add_numbers(table: str, name: str, numbers: Sequence[int]) -> Message:
-    """Put at most `MAX_ELEMENTS` 32-bit numbers into a set; those that are there already do no harm."""
+    """Add at most `MAX_ELEMENTS` 32-bit numbers to a set; those that it holds do no harm."""
     return Message(
         MessageKind.NEW_ELEMENTS,
         "inet",
@@ -103,7 +106,7 @@ def add_numbers(table: str, name: str, numbers: Sequence[int]) -> Message:
 
 
 def delete_numbers(table: str, name: str, numbers: Sequence[int]) -> Message:
-    """Take at most `MAX_ELEMENTS` 32-bit numbers out of a set; refused when one of them is not there."""
+    """Delete at most `MAX_ELEMENTS` 32-bit numbers from a set; refused when one is not there."""
     return Message(
         MessageKind.DELETE_ELEMENTS,
         "inet",
@@ -112,19 +115,19 @@ def delete_numbers(table: str, name: str, numbers: Sequence[int]) -> Message:
 
 
 def empty(table: str, name: str) -> Message:
-    """Take everything out of a set or a map."""
+    """Remove all elements of a set or a map."""
     return Message(MessageKind.DELETE_ELEMENTS, "inet", _in_set(table, name))
 
 
 def add_address(table: str, name: str, address: IPv4Address, timeout_ms: int) -> Message:
-    """Put an address into a set, which the kernel takes out again by itself when its time is over."""
+    """Add an address to a set; the kernel removes it after `timeout_ms`."""
     return _add_element(
         table, name, _address_key(address) + attribute(4, struct.pack("!Q", timeout_ms))
     )  # NFTA_SET_ELEM_TIMEOUT
 
 
 def add_goto(table: str, name: str, address: IPv4Address, chain: str) -> Message:
-    """Put an address into a verdict map: go to that chain."""
+    """Add an address to a verdict map: go to that chain."""
     verdict = attribute(1, struct.pack("!I", _GOTO)) + text(
         2, chain
     )  # NFTA_VERDICT_CODE, NFTA_VERDICT_CHAIN
@@ -135,16 +138,17 @@ def add_goto(table: str, name: str, address: IPv4Address, chain: str) -> Message
 
 
 def numbers_of(entry: bytes) -> Sequence[int]:
-    """The 32-bit numbers in one dumped message of a set's elements."""
+    """Return the 32-bit numbers in one dumped message of a set's elements."""
     elements = _elements(entry)
     words = array("I", elements[: len(elements) & ~3])
-    # Plain elements are all built alike, so the numbers stand at a fixed distance; the kernel keeps host order.
+    # Plain elements are built alike, so the numbers are at a fixed distance; the kernel keeps host
+    # order.
     if (
         all(len(set(words[word::_ELEMENT_WORDS])) <= 1 for word in range(_ELEMENT_WORDS - 1))
         and len(words) % _ELEMENT_WORDS == 0
     ):
         return words[_ELEMENT_WORDS - 1 :: _ELEMENT_WORDS]
-    # Others may add some with a comment.
+    # Other programs may add elements with a comment.
     keys = (_inside_all(element, 1) for _kind, element in attributes(elements))  # NFTA_SET_ELEM_KEY
     return [
         int.from_bytes(value, sys.byteorder) for key in keys for value in _inside(key, 1)
@@ -152,27 +156,27 @@ def numbers_of(entry: bytes) -> Sequence[int]:
 
 
 def chains_of(entry: bytes) -> Iterator[str]:
-    """The chains that a dumped message of a verdict map's elements leads to."""
+    """Yield the chains that a dumped message of a verdict map's elements leads to."""
     for _kind, element in attributes(_elements(entry)):
         for verdict in _inside(_inside_all(element, 2), 2):
             yield from (value.rstrip(b"\0").decode() for value in _inside(verdict, 2))
 
 
 def counts_of(entry: bytes) -> tuple[int, int]:
-    """The packets and bytes that all counters in one dumped rule have counted."""
+    """Return the packets and bytes of all counters in one dumped rule."""
     counts = [_count(data) for data in _counters(entry)]
     return sum(packets for packets, _size in counts), sum(size for _packets, size in counts)
 
 
 def without_counts(entry: bytes) -> bytes:
-    """A dumped rule as it reads whatever its counters have counted."""
+    """Return a dumped rule with its counts set to zero."""
     for data in _counters(entry):
         entry = entry.replace(data, bytes(len(data)))
     return entry
 
 
 def counter_of(entry: bytes) -> tuple[str, int, int] | None:
-    """The name of one dumped object, if it is a counter, with its packets and bytes."""
+    """Return the name, packets and bytes of one dumped object; None when it is no counter."""
     found = dict(attributes(entry))
     # NFTA_OBJ_NAME, …_TYPE, …_DATA
     if int.from_bytes(found.get(3, b""), "big") != _COUNTER_OBJECT:
@@ -181,7 +185,7 @@ def counter_of(entry: bytes) -> tuple[str, int, int] | None:
 
 
 def _counters(entry: bytes) -> Iterator[bytes]:
-    """The attributes of each counter in one dumped rule."""
+    """Yield the attributes of each counter in one dumped rule."""
     for _kind, expression in attributes(
         _inside_all(entry, 4) if _COUNTER in entry else b""
     ):  # NFTA_RULE_EXPRESSIONS
@@ -205,7 +209,8 @@ def _in_set(table: str, name: str) -> bytes:
 
 def _plain_elements(numbers: Sequence[int]) -> bytes:
     words = array("I", bytes(4 * _ELEMENT_WORDS * len(numbers)))
-    # NFTA_LIST_ELEM, NFTA_SET_ELEM_KEY, NFTA_DATA_VALUE: each a head of length and type, as one word.
+    # NFTA_LIST_ELEM, NFTA_SET_ELEM_KEY, NFTA_DATA_VALUE: each a head of length and type, as one
+    # word.
     for word, (length, kind) in enumerate(((16, 1 | NESTED), (12, 1 | NESTED), (8, 1))):
         head = int.from_bytes(ATTRIBUTE.pack(length, kind), sys.byteorder)
         words[word::_ELEMENT_WORDS] = array("I", [head]) * len(numbers)

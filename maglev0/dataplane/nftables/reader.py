@@ -1,11 +1,12 @@
-"""Reading nf_tables back by bare netlink.
+"""Reads nf_tables back by bare netlink.
 
-libnftables writes our rules, but reads badly: to list one set it loads all elements into a tree, 0.4 s and 25 MB for 65,537 of them,
-which the process never gives back. A dump of the same takes a twentieth of the time and keeps nothing.
+libnftables writes our rules, but reads badly: to list one set it loads all elements into a tree,
+0.4 s and 25 MB for 65,537 of them, which the process never gives back. A dump of the same takes a
+twentieth of the time and keeps nothing.
 
 Sockets stay open between dumps: when one closes, the kernel first finishes with what earlier
-transactions deleted, up to 30 ms. A socket carries one dump at a time, and `TableReader.elements` lets the
-loop turn in the middle of one, so each dump takes a socket that no other one is using.
+transactions deleted, up to 30 ms. A socket carries one dump at a time, and `TableReader.elements`
+lets the loop turn in the middle of one, so each dump takes a socket that no other one is using.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ from maglev0.protocol.ports.readings import Count
 _INTERRUPTED = 0x10  # NLM_F_DUMP_INTR: the rules changed meanwhile
 _BUFFER = (
     1 << 15
-)  # the most that the kernel puts into one datagram of a dump (netlink_recvmsg, net/netlink/af_netlink.c)
+    # the most that the kernel puts into one datagram of a dump (netlink_recvmsg,
+    # net/netlink/af_netlink.c)
+)
 _ATTEMPTS = 20
 _TIMEOUT_S = 2.0
 _USE = {
@@ -86,7 +89,7 @@ class TableReader:
             kernel.close()
 
     def owner(self, family: str) -> int:
-        """Return the netlink port of the socket that owns a table, 0 where none does or there is no such table."""
+        """Return the netlink port of the socket that owns a table; 0 without owner or table."""
         owners = [
             dict(attributes(entry)).get(_TABLE_OWNER, b"")
             for entry in self._entries_of(MessageKind.GET_TABLE, family)
@@ -94,9 +97,10 @@ class TableReader:
         return int.from_bytes(b"".join(owners), "big")
 
     def structure(self, family: str) -> bytes:
-        """Return what the kernel tells of a table, its chains and its rules, handles included; empty where there is no such table.
+        """Return the kernel's description of a table, its chains and its rules, with handles.
 
-        Two readings are equal exactly when nobody changed any of that in between; elements of sets and maps may.
+        Empty when there is no such table. Two readings are equal exactly when none of that was
+        changed in between; elements of sets and maps may have changed.
         """
         kinds = (MessageKind.GET_TABLE, MessageKind.GET_CHAIN, MessageKind.GET_RULE)
         return b"".join(
@@ -104,7 +108,7 @@ class TableReader:
         )
 
     def counted(self, chain: str) -> Count:
-        """Return what the counters in a chain's rules have counted, all together."""
+        """Return the sum of the counters in a chain's rules."""
         wanted = text(_RULE_CHAIN, chain)
         counts = [
             counts_of(entry)
@@ -114,12 +118,12 @@ class TableReader:
         return Count(*(sum(column) for column in zip((0, 0), *counts, strict=True)))
 
     def counters(self) -> dict[str, Count]:
-        """Return what each named counter of the table has counted; empty where there is no such table."""
+        """Return the count of each named counter of the table; empty without such a table."""
         found = [counter_of(entry) for entry in self._entries_of(MessageKind.GET_OBJECTS, "inet")]
         return {name: Count(packets, size) for name, packets, size in filter(None, found)}
 
     def objects(self, family: str) -> Objects:
-        """Return the names of a table's chains, sets and maps; none where there is no such table."""
+        """Return the names of a table's chains, sets and maps; none when there is no such table."""
         chains = tuple(
             _name(MessageKind.GET_CHAIN, entry)
             for entry in self._entries_of(MessageKind.GET_CHAIN, family)
@@ -133,7 +137,10 @@ class TableReader:
         return Objects(chains, tuple(name for name in named if name not in maps), maps)
 
     async def elements(self, name: str) -> frozenset[int]:
-        """Return the 32-bit numbers in a set, letting the loop turn while they are read; DataplaneError when there is no such set."""
+        """Return the 32-bit numbers in a set; the loop turns while they are read.
+
+        DataplaneError when there is no such set. May be cancelled.
+        """
         before: frozenset[int] | None = None
         for _attempt in range(_ATTEMPTS):
             found: set[int] = set()
@@ -145,7 +152,8 @@ class TableReader:
                         found.update(numbers_of(entry))
                         await asyncio.sleep(0)
             except InterruptedError:
-                # Renewals interrupt all day long. What was read twice alike was not being changed.
+                # Renewals interrupt dumps all the time. What two readings show alike was not being
+                # changed.
                 before, again = frozenset(found), before
                 if before == again:
                     return before
@@ -156,7 +164,10 @@ class TableReader:
         raise self._unsteady()
 
     def goto(self, name: str) -> str | None:
-        """Return the chain that the one element of a verdict map leads to, `None` while there is none; DataplaneError when there is no such map."""
+        """Return the chain that the one element of a verdict map leads to; None without an element.
+
+        DataplaneError when there is no such map.
+        """
         try:
             chains = [
                 chain
@@ -176,7 +187,10 @@ class TableReader:
             return []
 
     def _steady(self, kind: MessageKind, family: str, more: bytes = b"") -> list[bytes]:
-        """All entries of a short dump, of one consistent generation of the rules; FileNotFoundError when what they are in is missing."""
+        """Return all entries of a short dump, of one consistent generation of the rules.
+
+        FileNotFoundError when what they are in is missing.
+        """
         for _attempt in range(_ATTEMPTS):
             try:
                 return list(self._dump(kind, family, more))
@@ -187,7 +201,11 @@ class TableReader:
     def _dump(
         self, kind: MessageKind, family: str, more: bytes = b""
     ) -> Generator[bytes, None, None]:
-        """Yield the attributes of each object; InterruptedError at the end when rules changed meanwhile, FileNotFoundError when there are none."""
+        """Yield the attributes of each object.
+
+        InterruptedError at the end when rules changed meanwhile, FileNotFoundError when there are
+        none.
+        """
         body = FAMILY.pack(FAMILIES[family], 0, 0) + text(1, self._table) + more
         idle = self._idle
         kernel: socket.socket | None = None
@@ -205,11 +223,13 @@ class TableReader:
             raise
         except OSError as error:
             raise DataplaneError(
-                f"reading nftables table {family} {self._table}: {(error.strerror or str(error)).lower()}"
+                f"reading nftables table {family} {self._table}: "
+                f"{(error.strerror or str(error)).lower()}"
             ) from error
         finally:
             if kernel is not None:
-                # After an incomplete dump, its other answers would pass for answers to the next.
+                # After an incomplete dump, the rest of its answers would be taken for answers to
+                # the next.
                 if complete and idle is self._idle:
                     idle.append(kernel)
                 else:
@@ -220,7 +240,7 @@ class TableReader:
 
     def _unsteady(self) -> DataplaneError:
         return DataplaneError(
-            f"reading nftables table {self._table}: other programs change the rules without a pause"
+            f"reading nftables table {self._table}: other programs change the rules all the time"
         )
 
 
@@ -233,7 +253,7 @@ def _open() -> socket.socket:
 
 
 def _steady_part(kind: MessageKind, entry: bytes) -> bytes:
-    """What of an entry only a change of rules changes."""
+    """Return the part of an entry that only a change of rules changes."""
     if kind is MessageKind.GET_RULE:
         return without_counts(entry)
     return b"".join(
@@ -250,7 +270,10 @@ def _set_flags(entry: bytes) -> int:
 
 
 def _entries(kernel: socket.socket) -> Iterator[bytes]:
-    """Yield each message's attributes up to the end of the dump; InterruptedError then when the rules changed while they were read."""
+    """Yield each message's attributes up to the end of the dump.
+
+    InterruptedError at the end when the rules changed while they were read.
+    """
     interrupted = False
     while True:
         datagram = kernel.recv(_BUFFER)

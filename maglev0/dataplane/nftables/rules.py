@@ -1,4 +1,7 @@
-"""The rules of one service in the kernel: put there as a whole, and compared with what stood there right behind that."""
+"""The rules of one service in the kernel.
+
+They are installed as a whole, and compared with what was there right after that.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,7 @@ from maglev0.protocol.ports.readings import Count
 
 log = logging.getLogger(__name__)
 
-_NOBODYS = IPv4Address(
-    "192.0.2.1"
-)  # what stands for our own VIP must not stand in the way of what is only tried
+_NOBODYS = IPv4Address("192.0.2.1")  # a trial must not collide with the tables of our own VIP
 _FAMILIES = ("inet", "arp")
 
 
@@ -26,7 +27,7 @@ class Rules:
     """Tables, chains and rules, without the elements of sets and maps."""
 
     def __init__(self, tables: Tables, service: Service, *, counted: bool = False) -> None:
-        """`counted` has the early stage count what it refuses."""
+        """Set up for one service; `counted` makes the early stage count what it refuses."""
         self._tables = tables
         self._counted = counted
         self._service = service
@@ -37,7 +38,11 @@ class Rules:
         self._structure: tuple[bytes, ...] = ()
 
     def choose_hook(self, *, shared: bool) -> None:
-        """Let the early stage stand where it costs least; `shared` says that others have packets from the interface, too, which must be there."""
+        """Choose where the early stage costs least.
+
+        `shared` says that another device gets packets from the interface; these must not be dropped
+        at ingress.
+        """
         if self._can_ingress is None:
             self._can_ingress = self._takes(
                 ruleset.probe(replace(self._service, vip=_NOBODYS), Hook.INGRESS)
@@ -49,26 +54,30 @@ class Rules:
             self._nft.check(commands)
         except NftError as error:
             log.info(
-                "the early stage stands in prerouting: at an interface's ingress, where it costs less, this kernel refuses it (%s)",
+                "early stage in prerouting: this kernel refuses it at the interface's ingress, "
+                "where it costs less (%s)",
                 error,
             )
             return False
         return True
 
     def note(self, *, mac_added: bool) -> None:
-        """Write down, beside the rules, whether the cluster MAC on the interface is ours to remove."""
+        """Set whether the cluster MAC on the interface is ours to remove.
+
+        The rules carry this note.
+        """
         self._mac_added = mac_added
 
     def noted(self) -> bool:
-        """Whether the rules that stand there say that the cluster MAC was put up by a daemon."""
+        """Whether the rules in the kernel say that a daemon added the cluster MAC."""
         return ruleset.MAC_NOTE in self._tables.reader.objects("inet").sets
 
     def standing(self) -> bool:
-        """Whether any rules of ours stand there, these or others, all of them or some."""
+        """Whether any rules of ours are in the kernel, complete or not, of any version."""
         return bool(self._tables.reader.structure("inet"))
 
     def in_force(self) -> bool:
-        """Whether rules made for this very service judge packets there, whatever others did to them since."""
+        """Whether rules made for this service judge packets, even if others changed them since."""
         return self._fingerprint in self._tables.reader.structure("inet")
 
     @property
@@ -76,25 +85,34 @@ class Rules:
         return ruleset.fingerprint(self._service, self._hook).encode()
 
     def prepare(self) -> None:
-        """Put up rules that judge nothing yet, so that connection tracking begins."""
+        """Install rules that judge nothing yet, so that connection tracking begins."""
         self._replace(ruleset.prepare(self._service, self._hook, mac_added=self._mac_added))
 
     def complete(self) -> None:
-        """Put the rules in force where these stand already, tampered with or not; what their sets and maps hold survives."""
+        """Complete our rules where they exist, changed or not.
+
+        Their sets and maps keep their elements.
+        """
         self._write(self._commands())
         self._remember()
 
     def install(self) -> None:
-        """Put the rules in force, with empty sets and maps, whatever stands there; in one transaction, so that something judges all the time."""
+        """Install the rules with empty sets and maps, replacing what is there.
+
+        It is one transaction, so some rules judge at all times.
+        """
         self._replace(self._commands())
         self._remember()
 
     def refused_early(self) -> Count | None:
-        """What the early stage refused since its rules were written; `None` where it does not count."""
+        """Return what the early stage refused since its rules were written.
+
+        None when it does not count.
+        """
         return self._tables.reader.counted("early") if self._counted else None
 
     def changed(self) -> bool:
-        """Whether they are not what was put there any more, or not where they should be."""
+        """Whether the rules differ from what was installed, or are not where they should be."""
         structure = self._read()
         return structure != self._structure or self._fingerprint not in structure[0]
 
@@ -118,7 +136,7 @@ class Rules:
 
     def _remember(self) -> None:
         structure = self._read()
-        # Remembered without a table, the rules would count as complete from then on while there are none.
+        # Without this, missing rules would be remembered as complete.
         if not all(structure):
             raise DataplaneError("installing nftables rules: another program removes them at once")
         self._structure = structure

@@ -2,26 +2,34 @@
 
 Pure: imports no I/O.
 
-Two stages judge what arrives for the VIP on the traffic interface; nothing else is touched, lo in particular.
+Two stages judge what arrives for the VIP on the traffic interface. They touch nothing else, and
+nothing on lo.
 
-- *early*, before defragmentation (-400) and connection tracking (-200): most of the cluster's traffic is other nodes', and is dropped here
-  at the least cost: whatever falls in no *admitted* bucket, that is one in force, loaded to be, or with connections that are kept. Where
-  ports are hashed fragments pass, for only the first one has them; ICMP errors pass, for they hash by the router that sent them. It costs
-  least at the interface's ingress (Linux 5.10 and later). There it would judge packets of a VLAN or a bridge on the same interface, too,
-  which are not ours: where there is one, and on older kernels, it stands in prerouting.
-- *second*, behind connection tracking and before DNAT (-100), which would hide the VIP. TCP's pure SYNs come first: one that is sent again
-  after its bucket moved is part of a connection here, and would be answered on both sides. The rest of TCP follows the connection. All other
-  protocols follow the bucket, whatever connection tracking says: there the old owner calls a flow established and the new one calls it new.
+- *early* comes before defragmentation (-400) and connection tracking (-200). Most of the cluster's
+  traffic belongs to other nodes, so it is dropped here at the least cost: all that hashes to no
+  *admitted* bucket. A bucket is admitted when it is in force, staged, or kept for its connections.
+  Where ports are hashed, fragments pass, because only the first one has ports. ICMP errors pass,
+  because they hash by the router that sent them. The early stage costs least at the interface's
+  ingress (Linux 5.10 and later). There it would also judge packets of a VLAN or a bridge on the
+  same interface, which are not ours: with such a device, and on older kernels, it is in prerouting.
+- *second* comes after connection tracking and before DNAT (-100), which would hide the VIP. TCP's
+  pure SYNs come first: a SYN that is sent again after its bucket moved is part of a connection
+  here, and both nodes would answer it. The rest of TCP follows the connection. All other protocols
+  follow the bucket, whatever connection tracking says: the old owner calls their flow established
+  and the new owner calls it new.
 
-A *new flow* is accepted when the lease runs and its bucket is in force. Both are looked up in one of two slots, used in turn: what comes next
-is prepared in the other one, and put in force by replacing the one element of a map.
+A *new flow* is accepted when the lease runs and its bucket is in force. Both are looked up in one
+of two slots, used in turn: the next state is prepared in the other slot, and put in force by
+replacing the one element of a map.
 
-Packets are counted where they are accepted and refused. A named counter, which outlives the rules that name it, costs a percent of what accepting a
-packet does; but of refusing one early, the commonest of all, four percent. There counting is left to who asks for it, and the counter is the
-rule's own: half as dear, and gone with the rule. It is no part of the `fingerprint`, for it changes nothing of what the buckets mean.
+Packets are counted where they are accepted and refused. A named counter outlives the rules that
+name it. It adds one percent to the cost of accepting a packet, but four percent to the cost of
+refusing one early, which is the most frequent case. So the early stage counts only if asked, and
+by a counter of the rule itself: that costs half, and goes with the rule. The counter is not part
+of the `fingerprint`, because it does not change what the buckets mean.
 
-ARP for the VIP is spoken on the traffic interface alone, with the cluster MAC: an interface beside it in the same network would else give
-its own MAC away, and take all the traffic where nothing judges it.
+ARP for the VIP is spoken on the traffic interface only, with the cluster MAC. Otherwise another
+interface in the same network would give its own MAC, and take all traffic where nothing judges it.
 """
 
 from __future__ import annotations
@@ -38,7 +46,7 @@ MAC_NOTE = "added_mac"
 ADMITTED = "admitted"
 # Each slot is a set and a chain of that name, which judges by the set.
 OWNED = ("owned_a", "owned_b")
-OWNED_BOTH = "owned_both"  # a chain alone: what is in one slot and the other
+OWNED_BOTH = "owned_both"  # a chain only: what is in one slot and in the other
 OWNED_SLOT = "owned_slot"  # a map from the VIP to one of these three
 LEASES = ("lease_a", "lease_b")
 LEASE_SLOT = "lease_slot"
@@ -73,19 +81,22 @@ _NO_CONNECTION = f"counter name {NOT_ESTABLISHED} drop"
 
 
 class Hook(enum.Enum):
-    """Where the early stage stands."""
+    """The hook of the early stage."""
 
     INGRESS = "ingress"
     PREROUTING = "prerouting"
 
 
 def table_name(vip: IPv4Address) -> str:
-    """The name of our tables for a VIP; one in family inet, one in family arp."""
+    """Return the name of our tables for a VIP; one is of family inet, one of family arp."""
     return f"maglev0_{vip}"
 
 
 def fingerprint(service: Service, hook: Hook) -> str:
-    """What tells these very rules from others: buckets that a killed daemon left mean nothing under other ones."""
+    """Return what tells these rules from others.
+
+    Under other rules, buckets that a killed daemon left mean something else.
+    """
     return hashlib.blake2b(
         "\n".join(
             [
@@ -99,10 +110,11 @@ def fingerprint(service: Service, hook: Hook) -> str:
 
 
 def install(service: Service, hook: Hook, *, mac_added: bool, counted: bool = False) -> str:
-    """Commands that put the rules in force in tables that are there, and keep what their sets, maps and named counters hold.
+    """Return commands that put the rules in force in tables that exist.
 
-    `mac_added` says that the cluster MAC on the interface is ours to remove; an empty set remembers that across a killed daemon. `counted` has
-    the early stage count what it refuses.
+    Sets, maps and named counters keep their contents. `mac_added` says that the cluster MAC on the
+    interface is ours to remove; an empty set keeps this note when the daemon is killed. `counted`
+    makes the early stage count what it refuses.
     """
     return "\n".join(
         [
@@ -113,7 +125,10 @@ def install(service: Service, hook: Hook, *, mac_added: bool, counted: bool = Fa
 
 
 def prepare(service: Service, hook: Hook, *, mac_added: bool) -> str:
-    """The same without the rules that lead to the others: nothing is judged yet, but connection tracking begins."""
+    """Return the same without the rules that lead to the others.
+
+    Nothing is judged yet, but connection tracking begins.
+    """
     name = table_name(service.vip)
     note = [f"add set inet {name} {MAC_NOTE} {{ type ether_addr; }}"] if mac_added else []
     flush = [f"flush chain inet {name} {chain}" for chain in _CHAINS] + [
@@ -125,7 +140,10 @@ def prepare(service: Service, hook: Hook, *, mac_added: bool) -> str:
 def clear(
     vip: IPv4Address, family: str, chains: Iterable[str], sets: Iterable[str], maps: Iterable[str]
 ) -> str:
-    """Commands that empty a table of other rules, in one transaction with those that fill it; a table deleted would come back without its flags."""
+    """Return commands that empty a table of other rules, for the transaction that fills it.
+
+    A table that was deleted would come back without its flags.
+    """
     where = f"{family} {table_name(vip)}"
     maps = tuple(maps)
     flush = [f"flush table {where}", *(f"flush map {where} {name}" for name in maps)]
@@ -138,22 +156,24 @@ def clear(
 
 
 def probe(service: Service, hook: Hook) -> str:
-    """Commands that no table need be there for, to find out whether a kernel takes the rules."""
+    """Return commands that need no table, to find out whether a kernel accepts the rules."""
     name = table_name(service.vip)
-    return f"add table inet {name}\nadd table arp {name}\n{install(service, hook, mac_added=True, counted=True)}"
+    tables = f"add table inet {name}\nadd table arp {name}\n"
+    return tables + install(service, hook, mac_added=True, counted=True)
 
 
 def elements(service: Service, buckets: Iterable[int]) -> frozenset[int]:
-    """What a set holds for these buckets.
+    """Return what a set holds for these buckets.
 
-    A modulus of 1 is refused by the kernel, so a single bucket is a hash of two values, and both are owned or neither.
+    The kernel refuses a modulus of 1, so a single bucket is a hash of two values; both are owned or
+    neither.
     """
     found = frozenset(buckets)
     return frozenset({1, 2}) if service.total_nodes == 1 and found else found
 
 
 def buckets(service: Service, held: Iterable[int]) -> frozenset[int]:
-    """The buckets for which a set holds these elements."""
+    """Return the buckets for which a set holds these elements."""
     found = frozenset(held)
     return found & {1} if service.total_nodes == 1 else found
 
@@ -161,7 +181,9 @@ def buckets(service: Service, held: Iterable[int]) -> frozenset[int]:
 def _declarations(service: Service, hook: Hook) -> list[str]:
     name, modulus = table_name(service.vip), max(2, service.total_nodes)
     early = "prerouting" if hook is Hook.PREROUTING else f'ingress device "{service.interface}"'
-    # Of declared size a set is one that a reading right behind a writing shows whole; others are still growing then.
+    # A set of declared size shows all elements to a reading right after a writing; other sets are
+    # still growing then.
+    second = "{ type filter hook prerouting priority -150; policy accept; }"
     numbers = f"{{ typeof numgen inc mod {modulus}; size {modulus}; }}"
     return [
         *(f"add counter inet {name} {counter}" for counter in (*ACCEPTED, *REFUSED)),
@@ -175,7 +197,7 @@ def _declarations(service: Service, hook: Hook) -> list[str]:
             for slot in (OWNED_SLOT, LEASE_SLOT)
         ),
         f"add chain inet {name} early {{ type filter hook {early} priority -450; policy accept; }}",
-        f"add chain inet {name} second {{ type filter hook prerouting priority -150; policy accept; }}",
+        f"add chain inet {name} second {second}",
         *(
             f"add chain inet {name} {chain}"
             for chain in _CHAINS
@@ -202,10 +224,11 @@ def _hooks(service: Service, hook: Hook, comment: str, *, counted: bool) -> list
 
 
 def _foreign(service: Service) -> list[str]:
-    """What the early stage drops, in as few tests as will do, and one rule for each kind of packet: a rule costs more than a test.
+    """Return what the early stage drops: few tests, and one rule for each kind of packet.
 
-    Fragments have their source address as whole packets do, so where that alone is hashed they need no exception; but ICMP's do, for only the
-    first tells an error.
+    A rule costs more than a test. Fragments have their source address as whole packets do, so where
+    only that is hashed they need no exception. ICMP's fragments do: only the first one shows
+    whether it is an error.
     """
     ports = _PORT_FIELDS.get(service.hash_mode)
     errors = f"{_WHOLE} icmp type != {_ICMP_ERRORS}"
@@ -223,13 +246,15 @@ def _foreign(service: Service) -> list[str]:
 def _rules(service: Service) -> list[str]:
     name = table_name(service.vip)
     judges = {
-        # One look at the protocol, for a rule that does not match costs a packet nearly as much as one that does.
+        # One look at the protocol: a rule that does not match costs a packet nearly as much as one
+        # that does.
         "judge": [
             "meta l4proto vmap { tcp : goto judge_tcp, icmp : goto judge_icmp }",
             "goto new_flow",
         ],
         "judge_tcp": [
-            # ECN marks a SYN with more flags (RFC 3168, 6.1.1), so those are left out of the comparison.
+            # ECN marks a SYN with more flags (RFC 3168, 6.1.1), so these are left out of the
+            # comparison.
             "tcp flags & (fin | syn | rst | ack) == syn goto new_flow",
             f"ct state established,related counter name {ESTABLISHED} {_ACCEPT}",
             _NO_CONNECTION,
@@ -245,17 +270,24 @@ def _rules(service: Service) -> list[str]:
         **{owned: [*_accepting(service, owned), _NO_OWNER] for owned in OWNED},
         OWNED_BOTH: [*_in_bucket(service, OWNED[0], f"goto {OWNED[1]}"), _NO_OWNER],
     }
+    interface, sent = f'"{service.interface}"', f"arp saddr ip {service.vip}"
     return [
         f"add rule inet {name} {chain} {rule}" for chain, rules in judges.items() for rule in rules
     ] + [
-        f'add rule arp {name} input iifname != "{service.interface}" arp daddr ip {service.vip} drop',
-        f'add rule arp {name} output oifname != "{service.interface}" arp saddr ip {service.vip} drop',
-        f'add rule arp {name} output oifname "{service.interface}" arp saddr ip {service.vip} arp saddr ether set {service.cluster_mac}',
+        f"add rule arp {name} input iifname != {interface} arp daddr ip {service.vip} drop",
+        f"add rule arp {name} output oifname != {interface} {sent} drop",
+        (
+            f"add rule arp {name} output oifname {interface} {sent} "
+            f"arp saddr ether set {service.cluster_mac}"
+        ),
     ]
 
 
 def _accepting(service: Service, name: str) -> list[str]:
-    """The rules that accept what hashes to a bucket in a set: each kind of packet is hashed once, and counted as what it is."""
+    """Return the rules that accept what hashes to a bucket in a set.
+
+    Each kind of packet is hashed once, and counted by its kind.
+    """
     ports = _PORT_FIELDS.get(service.hash_mode)
     if ports is None:
         kinds = [("tcp", "", NEW_FLOWS), ("!= tcp", "", OTHER)]
@@ -268,7 +300,10 @@ def _accepting(service: Service, name: str) -> list[str]:
 
 
 def _in_bucket(service: Service, name: str, verdict: str) -> list[str]:
-    """The rules for what hashes to a bucket in a set. Protocols without ports hash by source address alone, in every mode."""
+    """Return the rules for what hashes to a bucket in a set.
+
+    Protocols without ports hash by source address only, in every mode.
+    """
     ports = _PORT_FIELDS.get(service.hash_mode)
     if ports is None:
         return [f"{_hashed(service)} @{name} {verdict}"]
@@ -279,4 +314,5 @@ def _in_bucket(service: Service, name: str, verdict: str) -> list[str]:
 
 
 def _hashed(service: Service, ports: str = "") -> str:
-    return f"jhash ip saddr{ports} mod {max(2, service.total_nodes)} seed {service.hash_seed:#x} offset 1"
+    modulus = max(2, service.total_nodes)
+    return f"jhash ip saddr{ports} mod {modulus} seed {service.hash_seed:#x} offset 1"

@@ -1,4 +1,7 @@
-"""What a kernel has in force for a VIP by our nftables rules, read and not touched, whichever process serves it."""
+"""Reads what a kernel has in force for a VIP by our nftables rules, whichever process serves it.
+
+Changes nothing.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,8 @@ from maglev0.dataplane.verdict import InterfaceFacts, NftablesKernel
 from maglev0.dataplane.xdp import state as look
 from maglev0.errors import DataplaneError
 
-_ATTEMPTS = 20  # at reading twice the same; a hand-over changes the sets for some hundred milliseconds at most
+# at reading the same twice; a hand-over changes the sets for a few hundred milliseconds at most
+_ATTEMPTS = 20
 _RULE_CHAIN, _TABLE_FLAGS, _DORMANT = (
     2,
     2,
@@ -35,10 +39,10 @@ _ELEMENTS, _ELEMENT, _EXPIRATION = (
 
 
 async def read(settings: Settings, vip: IPv4Address) -> NftablesKernel:
-    """Read it in the network namespace of the calling thread.
+    """Read tables and sets in the network namespace of the calling thread.
 
-    Raises `DataplaneError` where nothing can be said of it: no rights, no rules of ours, or rules that are not what this version and these settings
-    make them.
+    Raises `DataplaneError` when the state cannot be told: no rights, no rules of ours, or rules
+    that do not match this version and these settings.
     """
     rights.require("reading the nftables rules")
     reader = _StateReader(ruleset.table_name(vip))
@@ -77,17 +81,17 @@ class _LeaseSlots(NamedTuple):
 
 
 class _StateReader(TableReader):
-    """What is asked here beside what the daemon asks."""
+    """Reads what the daemon itself does not ask for."""
 
     def rules(self) -> Counter[str]:
-        """How many rules each chain has."""
+        """Return how many rules each chain has."""
         return Counter(
             dict(attributes(entry))[_RULE_CHAIN].rstrip(b"\0").decode()
             for entry in self._entries_of(MessageKind.GET_RULE, "inet")
         )
 
     def sleeps(self) -> bool:
-        """Whether somebody has switched the table off."""
+        """Whether the table is switched off."""
         flags = [
             dict(attributes(entry)).get(_TABLE_FLAGS, b"")
             for entry in self._entries_of(MessageKind.GET_TABLE, "inet")
@@ -95,7 +99,7 @@ class _StateReader(TableReader):
         return any(int.from_bytes(flag, "big") & _DORMANT for flag in flags)
 
     def left_s(self, name: str) -> float | None:
-        """How long the kernel keeps the element of a set with timeouts; `None` where there is none any more."""
+        """Return how many seconds the kernel keeps the element of a set; None without one."""
         try:
             found = [
                 inner
@@ -119,11 +123,12 @@ def _elements(entry: bytes) -> list[bytes]:
 
 
 def _carried_out(reader: TableReader, settings: Settings, vip: IPv4Address) -> tuple[Service, Hook]:
-    """Which service the rules were made for: the fingerprint in them tells their interface, too."""
+    """Return the service that the rules were made for; their fingerprint names the interface."""
     structure = reader.structure("inet")
     if not structure:
         raise DataplaneError(
-            f"there is no nftables table inet {ruleset.table_name(vip)} in this network namespace, so no daemon serves {vip} here"
+            f"there is no nftables table inet {ruleset.table_name(vip)} in this network namespace, "
+            f"so no daemon serves {vip} here"
         )
     for _index, interface in socket.if_nameindex():
         service = settings.service(vip, interface)
@@ -132,23 +137,28 @@ def _carried_out(reader: TableReader, settings: Settings, vip: IPv4Address) -> t
                 return service, hook
     table = f"nftables table inet {ruleset.table_name(vip)}"
     raise DataplaneError(
-        f"the rules in {table} are not this version's for the cluster's settings, or their interface is gone"
+        f"the rules in {table} are not this version's for the cluster's settings, or their "
+        "interface is gone"
     )
 
 
 def _require_whole(reader: _StateReader, service: Service, hook: Hook) -> None:
-    """DataplaneError where somebody took rules out of our tables, or put others in."""
+    """Raise DataplaneError when a program removed rules from our tables or added some."""
     lines = ruleset.install(service, hook, mac_added=False).splitlines()
     rule = f"add rule inet {ruleset.table_name(service.vip)} "
     wanted = Counter(line.removeprefix(rule).split()[0] for line in lines if line.startswith(rule))
     if reader.rules() != wanted or reader.sleeps():
         raise DataplaneError(
-            f"another program has changed the rules in nftables table inet {ruleset.table_name(service.vip)}"
+            f"another program has changed the rules in nftables table inet "
+            f"{ruleset.table_name(service.vip)}"
         )
 
 
 async def _steady_buckets(reader: TableReader) -> _BucketSets:
-    """The sets as they stood together at one time: in a hand-over one is being filled while another is in force."""
+    """Read the sets as they were together at one time.
+
+    During a hand-over one is filled while another is in force.
+    """
     before = await _buckets(reader)
     for _attempt in range(_ATTEMPTS):
         again = await _buckets(reader)

@@ -1,11 +1,13 @@
-"""Writing what changes often in our tables, elements of sets and maps, by bare netlink; and keeping other programs off the tables.
+"""Writes what changes often in our tables, and keeps other programs off them, by bare netlink.
 
-A transaction costs a tenth of what it does through libnftables, and leaves nothing behind in the process's memory.
+What changes often is elements of sets and maps. A transaction costs a tenth of what it does through
+libnftables, and leaves nothing in the process's memory.
 
-From Linux 6.9 on a table can be *owned* by a netlink socket, so that nobody else can change or flush it, and *persist* when that socket
-closes, whatever closes it: it is an orphan then, which anybody may change, and which the next owner adopts. A table becomes persistent only
-where it is made, and libnftables writes through a socket of its own. So tables are made here, persistent and without an owner, filled by
-libnftables, and owned after that.
+From Linux 6.9 on, a netlink socket can *own* a table, so that no other program can change or flush
+it. A table can *persist* when that socket closes for whatever reason: it is then an orphan, which
+anybody may change and the next owner adopts. A table becomes persistent only when it is made, and
+libnftables writes through a socket of its own. So tables are made here, persistent and without an
+owner, filled by libnftables, and owned after that.
 """
 
 from __future__ import annotations
@@ -24,13 +26,16 @@ from maglev0.errors import DataplaneError
 
 _OWNER, _PERSIST = 0x2, 0x4  # NFT_TABLE_F_OWNER, NFT_TABLE_F_PERSIST
 _SO_SNDBUFFORCE = 32  # include/uapi/asm-generic/socket.h
-_SEND_BUFFER = 1 << 20  # several messages of the most elements
+_SEND_BUFFER = 1 << 20  # several messages with the most elements
 _RECEIVE = 1 << 16
 _FAMILIES = ("inet", "arp")
 
 
 class Tables:
-    """Our two tables of one name, in the network namespace of the thread that opens this. `guard` asks to own them where the kernel can."""
+    """Our two tables of one name, in the network namespace of the thread that calls `open`.
+
+    `guard` asks to own them where the kernel supports it.
+    """
 
     def __init__(self, name: str, *, guard: bool = True) -> None:
         self._name = name
@@ -47,22 +52,23 @@ class Tables:
 
     @property
     def guarded(self) -> bool:
-        """Whether nobody else can change the tables."""
+        """Whether no other program can change the tables."""
         return self._guarded
 
     def open(self) -> None:
-        """Make the socket, harmless where it is open; `DataplaneError` when another process owns the tables."""
+        """Open the socket unless it is open; DataplaneError if another process owns the tables."""
         if self._kernel is None:
             self._kernel = _open(self._port)
             self._port = self._kernel.getsockname()[0]
         if self.reader.owner("inet") not in (0, self._port):
             self.close()
             raise DataplaneError(
-                f"nftables table {self._name} belongs to another process: maglev0 runs for this address already"
+                f"nftables table {self._name} belongs to another process: maglev0 runs for this "
+                "address already"
             )
 
     def close(self) -> None:
-        """Let go of the sockets; the tables stay, as orphans if they were owned."""
+        """Close the sockets; the tables stay, as orphans if they were owned."""
         self.reader.close()
         if self._kernel is not None:
             self._kernel.close()
@@ -70,7 +76,7 @@ class Tables:
         self._guarded = False
 
     def create(self) -> None:
-        """See that both tables are there and that nobody else owns them."""
+        """Make both tables unless they exist; DataplaneError when another process owns them."""
         for family in _FAMILIES:
             try:
                 self.run(nfmessage.new_table(family, self._name, _PERSIST if self._guard else None))
@@ -80,7 +86,7 @@ class Tables:
                 self.run(nfmessage.new_table(family, self._name))
 
     def own(self) -> None:
-        """Keep others off the tables, where the kernel can do that and they were made for it."""
+        """Keep other programs off the tables, if the kernel can and the tables were made for it."""
         with contextlib.suppress(_UnsupportedError):
             if self._guard:
                 self.run(
@@ -92,20 +98,23 @@ class Tables:
                 self._guarded = True
 
     def disown(self) -> None:
-        """Let libnftables at the tables."""
+        """Give up ownership, so that libnftables can write to the tables."""
         if self._guarded:
             self.close()
             self.open()
 
     def remove(self) -> None:
-        """Remove both tables, whether or not they are there."""
+        """Remove both tables, if they exist."""
         for family in _FAMILIES:
             self.run(
                 nfmessage.new_table(family, self._name), nfmessage.delete_table(family, self._name)
             )
 
     def run(self, *messages: Message) -> None:
-        """Carry out one transaction; `DataplaneError` when it was refused, and nothing of it took place."""
+        """Carry out one transaction.
+
+        DataplaneError when it was refused, and nothing of it took place.
+        """
         doing = f"changing nftables table {self._name}"
         if self._kernel is None:
             raise DataplaneError(f"{doing}: the dataplane is not open")
@@ -141,7 +150,10 @@ def _open(port: int) -> socket.socket:
 
 
 def _refusal(kernel: socket.socket) -> int:
-    """The error number of the first refusal, 0 for none. All answers are there when the transaction has been sent."""
+    """Return the error number of the first refusal, 0 for none.
+
+    All answers are there when the transaction has been sent.
+    """
     codes = []
     with contextlib.suppress(BlockingIOError):
         while True:
