@@ -1,4 +1,6 @@
-"""The composition root: the supervisor of the process, one controller for each VIP, the node driver and the reconciler.
+"""The composition root: it puts together everything below, and nothing else does.
 
-In: a `Config`. Out: an exit status. Everything below is put together here and nowhere else.
+In: a `Config`. Out: an exit status. The supervisor has the process and a slot for each VIP, a slot
+makes a VIP controller for each attempt, and that has a node driver and a reconciler. Commands for
+operators and the lab are unknown here.
 """

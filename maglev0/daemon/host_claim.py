@@ -1,4 +1,4 @@
-"""The claim of one daemon on a VIP on this host, and what it saves there for the daemon after it."""
+"""The claim of one daemon on a VIP on this host, and what it saves for the daemon after it."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from maglev0.errors import MaglevError
 
 
 class HostClaim:
-    """Makes this daemon the only one that serves the VIP here; raises MaglevError where another one does.
+    """Makes this daemon the only one that serves the VIP on this host.
 
+    The constructor raises MaglevError where another daemon serves it.
     A second daemon would remove the rules of the first one when it leaves. The claim is an abstract
     socket (unix(7)): it belongs to a network namespace, as the rules do, and the kernel releases it
     when the process ends in any way.
@@ -39,7 +40,7 @@ class HostClaim:
         self._settings = settings
 
     def save(self, session: Session) -> None:
-        """Save the session and the settings: the daemon after this one takes the member's place back with them."""
+        """Save session and settings: with them the next daemon takes the member's place back."""
         identity = session.identity
         if (
             self._settings is not None
@@ -63,7 +64,7 @@ def _name(vip: IPv4Address) -> str:
 
 
 def _claimant(vip: IPv4Address) -> str:
-    """Name the process that holds the claim, by what the kernel knows: any user may bind that name."""
+    """Name the process that holds the claim, as the kernel knows it: any user may bind the name."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as asking:
         try:
             asking.connect(_name(vip))

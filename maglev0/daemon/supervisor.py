@@ -211,9 +211,9 @@ class Supervisor:
             slot.controller.notice(path)
 
     async def _beat(self) -> None:
-        """Feed the watchdogs once there is something to lose: the one of this process, and systemd's.
+        """Feed the watchdog of this process, and systemd's unless a VIP is stuck.
 
-        systemd's goes without where a VIP is stuck.
+        Both begin when the session is connected: before, there is nothing to lose.
         """
         await self._session.until(SessionState.CONNECTED)
         watchdog = Watchdog(self._session.timeout_s)
@@ -247,7 +247,7 @@ class Supervisor:
         return "; ".join(f"{vip} {words}" for vip, words in parts.items())
 
     async def reload_whenever(self, asked: asyncio.Event, reread: Callable[[], Config]) -> None:
-        """Reload the configuration whenever `asked` is set; a wrong one leaves everything as it is."""
+        """Reload whenever `asked` is set; a wrong configuration leaves everything as it is."""
         while True:
             await asked.wait()
             asked.clear()
@@ -285,12 +285,12 @@ class Supervisor:
         log.info("configuration reloaded: %s", ", ".join(taken) if taken else "no changes")
 
     def _has_left(self, vip: IPv4Address) -> bool:
-        """Whether no slot has the VIP, or one that is only to be removed; what raised did not leave."""
+        """Whether no slot has the VIP, or one that `_watch` will remove without an error."""
         task = self._tasks.get(vip)
         return task is None or (task.done() and not task.cancelled() and task.exception() is None)
 
     async def drain(self) -> None:
-        """Hand everything over and wait for connections to end, as long as --drain-timeout allows."""
+        """Hand everything over and wait for connections to end, at most for --drain-timeout."""
         service_manager.stopping(self._config.drain_timeout_s + STOP_MARGIN_S)
         await asyncio.gather(*(slot.drain() for slot in self._slots.values()))
 

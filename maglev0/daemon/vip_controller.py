@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 class VipContext(NamedTuple):
-    """What all VIPs of a daemon share: the session, the kernel with its network namespace, the sink.
+    """What all VIPs of a daemon share: session, kernel with network namespace, and sink.
 
     `settled` is called when a VIP has its first place in the table.
     """
@@ -95,7 +95,7 @@ class VipController:
         self._is_following = self._is_settled = False
 
     async def serve(self, connect: Callable[[], None]) -> None:
-        """Start, then follow the cluster's view for ever; `connect` is called once this host is fit."""
+        """Start, then follow the view for ever; `connect` is called once this host is fit."""
         self._running = running = await self._start(connect)
         self._is_following = True
         try:
@@ -155,7 +155,7 @@ class VipController:
         return Reconciler(dataplane, self._kernel_changed)
 
     def notice(self, path: str | None) -> None:
-        """Take what ZooKeeper reports: the path of a znode that changed, or `None`: the session changed."""
+        """Take what ZooKeeper reports: the path of a changed znode; `None`: the session changed."""
         if path is None:
             self.save_session()
         elif not path.startswith(f"{self.paths.base}/"):
@@ -203,7 +203,7 @@ class VipController:
 
     @property
     def lease_left_s(self) -> float | None:
-        """For how many seconds the kernel accepts new connections without a renewal; `None` where the VIP is not started."""
+        """Seconds until the lease expires without a renewal; `None` where nothing is started."""
         return None if self._running is None else self._running.driver.progress.lease_left_s
 
     def reload(self, config: Config) -> None:
@@ -212,7 +212,7 @@ class VipController:
         self._wanted.reload(config)
 
     async def drain(self) -> None:
-        """Hand everything over and wait for connections to end, as long as --drain-timeout allows."""
+        """Hand everything over and wait for connections to end, at most for --drain-timeout."""
         if self._running is not None:
             await self._running.driver.drain(self._config.drain_timeout_s)
 
@@ -265,7 +265,7 @@ class VipController:
             await self._running.driver.renew_once()
 
     async def _agree(self, families: tuple[HashFamily, ...]) -> Settings:
-        """Wait for ZooKeeper, however long that takes, and agree with the cluster on its settings."""
+        """Wait for ZooKeeper for any time, and agree with the cluster on its settings."""
         config, backoff = self._config, Backoff()
         wishes = config.wishes(
             families, None if config.dry_run else select.rule_by_hand(self.vip, families)

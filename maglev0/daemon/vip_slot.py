@@ -85,7 +85,7 @@ class VipSlot:
             self._served_since_s = time.monotonic()
 
     def add(self) -> None:
-        """The configuration names the VIP: serve it again after it was dropped, or after its flags were wrong."""
+        """The configuration names the VIP: serve it again if it was dropped or its flags were wrong."""
         self.is_wanted = True
         if isinstance(self.error, ConfigError):
             self._become(SlotState.STARTING)
@@ -134,7 +134,10 @@ class VipSlot:
             self.controller = self._context.make(self.vip)
 
     async def _fail(self, error: MaglevError) -> None:
-        """Note the failure, leave, and return when the next attempt is due: wrong flags wait for a reload."""
+        """Leave, and return when the next attempt is due.
+
+        Where the flags are wrong, that is the next reload.
+        """
         if self.state is SlotState.SERVING and _served_long(self._served_since_s):
             self._backoff.succeeded()
         self._become(SlotState.FAILED, error)
@@ -147,7 +150,7 @@ class VipSlot:
             await asyncio.sleep(self._backoff.failed())
 
     async def drain(self) -> None:
-        """Give everything up, as the daemon stops: no attempt follows."""
+        """Hand everything over, as the daemon stops: no attempt follows."""
         self.is_wanted = False
         await self.controller.drain()
 

@@ -55,7 +55,7 @@ class WantedRecord:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """A line for an order that this member cannot read, and for each health check that is down."""
+        """A line for an order that cannot be read, and for each health check that is down."""
         order = (self._order_problem,) if self._order_problem else ()
         return (*order, *self._checks.problems)
 
@@ -76,7 +76,7 @@ class WantedRecord:
         self._changed()
 
     async def learn(self) -> None:
-        """Read the order and wait for the first outcome of each health check: a node joins with them."""
+        """Read the order and wait for the first outcome of each health check."""
         await self._read_order()
         await self._check_first()
 

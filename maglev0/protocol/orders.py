@@ -1,7 +1,7 @@
-"""The orders that operators give to a member, and what its record says because of them.
+"""Orders of operators to a member, which stay in ZooKeeper until an operator takes them back.
 
-Pure: imports no I/O. Orders lie in ZooKeeper until they are taken back. Only a member writes its
-own record, so an order is a znode of its own, which the member copies.
+Pure: imports no I/O. Only a member writes its own record, so an order has its own znode, and the
+member copies it into the record.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MAX_ORDER_BYTES = 1024  # an order is some 50 bytes
 
 
 class Order(NamedTuple):
-    """What is ordered of one member; `weight` replaces its own flag's, `None` does not."""
+    """An order to one member; `weight` replaces the weight of its flags, `None` does not."""
 
     drained: bool = False
     weight: int | None = None
@@ -27,14 +27,14 @@ class Order(NamedTuple):
 
 
 class Wish(NamedTuple):
-    """What a member's record has to say."""
+    """What a member's record must say: its state and its weight."""
 
     state: str
     weight: int
 
 
 def decode(data: bytes) -> Order:
-    """Read an order from anybody; ValueError says what is wrong with it."""
+    """Read an order that anybody may have written; ValueError says what is wrong with it."""
     if len(data) > MAX_ORDER_BYTES:
         raise ValueError(f"{len(data)} bytes, at most {MAX_ORDER_BYTES} are allowed")
     record = read_object(data)
@@ -45,9 +45,9 @@ def decode(data: bytes) -> Order:
 
 
 def wish(order: Order, own_weight: int, *, healthy: bool, dry_run: bool, leaving: bool) -> Wish:
-    """What the record of a member has to say.
+    """Return what the record of a member must say.
 
-    A node in a dry run serves nothing, whatever is ordered; a node that drains need not be healthy.
+    A dry run serves nothing, with any order. A member that drains need not be healthy.
     """
     weight = own_weight if order.weight is None else order.weight
     if dry_run:

@@ -25,7 +25,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StateChange:
-    """A change of this node's state under one VIP, from `former` to `state`, at `time`: seconds since the epoch."""
+    """A change of this node's state for one VIP, from `former` to `state`.
+
+    `time` is in seconds since the epoch.
+    """
 
     vip: IPv4Address
     member_id: int

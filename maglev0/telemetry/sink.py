@@ -121,7 +121,10 @@ class DaemonSink:
 
 
 def _exporter(address: tuple[str, int], present: Exporter | None) -> Exporter:
-    """The exporter, made or moved to that address; MaglevError, with nothing changed, where it cannot be had."""
+    """Make the exporter, or move it to another address.
+
+    Raises MaglevError, with nothing changed, where the address cannot be had.
+    """
     # prometheus_client is large, and only a daemon with --metrics needs it.
     from maglev0.telemetry.metrics.exporter import Exporter  # noqa: PLC0415
 

@@ -1,4 +1,4 @@
-"""Several VIPs in one daemon, what becomes of those that cannot be served, and what a reload changes."""
+"""Several VIPs in one daemon, those that cannot be served, and what a reload changes."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_vip_that_cannot_be_served_leaves_the_others_alone(site: Site) -> None
     node.stop()
 
 
-def test_who_can_serve_no_vip_ends(site: Site) -> None:
+def test_a_daemon_that_can_serve_no_vip_ends(site: Site) -> None:
     for number, vip in enumerate((VIP, OTHER), 1):
         site.start(number, f"--cluster-ip={vip}", "--total-nodes=7")
         joined(site, vip, number)
@@ -82,7 +82,7 @@ def reload(node: Node, file: Path, text: str) -> None:
     os.kill(node.process.pid, signal.SIGHUP)
 
 
-def test_a_reload_takes_over_what_it_can_and_names_the_rest(site: Site, tmp_path: Path) -> None:
+def test_a_reload_takes_what_it_can_and_names_the_rest(site: Site, tmp_path: Path) -> None:
     file = tmp_path / "maglev0.toml"
     file.write_text(f'cluster-ip = "{VIP}"\nweight = 1\n')
     node = site.start(1, f"--config={file}")
@@ -113,28 +113,28 @@ def test_a_reload_takes_over_what_it_can_and_names_the_rest(site: Site, tmp_path
 
 
 class Manager:
-    """What a daemon takes for systemd."""
+    """The socket of systemd, as a daemon finds it."""
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "notify"
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.socket.bind(str(self.path))
         self.prefix = ("env", f"NOTIFY_SOCKET={self.path}")
-        self.told: list[str] = []
+        self.received: list[str] = []
 
     @property
     def fed(self) -> int:
         """How many times the watchdog was fed so far."""
         self.hear()
-        return self.told.count("WATCHDOG=1")
+        return self.received.count("WATCHDOG=1")
 
     def hear(self) -> list[str]:
-        """All that it was told so far, without the status in words and when it reloaded."""
+        """All messages so far, without the status in words and the time of a reload."""
         self.socket.settimeout(0.0)
         with suppress(BlockingIOError):
             while True:
-                self.told.append(self.socket.recv(4096).decode().partition("\n")[0])
-        return [line for line in self.told if not line.startswith("STATUS=")]
+                self.received.append(self.socket.recv(4096).decode().partition("\n")[0])
+        return [line for line in self.received if not line.startswith("STATUS=")]
 
 
 @pytest.fixture
@@ -144,7 +144,7 @@ def manager(tmp_path: Path) -> Iterator[Manager]:
         yield made
 
 
-def test_a_daemon_is_ready_once_what_it_waited_for_is_known_to_fail(
+def test_a_daemon_is_ready_once_the_vip_it_waited_for_has_failed(
     site: Site, manager: Manager
 ) -> None:
     site.start(1, f"--cluster-ip={OTHER}")
@@ -152,10 +152,10 @@ def test_a_daemon_is_ready_once_what_it_waited_for_is_known_to_fail(
     node = site.start(1, BOTH, prefix=manager.prefix)
     joined(site, VIP, 1)
     node.wait_line(rf"error: {OTHER} is not served: id 1 is held by another live daemon")
-    eventually(lambda: manager.hear() == ["READY=1"], "to be told that it is ready")
+    eventually(lambda: manager.hear() == ["READY=1"], "the daemon to report that it is ready")
 
 
-def test_a_daemon_is_ready_once_what_it_waited_for_is_asked_no_more(
+def test_a_daemon_is_ready_once_the_vip_it_waited_for_is_dropped(
     site: Site, manager: Manager, tmp_path: Path
 ) -> None:
     holder = site.start(1, f"--cluster-ip={OTHER}", timeout_s=PATIENCE_S)
@@ -167,12 +167,12 @@ def test_a_daemon_is_ready_once_what_it_waited_for_is_asked_no_more(
     joined(site, VIP, 1)
     reload(node, file, f'cluster-ip = ["{VIP}", "{OTHER}"]\nweight = 2\n')
     node.wait_line("configuration reloaded: --weight$")
-    assert manager.hear() == []  # a reload before it is ready is nothing to tell
+    assert manager.hear() == []  # a reload before it is ready is not reported
     reload(node, file, f'cluster-ip = "{VIP}"\nweight = 2\n')
-    eventually(lambda: manager.hear() == ["READY=1"], "to be told that it is ready")
+    eventually(lambda: manager.hear() == ["READY=1"], "the daemon to report that it is ready")
     reload(node, file, f'cluster-ip = "{VIP}"\nweight = 3\n')
     eventually(
-        lambda: manager.hear() == ["READY=1", "RELOADING=1", "READY=1"], "the reload to be told"
+        lambda: manager.hear() == ["READY=1", "RELOADING=1", "READY=1"], "the reload to be reported"
     )
     holder.thaw()
 
@@ -244,23 +244,25 @@ def test_a_vip_that_cannot_leave_while_zookeeper_is_away_keeps_no_watchdog_from_
     node.stop()
 
 
-def test_notices_are_given_in_order_the_last_one_included(site: Site, tmp_path: Path) -> None:
-    said = tmp_path / "said"
-    program = tmp_path / "notice"
-    program.write_text(f'#!/bin/sh\necho "$@ $(cat)" >>{said}\n')
+def test_the_program_runs_for_events_in_order_the_last_one_included(
+    site: Site, tmp_path: Path
+) -> None:
+    events = tmp_path / "events"
+    program = tmp_path / "program"
+    program.write_text(f'#!/bin/sh\necho "$@ $(cat)" >>{events}\n')
     program.chmod(0o755)
     node = site.start(1, f"--notify={program}")
     joined(site, VIP, 1)
-    eventually(lambda: said.exists() and "dry-run" in said.read_text(), "the first notice")
+    eventually(lambda: events.exists() and "dry-run" in events.read_text(), "the first event")
     node.stop()
-    lines = said.read_text().splitlines()
+    lines = events.read_text().splitlines()
     assert lines[0].split()[:3] == [VIP, "dry-run", "joining"]
     assert lines[-1].split()[1] == "left"
     event = json.loads(lines[0].split(maxsplit=3)[3])
     assert (event["vip"], event["member_id"], event["state"]) == (VIP, 1, "dry-run")
 
 
-def test_a_report_tells_what_the_kernel_holds_and_goes_with_the_member(site: Site) -> None:
+def test_a_report_has_what_the_kernel_holds_and_ends_with_the_member(site: Site) -> None:
     (node,) = site.joined(1)
     path = f"{site.base}/reports/1"
     eventually(lambda: site.client.exists(path), "a report")

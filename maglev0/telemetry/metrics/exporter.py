@@ -1,6 +1,7 @@
-"""Metrics for Prometheus on an address of the operator's, by prometheus_client, which nothing else here imports.
+"""Serves metrics to Prometheus with prometheus_client, which no other module imports.
 
-The loop publishes what it knows, as frozen values; a scrape reads those in threads of its own, and waits for nothing.
+The loop publishes what it knows as frozen values. A scrape reads them in its own thread, and waits
+for nothing.
 """
 
 from __future__ import annotations
@@ -35,18 +36,23 @@ from maglev0.telemetry.metrics.measures import ERRORS, PHASES, CheckResult, Fami
 from maglev0.telemetry.ports import Snapshot
 
 PATH = "/metrics"
-# From a move that the kernel was ready for to a crash's session timeout, the promises of 10 and 50 ms among them.
+# From a hand-over whose buckets were staged before (milliseconds) to a crash (a session timeout);
+# 10 and 50 ms are the bounds that the manual gives (performance).
 HANDOVER_BUCKETS_S = (0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 REQUEST_BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
-_CONNTRACK = Path("/proc/sys/net/netfilter")  # of the calling thread's namespace
+_CONNTRACK = Path("/proc/sys/net/netfilter")  # of the network namespace of the calling thread
 
 
 class Exporter:
-    """What the daemon tells Prometheus. All but `start` and `stop` only remember, and may be called whether or not it is started."""
+    """What the daemon tells Prometheus.
+
+    Methods other than `start` and `stop` only record, also while it is stopped.
+    """
 
     def __init__(self) -> None:
-        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # a timestamp for each histogram and counter, which nothing asks for
+        # Nothing uses the timestamp that the library adds to each histogram and counter.
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self._measures: dict[IPv4Address, Measures] = {}
         self._shares: dict[IPv4Address, tuple[Assignment, int]] = {}
         registry = CollectorRegistry()
@@ -54,57 +60,61 @@ class Exporter:
         ProcessCollector(registry=registry)
         self._handovers = Histogram(
             "maglev0_handover_seconds",
-            "From when a view was seen until this node had come so far with it.",
+            "From a new view until this node has reached a phase of the hand-over to it.",
             ("vip", "phase"),
             buckets=HANDOVER_BUCKETS_S,
             registry=registry,
         )
         self._requests = Histogram(
             "maglev0_zookeeper_request_seconds",
-            "How long ZooKeeper took to answer.",
+            "How long ZooKeeper took to answer a request.",
             buckets=REQUEST_BUCKETS_S,
             registry=registry,
         )
         self._errors = Total(
-            "maglev0_errors", "Errors, by whose fault they were.", ("kind",), registry=registry
+            "maglev0_errors", "Errors, by what caused them.", ("kind",), registry=registry
         )
         for kind in ERRORS:
-            self._errors.labels(kind)  # Prometheus sees the first one only if it saw none before
+            self._errors.labels(kind)  # Prometheus sees a first error only if it saw a zero before
         self._registry = registry
         self._server: HttpServer | None = None
 
     def start(self, address: str, port: int) -> None:
-        """Begin to answer there, in a thread; MaglevError where that is impossible, with nothing changed."""
+        """Serve on that address, in a thread.
+
+        Raises MaglevError, with nothing changed, where that is impossible.
+        """
         try:
             server = HttpServer(address, port, _MetricsHandler.factory(self._registry))
         except OSError as error:
-            told = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+            where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
             raise MaglevError(
-                f"answering Prometheus on {told}: {(error.strerror or str(error)).lower()}; name another address with --metrics"
+                f"serving metrics on {where}: {(error.strerror or str(error)).lower()};"
+                " name another address with --metrics"
             ) from error
         self.stop()
         self._server = server
         server.begin()
 
     def stop(self) -> None:
-        """Answer no more; what was told is kept for the next `start`."""
+        """Stop serving; what was recorded is kept for the next `start`."""
         if self._server is not None:
             self._server.end()
         self._server = None
 
     @property
     def port(self) -> int | None:
-        """The port that is answered on, which the kernel chose where 0 was asked for."""
+        """The port that is served; the kernel chose it where `start` got 0."""
         return None if self._server is None else int(self._server.server_address[1])
 
     def publish(self, vip: IPv4Address, snapshot: Snapshot) -> None:
-        """How one VIP's part stands now."""
+        """Record how one VIP stands now."""
         self._measures[vip] = self._measured(vip, snapshot)
         for phase in PHASES:
             self._handovers.labels(str(vip), phase)
 
     def remove(self, vip: IPv4Address) -> None:
-        """The VIP is served no more: nothing is told of it from now on."""
+        """Remove all metrics of a VIP that is not served any more."""
         self._measures.pop(vip, None)
         self._shares.pop(vip, None)
         for phase in PHASES:
@@ -116,11 +126,11 @@ class Exporter:
         self._handovers.labels(str(vip), phase).observe(seconds)
 
     def answered(self, seconds: float) -> None:
-        """ZooKeeper took so long to answer."""
+        """Record how long ZooKeeper took to answer a request."""
         self._requests.observe(seconds)
 
     def failed(self, kind: str) -> None:
-        """An error of this kind, one of `ERRORS`."""
+        """Count an error of this kind, one of `ERRORS`."""
         self._errors.labels(kind).inc()
 
     def _measured(self, vip: IPv4Address, snapshot: Snapshot) -> Measures:
@@ -132,7 +142,7 @@ class Exporter:
             member_id=progress.me.id,
             version=__version__,
             dataplane=progress.me.dataplane.value,
-            # Not read back is not gone: a label that comes and goes would be another time series each time.
+            # The former value where the kernel was not read: another value begins a time series.
             xdp=report.xdp if report is not None else former.xdp if former is not None else "",
             members=Counter(() if view is None else (member.state for member in view.members)),
             owned=len(progress.held) if report is None else report.held,
@@ -161,7 +171,7 @@ class Exporter:
         )
 
     def _share(self, vip: IPv4Address, ownership: Assignment | None, name: str) -> int | None:
-        """What the table gives this node; counted once for each table, for that takes a millisecond."""
+        """Return how many buckets the table gives this node; counted once for each table, in 1 ms."""
         if ownership is None:
             return None
         known = self._shares.get(vip)
@@ -171,7 +181,10 @@ class Exporter:
 
 
 def conntrack_entries() -> tuple[int, int] | None:
-    """How many connections the table of this network namespace holds, and how many it can; `None` where the kernel has none."""
+    """How many entries the conntrack table of this network namespace has, and its limit.
+
+    `None` where the kernel has no such table.
+    """
     try:
         held, limit = (
             int((_CONNTRACK / name).read_text())
@@ -183,7 +196,7 @@ def conntrack_entries() -> tuple[int, int] | None:
 
 
 class _Published(Collector):
-    """Gives what was published last."""
+    """Gives the registry what was published last."""
 
     def __init__(self, published: dict[IPv4Address, Measures]) -> None:
         self._published = published
@@ -207,15 +220,15 @@ def _metric(family: Family) -> Metric:
 
 
 class _MetricsHandler(MetricsHandler):
-    """Answers GET for one path, and nothing else."""
+    """Answers GET of one path, and nothing else."""
 
     def do_GET(self) -> None:  # noqa: N802  the library's name
-        """Give everything."""
+        """Answer with all metrics."""
         if urlsplit(self.path).path == PATH:
             super().do_GET()
         else:
             self.send_error(HTTPStatus.NOT_FOUND, f"there is only {PATH}")
 
     def version_string(self) -> str:
-        """Say who we are, and not which Python runs us."""
+        """Name the program and not the version of Python."""
         return "maglev0"

@@ -1,4 +1,4 @@
-"""A small HTTP server for whoever asks: each connection in a thread of its own, few at a time and none for long."""
+"""A small HTTP server: each connection has its own thread, few at a time and none for long."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-MAX_CONNECTIONS = (
-    8  # a few Prometheus servers and somebody with a browser; each costs a thread while it lasts
-)
-MAX_CONNECTION_S = 5.0  # a scrape takes milliseconds; Prometheus itself gives up after 10 s
-LOOK_S = 0.5  # between two looks for connections that last too long, while there are any
+MAX_CONNECTIONS = 8  # a few Prometheus servers and a browser; each has a thread while it lasts
+MAX_CONNECTION_S = 5.0  # a scrape takes milliseconds, and Prometheus gives up after 10 s
+LOOK_S = 0.5  # between two searches for connections that last too long, while there are any
 
 
 class HttpServer(ThreadingMixIn, HTTPServer):
-    """Answers at an address with what a handler class of the library makes; the constructor raises OSError where it cannot be had.
+    """Serves an address with a handler class of the library.
 
-    `begin`, then `end`, which waits for no client. Who is slow is cut off in the end, and at once where others wait for the place: the one that has
-    had it for longest, for a scrape is over in an instant.
+    The constructor raises OSError where the address cannot be had. `begin`, then `end`, which waits
+    for no client. A connection is cut after `MAX_CONNECTION_S`, and earlier where a further one
+    needs its place: then the oldest is cut, since a scrape takes only an instant.
     """
 
     daemon_threads = True
@@ -36,25 +35,25 @@ class HttpServer(ThreadingMixIn, HTTPServer):
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="metrics", daemon=True)
         self._lock = threading.Lock()
-        self._since: dict[
-            socket.socket, float
-        ] = {}  # when each connection that is open began, the oldest first
+        # When each open connection began, the oldest first.
+        self._since: dict[socket.socket, float] = {}
         super().__init__((address, port), handler)
 
     def begin(self) -> None:
-        """Answer from now on, in a thread."""
+        """Serve from now on, in a thread."""
         self._thread.start()
 
     def end(self) -> None:
-        """Answer no more."""
+        """Stop serving."""
         self._ended.set()
         with suppress(OSError):
-            self.socket.shutdown(socket.SHUT_RDWR)  # refuses from here on, and wakes the thread
+            self.socket.shutdown(socket.SHUT_RDWR)  # refuses from now on, and wakes the thread
         self._thread.join(LOOK_S)
         self._cut(0)
 
     def _serve(self) -> None:
-        # Closed by the one who waits at it: a number that is closed under poll(2) may be another file's when that looks again.
+        # The thread that polls the socket closes it. If another one did, poll(2) might find another
+        # file under the same number.
         with self:
             while not self._ended.is_set():
                 self.timeout = LOOK_S if self._since else None
@@ -62,11 +61,11 @@ class HttpServer(ThreadingMixIn, HTTPServer):
                 self._cut(MAX_CONNECTIONS, time.monotonic() - MAX_CONNECTION_S)
 
     def server_bind(self) -> None:
-        """Bind, without asking a name server what we are called, as the library would."""
+        """Bind without asking a name server for the name of this host, as the library does."""
         super(HTTPServer, self).server_bind()
 
     def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept; where that fails, as for want of descriptors, not again at once."""
+        """Accept; where that fails, as without free descriptors, pause before the next attempt."""
         try:
             return super().get_request()
         except OSError:
@@ -74,20 +73,23 @@ class HttpServer(ThreadingMixIn, HTTPServer):
             raise
 
     def process_request(self, request: socket.socket, client_address: Any) -> None:  # type: ignore[override]
-        """Make room, then go on in a thread."""
+        """Cut the oldest connections above the limit, then serve this one in a thread."""
         self._cut(MAX_CONNECTIONS - 1)
         with self._lock:
             self._since[request] = time.monotonic()
         super().process_request(request, client_address)
 
     def close_request(self, request: socket.socket) -> None:  # type: ignore[override]
-        """The connection is over."""
+        """Forget a connection that has ended."""
         with self._lock:
             self._since.pop(request, None)
         super().close_request(request)
 
     def _cut(self, most: int, since_s: float = 0.0) -> None:
-        """Cut off connections that began before that, and the oldest ones beyond so many: their threads find nothing more to read or write."""
+        """Cut connections that began before `since_s`, and the oldest ones beyond `most`.
+
+        Their threads end, since they can neither read nor write any more.
+        """
         with self._lock:
             overdue = [
                 one
@@ -100,6 +102,6 @@ class HttpServer(ThreadingMixIn, HTTPServer):
                 del self._since[one]
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Who hangs up while he is answered is no news."""
+        """Log at debug level only: a client that hangs up is no error."""
         del request
         log.debug("answering %s: %r", client_address, sys.exception())

@@ -1,9 +1,10 @@
-"""What a daemon tells Prometheus: the names, meanings and values of its metrics, by VIP.
+"""The names, meanings and values of the metrics of one daemon, by VIP.
 
-Pure: imports no I/O. What is measured when, and how it is fetched, is `metrics`' part.
+Pure: imports no I/O. The exporter decides when they are measured, and serves them.
 
-Names follow Prometheus' conventions: base units, `_total` for what only grows (and begins at 0 with the daemon, or with the rules that count), one
-meaning for each name. Labels are bounded: VIPs, states and kinds that this module lists, and the checks of the configuration, 16 at most.
+Names follow the conventions of Prometheus: base units, `_total` for what only grows, one meaning
+for each name. Such totals begin at 0 with the daemon, or with the rules that count. Labels are
+bounded: VIPs, states and kinds that this module lists, and at most 16 checks of the configuration.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from maglev0.protocol.ports.readings import Counters
 
 MEMBER_STATES = (ACTIVE, DRAINING, FAILING, DRY_RUN)
 SESSION_STATES = ("connecting", "connected", "suspended", "lost")
-PHASES = ("prepared", "released", "acquired")  # of a hand-over; the last one ends it for this node
+PHASES = ("prepared", "released", "acquired")  # of a hand-over; the last one ends it here
 ERRORS = ("kernel", "zookeeper", "check", "notify", "config", "other")
 
-# By counter: the stage that decided, what it decided, and about what kind of packets.
+# By counter: the stage that decides, what it decides, and the kind of packets.
 _FATE = ("stage", "verdict", "kind")
 _PACKETS = {
     "xdp_passed": ("xdp", "passed", "admitted"),
@@ -38,7 +39,7 @@ _PACKETS = {
 
 
 class CheckResult(NamedTuple):
-    """How one health check stands, and how long its last run took."""
+    """The state of one health check, and how long its last run took."""
 
     text: str
     up: bool
@@ -47,11 +48,12 @@ class CheckResult(NamedTuple):
 
 @dataclass(frozen=True)
 class Measures:
-    """What one VIP's part knew of itself at `at_s` of CLOCK_MONOTONIC.
+    """What is known of one VIP on this node at `at_s` of CLOCK_MONOTONIC; `None` is not known.
 
-    `members` counts the members of the view by state. `owned` buckets are in force in the kernel, `share` is what the table gives this node;
-    `overlaps`, `holes` and `silent` (members who do not say what they hold) are `None` where another member audits. `conntrack` is how many
-    connections this host's table holds, and how many it can. What is `None` is not known here.
+    `members` counts the members of the view by state. `owned` buckets are in force in the kernel,
+    `share` is what the table gives this node. `overlaps`, `holes` and `silent` (members that do not
+    report what they hold) are `None` where another member audits. `conntrack` is the number of
+    entries in the connection tracking table of this host, and its limit.
     """
 
     at_s: float
@@ -83,7 +85,7 @@ class Measures:
 
 
 class Family(NamedTuple):
-    """One metric: its kind (gauge, counter or info), what it means, and a value for each set of labels."""
+    """One metric: its kind (gauge, counter or info), its meaning, a value for each set of labels."""
 
     name: str
     kind: str
@@ -93,13 +95,12 @@ class Family(NamedTuple):
 
 
 Samples = Iterable[tuple[tuple[str, ...], float | None]]
-_Read = Callable[
-    ["Measures", float], Samples
-]  # a metric's values now, with the labels beyond the VIP
+# Gives the values of a metric at a time, with the labels besides the VIP.
+_Read = Callable[["Measures", float], Samples]
 
 
 def families(found: Mapping[IPv4Address, Measures], now_s: float) -> Iterator[Family]:
-    """All metrics of all VIPs; those that nothing is known of have no values."""
+    """All metrics of all VIPs; a metric of which nothing is known has no values."""
     by_vip = {str(vip): measures for vip, measures in found.items()}
     for name, kind, meaning, labels, read in _METRICS:
         samples = [
@@ -146,7 +147,7 @@ def _check_durations(measures: Measures, _now_s: float) -> Samples:
 
 
 def _distinct(measures: Measures) -> Iterable[CheckResult]:
-    """One result for each text: a check that was given twice is one metric, and down if either is."""
+    """One result for each text: a check that is given twice is down if one of both is."""
     found: dict[str, CheckResult] = {}
     for check in measures.checks:
         if check.text not in found or not check.up:
@@ -176,26 +177,26 @@ def _conntrack(index: int) -> _Read:
     ]
 
 
-# Name, kind, meaning, labels beyond the VIP, and what reads it.
+# Name, kind, meaning, labels besides the VIP, and what reads it.
 _METRICS: tuple[tuple[str, str, str, tuple[str, ...], _Read], ...] = (
     (
         "maglev0_node",
         "info",
-        "This node, and what it runs.",
+        "This node and what it runs.",
         ("id", "version", "dataplane", "xdp"),
         _info,
     ),
     (
         "maglev0_members",
         "gauge",
-        "Members of the view that this node saw last, by state.",
+        "Members in the last view of this node, by state.",
         ("state",),
         _members,
     ),
     (
         "maglev0_buckets",
         "gauge",
-        "Buckets (node numbers) that the cluster deals out.",
+        "Buckets of the cluster (--total-nodes).",
         (),
         _plain("total"),
     ),
@@ -209,50 +210,50 @@ _METRICS: tuple[tuple[str, str, str, tuple[str, ...], _Read], ...] = (
     (
         "maglev0_buckets_share",
         "gauge",
-        "Buckets that are this node's by the table of its view.",
+        "Buckets that the table of its view gives this node.",
         (),
         _plain("share"),
     ),
     (
         "maglev0_buckets_kept",
         "gauge",
-        "Buckets out of force in which this node keeps connections.",
+        "Buckets that moved to other nodes, in which this node keeps connections.",
         (),
         _plain("kept"),
     ),
     (
         "maglev0_buckets_overlapping",
         "gauge",
-        "Buckets in force on several nodes, by the member that audits.",
+        "Buckets in force on several nodes, as the auditing member sees it.",
         (),
         _plain("overlaps"),
     ),
     (
         "maglev0_buckets_unowned",
         "gauge",
-        "Buckets in force nowhere, by the member that audits.",
+        "Buckets in force on no node, as the auditing member sees it.",
         (),
         _plain("holes"),
     ),
     (
         "maglev0_members_silent",
         "gauge",
-        "Members that do not say what their kernel holds, by the member that audits.",
+        "Members that do not report what they hold, as the auditing member sees it.",
         (),
         _plain("silent"),
     ),
     (
         "maglev0_view_number",
         "gauge",
-        "How many changes of members the view has behind it.",
+        "Number of the view: it grows with each change of the members.",
         (),
         _plain("view_number"),
     ),
-    ("maglev0_view_age_seconds", "gauge", "For how long this view has stood.", (), _view_age),
+    ("maglev0_view_age_seconds", "gauge", "How long this view is in force.", (), _view_age),
     (
         "maglev0_lease_left_seconds",
         "gauge",
-        "For how long new flows would be accepted without a renewal, when that was looked at.",
+        "How long the lease lasted without a renewal, at the time of the snapshot.",
         (),
         _plain("lease_left_s"),
     ),
@@ -260,7 +261,7 @@ _METRICS: tuple[tuple[str, str, str, tuple[str, ...], _Read], ...] = (
     (
         "maglev0_zookeeper_state",
         "gauge",
-        "Where the ZooKeeper session stands: 1 for the state that it is in.",
+        "State of the ZooKeeper session: 1 for the present state, 0 for the others.",
         ("state",),
         _session,
     ),
@@ -274,21 +275,21 @@ _METRICS: tuple[tuple[str, str, str, tuple[str, ...], _Read], ...] = (
     (
         "maglev0_able",
         "gauge",
-        "Whether this node can serve: its link, rules and address are as they should be.",
+        "1 if this node can serve: its link, rules and address are in order.",
         (),
         _plain("able"),
     ),
     (
         "maglev0_healthy",
         "gauge",
-        "Whether all health checks of this node are up; 1 where there are none.",
+        "1 if all health checks of this node are up, or it has none.",
         (),
         _plain("healthy"),
     ),
     (
         "maglev0_check_up",
         "gauge",
-        "Whether a health check is up, by its results in a row.",
+        "1 if a health check is up, after its results in a row.",
         ("check",),
         _checks_up,
     ),
@@ -302,49 +303,49 @@ _METRICS: tuple[tuple[str, str, str, tuple[str, ...], _Read], ...] = (
     (
         "maglev0_packets",
         "counter",
-        "Packets for the VIP, by the stage that decided about them and what it decided.",
+        "Packets for the VIP, by the stage that decides and what it decides.",
         _FATE,
         _packets,
     ),
     (
         "maglev0_bytes",
         "counter",
-        "Bytes of packets for the VIP, by the stage that decided about them and what it decided.",
+        "Bytes of packets for the VIP, by the stage that decides and what it decides.",
         _FATE,
         _bytes,
     ),
     (
         "maglev0_connections",
         "gauge",
-        "Live TCP connections to the VIP that this host holds.",
+        "Live TCP connections to the VIP on this host.",
         (),
         _plain("flows"),
     ),
     (
         "maglev0_conntrack_entries",
         "gauge",
-        "Entries in this host's connection tracking table, of all that it does.",
+        "Entries in the connection tracking table of this host, for all its services.",
         (),
         _conntrack(0),
     ),
     (
         "maglev0_conntrack_entries_limit",
         "gauge",
-        "Entries beyond which this host drops new connections.",
+        "Entries above which this host drops new connections.",
         (),
         _conntrack(1),
     ),
     (
         "maglev0_restored",
         "counter",
-        "Things that others took away from the kernel and the daemon put back.",
+        "Things in the kernel that others removed and the daemon restored.",
         (),
         _plain("restored"),
     ),
     (
         "maglev0_snapshot_age_seconds",
         "gauge",
-        "How old the rest of what is told here is: the daemon looks every second or a few.",
+        "Age of the other metrics of this VIP: the daemon measures every second or a few.",
         (),
         _age,
     ),

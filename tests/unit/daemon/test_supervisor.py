@@ -1,4 +1,4 @@
-"""What the supervisor makes of the attempts of its VIPs, with controllers that do as a test says."""
+"""The supervisor and its slots, with controllers that do as a test says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is left of one attempt at a VIP when it has ended, in a dry run with parts that do as a test says."""
+"""An attempt at a VIP that has ended, in a dry run with parts that do as a test says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Real programs that are told of events, good and bad."""
+"""Real programs that run for events, good and bad."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def numbered(number: int) -> StateChange:
 
 
 def hanging(directory: Path, processes: Lives) -> str:
-    """A program that writes down what it was told, ignores SIGTERM and hangs, and so does what it started."""
+    """A program that writes its event down, ignores SIGTERM and hangs, as does its child."""
     return str(
         script(
             directory,
@@ -89,7 +89,7 @@ def test_the_program_is_told_by_arguments_and_on_its_input(
     run(scenario())
 
 
-def test_events_are_told_in_order_one_at_a_time(tmp_path: Path) -> None:
+def test_events_are_delivered_in_order_one_at_a_time(tmp_path: Path) -> None:
     program = script(
         tmp_path,
         f"mkdir {tmp_path}/busy || echo two >>{tmp_path}/told; echo $2 >>{tmp_path}/told; rmdir {tmp_path}/busy",
@@ -109,7 +109,7 @@ def test_events_are_told_in_order_one_at_a_time(tmp_path: Path) -> None:
     run(scenario())
 
 
-def test_what_does_not_end_is_killed_with_all_that_it_started_and_the_next_event_is_told(
+def test_a_program_that_hangs_is_killed_with_its_children_and_the_next_event_follows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(notify, "TIMEOUT_S", 0.5)
@@ -157,7 +157,7 @@ def test_a_program_that_cannot_be_run_or_fails_is_one_line_each_time(
     run(scenario())
 
 
-def test_a_queue_that_is_full_loses_the_oldest_and_says_so_once(
+def test_a_queue_that_is_full_loses_the_oldest_and_logs_that_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = str(script(tmp_path, f"echo $2 >>{tmp_path}/told"))
@@ -173,7 +173,7 @@ def test_a_queue_that_is_full_loses_the_oldest_and_says_so_once(
         assert caplog.messages == [
             f"more than {MAX_WAITING} events wait for {path}: dropping the oldest"
         ]
-        # Once it has caught up, the next time is news again.
+        # Once it has caught up, the next loss is logged again.
         for number in range(MAX_WAITING + 1):
             notifier.notify(numbered(number))
         assert len(caplog.messages) == 2
@@ -181,7 +181,7 @@ def test_a_queue_that_is_full_loses_the_oldest_and_says_so_once(
     run(scenario())
 
 
-def test_a_flush_ends_when_time_is_up_and_says_what_is_left(
+def test_a_flush_ends_when_time_is_up_and_logs_what_is_left(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario() -> None:
@@ -212,7 +212,7 @@ def test_no_process_is_left_when_notifying_is_cancelled(tmp_path: Path) -> None:
     run(scenario())
 
 
-def test_without_a_program_nothing_is_told_and_run_waits_for_ever() -> None:
+def test_without_a_program_events_are_dropped_and_run_waits_for_ever() -> None:
     async def scenario() -> None:
         notifier = Notifier(None)
         for _ in range(MAX_WAITING + 1):

@@ -1,4 +1,4 @@
-"""What a daemon tells Prometheus, asked for as Prometheus does; and a real Prometheus that shows it on the dashboard."""
+"""What Prometheus gets from a daemon, and what a real Prometheus shows of it on the dashboard."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ EVERY_COUNTER = Counters(
 
 
 def snapshot(**changes: Any) -> Snapshot:
-    """How a node stands that serves, and audits."""
+    """A node that serves and audits."""
     progress = Progress(
         ME,
         True,
@@ -118,7 +118,7 @@ def ask(port: int, path: str = "/metrics", method: str = "GET") -> tuple[int, st
         connection.close()
 
 
-def told(exporter: Exporter) -> dict[str, float]:
+def scraped(exporter: Exporter) -> dict[str, float]:
     """All samples that a scrape gives, by name and labels in their order."""
     status, text = ask(port_of(exporter))
     assert status == 200
@@ -137,12 +137,12 @@ def named(found: dict[str, float], word: str) -> set[str]:
     return {name for name in found if word in name}
 
 
-# What is told.
+# What a scrape gives.
 
 
-def test_a_scrape_tells_what_was_published_last(exporter: Exporter) -> None:
+def test_a_scrape_gives_what_was_published_last(exporter: Exporter) -> None:
     exporter.publish(VIP, snapshot())
-    before = told(exporter)
+    before = scraped(exporter)
     assert before["maglev0_buckets_owned vip=198.51.100.1"] == 2
     assert before["maglev0_buckets_share vip=198.51.100.1"] == 2
     assert before["maglev0_members state=active vip=198.51.100.1"] == 3
@@ -161,7 +161,7 @@ def test_a_scrape_tells_what_was_published_last(exporter: Exporter) -> None:
             results=(failing,), findings=findings, able=False, zookeeper=SessionState.SUSPENDED
         ),
     )
-    after = told(exporter)
+    after = scraped(exporter)
     assert [
         after[f"maglev0_{name} vip=198.51.100.1"]
         for name in ("buckets_overlapping", "buckets_unowned", "members_silent")
@@ -170,7 +170,7 @@ def test_a_scrape_tells_what_was_published_last(exporter: Exporter) -> None:
     assert after["maglev0_zookeeper_state state=suspended vip=198.51.100.1"] == 1
 
 
-def test_before_a_view_and_without_a_readable_kernel_what_is_known_is_told(
+def test_before_a_view_and_without_a_readable_kernel_a_scrape_gives_what_is_known(
     exporter: Exporter,
 ) -> None:
     exporter.publish(VIP, snapshot())
@@ -178,7 +178,7 @@ def test_before_a_view_and_without_a_readable_kernel_what_is_known_is_told(
     exporter.publish(
         VIP, snapshot(progress=progress, report=None, findings=None, counters=None, results=())
     )
-    found = told(exporter)
+    found = scraped(exporter)
     assert found["maglev0_buckets_owned vip=198.51.100.1"] == 1
     assert not named(found, "buckets_share"), "the table is not known, which is no share of 0"
     assert found["maglev0_healthy vip=198.51.100.1"] == 1
@@ -189,16 +189,16 @@ def test_before_a_view_and_without_a_readable_kernel_what_is_known_is_told(
 
 def test_hand_overs_requests_and_errors_add_up(exporter: Exporter) -> None:
     exporter.publish(VIP, snapshot())
-    assert all(told(exporter)[f"maglev0_errors_total kind={kind}"] == 0 for kind in ERRORS)
+    assert all(scraped(exporter)[f"maglev0_errors_total kind={kind}"] == 0 for kind in ERRORS)
     assert all(
-        told(exporter)[f"maglev0_handover_seconds_count phase={phase} vip=198.51.100.1"] == 0
+        scraped(exporter)[f"maglev0_handover_seconds_count phase={phase} vip=198.51.100.1"] == 0
         for phase in PHASES
     )
     for seconds in (0.004, 0.04):
         exporter.took(VIP, "acquired", seconds)
         exporter.answered(seconds)
     exporter.failed("kernel")
-    found = told(exporter)
+    found = scraped(exporter)
     assert found["maglev0_handover_seconds_bucket le=0.005 phase=acquired vip=198.51.100.1"] == 1
     assert found["maglev0_handover_seconds_sum phase=acquired vip=198.51.100.1"] == pytest.approx(
         0.044
@@ -208,18 +208,18 @@ def test_hand_overs_requests_and_errors_add_up(exporter: Exporter) -> None:
     assert not named(found, "_created")
 
 
-def test_of_a_vip_that_is_served_no_more_nothing_is_told(exporter: Exporter) -> None:
+def test_a_vip_that_is_not_served_any_more_has_no_metrics(exporter: Exporter) -> None:
     for vip in (VIP, OTHER):
         exporter.publish(vip, snapshot())
         exporter.took(vip, "prepared", 0.01)
-    assert named(told(exporter), f"vip={OTHER}")
+    assert named(scraped(exporter), f"vip={OTHER}")
     exporter.remove(OTHER)
     exporter.remove(IPv4Address("198.51.100.3"))
-    assert not named(told(exporter), f"vip={OTHER}")
-    assert named(told(exporter), f"vip={VIP}")
+    assert not named(scraped(exporter), f"vip={OTHER}")
+    assert named(scraped(exporter), f"vip={VIP}")
 
 
-def test_promtool_finds_nothing_wrong_with_what_is_told(exporter: Exporter, tmp_path: Path) -> None:
+def test_promtool_finds_nothing_wrong_with_the_metrics(exporter: Exporter, tmp_path: Path) -> None:
     exporter.publish(VIP, snapshot())
     (tmp_path / "metrics").write_text(ask(port_of(exporter))[1])
     assert run("sh", "-c", f"{program('promtool')} check metrics <{tmp_path / 'metrics'}") == ""
@@ -230,10 +230,10 @@ def test_conntrack_is_counted_where_the_kernel_has_it() -> None:
     assert entries is None or 0 <= entries[0] <= entries[1]
 
 
-# How it is asked for.
+# How it is served.
 
 
-def test_there_is_one_path_and_reading_alone(exporter: Exporter) -> None:
+def test_there_is_one_path_and_it_is_only_read(exporter: Exporter) -> None:
     port = port_of(exporter)
     assert ask(port, "/metrics?any=thing")[0] == 200
     for path in ("/", "/metrics/", "/favicon.ico", "/../metrics"):
@@ -245,19 +245,19 @@ def test_there_is_one_path_and_reading_alone(exporter: Exporter) -> None:
     connection.close()
 
 
-def test_an_address_that_is_taken_is_said_in_one_line_and_nothing_changes(
+def test_an_address_that_is_taken_is_one_line_and_changes_nothing(
     exporter: Exporter,
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as holder:
         port = holder.getsockname()[1]
         with pytest.raises(
             MaglevError,
-            match=rf"^answering Prometheus on 127\.0\.0\.1:{port}: address already in use; .*--metrics$",
+            match=rf"^serving metrics on 127\.0\.0\.1:{port}: address already in use; .*--metrics$",
         ):
             exporter.start("127.0.0.1", port)
     with pytest.raises(MaglevError, match="cannot assign requested address"):
         exporter.start("192.0.2.1", 9105)
-    with pytest.raises(MaglevError, match=r"^answering Prometheus on \[2001:db8::1\]:9105: "):
+    with pytest.raises(MaglevError, match=r"^serving metrics on \[2001:db8::1\]:9105: "):
         exporter.start("2001:db8::1", 9105)
     assert ask(port_of(exporter))[0] == 200
 
@@ -269,7 +269,7 @@ def test_it_moves_to_another_address_and_back_and_forgets_nothing(exporter: Expo
     with pytest.raises(ConnectionRefusedError):
         ask(first)
     exporter.start("127.0.0.1", first)
-    assert told(exporter)["maglev0_errors_total kind=config"] == 1
+    assert scraped(exporter)["maglev0_errors_total kind=config"] == 1
     exporter.stop()
     exporter.stop()
     assert exporter.port is None
@@ -285,7 +285,7 @@ def wait_until(condition: Any) -> None:
         time.sleep(0.01)
 
 
-def test_slow_clients_hold_nobody_up_and_do_not_stay(
+def test_slow_clients_delay_no_other_client_and_are_cut(
     exporter: Exporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http_server, "MAX_CONNECTION_S", 1.0)
@@ -308,7 +308,7 @@ def test_slow_clients_hold_nobody_up_and_do_not_stay(
             client.close()
 
 
-def test_who_hangs_up_or_talks_nonsense_is_no_news(
+def test_clients_that_hang_up_or_send_nonsense_are_not_logged(
     exporter: Exporter, capfd: pytest.CaptureFixture[str]
 ) -> None:
     port = port_of(exporter)
@@ -352,7 +352,7 @@ def test_scrapes_while_everything_changes_are_whole(exporter: Exporter) -> None:
 
 
 def expressions() -> list[tuple[str, str]]:
-    """The title of each panel and each of its queries, as Grafana would send it with all nodes of the VIP chosen."""
+    """The title of each panel and each of its queries, as Grafana sends it for all nodes of a VIP."""
     panels = json.loads((SHIPPED / "dashboard.json").read_text())["panels"]
     queries = [
         (panel["title"], target["expr"]) for panel in panels for target in panel.get("targets", [])

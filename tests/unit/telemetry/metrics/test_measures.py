@@ -49,7 +49,7 @@ Values = Mapping[tuple[str, ...], float]
 
 
 def values(found: Mapping[IPv4Address, Measures], name: str, now_s: float = 100.0) -> Values:
-    """What one metric says, by its labels."""
+    """The values of one metric, by its labels."""
     (family,) = [family for family in measures.families(found, now_s) if family.name == name]
     return dict(family.samples)
 
@@ -81,7 +81,7 @@ def test_each_vip_has_values_of_its_own() -> None:
     assert all(not family.samples for family in measures.families({}, 100.0))
 
 
-def test_all_states_are_told_also_those_that_nobody_is_in() -> None:
+def test_every_state_has_a_value_also_without_members_in_it() -> None:
     assert values({VIP: NODE}, "maglev0_members") == {
         (str(VIP), "active"): 2,
         (str(VIP), "draining"): 0,
@@ -93,7 +93,7 @@ def test_all_states_are_told_also_those_that_nobody_is_in() -> None:
     }
 
 
-def test_what_is_not_known_is_not_told() -> None:
+def test_what_is_not_known_has_no_value() -> None:
     nothing = replace(
         NODE,
         overlaps=None,
@@ -123,13 +123,13 @@ def test_what_is_not_known_is_not_told() -> None:
         assert not values({VIP: nothing}, name)
 
 
-def test_ages_grow_between_two_looks_and_what_was_seen_does_not() -> None:
+def test_ages_grow_between_two_snapshots_and_other_values_do_not() -> None:
     assert values({VIP: NODE}, "maglev0_view_age_seconds", 107.0) == {(str(VIP),): 67.0}
     assert values({VIP: NODE}, "maglev0_snapshot_age_seconds", 107.0) == {(str(VIP),): 7.0}
     assert values({VIP: NODE}, "maglev0_lease_left_seconds", 107.0) == {(str(VIP),): 1.5}
 
 
-def test_packets_are_told_by_the_stage_that_decided_about_them() -> None:
+def test_packets_are_counted_by_the_stage_that_decides() -> None:
     assert values({VIP: NODE}, "maglev0_packets") == {
         (str(VIP), "second", "accepted", "new_flow"): 3,
         (str(VIP), "early", "refused", "foreign"): 1000,
