@@ -33,7 +33,7 @@ _KILL_TIMEOUT_MS = 5000
 # A node joins within a second on an idle machine. It may not join at all, as when its cables are
 # pulled: the command then returns and says so.
 JOIN_TIMEOUT_S = 10.0
-_JOINED = r"joined as backend-"
+_JOINED = r"(joined|resumed) as backend-"  # resumed: its session had not expired
 
 
 def save(cluster: Lab) -> None:

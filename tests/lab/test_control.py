@@ -140,6 +140,13 @@ def test_a_killed_daemon_is_gone_until_start(kept: Kept, cluster: Lab) -> None:
     kept.wait_members(ALL)
 
 
+def test_a_daemon_that_starts_before_its_session_expires_has_joined_too(kept: Kept) -> None:
+    kept.run("kill", "1")
+    started = kept.run("start", "1")
+    assert started.stdout.endswith("; it has joined\n")
+    kept.wait_members(ALL)
+
+
 def test_a_cut_node_leaves_and_comes_back_when_healed(kept: Kept) -> None:
     undo = "maglev0 lab heal 3 undoes it"
     assert kept.run("cut", "3", "traffic").stdout == f"backend-3: traffic cable pulled; {undo}\n"

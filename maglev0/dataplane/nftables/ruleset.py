@@ -271,6 +271,7 @@ def _rules(service: Service) -> list[str]:
         OWNED_BOTH: [*_in_bucket(service, OWNED[0], f"goto {OWNED[1]}"), _NO_OWNER],
     }
     interface, sent = f'"{service.interface}"', f"arp saddr ip {service.vip}"
+    cluster_mac = f"arp saddr ether set {service.cluster_mac}"
     return [
         f"add rule inet {name} {chain} {rule}" for chain, rules in judges.items() for rule in rules
     ] + [
