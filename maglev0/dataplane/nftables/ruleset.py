@@ -277,10 +277,7 @@ def _rules(service: Service) -> list[str]:
     ] + [
         f"add rule arp {name} input iifname != {interface} arp daddr ip {service.vip} drop",
         f"add rule arp {name} output oifname != {interface} {sent} drop",
-        (
-            f"add rule arp {name} output oifname {interface} {sent} "
-            f"arp saddr ether set {service.cluster_mac}"
-        ),
+        f"add rule arp {name} output oifname {interface} {sent} {cluster_mac}",
     ]
 
 
