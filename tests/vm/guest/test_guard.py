@@ -129,7 +129,7 @@ def test_what_others_take_away_is_restored_with_the_lease_ended(
         assert tuple(name for name in await dataplane.repair() if name in names) == names
         assert await dataplane.repair() == ()
         assert not wire.accepted([FLOW])
-        with pytest.raises(DataplaneError, match="no timer runs"):
+        with pytest.raises(DataplaneError, match="no armed timer"):
             await dataplane.promote()
         await renew(dataplane)
         assert wire.accepted([FLOW])
