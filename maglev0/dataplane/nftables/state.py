@@ -69,7 +69,7 @@ async def read(settings: Settings, vip: IPv4Address) -> NftablesKernel:
         reader.close()
 
 
-class _BucketSets(NamedTuple):
+class _SetsRead(NamedTuple):
     slot: str | None
     admitted: frozenset[int]
     owned: tuple[frozenset[int], ...]
@@ -154,7 +154,7 @@ def _require_whole(reader: _StateReader, service: Service, hook: Hook) -> None:
         )
 
 
-async def _steady_buckets(reader: TableReader) -> _BucketSets:
+async def _steady_buckets(reader: TableReader) -> _SetsRead:
     """Read the sets as they were together at one time.
 
     During a hand-over one is filled while another is in force.
@@ -168,10 +168,10 @@ async def _steady_buckets(reader: TableReader) -> _BucketSets:
     raise DataplaneError("reading the buckets in force: they change all the time; ask again")
 
 
-async def _buckets(reader: TableReader) -> _BucketSets:
+async def _buckets(reader: TableReader) -> _SetsRead:
     slot = reader.goto(ruleset.OWNED_SLOT)
     first, second = ruleset.OWNED
-    return _BucketSets(
+    return _SetsRead(
         slot,
         await reader.elements(ruleset.ADMITTED),
         (await reader.elements(first), await reader.elements(second)),
