@@ -175,15 +175,13 @@ class HandOver:
         if self.view is None:
             return frozenset()
         counted = [member for member in self.view.members if member.id != self.me]
-        if self._record is None or self._record.state != DRY_RUN:
+        record = self._record_in(self.view)
+        if record is None or record.state != DRY_RUN:
             counted = [member for member in counted if member.state != DRY_RUN]
         return frozenset(member.id for member in counted)
 
-    @property
-    def _record(self) -> Member | None:
-        if self.view is None:
-            return None
-        return next((member for member in self.view.members if member.id == self.me), None)
+    def _record_in(self, view: View) -> Member | None:
+        return next((member for member in view.members if member.id == self.me), None)
 
     def must_empty(self, now_s: float) -> bool:
         """Whether another node may own by now what is held here.
@@ -232,7 +230,8 @@ class HandOver:
         """
         if self.stage >= Phase.RELEASED:
             return self.lacking(Phase.RELEASED)
-        if self.view is None or self._record is None or self._record.state not in _GIVING_UP:
+        record = None if self.view is None else self._record_in(self.view)
+        if self.view is None or record is None or record.state not in _GIVING_UP:
             return self.lacking(Phase.PREPARED)
         staying = frozenset(
             member.id for member in self.view.members if member.state not in _GIVING_UP

@@ -151,14 +151,20 @@ class Site:
         """The znode of a member."""
         return f"{self.members_path}/{number}"
 
+    def _catch_up(self) -> None:
+        """Have the client's server know at least what the leader knew: a follower may be behind."""
+        self.client.sync(self.members_path)
+
     def record(self, number: int) -> dict[str, Any]:
         """What a member says of itself."""
+        self._catch_up()
         value = json.loads(self.client.get(self.member_path(number))[0])
         assert isinstance(value, dict)
         return value
 
     def owner(self, number: int) -> int:
         """The session behind a member's znode; 0 where there is none."""
+        self._catch_up()
         stat = self.client.exists(self.member_path(number))
         return 0 if stat is None else int(stat.ephemeralOwner)
 
@@ -170,6 +176,7 @@ class Site:
 
     def settings_bytes(self) -> bytes:
         """The settings in ZooKeeper, as they lie there."""
+        self._catch_up()
         return bytes(self.client.get(self.settings_path)[0])
 
     def wait_settings(self, data: bytes) -> None:

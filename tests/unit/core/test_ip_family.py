@@ -28,3 +28,14 @@ def test_the_numbers_are_those_of_this_system() -> None:
     assert IpFamily.V6.icmp == socket.IPPROTO_ICMPV6
     assert IpFamily.V4.ether_type == 0x0800  # include/uapi/linux/if_ether.h: ETH_P_IP
     assert IpFamily.V6.ether_type == 0x86DD  # ETH_P_IPV6
+
+
+def test_the_words_are_those_of_nft() -> None:
+    """nft(8), payload expressions and data types; tests/kernel/test_ip_family.py asks nft itself."""
+    words = {
+        family: (family.nft_header, family.nft_address, family.nft_icmp) for family in IpFamily
+    }
+    assert words == {
+        IpFamily.V4: ("ip", "ipv4_addr", "icmp"),
+        IpFamily.V6: ("ip6", "ipv6_addr", "icmpv6"),
+    }

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+import logging
 from dataclasses import replace
 
 import pytest
@@ -8,7 +10,13 @@ from hypothesis import strategies as st
 
 from maglev0.core.assignment import Assignment, decide
 from maglev0.core.view import Member
-from maglev0.daemon.ownership_log import LISTED_NODES, kernel_line, ownership_lines
+from maglev0.daemon.ownership_log import (
+    LISTED_NODES,
+    OwnershipLog,
+    kernel_line,
+    ownership_lines,
+)
+from maglev0.errors import DataplaneError
 from tests.support.members import SOMEONE, clusters, viewed
 
 
@@ -89,3 +97,40 @@ def test_every_bucket_is_counted_once(members: list[Member], total_nodes: int) -
 )
 def test_what_the_kernel_has(held: frozenset[int], total_nodes: int, line: str) -> None:
     assert kernel_line("CLUSTERIP", held, total_nodes) == line
+
+
+def test_the_owners_are_logged_once_and_again_where_the_kernel_could_not_be_read(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO)
+    answers: list[frozenset[int] | DataplaneError] = [
+        DataplaneError("no answer"),
+        frozenset({1}),
+        frozenset(),
+    ]
+
+    async def read_back() -> frozenset[int]:
+        answer = answers.pop(0)
+        if isinstance(answer, DataplaneError):
+            raise answer
+        return answer
+
+    async def scenario() -> None:
+        ownership = Assignment((1,), ("backend-1",))
+        told = OwnershipLog("backend-1", "NFTABLES", 1, read_back)
+        await told.outside()
+        assert caplog.messages == []
+        await told.serving(ownership, frozenset({1}))
+        assert caplog.messages == []
+        for _again in range(2):
+            await told.serving(ownership, frozenset({1}))
+        assert caplog.messages == [
+            "[1]",
+            "backend-1 (me!) is responsible for node 1",
+            "NFTABLES Nodes:  1",
+        ]
+        for _again in range(2):
+            await told.outside()
+        assert caplog.messages[3:] == ["NFTABLES Nodes:"]
+
+    asyncio.run(scenario())

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -17,7 +18,8 @@ from maglev0.protocol.membership import (
 )
 from tests.simulation.tree import Tree
 from tests.support.direct import DirectZooKeeper, put, run
-from tests.support.lone_node import MINE, PATHS, Node
+from tests.support.lone_node import MINE, OTHERS, PATHS, Node, living
+from tests.support.members import SOMEONE
 
 view_ids = st.builds(
     ViewId,
@@ -97,3 +99,18 @@ def test_the_reason_for_a_foreign_child_names_the_bound(
     assert member.tree is tree
     (reason,) = [record.getMessage() for record in caplog.records if "what" in record.getMessage()]
     assert "not a member id, or not among the 4,096 lowest ids" in reason
+
+
+def test_a_record_that_changed_without_the_parent_gets_its_place_by_a_write_of_the_parent(
+    tree: Tree, member: Node
+) -> None:
+    living(tree, 5)
+    member.rounds()
+    put(tree, PATHS.member(5), replace(SOMEONE, id=5, weight=7).encode(), OTHERS)
+    version = tree.nodes[PATHS.members].stat.version
+    member.part.notice(PATHS.member(5))
+    member.rounds()
+    assert tree.nodes[PATHS.members].stat.version > version
+    view = member.part.handover.view
+    assert view is not None
+    assert {one.id: one.weight for one in view.members} == {1: 1, 5: 7}
