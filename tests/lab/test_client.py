@@ -166,7 +166,7 @@ def _falls_short(clients: Clients) -> bool:
     try:
         clients.wait_served(0.2)
     except Exception as error:  # noqa: BLE001  the time is over
-        return "nothing in time" in str(error)
+        return "deadline exceeded" in str(error)
     return False
 
 

@@ -1,7 +1,7 @@
-"""Who has which address in the lab.
+"""The addresses of the lab's machines.
 
 Traffic runs in 198.18.0.0/16 and management in 198.19.0.0/16, the two halves of the range that
-RFC 2544 sets apart for such tests.
+RFC 2544 reserves for such tests.
 Pure: imports no I/O.
 """
 
@@ -15,7 +15,7 @@ PREFIX_LENGTH = 16
 # entries in all namespaces together.
 CLIENT_ROUTER = IPv4Address("198.18.99.1")
 CLIENTS = IPv4Network("198.18.100.0/22")
-# Addresses of the client that no kernel answers for: packet sockets alone read what comes back.
+# Client addresses that no kernel owns: only packet sockets read the answers.
 PROBERS = IPv4Network("198.18.128.0/17")
 SERVICE_PORT = 8000
 _NODES = IPv4Address("198.18.0.0")
@@ -52,18 +52,18 @@ def prober_address(prober: int) -> IPv4Address:
 
 
 def node_mac(node: int) -> str:
-    """The MAC address of the node's traffic interface: it tells which node sent a frame."""
+    """The MAC address of the node's traffic interface; it identifies the node that sent a frame."""
     high, low = divmod(node, 256)
     return f"{_NODE_MAC_PREFIX}{high:02x}:{low:02x}"
 
 
 def answerer(mac: str) -> str:
-    """'backend-<id>' for a node's MAC address, the address itself for a stranger's."""
+    """'backend-<id>' for a node's MAC address; any other address is returned as it is."""
     if not mac.startswith(_NODE_MAC_PREFIX):
         return mac
     return f"backend-{int(mac.removeprefix(_NODE_MAC_PREFIX).replace(':', ''), 16)}"
 
 
 def node_of(mac: bytes) -> int:
-    """The number of the node with this MAC address; 0 for a stranger's."""
+    """The number of the node with this MAC address; 0 where no node has it."""
     return int.from_bytes(mac[4:]) if mac[:4] == _NODE_MAC_BYTES else 0

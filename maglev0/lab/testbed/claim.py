@@ -1,9 +1,9 @@
-"""A lab's name, which everything that the lab makes carries. The name is enough to remove the lab.
+"""The name of a lab. All that the lab makes carries it, so the name is enough to remove the lab.
 
 A lab consists of namespaces called ``<name>-…``, the processes in them, and the directory
 ``/run/maglev0-lab-<name>``. The lab makes the directory first and removes it last. The owner of the
-lab holds a lock in the directory. A directory whose lock is free belongs to a kept lab, or to one
-whose process was killed.
+lab holds a lock in the directory. A directory whose lock is free belongs to a kept lab, or to
+a lab whose process was killed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _RUN = Path("/run")
 _PREFIX = "maglev0-lab-"
 _LOCK = "lock"
 _MOUNTS = Path("/proc/thread-self/mounts")
-# A name becomes part of paths that are removed: nothing else is accepted as a name.
+# A name becomes part of paths that are removed, so the pattern is strict.
 _NAME = re.compile(r"mg\d+(x\d+)?")
 
 
@@ -36,8 +36,8 @@ _NAME = re.compile(r"mg\d+(x\d+)?")
 class Claim:
     """The name of a lab and its directory.
 
-    `lock` is the descriptor of the owner's lock: this process and its forks own the lab until
-    `release` or until they have ended. It is None where this process does not own the lab.
+    `lock` is the descriptor of the owner's lock: this process and its forks own the lab until they
+    call `release` or end. It is None where this process does not own the lab.
     """
 
     name: str
@@ -49,17 +49,17 @@ class Claim:
         return f"{self.name}-{part}"
 
     def release(self) -> None:
-        """Give up the lock and leave the lab as it is: it counts as left over from now on."""
+        """Release the lock and keep the lab; from now on it counts as left over."""
         if self.lock is not None:
             os.close(self.lock)
 
 
 def claim() -> Claim:
-    """Take a name that no other lab has.
+    """Take an unused lab name.
 
-    It is mg<pid>, and mg<pid>x<n> for further labs of one process.
+    It is mg<pid>, and mg<pid>x<n> for each further lab of the same process.
     """
-    for number in count():  # ends: a process has only as many labs as it has made
+    for number in count():  # ends: a process has finitely many labs
         name = f"mg{os.getpid()}" + (f"x{number}" if number else "")
         if not directory_of(name).exists():
             return _take(name)
@@ -67,7 +67,7 @@ def claim() -> Claim:
 
 
 def _take(name: str) -> Claim:
-    # The directory is locked before it gets its name: no process ever finds it without an owner.
+    # The directory is locked before it gets its name, so no process finds it without an owner.
     preparing = _RUN / f".{_PREFIX}{name}"
     shutil.rmtree(preparing, ignore_errors=True)
     preparing.mkdir(mode=0o755)
@@ -83,7 +83,7 @@ def directory_of(name: str) -> Path:
 
 
 def left_over() -> list[str]:
-    """The names of the labs without an owner: kept on purpose, or killed before they cleaned up."""
+    """The names of the labs without an owner: kept labs, and labs whose process was killed."""
     return [name for name in lab_names() if not has_owner(name)]
 
 
@@ -95,9 +95,9 @@ def lab_names() -> list[str]:
 
 @contextmanager
 def owned(name: str) -> Iterator[None]:
-    """Own an existing lab while the block runs; waits while another process owns it.
+    """Own an existing lab while the block runs.
 
-    Raises LabError where there is no such lab.
+    Waits while another process owns the lab. Raises LabError where the lab does not exist.
     """
     try:
         lock = os.open(directory_of(name) / _LOCK, os.O_RDWR | os.O_CLOEXEC)
@@ -126,7 +126,7 @@ def has_owner(name: str) -> bool:
 
 
 def remove(name: str) -> None:
-    """Kill the lab's processes and remove all that it made; may be done twice or half-way."""
+    """Kill the lab's processes and remove all that it made; safe to repeat when interrupted."""
     if _NAME.fullmatch(name) is None:
         raise LabError(f"removing lab {name!r}: the name of a lab looks like mg1234")
     for part in namespace.names(f"{name}-"):

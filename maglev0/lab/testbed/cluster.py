@@ -1,4 +1,4 @@
-"""The lab: networks, ZooKeeper, nodes and the client, built, watched, probed, removed together."""
+"""The lab: builds, watches, probes and removes its networks, ZooKeeper, nodes and client."""
 
 from __future__ import annotations
 
@@ -23,17 +23,18 @@ if TYPE_CHECKING:
 
     from maglev0.lab.testbed.claim import Claim
 
-# A guard: a join takes 0.3 s, a crash the session timeout and some ticks, on an idle machine.
+# A guard: on an idle machine a join takes 0.3 s, a crash the session timeout and some ticks.
 SETTLE_TIMEOUT_S = 20.0
-# A guard: a probing lasts longer than its requests by its start, the last deadline and counting.
+# A guard for the time that probing takes beyond its requests: start, last deadline, counting.
 PROBE_MARGIN_S = 20.0
 
 
 @dataclass(frozen=True)
 class LabSettings:
-    """The size of the lab and the flags of its daemons; `more_flags` are further ones for each.
+    """The size of the lab and the flags of its daemons.
 
-    `tick_ms`, `init_limit` and `sync_limit` are ZooKeeper's, see `Times`.
+    Every daemon also gets `more_flags`. `tick_ms`, `init_limit` and `sync_limit` configure
+    ZooKeeper, see `Times`.
     """
 
     nodes: int = 4
@@ -49,7 +50,7 @@ class LabSettings:
 
 
 class Probing:
-    """A probing under way; after `stop` its report is there."""
+    """A running probe; `report` is available after `stop`."""
 
     def __init__(self, process: Process, plan: ProbePlan) -> None:
         self._process = process
@@ -58,22 +59,22 @@ class Probing:
 
     @property
     def report(self) -> Report:
-        """All that was asked; raises LabError while it is under way."""
+        """All requests and their answers; raises LabError while the probe runs."""
         if self._report is None:
             raise LabError("probing has not been stopped yet")
         return self._report
 
     def let_all_ask(self, rounds: int = 1) -> None:
-        """Continue until each client has asked so often again; the probing's rate is the only clock."""
+        """Wait until each client has sent `rounds` more requests, as computed from the rate."""
         time.sleep(rounds * self._round_s)
 
     def stop(self) -> None:
-        """Ask no more, and read what was counted."""
+        """Stop sending requests and read the report."""
         self._process.stop(PROBE_MARGIN_S)
         self.finish(PROBE_MARGIN_S)
 
     def finish(self, timeout_s: float) -> None:
-        """Wait for the end of a probing with a number of requests of its own."""
+        """Wait until a probe with a fixed number of requests ends, then read its report."""
         status = self._process.wait(timeout_s)
         lines = self._process.output().splitlines()
         if status:
@@ -81,15 +82,15 @@ class Probing:
         self._report = Report.from_json(lines[-1])
 
     def kill(self) -> None:
-        """End it without a report."""
+        """Kill the probe; no report follows."""
         self._process.kill()
 
 
 class Lab:
-    """A context manager: builds the lab with every node's power on and no daemon, and removes it."""
+    """A lab. Entering it builds it with all nodes powered on and no daemon; leaving removes it."""
 
     def __init__(self, settings: LabSettings, mine: Claim | None = None) -> None:
-        """`mine` is the name to build it under; without it the cluster takes one of its own."""
+        """Prepare a lab under the name `mine`; without one the lab claims a new name."""
         self.settings = settings
         self.claim = mine or claim.claim()
         self.network = Network(self.claim.namespace("switch"))
@@ -126,7 +127,7 @@ class Lab:
         )
 
     def build(self) -> None:
-        """Networks, ZooKeeper, the client, and every node's power on."""
+        """Build the networks and the client, start ZooKeeper, and power every node on."""
         self.network.create()
         self._plug_client()
         for server in self.zookeeper.servers:
@@ -142,7 +143,7 @@ class Lab:
         )
         network.own_range(self.client, addresses.CLIENTS)
         network.discard_range(self.client, addresses.PROBERS)
-        # The client's router knows the VIP's network as one of its own links, as a real one would.
+        # Like a real router, the client's router reaches the VIP's network directly by a link.
         network.add_route(
             self.client, IPv4Network(f"{self.settings.vip}/24", strict=False), INTERFACE
         )
@@ -157,7 +158,7 @@ class Lab:
         )
 
     def close(self) -> None:
-        """Remove everything; harmless when done twice."""
+        """Remove the lab; a second call does nothing."""
         claim.remove(self.claim.name)
         for node in self.nodes.values():
             node.reap()
@@ -178,7 +179,7 @@ class Lab:
             self.claim.release()
 
     def start(self) -> None:
-        """Start the daemon on every node and wait until all see all."""
+        """Start the daemon on every node and wait until every daemon sees all members."""
         for node in self.nodes.values():
             node.start_daemon()
         self.settle()
@@ -193,14 +194,15 @@ class Lab:
         timeout_s: float = SETTLE_TIMEOUT_S,
         shares: Mapping[str, int] | None = None,
     ) -> Picture:
-        """Wait until the log of every member shows exactly these members, shares and its kernel state.
+        """Wait until every member logs exactly these members and shares, and its kernel state.
 
-        Without `members` they are the nodes whose daemon runs. `shares` (buckets by member name) are
-        waited for where members alone do not tell. Returns the picture of one daemon.
+        `members` defaults to the nodes whose daemon runs. `shares` maps member name to number of
+        buckets; give it for a change that leaves the members the same. Returns the picture of one
+        daemon. Raises LabError when a daemon ends, or after `timeout_s`.
         """
         expected = self.live() if members is None else tuple(sorted(members))
         if not expected:
-            raise LabError("no daemon runs that could settle")
+            raise LabError("waiting for the daemons to settle: no daemon runs")
         daemons = [self.nodes[number].daemon for number in expected]
         return wait_for(
             lambda: self._agreed(expected, shares),
@@ -225,19 +227,20 @@ class Lab:
         return first if agreed else None
 
     def probe(self, plan: ProbePlan | None = None) -> Report:
-        """Carry out a plan that has a number of requests, from its start to its end."""
+        """Carry out a plan with a fixed number of requests and return the report."""
         chosen = self._plan(plan or ProbePlan())
         if chosen.requests is None:
-            raise LabError(
-                "a plan without a number of requests has no end of its own: use probing()"
-            )
+            raise LabError("probing: a plan without a number of requests never ends: use probing()")
         probing = self._start(chosen)
         probing.finish(chosen.requests / chosen.rate_per_s + PROBE_MARGIN_S)
         return probing.report
 
     @contextmanager
     def probing(self, plan: ProbePlan | None = None) -> Iterator[Probing]:
-        """Probe at a steady rate while the block runs; the report follows, in CLOCK_MONOTONIC."""
+        """Probe at a steady rate while the block runs.
+
+        The report is available after the block; its times are CLOCK_MONOTONIC.
+        """
         probing = self._start(replace(self._plan(plan or ProbePlan()), requests=None))
         try:
             yield probing

@@ -34,22 +34,22 @@ def unshare_network() -> None:
 
 
 def bind_mount(source: str, target: str) -> None:
-    """Make `source` visible at `target`; this keeps a namespace alive without a process in it."""
+    """Bind `source` to `target`; this keeps a namespace alive without a process in it."""
     _call("mount", source.encode(), target.encode(), b"none", ctypes.c_ulong(MS_BIND), None)
 
 
 def mount_bpf(target: str) -> None:
-    """Mount a BPF file system of its own, empty, on a directory."""
+    """Mount a new, empty BPF file system on a directory."""
     _call("mount", b"bpf", target.encode(), b"bpf", ctypes.c_ulong(0), b"mode=0700")
 
 
 def unmount(target: str) -> None:
-    """Undo either, at once even where something still looks at it."""
+    """Detach the mount at `target` at once, even while it is in use."""
     _call("umount2", target.encode(), MNT_DETACH)
 
 
 def watch_growth(paths: list[str]) -> int:
-    """An inotify descriptor that becomes readable whenever one of the files is written to."""
+    """An inotify descriptor that becomes readable when a process writes to one of the files."""
     descriptor = _call("inotify_init1", os.O_CLOEXEC | os.O_NONBLOCK)
     for path in paths:
         _call("inotify_add_watch", descriptor, path.encode(), ctypes.c_uint32(IN_MODIFY))

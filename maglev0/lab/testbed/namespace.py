@@ -1,4 +1,4 @@
-"""Named network namespaces: made, entered, emptied of processes, removed.
+"""Creates, enters and removes named network namespaces and kills the processes in them.
 
 The names are those that ``ip netns`` shows (files under /run/netns). The lab enters a namespace by
 setns(2) or ``nsenter --net``, never by ``ip netns exec``, which would mount a /sys of its own.
@@ -27,14 +27,14 @@ KILL_ROUNDS = 5
 
 
 def path_of(name: str) -> Path:
-    """The file that stands for the namespace."""
+    """The file under /run/netns that names the namespace."""
     return DIRECTORY / name
 
 
 def create(name: str) -> None:
     """Make an empty namespace with its loopback down.
 
-    Raises OSError if the name is taken or the right is missing.
+    Raises OSError if the name is taken or this process lacks the privilege.
     """
     DIRECTORY.mkdir(exist_ok=True)
     path_of(name).touch(exist_ok=False)
@@ -45,9 +45,9 @@ def create(name: str) -> None:
 
 @contextmanager
 def inside(name: str | None) -> Iterator[None]:
-    """Run the block with the calling thread in the namespace (None: where it is).
+    """Run the block with the calling thread in the namespace; None means the current one.
 
-    What the block opens belongs to that namespace for good: a socket made here works from anywhere.
+    A socket that the block opens stays in that namespace and works from any other.
     """
     if name is None:
         yield
@@ -79,7 +79,7 @@ def names(prefix: str) -> list[str]:
 
 
 def processes(name: str) -> list[int]:
-    """The process ids living in the namespace, this process left out."""
+    """The ids of the processes in the namespace, without this process."""
     identity = _identity(path_of(name))
     candidates = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
     return [
@@ -90,7 +90,7 @@ def processes(name: str) -> list[int]:
 
 
 def kill_processes(name: str) -> None:
-    """Kill -9 everything in the namespace and wait until it is gone."""
+    """Send SIGKILL to all processes in the namespace and wait until they have ended."""
     for _ in range(KILL_ROUNDS):
         pids = processes(name)
         if not pids:
@@ -101,15 +101,15 @@ def kill_processes(name: str) -> None:
 
 
 def remove(name: str) -> None:
-    """Kill what runs in the namespace and remove it; harmless where it is gone or half made."""
+    """Kill the namespace's processes and remove it; a missing or half-made one is accepted."""
     kill_processes(name)
-    with suppress(OSError):  # EINVAL: the maker died between the file and the mount
+    with suppress(OSError):  # EINVAL: its creator died before it mounted
         libc.unmount(str(path_of(name)))
     path_of(name).unlink(missing_ok=True)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """Device and inode, which identify a namespace; None for a zombie or what does not exist."""
+    """Device and inode, which identify a namespace; None for a zombie or a missing file."""
     try:
         status = path.stat()
     except OSError:

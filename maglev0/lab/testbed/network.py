@@ -1,7 +1,7 @@
-"""The lab's two networks: a switch that floods multicast MACs, one for management, and cables.
+"""The lab's two networks: a traffic switch that floods multicast MACs, and a management switch.
 
-Switches and cables are in a namespace of their own; the machine's own namespace holds no device
-of the lab.
+Switches and cables are in a separate namespace; the machine's own namespace holds no device of the
+lab.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ class Socket:
 
 
 class Network:
-    """Both switches; `create` builds them, `plug` adds a machine by a cable with a name."""
+    """Both switches; `create` builds them, `plug` connects a machine by a named cable."""
 
     def __init__(self, switch: str) -> None:
         """`switch` is the name of the namespace that will hold them."""
         self._switch = switch
 
     def create(self) -> None:
-        """Make the switches, without a machine on them."""
+        """Create both switches with no machine connected."""
         make_namespace(self._switch)
         with _netlink(self._switch) as netlink:
             for name in (TRAFFIC, MANAGEMENT):
-                # Without snooping a bridge floods what goes to a multicast MAC, which the VIP needs.
+                # Without snooping a bridge floods frames for a multicast MAC, as the VIP needs.
                 netlink.link("add", ifname=name, kind="bridge", br_mcast_snooping=0)
                 netlink.link("set", ifname=name, state="up")
 
@@ -78,26 +78,26 @@ class Network:
         self._await_forwarding(cable)
 
     def remove(self, cable: str) -> None:
-        """Take the cable away with the interface at its far end."""
+        """Remove the cable and the interface at its far end."""
         with _netlink(self._switch) as netlink:
             netlink.link("del", index=netlink.link_lookup(ifname=cable)[0])
 
     def pull(self, cable: str) -> None:
-        """Pull the plug at the switch: nothing passes, and the machine's interface loses its carrier."""
+        """Disconnect the cable at the switch; the machine's interface loses its carrier."""
         self._set_state(cable, "down")
 
     def push(self, cable: str) -> None:
-        """Put a pulled plug back; frames pass once this returns."""
+        """Connect a pulled cable again; frames pass once this returns."""
         self._set_state(cable, "up")
         self._await_forwarding(cable)
 
     def is_pulled(self, cable: str) -> bool:
-        """Whether the plug is pulled."""
+        """Whether the cable is disconnected at the switch."""
         with _netlink(self._switch) as netlink:
             return not netlink.get_links(ifname=cable)[0]["flags"] & IFF_UP
 
     def mute(self, cable: str) -> None:
-        """Let nothing pass while both ends keep their carrier, as a faulty switch does."""
+        """Block all frames while both ends keep their carrier, as a faulty switch does."""
         self._set_port(cable, PORT_DISABLED)
 
     def unmute(self, cable: str) -> None:
@@ -111,9 +111,8 @@ class Network:
             plain = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
         with plain:
             plain.send(_port_state(index, state))
-            error = -struct.unpack_from("i", plain.recv(4096), 16)[
-                0
-            ]  # behind the header, linux/netlink.h
+            # The error number follows the 16-byte header (linux/netlink.h).
+            error = -struct.unpack_from("i", plain.recv(4096), 16)[0]
         if error:
             raise LabError(
                 f"setting the switch's port {cable} to state {state}: {os.strerror(error)}"
@@ -137,16 +136,18 @@ class Network:
 
 
 def _port_state(index: int, state: int) -> bytes:
-    """RTM_SETLINK for a bridge's port (rtnetlink(7)); pyroute2 0.9 sets the link's state instead."""
-    attributes = struct.pack(
-        "HHHHB3x", 12, 12 | 0x8000, 5, 1, state
-    )  # IFLA_PROTINFO, nested: IFLA_BRPORT_STATE
+    """The RTM_SETLINK message for the state of a bridge's port (rtnetlink(7)).
+
+    pyroute2 0.9 sets the link's state instead.
+    """
+    # IFLA_PROTINFO, nested: IFLA_BRPORT_STATE
+    attributes = struct.pack("HHHHB3x", 12, 12 | 0x8000, 5, 1, state)
     body = struct.pack("BxHiII", _AF_BRIDGE, 0, index, 0, 0) + attributes
     return struct.pack("IHHII", 16 + len(body), 19, 0x5, 1, 0) + body
 
 
 def make_namespace(name: str) -> None:
-    """Make a namespace with its loopback up and without IPv6, whose own packets only cost time."""
+    """Create a namespace with its loopback up and IPv6 off, which would only send extra packets."""
     namespace.create(name)
     with namespace.inside(name):
         for scope in ("all", "default"):
@@ -160,7 +161,7 @@ def make_namespace(name: str) -> None:
 def add_route(
     in_namespace: str, destination: IPv4Network, interface: str, gateway: IPv4Address | None = None
 ) -> None:
-    """Route `destination` through the interface, to `gateway` or directly."""
+    """Route `destination` through the interface: by `gateway`, or directly where it is None."""
     with _netlink(in_namespace) as netlink:
         index = netlink.link_lookup(ifname=interface)[0]
         via = {} if gateway is None else {"gateway": str(gateway)}
@@ -174,7 +175,7 @@ def add_route(
 
 
 def own_range(in_namespace: str, addresses_owned: IPv4Network) -> None:
-    """Make every address of the range local by one route, at the cost of one address."""
+    """Make every address of the range local by a single route."""
     with _netlink(in_namespace) as netlink:
         index = netlink.link_lookup(ifname="lo")[0]
         netlink.route(
@@ -183,14 +184,14 @@ def own_range(in_namespace: str, addresses_owned: IPv4Network) -> None:
 
 
 def discard_range(in_namespace: str, addresses_discarded: IPv4Network) -> None:
-    """Drop silently what comes for these addresses; packet sockets still see it."""
+    """Drop packets to these addresses without an answer; packet sockets still receive them."""
     with _netlink(in_namespace) as netlink:
         netlink.route("add", dst=str(addresses_discarded), type="blackhole")
 
 
 @contextmanager
 def _netlink(in_namespace: str) -> Iterator[Any]:
-    # Opened inside rather than by pyroute2's netns argument, which forks a child for each socket.
+    # pyroute2's netns argument would fork a child for each socket.
     with namespace.inside(in_namespace):
         netlink = IPRoute()
     with netlink:

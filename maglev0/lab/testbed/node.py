@@ -1,4 +1,4 @@
-"""A server of the lab: a namespace with two cables, the small service and the daemon."""
+"""A node of the lab: a namespace with two cables, a responder and the daemon."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
     from maglev0.lab.testbed.network import Network
 
 INTERFACE = "eth0"
-# A drain of 30 s at most, and then some for a machine with busy cores.
+# A drain takes at most 30 s; the rest is for a machine with busy cores.
 LEAVE_TIMEOUT_S = 45.0
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What stays of a node while its power is off: its number, the name of its namespace and where its logs go."""
+    """What a node keeps while its power is off: number, namespace name and log directory."""
 
     number: int
     namespace: str
@@ -34,7 +34,7 @@ class Machine:
 
     @property
     def name(self) -> str:
-        """What the daemons and the service call it."""
+        """The node's name in the logs and in the responder's answers."""
         return f"backend-{self.number}"
 
     @property
@@ -49,17 +49,17 @@ class Machine:
 
     @property
     def runtime_directory(self) -> Path:
-        """What /run/maglev0 is to its daemons: the machines of a lab share one /run."""
+        """The directory that replaces /run/maglev0: the machines of a lab share one /run."""
         return self.directory / f"{self.name}-run"
 
     @property
     def bpf_file_system(self) -> Path:
-        """What /sys/fs/bpf is to its daemons."""
+        """The directory that replaces /sys/fs/bpf for its daemons."""
         return self.directory / f"{self.name}-bpf"
 
     @property
     def environment(self) -> dict[str, str]:
-        """What maglev0 on this machine finds in its environment, the daemon and the commands."""
+        """The environment variables for the daemon and the maglev0 commands on this machine."""
         return {
             "RUNTIME_DIRECTORY": str(self.runtime_directory),
             "MAGLEV0_BPFFS": str(self.bpf_file_system),
@@ -67,15 +67,15 @@ class Machine:
 
     @property
     def log(self) -> Path:
-        """The file to which its daemons log, one run after the other."""
+        """The log file of its daemons; each run appends to it."""
         return self.directory / f"{self.name}.log"
 
 
 class LabNode:
-    """A machine and what runs on it; it is made switched off."""
+    """A machine and its processes; a new one is powered off."""
 
     def __init__(self, machine: Machine, net: Network, daemon_arguments: Sequence[str]) -> None:
-        """`daemon_arguments` are those of `maglev0` behind `--my-id`."""
+        """Prepare a node; `daemon_arguments` follow `maglev0 --my-id=N` on the command line."""
         self.machine = machine
         self._network = net
         self.daemon_command = python_module(
@@ -86,20 +86,20 @@ class LabNode:
 
     @property
     def daemon(self) -> Process:
-        """The daemon last started; raises LabError before the first."""
+        """The latest daemon; raises LabError before the first start."""
         if self._daemon is None:
             raise LabError(f"{self.machine.name}: its daemon was not started")
         return self._daemon
 
     @property
     def responder(self) -> Process:
-        """The small service; raises LabError before the node's power was on."""
+        """The responder process; raises LabError before the first power-on."""
         if self._responder is None:
             raise LabError(f"{self.machine.name}: its power was never on")
         return self._responder
 
     def power_on(self) -> None:
-        """Boot it: an empty kernel state, both cables plugged, the service running, no daemon yet."""
+        """Boot the node: empty kernel state, both cables plugged, responder running, no daemon."""
         machine = self.machine
         shutil.rmtree(machine.runtime_directory, ignore_errors=True)  # /run does not survive a boot
         machine.runtime_directory.mkdir(mode=0o700)
@@ -130,10 +130,10 @@ class LabNode:
         self._responder.wait_line("^serving$")
 
     def power_off(self) -> None:
-        """Cut its power: cables dead first, then kill -9 of all it runs, then its kernel state is gone, too.
+        """Cut the power: remove the cables, then kill all processes, then remove the kernel state.
 
-        The management cable goes before all else: a daemon that saw its traffic interface vanish would use it to leave in order, and
-        others would know within milliseconds what a power cut does not tell them.
+        The management cable is removed first. A daemon that saw its traffic interface vanish would
+        use the management cable to leave in order; a real power cut sends no such message.
         """
         for cable in (self.machine.management_cable, self.machine.traffic_cable):
             self._network.remove(cable)
@@ -143,14 +143,17 @@ class LabNode:
         self.reap()
 
     def _mount_bpf(self) -> None:
-        """Mount a BPF file system of its own, for the lab's machines share one kernel; where that has none, daemons do without XDP."""
+        """Mount a separate BPF file system, because the lab's machines share one kernel.
+
+        Where the kernel has no BPF file system, the daemons run without XDP.
+        """
         place = self.machine.bpf_file_system
         place.mkdir(exist_ok=True)
         with suppress(OSError):
             libc.mount_bpf(str(place))
 
     def start_daemon(self, *more_arguments: str) -> None:
-        """Start the daemon, and do not wait for it."""
+        """Start the daemon without waiting until it has joined."""
         machine = self.machine
         command = [*self.daemon_command, *more_arguments]
         self._daemon = Process(
@@ -162,35 +165,35 @@ class LabNode:
         )
 
     def stop_daemon(self) -> int:
-        """SIGTERM, and wait for the hand-over and the drain; its exit status."""
+        """Send SIGTERM, wait for the hand-over and the drain, and return the exit status."""
         return self.daemon.stop(LEAVE_TIMEOUT_S)
 
     def suspend_daemon(self) -> int:
-        """SIGUSR1: the daemon ends and leaves everything as it is, for the next one to go on with; its exit status."""
+        """Send SIGUSR1 and return the exit status; the daemon leaves its kernel state."""
         self.daemon.signal(signal.SIGUSR1)
         return self.daemon.wait()
 
     def kill_daemon(self) -> None:
-        """SIGKILL to the daemon alone: the machine runs on, its kernel with what the daemon left in it."""
+        """Send SIGKILL to the daemon; the machine keeps running with the daemon's kernel state."""
         self.daemon.kill()
 
     def pull_cables(self) -> None:
-        """Pull both plugs at the switches, in the order of `power_off`; everything on the machine runs on."""
+        """Disconnect both cables in the order of `power_off`; all processes keep running."""
         self._network.pull(self.machine.management_cable)
         self._network.pull(self.machine.traffic_cable)
 
     def push_cables(self) -> None:
-        """Put both plugs back."""
+        """Connect both cables again."""
         self._network.push(self.machine.traffic_cable)
         self._network.push(self.machine.management_cable)
 
     @property
     def runs_daemon(self) -> bool:
-        """Whether its daemon was started and has not ended."""
+        """Whether a daemon is running."""
         return self._daemon is not None and not self._daemon.ended
 
     def log_lines(self) -> list[str]:
-        """All that its daemons have logged, run after run."""
+        """All log lines of its daemons, oldest run first."""
         return (
             self.machine.log.read_text(errors="replace").splitlines()
             if self.machine.log.exists()
@@ -198,22 +201,22 @@ class LabNode:
         )
 
     def picture(self) -> node_log.Picture | None:
-        """What its running daemon last said of the cluster."""
+        """The last picture of the cluster that its running daemon logged."""
         return node_log.latest(self.daemon.output())
 
     def announcements(self) -> int:
-        """How often its running daemon has said that it serves."""
+        """How often its running daemon has logged its buckets or that it serves again."""
         return node_log.announcements(self.daemon.output())
 
     def wait_announcements(self, count: int, timeout_s: float) -> None:
-        """Return once its running daemon has said so `count` times."""
-        what = f"{self.machine.name} to say that it serves"
+        """Return once `announcements` is at least `count`; raises LabError after `timeout_s`."""
+        what = f"{self.machine.name} to log that it serves"
         wait_for(
             lambda: True if self.announcements() >= count else None, [self.daemon], timeout_s, what
         )
 
     def reap(self) -> None:
-        """End what runs here and collect its exit status."""
+        """Kill the node's processes and collect their exit statuses."""
         for process in (self._daemon, self._responder):
             if process is not None:
                 process.kill()

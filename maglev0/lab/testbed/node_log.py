@@ -1,4 +1,4 @@
-"""What a daemon's log says of the cluster: live members, owners, what the kernel holds.
+"""Reads members, bucket owners and kernel state from a daemon's log.
 
 Pure: imports no I/O.
 """
@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from typing import NamedTuple
 
-# A timestamp, where there is one, stands before each.
+# A line may start with a timestamp.
 _MEMBERS = re.compile(r"(?:^|\s)\[([\d ]*)\]$")
 _OWNER = re.compile(r"(backend-\d+)(?: \(me!\))? is responsible for node (\d+)$")
 _SHARE = re.compile(r"(backend-\d+)(?: \(me!\))? is responsible for (\d+) nodes \(")
@@ -20,8 +20,9 @@ _TAKES_PART = re.compile(r"new connections are accepted again$|joined as backend
 class Picture(NamedTuple):
     """One whole block of a daemon's log.
 
-    `owners` maps bucket to member name and is empty where the log only counts them (above 64 node numbers); `shares` maps member name to
-    its number of buckets; `held` is what the kernel's line says.
+    `owners` maps bucket to member name; it is empty above 64 buckets, where the log only counts
+    them. `shares` maps member name to its number of buckets. `held` is the text of the line on the
+    kernel's buckets.
     """
 
     members: tuple[int, ...]
@@ -31,7 +32,7 @@ class Picture(NamedTuple):
 
 
 def latest(log: str) -> Picture | None:
-    """The last block that is whole, that is, ends with what the kernel holds; None before the first."""
+    """The last block that ends with the line on the kernel's buckets; None before the first."""
     found: Picture | None = None
     members: tuple[int, ...] | None = None
     owners: dict[int, str] = {}
@@ -54,5 +55,5 @@ def latest(log: str) -> Picture | None:
 
 
 def announcements(log: str) -> int:
-    """How often it was said what is served, or that a part is taken again in what is the same as before."""
+    """How often the log shows kernel buckets, a join, or that new connections are accepted."""
     return sum(1 for line in log.splitlines() if _HELD.search(line) or _TAKES_PART.search(line))

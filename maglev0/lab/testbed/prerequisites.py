@@ -1,4 +1,4 @@
-"""What a machine needs for a lab, looked at before anything is built."""
+"""Checks that a machine can run a lab, before the lab is built."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def check(dataplane: HashFamily | None) -> None:
     """Return if a lab can run here.
 
-    Raises LabError or UnavailableError with the first thing that is missing and what fixes it.
+    Raises LabError or UnavailableError that names the first missing thing and how to fix it.
     """
     check_root()
     if shutil.which("nsenter") is None:
@@ -29,7 +29,7 @@ def check(dataplane: HashFamily | None) -> None:
 
 
 def check_root() -> None:
-    """Return if this process may make and enter network namespaces; raises LabError if not."""
+    """Return if this process may create and enter network namespaces; raises LabError if not."""
     if os.geteuid() != 0:
         raise LabError(
             "the lab makes and enters network namespaces, which takes root: run it with sudo"

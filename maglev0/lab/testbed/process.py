@@ -1,4 +1,4 @@
-"""The lab's programs: started in a namespace, logged to a file, awaited by what they print."""
+"""Starts the lab's programs in a namespace, logs them to files and waits for their output."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ STOP_TIMEOUT_S = 5.0
 
 
 def python_module(module: str, *arguments: str) -> list[str]:
-    """The command that runs one of our modules with this very interpreter."""
+    """The command that runs a module with the current interpreter."""
     return [sys.executable, "-m", module, *arguments]
 
 
 class Process:
-    """One running program; its output is appended to the file `log`."""
+    """One program; it appends its output to the file `log`."""
 
     def __init__(
         self,
@@ -42,7 +42,7 @@ class Process:
         in_namespace: str | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        """Start `command`; errors call it `name`, and `environment` is added to that of this process."""
+        """Start `command`; `name` is for error texts, `environment` is added to this process's."""
         self.name = name
         self.log = log
         prefix = (
@@ -58,17 +58,17 @@ class Process:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=environment_with(environment or {}),
-                start_new_session=True,  # a Ctrl-C in the terminal is for the lab alone
+                start_new_session=True,  # only the lab receives the terminal's Ctrl-C
             )
         self.pid = self._popen.pid
 
     @property
     def ended(self) -> bool:
-        """Whether it has ended."""
+        """Whether the program has ended."""
         return self._popen.poll() is not None
 
     def output(self) -> str:
-        """What this run has printed so far, whole lines only."""
+        """The whole lines that this run has printed so far."""
         with self.log.open("rb") as file:
             file.seek(self._start)
             data = file.read()
@@ -77,7 +77,7 @@ class Process:
     def wait_line(self, pattern: str, timeout_s: float = START_TIMEOUT_S) -> re.Match[str]:
         """The first match of `pattern` in this run's output.
 
-        Raises LabError when the program ends or the time passes before.
+        Raises LabError when the program ends first, or after `timeout_s`.
         """
         expression = re.compile(pattern, re.MULTILINE)
         return wait_for(
@@ -88,11 +88,14 @@ class Process:
         )
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal, to nobody else even if it has ended."""
+        """Send a signal; does nothing where the program has ended."""
         self._popen.send_signal(number)
 
     def wait(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
-        """Its exit status, negative for a signal; raises LabError if it does not end in time."""
+        """Wait for the end; returns the exit status, negative for a signal.
+
+        Raises LabError after `timeout_s`.
+        """
         try:
             return self._popen.wait(timeout_s)
         except subprocess.TimeoutExpired as error:
@@ -101,12 +104,12 @@ class Process:
             ) from error
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
-        """Ask it to end by SIGTERM and wait; its exit status."""
+        """Send SIGTERM, wait, and return the exit status."""
         self.signal(signal.SIGTERM)
         return self.wait(timeout_s)
 
     def kill(self) -> int:
-        """End it by SIGKILL and wait; harmless where it has ended."""
+        """Send SIGKILL, wait, and return the exit status; an ended program is accepted."""
         self.signal(signal.SIGKILL)
         return self.wait()
 
@@ -118,11 +121,11 @@ def wait_for(
     what: str,
     ask_s: float | None = None,
 ) -> T:
-    """The first value but None of `condition`.
+    """Wait until `condition` returns a value other than None, and return that value.
 
-    It is called when one of the processes prints something, and every `ask_s` seconds if given.
-
-    Raises LabError when one of the processes ends, or after `timeout_s`; `what` names the thing waited for.
+    `condition` is called when one of the processes prints, and every `ask_s` seconds if given.
+    Raises LabError when one of the processes ends, or after `timeout_s`; `what` names the awaited
+    event in the error text.
     """
     deadline_s = time.monotonic() + timeout_s
     growth = libc.watch_growth([str(process.log) for process in processes])
@@ -135,7 +138,7 @@ def wait_for(
                 return value
             if ended is not None:
                 raise LabError(
-                    f"waiting for {what}: {ended.name} ended, its last words: {_last_words(ended)}"
+                    f"waiting for {what}: {ended.name} ended, last line: {_last_line(ended)}"
                 )
             _sleep_until(growth, exits, deadline_s, ask_s, what)
     finally:
@@ -151,12 +154,12 @@ def _sleep_until(
         [growth, *exits], [], [], remaining_s if ask_s is None else min(ask_s, remaining_s)
     )
     if not readable and time.monotonic() >= deadline_s:
-        raise LabError(f"waiting for {what}: nothing in time")
+        raise LabError(f"waiting for {what}: deadline exceeded")
     if growth in readable:
         os.read(growth, 65536)
 
 
-def _last_words(process: Process) -> str:
+def _last_line(process: Process) -> str:
     lines = process.output().splitlines()
     return lines[-1] if lines else "none"
 
@@ -164,7 +167,7 @@ def _last_words(process: Process) -> str:
 def environment_with(more: Mapping[str, str]) -> dict[str, str]:
     """Add `more` to the environment of this process, and this package to the Python path.
 
-    The package comes first on the path: the lab of a checkout need not be installed.
+    The package comes first on the path, so that a checkout's lab runs without an installation.
     """
     ours = str(Path(maglev0.__file__).parent.parent)
     inherited = os.environ.get("PYTHONPATH")

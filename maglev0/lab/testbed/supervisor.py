@@ -1,7 +1,7 @@
-"""Runs a lab in a process of its own, so that the lab is removed however its work ends.
+"""Runs a lab in a separate process, so that the lab is removed however its work ends.
 
-The worker may be killed at any instruction: all that it makes carries the lab's name. Signals are therefore not handled, they are
-waited for, by a parent that does nothing else and then removes whatever there is.
+The worker may be killed at any instruction, because all that it makes carries the lab's name. The
+parent waits for signals instead of handling them, and then removes all that carries the name.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ _WAITED_FOR = _ENDING | {signal.SIGCHLD}
 
 
 def run(work: Callable[[Claim], int], *, keep: bool = False) -> int:
-    """Do the work under a new lab's name, then remove the lab; the exit status is the work's, or 128 + the signal that ended it.
+    """Do the work under a new lab's name, then remove the lab.
 
-    With `keep` a lab whose work ended with 0 stays. The work runs in a forked child, so it changes nothing in this process, which must have
-    no other children: all are killed.
+    Returns the exit status of the work, or 128 + the signal that ended it. With `keep` a lab whose
+    work returned 0 stays. The work runs in a forked child and changes nothing in this process. All
+    children of this process are killed, so it must have no others.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _WAITED_FOR)
     mine = claim.claim()
@@ -43,14 +44,13 @@ def run(work: Callable[[Claim], int], *, keep: bool = False) -> int:
             claim.remove(mine.name)
         mine.release()
         while signal.sigtimedwait(_WAITED_FOR, 0):
-            pass  # a second Ctrl-C has been served by now
+            pass  # a second Ctrl-C has no further effect
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return status
 
 
 def _fork(work: Callable[[Claim], int], mine: Claim, signals: Collection[int]) -> int:
-    # This process adopts programs whose starter was killed: init may never collect them in a
-    # container.
+    # This process adopts orphaned programs: in a container init may never collect them.
     libc.adopt_orphans()
     sys.stdout.flush()
     parent = os.getpid()
@@ -59,14 +59,14 @@ def _fork(work: Callable[[Claim], int], mine: Claim, signals: Collection[int]) -
         libc.die_with_parent(signal.SIGKILL)
         if os.getppid() != parent:
             os._exit(1)
-        os.setsid()  # the terminal's Ctrl-C is the parent's to act on
+        os.setsid()  # only the parent acts on the terminal's Ctrl-C
         signal.pthread_sigmask(signal.SIG_SETMASK, signals)
         _work(work, mine)
     return child
 
 
 def _work(work: Callable[[Claim], int], mine: Claim) -> NoReturn:
-    """Be the child: work, say what went wrong, and end without what the parent will do."""
+    """Run the work in the child, report its error, and exit without the parent's cleanup."""
     status = 1
     try:
         status = work(mine)
@@ -74,10 +74,8 @@ def _work(work: Callable[[Claim], int], mine: Claim) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.write(f"maglev0: {error}\n")
         status = error.exit_status
-    except (
-        BrokenPipeError,
-        SystemExit,
-    ):  # whoever read the story has gone; rich turns that into an exit
+    except (BrokenPipeError, SystemExit):
+        # The reader of the output has gone; rich turns the broken pipe into an exit.
         status = 1
     except BaseException:
         traceback.print_exc()
@@ -86,12 +84,12 @@ def _work(work: Callable[[Claim], int], mine: Claim) -> NoReturn:
         try:
             sys.stdout.flush()
             sys.stderr.flush()
-        finally:  # a reader that went away must not let the child go on as a second parent
+        finally:  # a closed pipe must not let the child run the parent's code
             os._exit(status)
 
 
 def _watch(child: int) -> tuple[int, bool]:
-    """Wait for the worker's end or an ending signal.
+    """Wait until the worker ends or an ending signal arrives.
 
     Returns the exit status, and whether the worker ended by itself.
     """
@@ -109,10 +107,10 @@ def _watch(child: int) -> tuple[int, bool]:
 
 
 def _kill_orphans() -> None:
-    """Kill and collect what the worker started, also outside of the lab's namespaces."""
+    """Kill and collect all processes that the worker started, in any namespace."""
     while True:
         for pid in _children():
-            os.kill(pid, signal.SIGKILL)  # ours, so the number is theirs until we collect them
+            os.kill(pid, signal.SIGKILL)  # an uncollected child keeps its number
         try:
             os.waitpid(-1, 0)
         except ChildProcessError:
@@ -128,7 +126,7 @@ def _children() -> list[int]:
 
 
 def _parent_of(pid: int) -> int | None:
-    """The parent by /proc/<pid>/stat (proc_pid_stat(5)); None for a process that does not exist."""
+    """The parent from /proc/<pid>/stat (proc_pid_stat(5)); None where there is no such process."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except OSError:

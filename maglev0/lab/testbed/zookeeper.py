@@ -1,4 +1,4 @@
-"""Real ZooKeeper servers from Debian's package, one or an ensemble, on loopback or on the lab's management network."""
+"""Runs ZooKeeper servers from Debian's package on loopback or on the lab's management network."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from maglev0.lab.testbed.process import Process
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-JAR = Path(
-    "/usr/share/java/zookeeper.jar"
-)  # its manifest names the jars it needs, so a short class path does (0.25 s to start, not 0.8 s)
+# Its manifest names the jars it needs; the short class path cuts the start from 0.8 s to 0.25 s.
+JAR = Path("/usr/share/java/zookeeper.jar")
 LOGGING_JAR = Path("/usr/share/java/slf4j-simple.jar")
-# What that manifest forgets, of libnetty-java, which the package depends on: without these a server that is to speak TLS ends every connection.
+# Jars of libnetty-java that the manifest lacks: without them a server ends every TLS connection.
 TLS_JARS = (Path("/usr/share/java/netty-codec.jar"), Path("/usr/share/java/netty-resolver.jar"))
-# A small heap and the first compiler tier start fastest; with its performance data on, the JVM leaves files under /tmp.
+# A small heap and the first compiler tier start fastest. Without -XX:-UsePerfData the JVM leaves
+# files under /tmp.
 JAVA_FLAGS = (
     "-Xmx128m",
     "-XX:+UseSerialGC",
@@ -37,14 +37,17 @@ LOG_FLAGS = (
 )
 LOGIN = "jaas.conf"
 SERVE_TIMEOUT_S = 20.0
-# There is no event for "the port answers"; asking costs the server a fraction of a millisecond.
+# No event reports an open port; each poll costs the server a fraction of a millisecond.
 ASK_INTERVAL_S = 0.02
 ASK_TIMEOUT_S = 1.0
 
 
 @dataclass(frozen=True)
 class Times:
-    """zoo.cfg's times: `tick_ms` is its unit; followers have `init_limit` ticks to join a leader and `sync_limit` to be heard of by it."""
+    """The times in zoo.cfg: `tick_ms` in milliseconds, both limits in ticks.
+
+    A follower must join the leader within `init_limit` and stay in sync within `sync_limit`.
+    """
 
     tick_ms: int = 200
     init_limit: int = 25
@@ -53,7 +56,7 @@ class Times:
 
 @dataclass(frozen=True)
 class ServerLocation:
-    """Where one server listens: an address of the namespace (None: of this one) and four ports."""
+    """Where one server listens: address and four ports in a namespace (None: the current one)."""
 
     host: str
     client_port: int = 2181
@@ -65,10 +68,11 @@ class ServerLocation:
 
 @dataclass(frozen=True)
 class Security:
-    """How a server knows its clients, and is known by them, beside digest, which all servers offer.
+    """How server and clients authenticate each other, besides digest, which all servers offer.
 
-    `users` may log in by SASL, each with a password. With `keys`, the file of a certificate and its key, there is a port for TLS on which clients
-    need a certificate of `trusted` where that is given. Files are PEM.
+    `users` maps the names that may log in by SASL to their passwords. `keys` is the file of a
+    certificate and its key; with it the server opens a port for TLS. On that port clients need a
+    certificate signed by `trusted`, where it is given. All files are PEM.
     """
 
     users: Mapping[str, str] = field(default_factory=dict)
@@ -84,14 +88,14 @@ class Security:
         )
         if self.keys is None:
             return lines
-        trusted = (
-            self.keys if self.trusted is None else self.trusted
-        )  # Netty's factory wants one in any case
+        # Netty's factory requires a trust store in any case.
+        trusted = self.keys if self.trusted is None else self.trusted
         return [
             *lines,
             f"secureClientPort={place.secure_port}",
             f"secureClientPortAddress={place.host}",
-            "serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory",  # the one that speaks TLS
+            # Only the Netty factory supports TLS.
+            "serverCnxnFactory=org.apache.zookeeper.server.NettyServerCnxnFactory",
             "authProvider.x509=org.apache.zookeeper.server.auth.X509AuthenticationProvider",
             f"ssl.keyStore.location={self.keys}",
             "ssl.keyStore.type=PEM",
@@ -112,7 +116,7 @@ OPEN = Security()
 
 
 class ZooKeeperServer:
-    """One server of an ensemble; made without starting it."""
+    """One server of an ensemble; a new one is not started."""
 
     def __init__(
         self, number: int, place: ServerLocation, directory: Path, security: Security = OPEN
@@ -125,23 +129,23 @@ class ZooKeeperServer:
 
     @property
     def address(self) -> str:
-        """Where clients reach it, as in a connection string."""
+        """The client address, as in a connection string."""
         return f"{self.place.host}:{self.place.client_port}"
 
     @property
     def secure_address(self) -> str:
-        """Where clients reach it by TLS."""
+        """The client address for TLS."""
         return f"{self.place.host}:{self.place.secure_port}"
 
     @property
     def process(self) -> Process:
-        """The running server; raises LabError where it was never started."""
+        """The server process; raises LabError before the first start."""
         if self._process is None:
             raise LabError(f"zookeeper server {self.number} was not started")
         return self._process
 
     def start(self) -> None:
-        """Start it on what it has on disk; it serves once `wait_until_serving` returns."""
+        """Start the server with its data on disk; it serves once `wait_until_serving` returns."""
         flags = [f"-Djava.io.tmpdir={self.directory}"]
         if self.security.users:
             flags.append(f"-Djava.security.auth.login.config={self.directory / LOGIN}")
@@ -160,34 +164,34 @@ class ZooKeeperServer:
         )
 
     def stop(self) -> None:
-        """End it in order."""
+        """Stop the server by SIGTERM."""
         self.process.stop()
 
     def kill(self) -> None:
-        """End it as a power cut would."""
+        """Kill the server, as a power cut would."""
         self.process.kill()
 
     def restart(self) -> None:
-        """Stop it in order, start it again and wait until it serves."""
+        """Stop the server by SIGTERM, start it again and wait until it serves."""
         self.stop()
         self.start()
         self.wait_until_serving()
 
     def close(self) -> None:
-        """Make sure that it does not run, in whatever state it is."""
+        """Kill the server in any state; one that was never started is accepted."""
         if self._process is not None:
             self._process.kill()
 
     def freeze(self) -> None:
-        """Stop the clock of the server: it stays connected and says nothing."""
+        """Suspend the server by SIGSTOP: connections stay open and get no answer."""
         self.process.signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let a frozen server go on."""
+        """Resume a frozen server."""
         self.process.signal(signal.SIGCONT)
 
     def mode(self) -> str | None:
-        """'standalone', 'leader' or 'follower' as it says itself; None while it serves nobody."""
+        """The server's mode: 'standalone', 'leader' or 'follower'; None while it does not serve."""
         try:
             with namespace.inside(self.place.namespace):
                 connection = socket.create_connection(
@@ -209,24 +213,29 @@ class ZooKeeperServer:
         )
 
     def wait_until_serving(self, timeout_s: float = SERVE_TIMEOUT_S) -> None:
-        """Return once clients are served, by a leader or with one; raises LabError after `timeout_s` or when the server ends."""
+        """Return once the server serves clients.
+
+        Raises LabError after `timeout_s` or when the server ends.
+        """
         deadline_s = time.monotonic() + timeout_s
         while self.mode() is None:
             if self.process.ended:
                 raise LabError(
-                    f"zookeeper server {self.number} ended at its start, see {self.process.log}"
+                    f"zookeeper server {self.number} ended during its start, see {self.process.log}"
                 )
             if time.monotonic() > deadline_s:
                 raise LabError(
-                    f"zookeeper server {self.number} does not serve after {timeout_s} s, see {self.process.log}"
+                    f"zookeeper server {self.number} does not serve after {timeout_s} s,"
+                    f" see {self.process.log}"
                 )
             time.sleep(ASK_INTERVAL_S)
 
 
 class Ensemble:
-    """One server standing alone, or three and more that elect a leader.
+    """One standalone server, or three and more that elect a leader.
 
-    As a context manager it starts all, waits until they serve, and ends them. `directory` holds their data and logs.
+    As a context manager it starts all servers, waits until they serve, and kills them at exit.
+    `directory` holds their data and logs.
     """
 
     def __init__(
@@ -246,7 +255,7 @@ class Ensemble:
     def on_loopback(
         cls, directory: Path, size: int = 1, times: Times = Times(), security: Security = OPEN
     ) -> Self:
-        """An ensemble on 127.0.0.1, on ports that are free now."""
+        """An ensemble on free ports of 127.0.0.1."""
         ports = iter(_free_ports(4 * size))
         return cls(
             directory,
@@ -276,12 +285,12 @@ class Ensemble:
         self.wait_until_serving()
 
     def wait_until_serving(self) -> None:
-        """Return once each server serves, as `ZooKeeperServer.wait_until_serving` has it."""
+        """Return once each server serves; errors as in `ZooKeeperServer.wait_until_serving`."""
         for server in self.servers:
             server.wait_until_serving()
 
     def close(self) -> None:
-        """End all servers, in whatever state they are; their files stay."""
+        """Kill all servers in any state; their files stay."""
         for server in self.servers:
             server.close()
 
@@ -297,7 +306,7 @@ class Ensemble:
         self.close()
 
     def leader(self) -> ZooKeeperServer:
-        """The server that leads now, or stands alone; raises LabError while there is none."""
+        """The current leader or the standalone server; raises LabError while there is none."""
         for server in self.servers:
             if server.mode() in {"leader", "standalone"}:
                 return server
@@ -332,15 +341,15 @@ def _settings(server: ZooKeeperServer, times: Times) -> list[str]:
         f"dataDir={server.directory}",
         f"clientPort={server.place.client_port}",
         f"clientPortAddress={server.place.host}",
-        "maxClientCnxns=0",  # tests connect more often from one address than the default of 60 allows
-        "admin.enableServer=false",  # its fixed port 8080 would clash between servers
+        "maxClientCnxns=0",  # tests exceed the default of 60 connections from one address
+        "admin.enableServer=false",  # all servers would bind its fixed port 8080
         "4lw.commands.whitelist=srvr",
         "preAllocSize=64",  # KiB, not 64 MiB, of a file system that may be memory
     ]
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports of 127.0.0.1 that are free now, all held until all are known so that no two are the same."""
+    """Free ports of 127.0.0.1; all are held until all are known, so that they differ."""
     holders = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [holder.getsockname()[1] for holder in holders]
     for holder in holders:
@@ -349,7 +358,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def missing() -> str | None:
-    """What this machine lacks to run a server, with what mends it; None where nothing."""
+    """What this machine lacks to run a server, and how to fix it; None where nothing is missing."""
     if shutil.which("java") is None:
         return "java is missing: apt install default-jre-headless"
     if not JAR.exists():
