@@ -1,1 +1,1 @@
-"""Clients and services of the lab, and the account of every answer."""
+"""Clients and responders of the lab, and the records of every answer."""

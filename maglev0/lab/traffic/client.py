@@ -1,13 +1,13 @@
-"""The client that notices everything: raw requests from many sources at a steady rate, and TCP connections held all the while.
+"""The measuring client: sends raw requests at a steady rate and holds TCP connections.
 
 Usage:
   client --directory=DIR [options]
 
 Options:
-  --directory=DIR   where results are left, and the socket at which orders are taken (see `clients.py`)
-  --vip=IP          whom to ask [default: 198.51.100.1]
+  --directory=DIR   directory of the results and of the socket for orders (see `clients.py`)
+  --vip=IP          address to send requests to [default: 198.51.100.1]
   --port=PORT       the service's port [default: 8000]
-  --interface=IF    where answers arrive [default: eth0]
+  --interface=IF    interface on which answers arrive [default: eth0]
   --sources=LIST    numbers of the probers, e.g. 0-63 or 1,5,9 [default: 0-63]
   --rate=N          requests a second from fresh ports, SYN, UDP and ping in turn [default: 600]
   --held-rate=N     UDP and ping requests a second from fixed ports [default: 320]
@@ -41,26 +41,26 @@ from maglev0.lab.traffic.raw import FRESH, HELD, Builder, Reply, RequestKind, Se
 from maglev0.lab.traffic.tally import Tally
 
 ORDERS, TALLY, TURNS = "orders", "tally", "turns"
-# Fresh ports go round in these for each source; the two fixed ones lie below.
+# Each source cycles through these ports for fresh flows; the fixed port lies below.
 PORTS = range(20000, 60000)
 HELD_PORT = 15000
-LINGER_S = 0.5  # how long after the last request answers are still counted
-RECENTLY_S = (0.5, 0.15)  # ago
-SCHEDULE_S = 0.002  # how late a request may be for the sake of fewer wake-ups
+LINGER_S = 0.5  # answers are counted for so long after the last request
+RECENTLY_S = (0.5, 0.15)  # start and end of the recent past, before now
+SCHEDULE_S = 0.002  # a request may be so late, which saves wake-ups
 SNAP_BYTES = 192
 BUFFER_BYTES = 16 << 20
 FRAMES_AT_ONCE = 128
 ORDER_BYTES = 4096
-# Before daemons and servers when both cores are busy: what the client measures late it measures wrong.
+# The client runs before daemons and servers on busy cores: a late measurement is a wrong one.
 NICENESS = -15
-# <linux/if_packet.h>, <asm-generic/socket.h>; Python's socket module lacks them.
+# From <linux/if_packet.h> and <asm-generic/socket.h>; Python's socket module lacks them.
 _SOL_PACKET, _PACKET_STATISTICS, _PACKET_IGNORE_OUTGOING = 263, 6, 23
 _SO_RCVBUFFORCE, _SO_ATTACH_FILTER = 33, 26
 _ETH_P_IP = 0x0800
 
 
 class Asker:
-    """Sends raw requests when they are due."""
+    """Sends raw requests and records them in the tally."""
 
     def __init__(
         self, builder: Builder, target: tuple[str, int], sources: list[int], tally: Tally
@@ -75,7 +75,7 @@ class Asker:
         self._asked = dict.fromkeys((FRESH, HELD), 0)
 
     def ask(self, kinds: tuple[RequestKind, ...]) -> None:
-        """Send the next request of these kinds: all sources take turns with one kind, then with the next."""
+        """Send the next request of these kinds; sources take turns, each alternates the kinds."""
         turn = self._asked[kinds]
         self._asked[kinds] = turn + 1
         rounds, index = divmod(turn, len(self._sources))
@@ -87,7 +87,7 @@ class Asker:
         self.send(packet)
 
     def send(self, packet: bytes) -> None:
-        """Send a packet; one that the kernel cannot send, for nobody answers ARP, is a packet lost."""
+        """Send a packet; one that the kernel cannot send without an ARP answer counts as lost."""
         try:
             self._socket.sendto(packet, self._target)
         except OSError:
@@ -95,7 +95,7 @@ class Asker:
 
 
 class Client:
-    """One client's whole work, in the namespace that it runs in."""
+    """Sends requests, holds connections and obeys orders in the current namespace."""
 
     def __init__(self, arguments: dict[str, Any]) -> None:
         vip, port = IPv4Address(arguments["--vip"]), int(arguments["--port"])
@@ -116,11 +116,11 @@ class Client:
         self._stopping = False
 
     def stop(self, *_: object) -> None:
-        """Ask no more."""
+        """Stop sending requests."""
         self._stopping = True
 
     def run(self) -> None:
-        """Ask until `stop`, count what still comes, and save everything."""
+        """Send requests until `stop`, count answers for `LINGER_S` more, and save the results."""
         due_ns = dict.fromkeys(self._periods_ns, time.monotonic_ns())
         while not self._stopping:
             now_ns = time.monotonic_ns()
@@ -137,7 +137,7 @@ class Client:
         held.write(self._held.turns, self._directory / TURNS)
 
     def _wait(self, timeout_s: float) -> None:
-        """Handle what comes until `timeout_s` have passed, or until something came."""
+        """Handle the next events; return without any after `timeout_s`."""
         for descriptor, events in self._epoll.poll(timeout_s):
             if descriptor == self._wire.fileno():
                 self._hear()
@@ -169,7 +169,7 @@ class Client:
         self._orders.sendto(json.dumps(answer).encode(), sender)
 
     def _status(self) -> dict[str, Any]:
-        """Counts so far; `dropped` are frames that the kernel had no room for, since the last time it was asked."""
+        """Counts so far; `dropped` counts the frames the kernel dropped since the last call."""
         _, dropped = struct.unpack("II", self._wire.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8))
         usage = resource.getrusage(resource.RUSAGE_SELF)
         cpu_s = usage.ru_utime + usage.ru_stime
@@ -182,7 +182,7 @@ class Client:
         }
 
     def _lost(self) -> int:
-        """How many requests went without an answer of those that were just asked; their answers would be here by now."""
+        """How many recent requests have no answer, among those old enough to have one."""
         now_ns = time.monotonic_ns()
         times_ns = self._tally.sent_ns
         first, last = (bisect.bisect(times_ns, now_ns - int(ago_s * 1e9)) for ago_s in RECENTLY_S)
@@ -198,10 +198,13 @@ def _numbers(text: str) -> list[int]:
 
 
 def _wire(interface: str, vip: IPv4Address) -> socket.socket:
-    """A packet socket (packet(7)) that hears what comes from the VIP, filtered in the kernel, and none of what is sent here."""
+    """A packet socket (packet(7)) that receives frames from the VIP, filtered in the kernel.
+
+    It ignores the frames that this host sends.
+    """
     wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
     program = ctypes.create_string_buffer(vip_filter(vip, SNAP_BYTES))
-    # struct sock_fprog: number of instructions of 8 bytes, pointer to them
+    # struct sock_fprog: number of 8-byte instructions, pointer to them
     wire.setsockopt(
         socket.SOL_SOCKET,
         _SO_ATTACH_FILTER,
@@ -225,7 +228,7 @@ def main() -> None:
     client = Client(docopt.docopt(__doc__))
     signal.signal(signal.SIGTERM, client.stop)
     os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
-    gc.disable()  # no cycles worth collecting, and a collection is a pause
+    gc.disable()  # a collection pauses the client, and there are no cycles to collect
     sys.stdout.write("asking\n")
     sys.stdout.flush()
     client.run()

@@ -1,4 +1,4 @@
-"""The client of `client.py`, seen from the lab: started in its namespace, given orders, its results read at the end."""
+"""Starts the client of `client.py` in its namespace, sends it orders and reads its results."""
 
 from __future__ import annotations
 
@@ -21,14 +21,18 @@ if TYPE_CHECKING:
 
     from maglev0.lab.testbed.cluster import Lab
 
-ANSWER_S = 10.0  # on a machine whose cores are all busy
-ASK_S = 0.1  # nothing tells; asking takes a fraction of a millisecond
-END_S = 30.0  # a million requests are saved in less than a second
+ANSWER_S = 10.0  # a guard for a machine whose cores are all busy
+ASK_S = 0.1  # no event reports the state; each poll takes a fraction of a millisecond
+END_S = 30.0  # a guard: saving a million requests takes less than a second
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How much is asked: requests a second from fresh and from fixed ports, all sources together, and TCP connections held."""
+    """The client's load.
+
+    `rate` (fresh ports) and `held_rate` (fixed ports) are requests a second of all sources
+    together; `connections` is the number of TCP connections held.
+    """
 
     sources: tuple[int, ...] = tuple(range(64))
     rate: float = 600.0
@@ -36,7 +40,7 @@ class Pace:
     connections: int = 200
 
     def arguments(self) -> list[str]:
-        """As flags of the client."""
+        """The load as flags of the client."""
         sources = ",".join(map(str, self.sources))
         return [
             f"--sources={sources}",
@@ -47,7 +51,7 @@ class Pace:
 
 
 class ClientResult(NamedTuple):
-    """All that the client saw, and the processor time it used for it."""
+    """All results of the client, and the processor time that it used."""
 
     tally: Tally
     turns: list[Turn]
@@ -55,7 +59,7 @@ class ClientResult(NamedTuple):
 
 
 class Clients:
-    """The client under way. As a context manager it is ended with the block, saved or not."""
+    """The running client. As a context manager it kills the client at the end of the block."""
 
     def __init__(self, cluster: Lab, pace: Pace) -> None:
         self._pace = pace
@@ -79,25 +83,25 @@ class Clients:
         self._process.kill()
 
     def retire(self, node: int) -> int:
-        """Have the connections at a node ended by their users; how many they were."""
+        """Have the client close its connections at a node; returns how many it closed."""
         return int(self._order("retire", node))
 
     def held(self) -> dict[int, int]:
-        """How many connections stand at each node."""
+        """The number of established connections by node; see `Held.by_node`."""
         return {int(node): count for node, count in self._status()["held"].items()}
 
     def wait_held(self, timeout_s: float = ANSWER_S) -> None:
-        """Return once all connections stand."""
+        """Return once all connections are established; raises LabError after `timeout_s`."""
         wait_for(
             lambda: None if self.held().get(0) else True,
             [self._process],
             timeout_s,
-            "all connections to stand",
+            "all connections to be established",
             ASK_S,
         )
 
     def wait_served(self, timeout_s: float) -> None:
-        """Return once everybody is answered again: nothing is lost of what was asked in the last moments."""
+        """Return once all recent requests are answered; raises LabError after `timeout_s`."""
         wait_for(
             lambda: None if self._status()["lost"] else True,
             [self._process],
@@ -107,12 +111,16 @@ class Clients:
         )
 
     def stop(self) -> ClientResult:
-        """End it, and read what it saw."""
+        """Stop the client and read its results.
+
+        Raises LabError where the kernel dropped frames, because the counts are then wrong.
+        """
         status = self._status()
         self._process.stop(END_S)
         if status["dropped"]:
             raise LabError(
-                f"counting answers: the kernel dropped {status['dropped']} frames before they were read; ask at a lower rate"
+                f"counting answers: the kernel dropped {status['dropped']} frames before the client"
+                " read them; ask at a lower rate"
             )
         return ClientResult(
             Tally.read(self._directory / TALLY), held.read(self._directory / TURNS), status["cpu_s"]
@@ -133,5 +141,6 @@ class Clients:
                 return json.loads(asking.recv(65536))
             except OSError as error:
                 raise LabError(
-                    f"ordering {order[0]} of the client: {error}; see {self._directory / 'log'}"
+                    f"sending order {order[0]} to the client: {error};"
+                    f" see {self._directory / 'log'}"
                 ) from error

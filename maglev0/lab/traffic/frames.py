@@ -1,4 +1,4 @@
-"""What the client's wire tells: which request a packet answers.
+"""Parses packets on the client's wire: finds the request that a packet answers.
 
 Pure: imports no I/O.
 """
@@ -18,7 +18,10 @@ _RST = 0x04
 
 
 class RequestFlow(NamedTuple):
-    """One request of the client: protocol ('tcp', 'udp', 'ping'), its address and its port (a ping's identifier)."""
+    """One request of the client: protocol, client address, and client port.
+
+    `protocol` is 'tcp', 'udp' or 'ping'; for a ping, `port` is its identifier.
+    """
 
     protocol: str
     client: str
@@ -26,14 +29,21 @@ class RequestFlow(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """A packet that answers a request; `refusal` is a reset or an ICMP error: somebody took the request who does not serve it."""
+    """A packet that answers a request.
+
+    `refusal` marks a reset or an ICMP error, from a node that accepted the request but does not
+    serve it.
+    """
 
     flow: RequestFlow
     refusal: bool
 
 
 def parse(packet: bytes, source: bytes) -> Answer | None:
-    """What an IPv4 packet from the address `source` (4 bytes) answers; None for every other packet, and for all fragments but the first."""
+    """The request that an IPv4 packet from the address `source` (4 bytes) answers.
+
+    Returns None for every other packet, and for all fragments but the first.
+    """
     header = _Header.of(packet)
     if header is None or header.source != source or header.protocol not in _PROTOCOLS:
         return None
@@ -92,7 +102,10 @@ class _Header(NamedTuple):
 
     @classmethod
     def of(cls, packet: bytes) -> _Header | None:
-        """The IPv4 header of a first fragment with at least 8 bytes behind it, which is what ICMP errors quote (RFC 792)."""
+        """The IPv4 header of a first fragment; None for other data.
+
+        At least 8 bytes must follow the header: ICMP errors quote so many (RFC 792).
+        """
         if len(packet) < _HEADER_BYTES or packet[0] >> 4 != 4:
             return None
         length = 4 * (packet[0] & 0xF)
@@ -105,7 +118,7 @@ class _Header(NamedTuple):
 
 
 def echo_request(identifier: int) -> bytes:
-    """An ICMP echo request with this identifier, its checksum right (RFC 792)."""
+    """An ICMP echo request with this identifier and a valid checksum (RFC 792)."""
     bare = struct.pack("!BBHHH", _ECHO_REQUEST, 0, 0, identifier, 1)
     total = sum(struct.unpack("!4H", bare))
     total = (total & 0xFFFF) + (total >> 16)

@@ -1,11 +1,13 @@
-"""From who answered which request when: which sources moved from node to node, and for how long each went unserved.
+"""Computes from a tally which sources moved between nodes, and how long each went unserved.
 
-All sources of one prober address are one bucket. Pure: imports no I/O.
+All flows of one prober address belong to one bucket. Pure: imports no I/O.
 
-What the client knows of one source are samples: the last request answered before a gap, those lost in it, the first answered after it. A gap lasts
-at least from the first lost to the last lost, and at most from the last answered to the first answered. Buckets that a node lets go of or takes in
-one transaction share one gap, so their samples are put together: a common gap contains all lost samples of all of them and none of the answered
-ones, which bounds it as closely as if one bucket had been sampled at the rate of all.
+The client only samples a source: it knows the last request answered before a gap, the requests
+lost in the gap, and the first one answered after it. A gap lasts at least from the first to the
+last lost request, and at most from the last answered to the first answered one. Buckets that a node
+releases or acquires in one transaction share one gap, so their samples are combined: the common gap
+contains the lost samples of all these buckets and none of the answered ones. This bounds the gap as
+closely as if one bucket had been sampled at the rate of all.
 """
 
 from __future__ import annotations
@@ -20,10 +22,12 @@ if TYPE_CHECKING:
 
 
 class Passage(NamedTuple):
-    """One source's way through a gap or a move: owners before and after (None: nobody yet, or nobody until the end), and the four sending times.
+    """A gap or a move of one source.
 
-    `last_ns` is that of the last request answered before, `next_ns` of the first answered after it; `lost_from_ns` and `lost_to_ns` are those of
-    the first and last lost between them, 0 where none was lost.
+    `old` and `new` are the owners before and after; `old` is None where no node had answered yet,
+    `new` is None where no node answered until the end. The times are sending times: `last_ns` of
+    the last request answered before the gap, `next_ns` of the first answered after it,
+    `lost_from_ns` and `lost_to_ns` of the first and last lost between them (0 where none was lost).
     """
 
     source: int
@@ -37,13 +41,13 @@ class Passage(NamedTuple):
 
     @property
     def began_ns(self) -> int:
-        """An instant that belongs to the cause: the first loss, or, where nothing was lost, when the new owner was there."""
+        """A time that belongs to the cause: the first loss, else the new owner's first answer."""
         return self.lost_from_ns or self.next_ns
 
 
 @dataclass
 class _SourceWalk:
-    """How far one source's requests have been read."""
+    """The state of reading one source's requests."""
 
     owner: int | None = None
     last_ns: int = 0
@@ -53,7 +57,10 @@ class _SourceWalk:
 
 
 def passages(tally: Tally, end_ns: int) -> Iterator[Passage]:
-    """Every source's moves and gaps, those of one source in the order of time; requests sent after `end_ns` are not looked at."""
+    """Yield the moves and gaps of every source; those of one source are in order of time.
+
+    Requests sent after `end_ns` are ignored.
+    """
     walks: dict[int, _SourceWalk] = {}
     for number in range(len(tally)):
         sent_ns = tally.sent_ns[number]
@@ -88,7 +95,10 @@ def _passage(source: int, walk: _SourceWalk, new: int | None, next_ns: int) -> P
 
 
 class Gap(NamedTuple):
-    """A passage and how long it went unserved, in seconds: at least and at most, as bounded by the samples of all that shared the gap."""
+    """A passage and the bounds of its unserved time in seconds.
+
+    The bounds come from the samples of all sources that shared the gap.
+    """
 
     passage: Passage
     least_s: float
@@ -112,7 +122,7 @@ def gaps(found: Iterable[Passage]) -> list[Gap]:
 
 @dataclass
 class _SharedGap:
-    """Passages that may have been through one gap: after `last_ns`, before `next_ns`."""
+    """Passages that one gap may explain; the gap lies after `last_ns` and before `next_ns`."""
 
     members: list[Passage]
     last_ns: int
@@ -121,7 +131,7 @@ class _SharedGap:
     lost_to_ns: int
 
     def take(self, passage: Passage) -> bool:
-        """Add a passage if one gap may still explain all that is known."""
+        """Add a passage and return True if one gap may still explain all samples."""
         last_ns, next_ns = max(self.last_ns, passage.last_ns), min(self.next_ns, passage.next_ns)
         lost_from_ns = min(self.lost_from_ns, passage.lost_from_ns or self.lost_from_ns)
         lost_to_ns = max(self.lost_to_ns, passage.lost_to_ns)

@@ -1,4 +1,4 @@
-"""TCP connections that are held for long: they exchange lines at their pace, and every break and every silence is noticed and timed."""
+"""Holds TCP connections that exchange lines, and records the time of every break and silence."""
 
 from __future__ import annotations
 
@@ -20,24 +20,29 @@ if TYPE_CHECKING:
     from maglev0.lab.traffic.raw import Segment
 
 EXCHANGE_S = 1.0
-# Of the idle ones, so seldom that keeping them must not depend on their traffic.
+# One connection in IDLE_SHARE is idle: it exchanges a line only every IDLE_EXCHANGES rounds, so
+# that nodes cannot rely on its traffic to keep it.
 IDLE_EXCHANGES = 20
 IDLE_SHARE = 4
-# TCP's own doubling patience reaches 6.4 s after 12.6 s without an acknowledgement (RFC 6298 from 200 ms): as long as a network may be cut.
+# TCP's doubling timeout (RFC 6298, from 200 ms) reaches 6.4 s after 12.6 s without an
+# acknowledgement; a network cut may last that long.
 SILENT_S = 15.0
-# What takes longer than a busy machine needs is told, though nothing broke.
+# A slower answer than a busy machine needs is recorded as a stall.
 STALL_S = 0.3
-# A connection that was refused is tried again so much later: nobody is to be flooded.
+# The pause before a refused connection is tried again, so that no node is flooded.
 RETRY_S = 0.2
 _ANSWER = re.compile(rb"(\d+) backend-(\d+)\n")
 _READ_BYTES = 4096
 
 
 class Turn(NamedTuple):
-    """Something that happened to a held connection; `what` is opened, closed, reset, ended, silent, refused, stalled or foreign.
+    """An event of a held connection.
 
-    `node` is its holder, 0 before it is known; `since_ns` is when the request was sent that waited for its answer then, or `at_ns` where none did.
-    `good_ns` is when it was in order for certain: its last answer, or its opening. `foreign` means that another node than the holder spoke on it.
+    `what` is opened, closed, reset, ended, silent, refused, stalled or foreign; foreign means that
+    another node than the holder sent a packet on it. `node` is the holder, 0 before it is known.
+    `since_ns` is the sending time of the request that waited for its answer, or `at_ns` where none
+    did. `good_ns` is the last time at which the connection certainly worked: its last answer, or
+    its opening. Times are CLOCK_MONOTONIC.
     """
 
     at_ns: int
@@ -49,17 +54,17 @@ class Turn(NamedTuple):
 
     @property
     def is_break(self) -> bool:
-        """Whether the connection was lost by it."""
+        """Whether this event ended the connection."""
         return self.what in {"reset", "ended", "silent"}
 
 
 def write(turns: Sequence[Turn], path: Path) -> None:
-    """Save what happened."""
+    """Save the events, one JSON array per line."""
     path.write_text("".join(json.dumps(turn) + "\n" for turn in turns))
 
 
 def read(path: Path) -> list[Turn]:
-    """What `write` saved."""
+    """Read the events that `write` saved."""
     return [Turn(*json.loads(line)) for line in path.read_text().splitlines()]
 
 
@@ -71,7 +76,7 @@ class _HeldConnection:
     port: int = 0
     node: int = 0
     stands: bool = False
-    wire_node: int | None = None  # who spoke first, as the wire tells
+    wire_node: int | None = None  # the node that sent the first packet
     good_ns: int = 0
     asked_ns: int = 0  # the connection attempt or request that waits for its answer; 0 for none
     retry_ns: int = 0
@@ -83,7 +88,10 @@ class _HeldConnection:
 
 
 class Held:
-    """All of them. The owner of the epoll calls `ready` for descriptors of `owns`, and `step` at least as often as `step_s` says."""
+    """All held connections.
+
+    The owner of the epoll calls `ready` for the descriptors that `owns` accepts, and `step` often.
+    """
 
     def __init__(self, target: tuple[IPv4Address, int], count: int, waiting: select.epoll) -> None:
         self._target = (str(target[0]), target[1])
@@ -97,11 +105,14 @@ class Held:
         self.turns: list[Turn] = []
 
     def owns(self, descriptor: int) -> bool:
-        """Whether a descriptor is one of theirs."""
+        """Whether a descriptor belongs to a held connection."""
         return descriptor in self._by_descriptor
 
     def by_node(self) -> dict[int, int]:
-        """How many connections stand at each node; those that do not stand, or whose holder is not known yet, under 0."""
+        """The number of established connections by node.
+
+        Key 0 counts the connections that are not established or whose holder is not known yet.
+        """
         found: dict[int, int] = {}
         for connection in self._connections:
             node = connection.node if connection.stands else 0
@@ -109,7 +120,7 @@ class Held:
         return found
 
     def step(self, now_ns: int) -> None:
-        """Do what is due: each connection has its turn once in `EXCHANGE_S`."""
+        """Serve the connections that are due; each one is due once in `EXCHANGE_S`."""
         while self._due_ns <= now_ns and self._connections:
             self._due_ns += self._step_ns
             self._attend(
@@ -141,7 +152,7 @@ class Held:
             sock.connect(self._target)
         except BlockingIOError:
             pass
-        except OSError:  # no route, no neighbour: nobody is there
+        except OSError:  # no route or no neighbour
             sock.close()
             connection.retry_ns = now_ns + int(RETRY_S * 1e9)
             return
@@ -165,7 +176,7 @@ class Held:
             self._lose(connection, "reset", now_ns)
 
     def ready(self, descriptor: int, events: int) -> None:
-        """A connection's socket has something to say."""
+        """Handle an epoll event of a connection's socket."""
         connection, now_ns = self._by_descriptor[descriptor], time.monotonic_ns()
         sock = connection.sock
         if sock is None:
@@ -193,13 +204,13 @@ class Held:
             return
         if not connection.node:
             connection.node = int(match[2])
-            self._say(connection, "opened", now_ns)
+            self._record(connection, "opened", now_ns)
         elif now_ns - connection.asked_ns > STALL_S * 1e9:
-            self._say(connection, "stalled", now_ns)
+            self._record(connection, "stalled", now_ns)
         connection.asked_ns, connection.good_ns = 0, now_ns
 
     def _lose(self, connection: _HeldConnection, what: str, now_ns: int) -> None:
-        self._say(connection, what, now_ns)
+        self._record(connection, what, now_ns)
         self._close(connection, now_ns)
 
     def _close(self, connection: _HeldConnection, now_ns: int) -> None:
@@ -211,7 +222,10 @@ class Held:
         connection.retry_ns = now_ns + int(RETRY_S * 1e9)
 
     def retire(self, node: int) -> int:
-        """End the connections at a node as their users would one day, and return how many; new ones take their places."""
+        """Close the connections at a node as their users would, and return how many.
+
+        New connections replace them.
+        """
         now_ns = time.monotonic_ns()
         retired = [
             connection
@@ -219,12 +233,12 @@ class Held:
             if connection.stands and connection.node == node
         ]
         for connection in retired:
-            self._say(connection, "closed", now_ns)
+            self._record(connection, "closed", now_ns)
             self._close(connection, now_ns)
         return len(retired)
 
     def overhear(self, segment: Segment) -> None:
-        """Look at a packet on the wire: no other node than the holder may speak on a connection."""
+        """Check the sender of a packet on the wire: only the holder may send on a connection."""
         connection = self._by_flow.get((segment.client, segment.port))
         if connection is None:
             return
@@ -232,9 +246,9 @@ class Held:
             connection.wire_node = segment.node
         elif segment.node != connection.wire_node:
             now_ns = time.monotonic_ns()
-            self._say(connection, "foreign", now_ns)
+            self._record(connection, "foreign", now_ns)
 
-    def _say(self, connection: _HeldConnection, what: str, now_ns: int) -> None:
+    def _record(self, connection: _HeldConnection, what: str, now_ns: int) -> None:
         self.turns.append(
             Turn(
                 now_ns,

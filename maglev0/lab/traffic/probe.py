@@ -1,17 +1,20 @@
-"""The client: asks the VIP from many addresses, each time from a fresh port, and counts who answers each request.
+"""The probing client: sends requests to the VIP from many addresses and counts all answers.
+
+Each request uses a fresh port.
 
 Usage:
   probe [options]
 
 Options:
-  --vip=IP             whom to ask [default: 198.51.100.1]
+  --vip=IP             address to send requests to [default: 198.51.100.1]
   --port=PORT          the service's port [default: 8000]
-  --interface=IF       where answers arrive [default: eth0]
-  --requests=N         how many requests; 0: until SIGTERM or SIGINT [default: 2000]
-  --clients=N          how many source addresses take turns [default: 250]
+  --interface=IF       interface on which answers arrive [default: eth0]
+  --requests=N         number of requests; 0: until SIGTERM or SIGINT [default: 2000]
+  --clients=N          number of source addresses, which take turns [default: 250]
   --protocols=LIST     tcp, udp, ping; each client uses them in turn [default: tcp,udp]
   --rate=N             requests a second [default: 1000]
-  --deadline=SECONDS   how long a request stays open; a first answer after that is counted as a late one [default: 0.9]
+  --deadline=SECONDS   how long a request stays open; a later first answer counts as late
+                       [default: 0.9]
   --json               print every request as JSON instead of the counts
   -h, --help           show this text
 """
@@ -44,15 +47,17 @@ from maglev0.lab.traffic.sniffer import Sniffer
 if TYPE_CHECKING:
     from maglev0.lab.traffic.sniffer import Answers
 
-# TCP sends a SYN again after 1 s: given up before that, a request is one packet, and a lost one counts as a lost datagram does.
+# TCP repeats a SYN after 1 s. With a shorter deadline a request is one packet, and a lost SYN
+# counts like a lost datagram.
 DEADLINE_S = 0.9
-# Once a node has answered the SYN, the rest may take its time: a connection that moved to nobody hangs for longer.
+# The time for the exchange after the handshake; a connection that no node serves hangs for longer.
 TALK_S = 3.0
-# How long after the last request a second answer may still come and be counted, and a first one on a machine that is too busy.
+# How long after the last request second answers are counted, and first ones on a busy machine.
 LINGER_S, PATIENCE_S = 0.3, 2.0
-# Each open request holds a descriptor; at the default rate and deadline 900 may be open when nobody answers.
+# Each open request holds a descriptor; without answers the default rate and deadline keep 900 open.
 OPEN_REQUESTS = 2000
-# Ports go up from a random start, so that no two requests of one probing share one, nor, most likely, those of two.
+# Ports count up from a random start, so that the requests of one run never share a port, and those
+# of two runs rarely do.
 FIRST_PORTS = range(10000, 40000)
 PORT_TRIES = 1000
 ANSWER_BYTES = 200
@@ -60,7 +65,10 @@ ANSWER_BYTES = 200
 
 @dataclass(frozen=True)
 class ProbePlan:
-    """What to ask: `requests` None means until stopped; `rate_per_s` counts all clients together."""
+    """The requests to send.
+
+    `requests` None means until stopped; `rate_per_s` counts all clients together.
+    """
 
     vip: IPv4Address = addresses.VIP
     port: int = addresses.SERVICE_PORT
@@ -89,7 +97,7 @@ class ProbePlan:
 
 
 class Prober:
-    """Carries out one plan in the namespace it runs in."""
+    """Carries out one plan in the current namespace."""
 
     def __init__(self, plan: ProbePlan, sniffer: Sniffer) -> None:
         self._plan = plan
@@ -98,7 +106,10 @@ class Prober:
         self._open = asyncio.Semaphore(OPEN_REQUESTS)
 
     async def run(self, stop: asyncio.Event) -> Report:
-        """Ask at a steady rate until the plan is done or `stop` is set, then wait for what is still open."""
+        """Send requests at a steady rate until the plan is done or `stop` is set.
+
+        Returns after all open requests have ended.
+        """
         tasks: list[asyncio.Task[tuple[Exchange, Answers]]] = []
         started_s = time.monotonic()
         for number in count() if self._plan.requests is None else range(self._plan.requests):
@@ -111,9 +122,10 @@ class Prober:
         return Report(tuple(self._counted(exchange, answers) for exchange, answers in finished))
 
     def _counted(self, exchange: Exchange, answers: Answers) -> Exchange:
-        """The exchange with its answers: every packet counts, but a node may send many in one TCP connection.
+        """Add the answers to an exchange.
 
-        An answer after the deadline still counts: no second packet was sent that it could answer. A busy machine is no lost request.
+        Every packet counts, but in TCP each node counts once. A late answer counts too, so that a
+        busy machine is not taken for a lost request: no other packet could have caused it.
         """
         counted = (
             tuple(dict.fromkeys(answers.macs))
@@ -146,7 +158,7 @@ class Prober:
     async def _answered(
         self, flow: RequestFlow, sock: socket.socket, answers: Answers
     ) -> float | None:
-        """When the whole answer was there; None if that did not happen in time."""
+        """The time at which the answer was complete; None if it was not complete in time."""
         target = (str(self._plan.vip), self._plan.port)
         try:
             async with asyncio.timeout(self._plan.deadline_s):
@@ -166,7 +178,7 @@ class Prober:
         return time.monotonic()
 
     def _socket(self, protocol: str, address: str, client: int) -> socket.socket:
-        """A socket bound to the client's next free port; a ping's identifier takes the port's place."""
+        """A socket bound to the client's next free port; for a ping the port is its identifier."""
         kinds = {
             "tcp": (socket.SOCK_STREAM, 0),
             "udp": (socket.SOCK_DGRAM, 0),
@@ -187,19 +199,19 @@ class Prober:
 
 
 async def _talk(sock: socket.socket) -> None:
-    """Ask and hear the whole answer on a connection that stands."""
+    """Send a request and read the whole answer on an established connection."""
     loop = asyncio.get_running_loop()
     await loop.sock_sendall(sock, b"request\n")
     answer = b""
     while not answer.endswith(b"\n"):
         received = await loop.sock_recv(sock, ANSWER_BYTES)
         if not received:
-            raise ConnectionResetError("closed before the answer was whole")
+            raise ConnectionResetError("connection closed before the answer was complete")
         answer += received
 
 
 async def _late_answers(all_answers: list[Answers]) -> None:
-    """Wait for second answers, and for first ones as long as some are missing."""
+    """Wait for second answers, and longer for missing first answers."""
     await asyncio.sleep(LINGER_S)
     missing = [
         asyncio.ensure_future(answers.served.wait()) for answers in all_answers if not answers.macs
@@ -211,7 +223,7 @@ async def _late_answers(all_answers: list[Answers]) -> None:
 
 
 async def _set_before(event: asyncio.Event, due_s: float) -> bool:
-    """Wait until CLOCK_MONOTONIC reads `due_s`; True at once when `event` is set before."""
+    """Wait until CLOCK_MONOTONIC reads `due_s` or `event` is set; returns whether it is set."""
     remaining_s = due_s - time.monotonic()
     if remaining_s > 0:
         with suppress(TimeoutError):
@@ -220,7 +232,7 @@ async def _set_before(event: asyncio.Event, due_s: float) -> bool:
 
 
 async def probe(plan: ProbePlan) -> Report:
-    """Carry out the plan; SIGTERM and SIGINT end it early, with what was asked until then."""
+    """Carry out the plan; SIGTERM and SIGINT end it early with a report of the requests so far."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -244,7 +256,7 @@ def _plan(arguments: dict[str, str]) -> ProbePlan:
 
 
 def main() -> int:
-    """Probe and print; 1 where a request was not answered exactly once."""
+    """Probe and print the result; returns 1 where a request was not answered exactly once."""
     arguments = docopt.docopt(__doc__)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))

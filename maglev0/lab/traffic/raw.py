@@ -1,7 +1,8 @@
-"""Requests of which no kernel of the client knows, packet by packet.
+"""Builds and parses raw requests, which bypass the client's kernel.
 
-A source address costs nothing, nothing is sent twice, and each answer names the one request that it answers: a request's number travels as
-the SYN's sequence number, or as the payload of the datagram or the ping, and comes back.
+Source addresses need no configuration, and no packet is repeated. Each answer identifies its
+request: the request's number is the SYN's sequence number, or the payload of the datagram or ping,
+and the answer returns it.
 
 Pure: imports no I/O.
 """
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class RequestKind(enum.IntEnum):
-    """What is asked, and how: the first three each time from a fresh port, the last two always from the same."""
+    """The kind of a request: the first three use fresh ports, the last two a fixed port."""
 
     SYN = 0
     UDP = 1
@@ -45,9 +46,11 @@ _ECHO_REPLY, _ECHO_REQUEST, _UNREACHABLE = 0, 8, 3
 
 
 class Reply(NamedTuple):
-    """What a node sent from the VIP to a prober: which request it answers, and the node's number (0: a stranger's MAC address).
+    """A node's packet from the VIP to a prober.
 
-    `refusal` is a reset or an ICMP error; `reset` is the packet to send when a half-open connection has to be cleared away, else None.
+    `request` is the number of the answered request; `node` is 0 for an unknown MAC address.
+    `refusal` marks a reset or an ICMP error. `reset` is the packet that clears a half-open
+    connection, else None.
     """
 
     request: int
@@ -57,7 +60,7 @@ class Reply(NamedTuple):
 
 
 class Segment(NamedTuple):
-    """What a node sent from the VIP to a socket of the client's kernel."""
+    """A node's packet from the VIP to a socket of the client's kernel."""
 
     client: bytes
     port: int
@@ -66,14 +69,18 @@ class Segment(NamedTuple):
 
 
 class Builder:
-    """Makes requests to one VIP and port."""
+    """Builds requests to one VIP and port, and parses the answers."""
 
     def __init__(self, vip: IPv4Address, port: int) -> None:
         self._vip = vip.packed
         self._port = port
 
     def request(self, kind: RequestKind, source: bytes, port: int, number: int) -> bytes:
-        """The IPv4 packet from a source address (4 bytes) and port, or identifier of a ping; the kernel fills in length and header checksum."""
+        """The IPv4 packet of a request.
+
+        `source` is an address of 4 bytes; for a ping `port` is its identifier. The kernel fills in
+        length and header checksum.
+        """
         if kind is RequestKind.SYN:
             return self._tcp(source, port, number, _SYN)
         if kind in (RequestKind.UDP, RequestKind.HELD_UDP):
@@ -96,7 +103,7 @@ class Builder:
         return _HEADER.pack(_NO_OPTIONS, 0, 0, 0, 0, 64, protocol, 0, source, self._vip)
 
     def read(self, frame: bytes) -> Reply | Segment | None:
-        """What an Ethernet frame from the VIP says; None for what answers nothing."""
+        """Parse an Ethernet frame from the VIP; None for a frame that answers no request."""
         protocol = (
             frame[23] if len(frame) >= _ETHERNET + _IP + 8 and frame[14] == _NO_OPTIONS else 0
         )
@@ -127,7 +134,7 @@ def _read_icmp(frame: bytes) -> Reply | None:
         return Reply(int.from_bytes(frame[42:50]), node_of(frame[6:12]), refusal=False, reset=None)
     if kind != _UNREACHABLE or len(frame) < 70:
         return None
-    quoted = frame[51]  # protocol of the packet that is quoted behind the ICMP header
+    quoted = frame[51]  # protocol of the packet that follows the ICMP header
     if quoted == _UDP_NUMBER:
         length = int.from_bytes(frame[66:68]) - 8
         return _numbered(frame[70 : 70 + length], frame, refusal=True)
@@ -151,7 +158,10 @@ def _checksum(data: bytes) -> bytes:
 
 
 def vip_filter(vip: IPv4Address, most_bytes: int) -> bytes:
-    """A classic BPF program (linux/filter.h) that passes the first bytes of Ethernet frames with IPv4 from the VIP, and nothing else."""
+    """A classic BPF program (linux/filter.h) for Ethernet frames with IPv4.
+
+    It passes the first `most_bytes` bytes of frames from the VIP and drops all others.
+    """
     load_source = (0x20, 0, 0, _ETHERNET + 12)
     equals_vip = (0x15, 0, 1, int(vip))
     accept, refuse = (0x06, 0, 0, most_bytes), (0x06, 0, 0, 0)

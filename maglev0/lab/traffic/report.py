@@ -1,4 +1,4 @@
-"""What probing found: how often each request was answered, by whom, and for how long a client went without.
+"""The result of probing: how often and by which nodes each request was answered, and outages.
 
 Pure: imports no I/O.
 """
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 
 class Exchange(NamedTuple):
-    """One request and what came of it.
+    """One request and its answers.
 
-    `sent_s` and `answered_s` are CLOCK_MONOTONIC, the same in all namespaces; `answered_s` is None where no whole answer came.
-    `answers` names who answered, once for each node in TCP and once for each packet in UDP and ping, refusals included.
+    `sent_s` and `answered_s` are CLOCK_MONOTONIC, the same in all namespaces; `answered_s` is None
+    where no complete answer came. `answers` holds the MAC addresses that answered, refusals
+    included: once for each node in TCP, once for each packet in UDP and ping.
     """
 
     protocol: str
@@ -31,14 +32,15 @@ class Exchange(NamedTuple):
 
     @property
     def times_answered(self) -> int:
-        """0 where no whole answer came and no two nodes spoke, else how many answers there were."""
+        """The number of answers; 0 for a single one that was not complete."""
         return len(self.answers) if self.answered_s is not None or len(self.answers) > 1 else 0
 
 
 class Outage(NamedTuple):
-    """A stretch of unanswered requests of one client: from the sending of the first to the answer to the first that had one again.
+    """A series of unanswered requests of one client.
 
-    `until_s` is None where probing ended before that.
+    `since_s` is the sending time of the first. `until_s` is the time of the next answer, None where
+    probing ended before it.
     """
 
     client: str
@@ -49,7 +51,7 @@ class Outage(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """All exchanges of one probing, in the order of their sending."""
+    """All exchanges of one probing run, in the order of sending."""
 
     exchanges: tuple[Exchange, ...]
 
@@ -65,7 +67,7 @@ class Report:
 
     @property
     def never(self) -> int:
-        """Requests without a whole answer."""
+        """Requests without a complete answer."""
         return sum(exchange.times_answered == 0 for exchange in self.exchanges)
 
     @property
@@ -75,11 +77,11 @@ class Report:
 
     @property
     def clients(self) -> int:
-        """How many source addresses asked."""
+        """The number of source addresses."""
         return len({exchange.client for exchange in self.exchanges})
 
     def shares(self) -> Counter[str]:
-        """How many requests each node answered, by its name."""
+        """The number of requests that each node answered, by node name."""
         return Counter(
             answerer(mac)
             for exchange in self.exchanges
@@ -88,7 +90,7 @@ class Report:
         )
 
     def delay_s(self, quantile: float) -> float:
-        """The time from request to answer below which `quantile` of the answered requests lie; 0 where none was."""
+        """The quantile of the time from request to answer, in seconds; 0 without any answer."""
         delays = sorted(
             exchange.answered_s - exchange.sent_s
             for exchange in self.exchanges
@@ -97,7 +99,7 @@ class Report:
         return delays[min(len(delays) - 1, int(quantile * len(delays)))] if delays else 0.0
 
     def outages(self) -> list[Outage]:
-        """Every client's stretches without answers, those of one client in the order of time."""
+        """The outages of every client; those of one client are in order of time."""
         return [
             outage for exchanges in self._by_client().values() for outage in _stretches(exchanges)
         ]
@@ -111,10 +113,11 @@ class Report:
     def summary(self) -> str:
         """One line with the counts."""
         asked = f"{len(self.exchanges)} requests from {self.clients} clients"
-        return f"{asked}: answered once {self.once}, twice or more {self.twice}, never {self.never}; slowest after {self.delay_s(1.0):.2f} s"
+        answered = f"answered once {self.once}, twice or more {self.twice}, never {self.never}"
+        return f"{asked}: {answered}; slowest after {self.delay_s(1.0):.2f} s"
 
     def to_json(self) -> str:
-        """All of it as one line, for `from_json`."""
+        """The report as one line, for `from_json`."""
         return json.dumps([list(exchange) for exchange in self.exchanges])
 
     @classmethod

@@ -1,4 +1,4 @@
-"""The service on each node: answers every TCP line and every UDP datagram with the request and the node's name.
+"""The responder on each node: answers TCP lines and UDP datagrams with request and node name.
 
 Usage:
   responder --name=NAME --port=PORT
@@ -12,21 +12,21 @@ import sys
 
 import docopt
 
-# Not in Python 3.11's socket module; <linux/in.h>
+# From <linux/in.h>; Python 3.11's socket module lacks it.
 IP_PKTINFO = 8
-# A large datagram is answered by a small one: fragments matter on the way to the VIP only.
+# A large datagram gets a small answer: fragments matter only on the way to the VIP.
 ECHOED_BYTES = 64
 DATAGRAM_BYTES = 65535
 BACKLOG = 1024
 
 
 def answer(request: bytes, name: str) -> bytes:
-    """What is sent back for a request."""
+    """The answer to a request."""
     return b"%s %s\n" % (request.strip()[:ECHOED_BYTES], name.encode())
 
 
 async def serve(name: str, port: int) -> None:
-    """Answer on every address of this namespace, those that come up later included, until cancelled."""
+    """Answer on every present and future address of this namespace until cancelled."""
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -34,7 +34,7 @@ async def serve(name: str, port: int) -> None:
                 writer.write(answer(line, name))
                 await writer.drain()
         except ConnectionError:
-            pass  # the client went away
+            pass  # the client closed the connection
         finally:
             writer.close()
 
@@ -54,13 +54,17 @@ def _datagram_socket(port: int) -> socket.socket:
 
 
 def _answer_datagrams(sock: socket.socket, name: str) -> None:
-    """Answer what has arrived, from the address it was sent to: without IP_PKTINFO it would be the node's own."""
+    """Answer the datagrams that have arrived, each from the address it was sent to.
+
+    Without IP_PKTINFO the kernel would send from the node's own address.
+    """
     while True:
         try:
             request, ancillary, _, sender = sock.recvmsg(DATAGRAM_BYTES, socket.CMSG_SPACE(12))
         except BlockingIOError:
             return
-        # struct in_pktinfo: interface index, local address, destination; the index is cleared so that the route chooses.
+        # struct in_pktinfo: interface index, local address, destination. With index 0 the route
+        # chooses the interface.
         source = [(level, kind, bytes(4) + data[4:]) for level, kind, data in ancillary]
         sock.sendmsg([answer(request, name)], source, 0, sender)
 

@@ -1,4 +1,7 @@
-"""Counts every answer on the client's wire: TCP hides a second SYN-ACK from its user, an AF_PACKET socket does not (packet(7))."""
+"""Counts every answer on the client's wire with an AF_PACKET socket (packet(7)).
+
+A TCP socket would hide a second SYN-ACK.
+"""
 
 from __future__ import annotations
 
@@ -19,15 +22,18 @@ if TYPE_CHECKING:
 # From <linux/if_packet.h> and <asm-generic/socket.h>; Python's socket module lacks them.
 _SOL_PACKET, _PACKET_STATISTICS, _SO_RCVBUFFORCE = 263, 6, 33
 _ETH_P_IP = 0x0800
-# Headers are all that is read; the kernel charges a small frame with about 1 KiB, so this holds 8,000 of them.
+# Only headers are read. The kernel charges about 1 KiB for a small frame: the buffer holds 8,000.
 _SNAP_BYTES = 160
 _BUFFER_BYTES = 8 << 20
-# So that a flood of frames cannot keep the loop from everything else.
+# A limit, so that a flood of frames cannot block the event loop.
 _FRAMES_AT_ONCE = 256
 
 
 class Answers:
-    """The answers to one request so far; `first_s` is when the first came that is no refusal, in CLOCK_MONOTONIC."""
+    """The answers to one request so far.
+
+    `first_s` is the arrival of the first one that is no refusal, in CLOCK_MONOTONIC.
+    """
 
     def __init__(self) -> None:
         self.macs: list[str] = []
@@ -36,9 +42,10 @@ class Answers:
 
 
 class Sniffer:
-    """Hears what comes from the VIP; `expect` says which request to count the answers of.
+    """Receives frames from the VIP and counts the answers to the requests given to `expect`.
 
-    Needs a running loop. Leaving the context raises LabError if the kernel had to drop frames: the counts would be worth nothing.
+    Needs a running loop. Leaving the context raises LabError if the kernel dropped frames, because
+    the counts are then wrong.
     """
 
     def __init__(self, interface: str, vip: IPv4Address) -> None:
@@ -50,7 +57,7 @@ class Sniffer:
         self._socket.bind((interface, _ETH_P_IP))
 
     def expect(self, flow: RequestFlow) -> Answers:
-        """Count the answers to a request from now on; a later request with the same flow takes its place."""
+        """Count the answers to a request from now on; a later equal flow replaces it."""
         answers = Answers()
         self._flows[flow] = answers
         return answers
@@ -67,7 +74,8 @@ class Sniffer:
         self._socket.close()
         if dropped:
             raise LabError(
-                f"counting answers: the kernel dropped {dropped} frames before they were read; probe at a lower rate"
+                f"counting answers: the kernel dropped {dropped} frames before the client read"
+                " them; probe at a lower rate"
             )
 
     def _hear(self) -> None:

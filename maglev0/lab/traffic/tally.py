@@ -1,4 +1,4 @@
-"""Every request that was asked raw, and who answered it: a few bytes each, for hundreds of thousands."""
+"""Records raw requests and the nodes that answered, in a few bytes for each request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from maglev0.lab.traffic.raw import RequestKind
 if TYPE_CHECKING:
     from pathlib import Path
 
-# Nodes are remembered as bits of one 64-bit number; bit 0 stands for strangers.
+# Nodes are bits of one 64-bit number; bit 0 stands for unknown MAC addresses.
 HIGHEST_NODE = 63
 _MOST_COUNTED = 255
 _COLUMNS = ("sent_ns", "answered_ns", "nodes", "refusing", "sources", "kinds", "answers")
@@ -32,10 +32,11 @@ def _bytes() -> array[int]:
 
 @dataclass
 class Tally:
-    """One column a property, one row a request; a request's number is its row. Times are nanoseconds of CLOCK_MONOTONIC.
+    """A table with one row for each request; the request's number is its row.
 
-    `answered_ns` is 0 while nobody served the request; `nodes` and `refusing` have a bit for each node that did, or that refused;
-    `answers` counts packets, which for a SYN includes those sent again.
+    Times are nanoseconds of CLOCK_MONOTONIC. `answered_ns` is 0 while no node has served the
+    request. `nodes` has a bit for each node that served it, `refusing` for each that refused it.
+    `answers` counts packets, including repeated answers to a SYN.
     """
 
     sent_ns: array[int] = field(default_factory=_times)
@@ -60,7 +61,7 @@ class Tally:
         self.answers.append(0)
 
     def answer(self, number: int, node: int, at_ns: int, *, refusal: bool) -> None:
-        """Count an answer; one to a number never asked is a stray that says nothing."""
+        """Count an answer; ignore one to a number that was never asked."""
         if number >= len(self.sent_ns):
             return
         bit = 1 << min(node, HIGHEST_NODE)
@@ -73,19 +74,19 @@ class Tally:
             self.answered_ns[number] = at_ns
 
     def owner(self, number: int) -> int | None:
-        """The node that answered a request; the one with the lowest number where several did, None where nobody did."""
+        """The lowest number of the nodes that answered a request; None where none did."""
         bits = self.nodes[number]
         return (bits & -bits).bit_length() - 1 if bits else None
 
     def is_double(self, number: int) -> bool:
-        """Whether more than one node spoke, or one spoke twice where an answer is one packet."""
+        """Whether two nodes answered, or one answered twice where an answer is one packet."""
         spoke = self.nodes[number] | self.refusing[number]
         return spoke & (spoke - 1) != 0 or (
             self.kinds[number] != RequestKind.SYN and self.answers[number] > 1
         )
 
     def write(self, path: Path) -> None:
-        """Save it."""
+        """Save the table; `read` loads it."""
         with path.open("wb") as file:
             file.write(json.dumps(len(self)).encode() + b"\n")
             for name in _COLUMNS:
@@ -93,7 +94,7 @@ class Tally:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """What `write` saved."""
+        """Load a table that `write` saved."""
         loaded = cls()
         with path.open("rb") as file:
             length = json.loads(file.readline())
