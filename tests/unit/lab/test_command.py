@@ -1,4 +1,4 @@
-"""The commands' own flags among the words for another program, and which lab a command means."""
+"""Tests of the lab commands: their own flags, and the choice of the lab."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ DEFAULT = LabSettings()
 
 @pytest.fixture
 def run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty /run, so that no other lab of this machine is found."""
+    """An empty directory that replaces /run, so that the tests find no other lab."""
     monkeypatch.setattr("maglev0.lab.testbed.claim._RUN", tmp_path)
     return tmp_path
 
 
 def kept(name: str, settings: LabSettings = DEFAULT) -> Lab:
-    """What a kept lab leaves in /run; nothing of it runs."""
+    """Create the files that a kept lab leaves in /run; no process runs."""
     directory = claim.directory_of(name)
     directory.mkdir()
     (directory / "lock").touch()
@@ -51,7 +51,7 @@ def kept(name: str, settings: LabSettings = DEFAULT) -> Lab:
         ([], 1, {}, []),
     ],
 )
-def test_own_flags_are_taken_out_and_all_else_stays(
+def test_own_flags_are_removed_and_other_words_stay(
     words: list[str], plain: int | None, given: dict[str, str], rest: list[str]
 ) -> None:
     assert command.own_flags(words, ("--lab", "--node"), plain) == (given, rest)
@@ -78,7 +78,7 @@ def test_one_lab_needs_no_name_and_several_are_listed() -> None:
         control.kept_lab("mg13")
 
 
-def test_a_lab_that_is_no_kept_one_is_not_controlled(run_directory: Path) -> None:
+def test_only_a_kept_lab_is_controlled(run_directory: Path) -> None:
     (run_directory / "maglev0-lab-mg5").mkdir()
     assert control.kept_labs() == []
 

@@ -17,7 +17,7 @@ CRASH = Allowance(1.4, planned=False, nodes=frozenset({2}), breaks=frozenset({2}
 
 
 def timeline(allowance: Allowance, cause: str = "change") -> Timeline:
-    """Quiet, then something, then quiet again."""
+    """A quiet episode, then one of `cause`, then another quiet one."""
     episodes = [
         Episode(QUIET, 0, NOTHING),
         Episode(cause, QUIET_UNTIL, allowance, held=200, note="node 2"),
@@ -29,7 +29,7 @@ def timeline(allowance: Allowance, cause: str = "change") -> Timeline:
 def served(
     *, gap_s: float = 0.0, at_s: float = 12.0, old: int = 2, new: int = 3, sources: int = 1
 ) -> Tally:
-    """Each source asked every 10 ms until the end; a gap, and from then on another node."""
+    """A request every 10 ms from each source; node `old` answers before the gap, `new` after it."""
     tally = Tally()
     for at in range(0, END, S // 100):
         for source in range(sources):
@@ -62,46 +62,46 @@ def test_a_planned_gap_above_the_percentile_is_slow() -> None:
     assert "change: 0.200 s at the 99th percentile of 3 gaps, allowed 0.05 s" in verdict.slow[0]
 
 
-def test_a_crashs_gap_is_held_to_its_own_bound() -> None:
+def test_a_crash_gap_has_its_own_bound() -> None:
     assert judge(served(gap_s=1.3), [], timeline(CRASH)).good
     verdict = judge(served(gap_s=1.6), [], timeline(CRASH))
-    assert (verdict.faults, verdict.good) == ([], False), "slow, and safe"
+    assert (verdict.faults, verdict.good) == ([], False), "a slow crash gap is no safety fault"
     (gap,) = verdict.slow
-    assert (
-        gap
-        == "gap: 12.000 s, change (node 2): source 0 of node 2, then 3, lost 160, for 1.590 s, allowed 1.400 s"
+    assert gap == (
+        "gap: 12.000 s, change (node 2): source 0 of node 2, then 3, lost 160,"
+        " for 1.590 s, allowed 1.400 s"
     )
 
 
-def test_a_crash_concerns_no_other_nodes_buckets() -> None:
+def test_a_crash_allows_no_gap_in_other_nodes_buckets() -> None:
     verdict = judge(served(gap_s=0.3, old=4, new=3), [], timeline(CRASH), idle=True)
     assert verdict.rows["change"].gaps_s == []
     (gap,) = verdict.slow
     assert "in other nodes' buckets" in gap
 
 
-def test_nobody_may_stay_unserved() -> None:
+def test_a_source_never_served_again_is_a_fault() -> None:
     verdict = judge(served(gap_s=100.0), [], timeline(Allowance(99.0, planned=False)))
     (fault,) = verdict.faults
     assert "never served again" in fault
     assert verdict.slow == []
 
 
-def test_quiet_means_nothing_at_all() -> None:
+def test_a_quiet_episode_allows_no_loss_and_no_move() -> None:
     verdict = judge(served(gap_s=0.01, at_s=25.0, new=2), [], timeline(PLANNED))
     assert verdict.faults == []
     (gap,) = verdict.slow
     assert gap == "quiet: 25.000 s, quiet: source 0 of node 2, then 2, lost 1"
     assert not judge(served(at_s=5.0), [], timeline(PLANNED)).good, (
-        "a move without a loss is no quiet either"
+        "a move without a loss is not allowed either"
     )
 
 
-def test_what_was_on_its_way_belongs_to_the_fault() -> None:
+def test_a_loss_just_before_an_episode_belongs_to_it() -> None:
     assert judge(served(gap_s=0.5, at_s=QUIET_UNTIL / S - 0.03), [], timeline(CRASH)).good
 
 
-def test_a_double_answer_is_a_fault_but_under_hold() -> None:
+def test_a_double_answer_is_a_fault_except_under_hold() -> None:
     tally = served()
     for number in range(1300, 1300 + MOST_REPORTED + 5):
         tally.answer(number, 4, 1, refusal=False)
@@ -117,7 +117,7 @@ def test_a_double_answer_is_a_fault_but_under_hold() -> None:
     assert held.rows["change"].doubles == MOST_REPORTED + 5
 
 
-def test_a_break_is_allowed_at_a_crashed_node_alone() -> None:
+def test_a_break_is_allowed_only_at_a_crashed_node() -> None:
     tally = served()
     assert judge(
         tally, [turn("reset"), turn("silent"), turn("ended"), turn("foreign")], timeline(CRASH)
@@ -131,15 +131,15 @@ def test_a_break_is_allowed_at_a_crashed_node_alone() -> None:
     assert judge(tally, [turn("opened"), turn("closed")], timeline(PLANNED)).good
 
 
-def test_an_idle_connection_may_find_out_later() -> None:
+def test_an_idle_connection_may_notice_the_crash_later() -> None:
     late = turn("silent", at_s=40.0, since_s=25.0)
     assert judge(served(), [late], timeline(CRASH)).good
     assert not judge(served(), [late._replace(good_ns=22 * S)], timeline(CRASH)).good, (
-        "it was in order after the crash"
+        "the connection worked after the crash"
     )
 
 
-def test_a_stall_is_told_and_in_a_planned_change_bounded() -> None:
+def test_a_stall_is_reported_and_bounded_in_a_planned_change() -> None:
     tally = served()
     verdict = judge(tally, [turn("stalled", at_s=13.0)], timeline(PLANNED))
     assert verdict.good
@@ -153,7 +153,7 @@ def result(tally: Tally) -> ClientResult:
     return ClientResult(tally, [], 3.0)
 
 
-def test_the_report_tells_counts_and_faults() -> None:
+def test_the_report_has_counts_and_faults() -> None:
     tally = served(gap_s=0.2)
     at = timeline(PLANNED)
     verdict = judge(tally, [turn("reset"), turn("stalled")], at, idle=True)
@@ -168,8 +168,8 @@ def test_the_report_tells_counts_and_faults() -> None:
 
 
 def test_the_report_as_json() -> None:
-    told = json.loads(report.to_json(TrialVerdict({}, ["fault"], ["gap"]), result(Tally()), 5))
-    assert told == {
+    reported = json.loads(report.to_json(TrialVerdict({}, ["fault"], ["gap"]), result(Tally()), 5))
+    assert reported == {
         "seed": 5,
         "good": False,
         "asked": 0,
@@ -187,14 +187,14 @@ def test_the_aftermath_of_a_loss() -> None:
     assert loss.first_s == loss.all_s == [3.0]
     assert loss.affected == [1.0]
     lines = aftermath.lines(tally, at)
-    assert (
-        lines[0]
-        == "change: its kernel answered last after median 1.990 s, 90 % 1.990 s, most 1.990 s (1 times)"
+    assert lines[0] == (
+        "change: its kernel answered last after median 1.990 s, 90 % 1.990 s,"
+        " most 1.990 s (1 times)"
     )
     assert lines[-1] == "change: sources without an answer at some time: median 100.0%"
 
 
-def test_a_node_that_answers_again_was_not_lost_yet() -> None:
+def test_a_node_that_still_answers_has_no_silence() -> None:
     tally = served(gap_s=1.0)
     assert (
         aftermath.losses(tally, timeline(Allowance(1.4, planned=False, nodes=frozenset({4}))))[

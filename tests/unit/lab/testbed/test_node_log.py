@@ -29,7 +29,7 @@ def test_a_block_with_counts() -> None:
     assert latest(COUNTS) == Picture((1, 3), {}, {"backend-1": 50, "backend-3": 51}, "50 of 101")
 
 
-def test_a_block_counts_only_once_the_kernel_has_it() -> None:
+def test_a_block_without_the_kernel_line_is_ignored() -> None:
     assert latest(BLOCK + "[1]\nbackend-1 (me!) is responsible for node 1\n") == latest(BLOCK)
     assert latest("NFTABLES Nodes:  3\n") is None
 
@@ -50,7 +50,7 @@ def test_each_block_and_each_joining_is_an_announcement() -> None:
     assert announcements("something else\n") == 0
 
 
-def test_addresses_tell_nodes_and_clients_apart() -> None:
+def test_addresses_of_nodes_and_clients() -> None:
     assert addresses.node_address(300) == IPv4Address("198.18.1.44")
     assert addresses.managed_address(2) == IPv4Address("198.19.0.2")
     assert addresses.zookeeper_address(3) == IPv4Address("198.19.1.3")

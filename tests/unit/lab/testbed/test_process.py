@@ -56,7 +56,7 @@ def test_exit_statuses_are_returned(shell: Shell) -> None:
     assert shell("exit 3").wait() == 3
 
 
-def test_a_program_that_will_not_end_is_an_error(shell: Shell) -> None:
+def test_a_program_that_does_not_end_is_an_error(shell: Shell) -> None:
     process = shell("trap '' TERM; echo deaf; while :; do sleep 1; done")
     process.wait_line("deaf")
     with pytest.raises(LabError, match="did not end"):

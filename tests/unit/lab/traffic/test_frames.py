@@ -49,7 +49,7 @@ def test_a_reset_is_a_refusal() -> None:
     )
 
 
-def test_ip_options_are_stepped_over() -> None:
+def test_ip_options_are_skipped() -> None:
     assert parse(packet(UDP, udp(8000, 41001), options=bytes(8)), VIP) == Answer(
         RequestFlow("udp", str(CLIENT), 41001), refusal=False
     )
@@ -99,7 +99,7 @@ def test_unreachable_refuses_the_request_it_quotes(refused: bytes, flow: Request
     ],
     ids=[
         "not from the VIP",
-        "no request of ours",
+        "unknown protocol",
         "later fragment",
         "cut UDP",
         "cut TCP",
@@ -109,7 +109,7 @@ def test_unreachable_refuses_the_request_it_quotes(refused: bytes, flow: Request
         "empty",
     ],
 )
-def test_everything_else_answers_nothing(other: bytes) -> None:
+def test_other_packets_are_no_answer(other: bytes) -> None:
     assert parse(other, VIP) is None
 
 
@@ -121,6 +121,6 @@ def test_no_packet_breaks_the_parser(tail: bytes) -> None:
 
 
 @given(st.integers(0, 0xFFFF))
-def test_the_checksum_of_an_echo_request_adds_up(identifier: int) -> None:
+def test_the_checksum_of_an_echo_request_is_valid(identifier: int) -> None:
     total = sum(struct.unpack("!4H", echo_request(identifier)))
     assert (total & 0xFFFF) + (total >> 16) == 0xFFFF

@@ -24,7 +24,7 @@ def found(*requests: tuple[int, int, int | None], end: int = END) -> list[Passag
     return list(passages(tally_of(*requests), end))
 
 
-def test_a_source_that_stays_and_is_served_passes_nothing() -> None:
+def test_a_served_source_that_stays_has_no_passage() -> None:
     assert found((1, 5, 2), (2, 5, 2), (3, 6, 1), (4, 5, 2)) == []
 
 
@@ -35,31 +35,32 @@ def test_a_move_without_a_loss_and_one_with() -> None:
     ]
 
 
-def test_a_gap_of_one_that_stays() -> None:
+def test_a_gap_of_a_source_that_stays() -> None:
     assert found((1, 5, 2), (2, 5, None), (3, 5, 2)) == [Passage(5, 2, 2, 1, 3, 1, 2, 2)]
 
 
-def test_gaps_at_both_ends_of_time() -> None:
+def test_gaps_at_the_start_and_at_the_end() -> None:
     assert found((1, 5, None), (2, 5, 2)) == [Passage(5, None, 2, 1, 2, 1, 1, 1)]
     assert found((1, 5, 2), (2, 5, None), end=7) == [Passage(5, 2, None, 1, 7, 1, 2, 2)]
     assert found((1, 5, 2), (9, 5, None), end=7) == []
 
 
-def test_one_gap_shared_is_bounded_by_all_samples() -> None:
-    # The gap is 100..200: one source was asked at 90 and 190, the other at 110 and 205, a third at 95 and 250 without a loss between.
+def test_all_samples_bound_a_shared_gap() -> None:
+    # The gap is 100..200: one source sent at 90 and 190, the second at 110 and 205, the third at 95
+    # and 250 without a loss between them.
     one = Passage(1, 2, 3, 90, 290, 1, 190, 190)
     two = Passage(2, 2, 3, 10, 205, 1, 110, 110)
     three = Passage(3, 2, 3, 95, 250, 0, 0, 0)
     assert gaps([one, two, three]) == [Gap(passage, 80e-9, 110e-9) for passage in (two, one, three)]
 
 
-def test_what_cannot_be_one_gap_is_two() -> None:
+def test_passages_that_cannot_share_a_gap_have_two() -> None:
     early, late = Passage(1, 2, 3, 10, 20, 0, 0, 0), Passage(2, 2, 3, 15, 40, 1, 30, 30)
     assert [gap.most_s for gap in gaps([early, late])] == [10e-9, 25e-9]
     assert [gap.length_s for gap in gaps([early, late])] == [0.0, 12.5e-9]
 
 
-def test_other_ways_share_nothing() -> None:
+def test_moves_in_opposite_directions_share_no_gap() -> None:
     there, back = Passage(1, 2, 3, 10, 20, 0, 0, 0), Passage(2, 3, 2, 12, 18, 0, 0, 0)
     assert {gap.most_s for gap in gaps([there, back])} == {10e-9, 6e-9}
 
@@ -72,7 +73,7 @@ def test_other_ways_share_nothing() -> None:
 def test_the_true_gap_of_buckets_that_flip_together_lies_within_the_bounds(
     start: int, length: int, sources: list[tuple[int, int]]
 ) -> None:
-    """Each source is asked every so often from some time on; nobody answers from `start` to `start + length`."""
+    """Each source sends periodically; no node answers from `start` to `start + length`."""
     asked = sorted(
         (at, source)
         for source, (period, phase) in enumerate(sources)

@@ -34,7 +34,7 @@ def tcp(flags: int, acknowledged: int) -> bytes:
 
 
 def sums_to_nothing(data: bytes) -> bool:
-    """Whether a receiver finds the Internet checksum right (RFC 1071)."""
+    """Whether the Internet checksum is valid (RFC 1071)."""
     total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
     while total > 0xFFFF:
         total = (total & 0xFFFF) + (total >> 16)
@@ -42,7 +42,7 @@ def sums_to_nothing(data: bytes) -> bool:
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 65535))
-def test_a_syn_has_its_number_as_sequence_and_a_right_checksum(number: int, port: int) -> None:
+def test_a_syn_has_its_number_as_sequence_and_a_valid_checksum(number: int, port: int) -> None:
     packet = BUILDER.request(RequestKind.SYN, PROBER, port, number)
     assert packet[12:20] == PROBER + VIP.packed
     assert struct.unpack_from("!HHI", packet, 20) == (port, 8000, number)
@@ -51,7 +51,7 @@ def test_a_syn_has_its_number_as_sequence_and_a_right_checksum(number: int, port
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([RequestKind.PING, RequestKind.HELD_PING]))
-def test_a_ping_is_answered_by_its_own_number(number: int, kind: RequestKind) -> None:
+def test_a_ping_reply_returns_the_request_number(number: int, kind: RequestKind) -> None:
     packet = BUILDER.request(kind, PROBER, 77, number)
     assert sums_to_nothing(packet[20:])
     reply = frame(socket.IPPROTO_ICMP, b"\0" + packet[21:])
@@ -59,7 +59,7 @@ def test_a_ping_is_answered_by_its_own_number(number: int, kind: RequestKind) ->
 
 
 @given(st.integers(0, 2**32 - 1), st.sampled_from([RequestKind.UDP, RequestKind.HELD_UDP]))
-def test_a_datagram_is_answered_by_its_own_number(number: int, kind: RequestKind) -> None:
+def test_a_datagram_reply_returns_the_request_number(number: int, kind: RequestKind) -> None:
     packet = BUILDER.request(kind, PROBER, 77, number)
     answer = struct.pack("!HHHH", 8000, 77, 0, 0) + packet[28:] + b" backend-3\n"
     assert BUILDER.read(frame(socket.IPPROTO_UDP, answer)) == Reply(
@@ -67,7 +67,7 @@ def test_a_datagram_is_answered_by_its_own_number(number: int, kind: RequestKind
     )
 
 
-def test_a_syn_ack_is_cleared_away_by_a_reset_that_its_sender_accepts() -> None:
+def test_a_syn_ack_gets_a_reset_that_its_sender_accepts() -> None:
     reply = BUILDER.read(frame(socket.IPPROTO_TCP, tcp(SYN_ACK, 43)))
     assert isinstance(reply, Reply)
     assert reply[:3] == (42, 3, False)
@@ -76,19 +76,19 @@ def test_a_syn_ack_is_cleared_away_by_a_reset_that_its_sender_accepts() -> None:
     assert reply.reset[33] == RST
 
 
-def test_the_first_number_of_all_is_answered_too() -> None:
+def test_request_numbers_wrap_around() -> None:
     assert BUILDER.read(frame(socket.IPPROTO_TCP, tcp(RST_ACK, 0))) == Reply(
         0xFFFFFFFF, 3, refusal=True, reset=None
     )
 
 
-def test_a_reset_refuses() -> None:
+def test_a_reset_is_a_refusal() -> None:
     assert BUILDER.read(frame(socket.IPPROTO_TCP, tcp(RST_ACK, 43))) == Reply(
         42, 3, refusal=True, reset=None
     )
 
 
-def test_what_comes_for_the_clients_own_kernel_is_told_apart() -> None:
+def test_packets_for_the_client_kernel_are_segments() -> None:
     assert BUILDER.read(frame(socket.IPPROTO_TCP, tcp(ACK, 43), CLIENT)) == Segment(
         CLIENT, 20000, 3, reset=False
     )
@@ -101,10 +101,10 @@ def test_what_comes_for_the_clients_own_kernel_is_told_apart() -> None:
     ("kind", "protocol"),
     [(RequestKind.UDP, socket.IPPROTO_UDP), (RequestKind.SYN, socket.IPPROTO_TCP)],
 )
-def test_an_icmp_error_refuses_what_it_quotes(kind: RequestKind, protocol: int) -> None:
+def test_an_icmp_error_refuses_the_quoted_request(kind: RequestKind, protocol: int) -> None:
     quoted = bytearray(BUILDER.request(kind, PROBER, 20000, 4711))
     if protocol == socket.IPPROTO_UDP:
-        quoted += b"trailer that is no part of the datagram"
+        quoted += b"trailer that is not part of the datagram"
     answer = struct.pack("!BBHI", 3, 3, 0, 0) + bytes(quoted)
     assert BUILDER.read(frame(socket.IPPROTO_ICMP, answer)) == Reply(
         4711, 3, refusal=True, reset=None
@@ -132,11 +132,11 @@ def test_an_icmp_error_refuses_what_it_quotes(kind: RequestKind, protocol: int) 
         ),
     ],
 )
-def test_everything_else_answers_nothing(other: bytes) -> None:
+def test_other_frames_are_no_answer(other: bytes) -> None:
     assert BUILDER.read(other) is None
 
 
-def test_a_strangers_mac_is_node_0() -> None:
+def test_an_unknown_mac_is_node_0() -> None:
     assert node_of(bytes.fromhex("02aa00000003")) == 0
     assert node_of(MAC) == 3
 

@@ -36,18 +36,18 @@ def test_a_report_survives_json(asked: tuple[Exchange, ...]) -> None:
     assert Report.from_json(Report(asked).to_json()) == Report(asked)
 
 
-def test_a_refusal_alone_is_no_answer_but_two_nodes_speaking_are_two() -> None:
+def test_a_single_refusal_is_no_answer_and_two_nodes_are_two_answers() -> None:
     report = Report((ask(0, ONE, whole=False), ask(1, ONE, TWO, whole=False), ask(2, ONE), ask(3)))
     assert (report.once, report.twice, report.never) == (1, 1, 2)
     assert not report.clean
 
 
-def test_nothing_asked_is_not_clean() -> None:
+def test_a_report_without_requests_is_not_clean() -> None:
     assert not Report(()).clean
     assert Report((ask(0, ONE),)).clean
 
 
-def test_shares_go_by_the_name_behind_the_mac() -> None:
+def test_shares_are_by_the_node_name_of_the_mac() -> None:
     assert Report((ask(0, ONE), ask(1, TWO, TWO), ask(2, "02:aa:00:00:00:01"))).shares() == {
         "backend-1": 1,
         "backend-300": 2,
@@ -55,7 +55,7 @@ def test_shares_go_by_the_name_behind_the_mac() -> None:
     }
 
 
-def test_outages_are_told_apart_by_client_and_stretch() -> None:
+def test_outages_are_separate_by_client_and_series() -> None:
     asked = (
         ask(0, ONE),
         ask(1),
@@ -82,7 +82,6 @@ def test_delays_by_quantile() -> None:
 
 def test_the_summary_counts() -> None:
     report = Report((ask(0, ONE), ask(1, client=BOB)))
-    assert (
-        report.summary()
-        == "2 requests from 2 clients: answered once 1, twice or more 0, never 1; slowest after 0.00 s"
+    assert report.summary() == (
+        "2 requests from 2 clients: answered once 1, twice or more 0, never 1; slowest after 0.00 s"
     )

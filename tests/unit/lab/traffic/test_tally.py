@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def test_who_answered_what_how_often() -> None:
+def test_owners_double_answers_and_times() -> None:
     tally = Tally()
     for kind in (
         RequestKind.SYN,
@@ -20,7 +20,7 @@ def test_who_answered_what_how_often() -> None:
     ):
         tally.ask(kind, 9, 100)
     tally.answer(0, 2, 150, refusal=False)
-    tally.answer(0, 2, 160, refusal=False)  # a SYN-ACK sent again
+    tally.answer(0, 2, 160, refusal=False)  # a repeated SYN-ACK
     tally.answer(1, 2, 150, refusal=False)
     tally.answer(1, 2, 160, refusal=False)
     tally.answer(2, 2, 150, refusal=False)
@@ -32,7 +32,7 @@ def test_who_answered_what_how_often() -> None:
     assert list(tally.answered_ns) == [150, 150, 150, 0, 0]
 
 
-def test_strangers_and_nodes_beyond_the_bits_are_told_from_nobody() -> None:
+def test_unknown_nodes_and_nodes_above_63_count_as_answers() -> None:
     tally = Tally()
     for node in (0, 63, 500):
         tally.ask(RequestKind.UDP, 0, 1)
@@ -40,7 +40,7 @@ def test_strangers_and_nodes_beyond_the_bits_are_told_from_nobody() -> None:
     assert [tally.owner(number) for number in range(3)] == [0, 63, 63]
 
 
-def test_a_file_keeps_it(tmp_path: Path) -> None:
+def test_a_file_keeps_the_table(tmp_path: Path) -> None:
     tally = Tally()
     for number in range(1000):
         tally.ask(RequestKind(number % 5), number, number * 1_000_000_007)
