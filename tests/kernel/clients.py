@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from maglev0.lab.testbed import addresses, namespace
 from maglev0.lab.testbed.cluster import Lab
 
-ANSWER_S = 5.0  # how long an answer may take on a machine whose cores are all busy
+ANSWER_S = 5.0  # the longest wait for an answer when all cores are busy
 
 
 @contextmanager
 def client_socket(cluster: Lab, client: int, kind: socket.SocketKind) -> Iterator[socket.socket]:
-    """With that client's address."""
+    """Open a socket bound to the address of this client."""
     with namespace.inside(cluster.client):
         sock = socket.socket(socket.AF_INET, kind)
     with sock:

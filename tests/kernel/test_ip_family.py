@@ -1,4 +1,4 @@
-"""The words of the IP families, checked by this machine's nft."""
+"""The host's nft accepts the keywords of the IP families."""
 
 from __future__ import annotations
 

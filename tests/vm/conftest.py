@@ -1,4 +1,7 @@
-"""The tests under guest/ are for the inside of the virtual machine alone; outside, test_machine.py speaks for them."""
+"""pytest collects the tests under guest/ only inside the virtual machine.
+
+Outside, test_machine.py runs them there and reports their results.
+"""
 
 from __future__ import annotations
 

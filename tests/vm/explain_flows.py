@@ -1,4 +1,7 @@
-"""`maglev0 explain` against a kernel with CLUSTERIP, in a machine of its own: `python -m tests.vm.explain_flows [COUNT [SEED]]`."""
+"""Compare `maglev0 explain` with a kernel that has CLUSTERIP, in a virtual machine.
+
+Usage: `python -m tests.vm.explain_flows [COUNT [SEED]]`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ TIMEOUT_S = 3600.0
 
 
 def main() -> int:
-    """Print what the machine printed; 1 unless all agree."""
+    """Print the machine's report; return 1 unless all flows agree."""
     with tempfile.TemporaryDirectory() as results:
         console = run_in_machine(
             kernel_image(),
@@ -21,11 +24,11 @@ def main() -> int:
             Path(results),
             TIMEOUT_S,
         )
-    told = [
+    reported = [
         line for line in console.splitlines() if line.startswith(("seed", "clusterip", "Flow("))
     ]
-    sys.stdout.write("\n".join(told or console.splitlines()[-40:]) + "\n")
-    return 0 if told and "Flow(" not in "".join(told) else 1
+    sys.stdout.write("\n".join(reported or console.splitlines()[-40:]) + "\n")
+    return 0 if reported and "Flow(" not in "".join(reported) else 1
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""Debian 12's own kernel, which still has CLUSTERIP, unpacked beside the checkout; nothing is installed on this machine."""
+"""Debian 12's own kernel, which still has CLUSTERIP, unpacked in the checkout's cache.
+
+Nothing is installed on the host.
+"""
 
 from __future__ import annotations
 
@@ -12,21 +15,26 @@ ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache" / "vm"
 SUITE = "bookworm"
 FALLBACK_MIRROR = "http://deb.debian.org/debian"
-IMAGE = re.compile(
-    r"linux-image-(6\.1\.0-(\d+)-amd64)"
-)  # not -dbg, -unsigned, -rt or -cloud, whose names go on
+# A full match excludes -dbg, -unsigned, -rt and -cloud, whose names are longer.
+IMAGE = re.compile(r"linux-image-(6\.1\.0-(\d+)-amd64)")
 FETCH_TIMEOUT_S = 240.0
 
 
 class KernelImage(NamedTuple):
-    """An unpacked kernel: the image to boot, with its modules where virtme-ng looks for them (../lib/modules)."""
+    """An unpacked kernel: the image to boot.
+
+    Its modules are in ../lib/modules, where virtme-ng looks for them.
+    """
 
     vmlinuz: Path
     release: str
 
 
 def kernel_image() -> KernelImage:
-    """The newest 6.1 kernel of the suite, fetched once: later calls take what is in the cache. Raises RuntimeError with apt's words."""
+    """Return the newest 6.1 kernel of the suite.
+
+    The first call fetches it, later calls read the cache. Raises RuntimeError with apt's message.
+    """
     present = sorted(CACHE.glob("linux-image-*/boot/vmlinuz-*"))
     if not present:
         _fetch()
@@ -35,7 +43,10 @@ def kernel_image() -> KernelImage:
 
 
 def _fetch() -> None:
-    """Unpack under another name first, so that an interrupted fetch leaves nothing that looks whole."""
+    """Fetch and unpack the kernel.
+
+    It is unpacked under another name first, so an interrupted fetch never looks complete.
+    """
     apt = _private_apt()
     _run(*apt, "update")
     found = [
@@ -47,7 +58,8 @@ def _fetch() -> None:
     ]
     if not found:
         raise RuntimeError(
-            f"no linux-image-6.1.0-*-amd64 in {SUITE}: is the mirror in this machine's apt sources one of Debian's?"
+            f"no linux-image-6.1.0-*-amd64 in {SUITE}: "
+            "check that the mirror in this machine's apt sources is a Debian mirror"
         )
     newest = max(found, key=lambda match: int(match[2]))
     _run(*apt, "download", newest[0])
@@ -61,7 +73,10 @@ def _fetch() -> None:
 
 
 def _private_apt() -> list[str]:
-    """An apt-get with lists of its own: it sees Debian 12's packages on any release, and the machine's lists stay as they are."""
+    """Return an apt-get command with package lists of its own.
+
+    It sees Debian 12's packages on any release, and leaves the host's lists unchanged.
+    """
     for folder in ("lists/partial", "archives/partial"):
         (CACHE / folder).mkdir(parents=True, exist_ok=True)
     sources = CACHE / "sources.list"
@@ -74,7 +89,7 @@ def _private_apt() -> list[str]:
         "Dir::State::Lists": CACHE / "lists",
         "Dir::Cache": CACHE,
         "APT::Architecture": "amd64",
-        "APT::Sandbox::User": "root",  # apt's own user may not reach the checkout
+        "APT::Sandbox::User": "root",  # apt's own user may have no access to the checkout
         "Acquire::Languages": "none",
     }
     return [
@@ -85,7 +100,7 @@ def _private_apt() -> list[str]:
 
 
 def _mirror() -> str:
-    """The Debian mirror that this machine uses already, for it may reach no other."""
+    """Return the Debian mirror that the host already uses: it may reach no other."""
     for path in [Path("/etc/apt/sources.list"), *sorted(Path("/etc/apt/sources.list.d").glob("*"))]:
         if path.is_file() and (
             match := re.search(

@@ -1,4 +1,7 @@
-"""A virtual machine with an older kernel on this machine's own file tree: the same checkout and the same virtual environment, read only."""
+"""A virtual machine that boots an older kernel on the host's file tree.
+
+It has the same checkout and the same virtual environment, read only.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,17 @@ if TYPE_CHECKING:
     from tests.vm.kernel_image import KernelImage
 
 PYTHON = sys.executable
-PROGRAMS = Path(sys.prefix, "bin")  # where pip put virtme-ng
+PROGRAMS = Path(sys.prefix, "bin")  # pip installs virtme-ng here
 KILL_TIMEOUT_S = 10.0
-IN_MACHINE = "MAGLEV0_IN_MACHINE"  # set in the environment of what runs inside
+IN_MACHINE = "MAGLEV0_IN_MACHINE"  # set for every process inside the machine
 
 
 def run_in_machine(image: KernelImage, command: list[str], results: Path, timeout_s: float) -> str:
-    """Boot, run `command` as root in the checkout, shut down; returns what the console showed, kernel messages and all.
+    """Boot, run `command` as root in the checkout, shut down; return the console's text.
 
-    `results` is the one folder that the machine may write to for keeps. There is no KVM: all is emulated, some ten times slower than outside.
-    A machine that is not done in time is ended, and the text says so.
+    The text includes kernel messages. The machine keeps only what it writes to the folder
+    `results`. It runs without KVM: everything is emulated, some ten times slower than outside.
+    After `timeout_s` seconds the machine is killed, and the text ends with a line that says so.
     """
     inside = ["env", *(f"{name}={value}" for name, value in _environment().items()), *command]
     process = subprocess.Popen(
@@ -49,7 +53,7 @@ def run_in_machine(image: KernelImage, command: list[str], results: Path, timeou
         env={
             **os.environ,
             "PATH": f"{PROGRAMS}:{os.environ['PATH']}",
-        },  # vng calls its own parts by name
+        },  # vng finds its own programs by name
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -63,7 +67,7 @@ def run_in_machine(image: KernelImage, command: list[str], results: Path, timeou
         os.killpg(process.pid, signal.SIGKILL)
         return (
             process.communicate(timeout=KILL_TIMEOUT_S)[0]
-            + f"\nthe machine was not done in {timeout_s} s and was ended\n"
+            + f"\nthe machine did not finish in {timeout_s} s and was killed\n"
         )
     finally:
         if process.poll() is None:
@@ -78,7 +82,8 @@ def _environment() -> dict[str, str]:
         "PYTHONDONTWRITEBYTECODE": "1",
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         "PYTEST_PLUGINS": "pytest_timeout",
-        # Without these python-iptables asks ldconfig, gcc and ld for its libraries, which takes half a minute here and 0.4 s outside.
+        # Without these python-iptables runs ldconfig, gcc and ld to find its libraries, which
+        # takes half a minute in the machine and 0.4 s outside.
         "IPTABLES_LIBDIR": f"{sysconfig.get_path('purelib')}:{libraries}",
         "XTABLES_LIBDIR": str(libraries / "xtables"),
     }

@@ -1,4 +1,4 @@
-"""Outside the machine, on a kernel of today."""
+"""The CLUSTERIP check on the host's own kernel, outside the virtual machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ RELEASE = tuple(map(int, re.findall(r"\d+", os.uname().release)[:2]))
 
 
 @pytest.mark.kernel
-@pytest.mark.skipif(RELEASE < (6, 3), reason="this kernel may well have the target")
+@pytest.mark.skipif(RELEASE < (6, 3), reason="kernels before 6.3 may have the target")
 def test_a_kernel_without_the_target_is_told_apart() -> None:
     with pytest.raises(
         UnavailableError,

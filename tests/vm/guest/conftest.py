@@ -1,4 +1,4 @@
-"""What the tests inside the machine stand on: namespaces that each test has for itself, and the old iptables."""
+"""Fixtures of the tests inside the machine: a namespace for each test, and the old iptables."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from tests.vm.guest.space import Space
 from tests.vm.guest.wire import VIP, Wire
 
 with warnings.catch_warnings():
-    warnings.simplefilter(
-        "ignore"
-    )  # python-iptables leaves pipes open at import, and its own escapes are no longer Python's
+    # At import python-iptables leaves pipes open, and Python warns of its invalid escapes.
+    warnings.simplefilter("ignore")
     import iptc  # noqa: F401
 
 
 @pytest.fixture
 def space() -> Iterator[Space]:
-    """A namespace with a live eth0, entered by this thread for the time of the test."""
+    """A namespace with a live eth0; the test's thread is in it until the test ends."""
     with Space.made() as made:
         yield made
 
@@ -35,10 +34,10 @@ def wire(space: Space) -> Iterator[Wire]:
 
 @pytest.fixture
 def service() -> Service:
-    """What the README's rule by hand carries out."""
+    """The service that the README's manual iptables rule describes."""
     return Service(VIP, "eth0", "01:00:5e:00:00:14", 5, HashMode.SOURCE_IP, 0)
 
 
 @pytest.fixture
-def dataplane(space: Space, service: Service) -> ClusterIP:  # noqa: ARG001  it acts in the namespace that the thread has entered
+def dataplane(space: Space, service: Service) -> ClusterIP:  # noqa: ARG001  it acts in this namespace
     return ClusterIP(service, ENDLESS_MS)

@@ -1,4 +1,4 @@
-"""What a hand-over asks of the dataplane, in one go."""
+"""The dataplane calls of a hand-over and of a renewal, in one step each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ENDLESS_MS = 3_600_000  # a lease that outlasts any test
 
 
 async def own(dataplane: Dataplane, wanted: frozenset[int]) -> Move:
-    """Have exactly these buckets in force; what that changed."""
+    """Put exactly these buckets in force; return the change."""
     held = await dataplane.owned()
     move = Move(gains=wanted - held, losses=held - wanted)
     await dataplane.stage(move)
@@ -20,6 +20,6 @@ async def own(dataplane: Dataplane, wanted: frozenset[int]) -> Move:
 
 
 async def renew(dataplane: Dataplane) -> None:
-    """Give the whole lease from now."""
+    """Renew the lease for its whole length from now."""
     await dataplane.arm()
     await dataplane.promote()

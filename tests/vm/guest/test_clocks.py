@@ -1,4 +1,7 @@
-"""A clock that jumps is noticed at once. Only a machine of the tests' own may have its clock set."""
+"""The daemon notices a clock jump at once.
+
+These tests set the clock, so they run only in the virtual machine.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,12 @@ import pytest
 
 from maglev0.runtime import clocks
 
-NOTICE_S = 2.0  # of an emulated machine whose processors may be busy; without a notice it would be ten seconds
+# The emulated machine's processors may be busy. Without a notice a jump shows after ten seconds.
+NOTICE_S = 2.0
 
 
 async def jumps_seen(*steps_s: float) -> list[float]:
-    """Step the clock, each time as soon as the jump before was seen, and return what was seen."""
+    """Step the clock as soon as the previous jump was seen; return the jumps seen, in seconds."""
     seen: asyncio.Queue[float] = asyncio.Queue()
     watching = asyncio.create_task(clocks.watch(seen.put))
     await asyncio.sleep(0.5)
