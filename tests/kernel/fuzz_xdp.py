@@ -1,4 +1,7 @@
-"""The XDP program against the rules behind it, over random and malformed frames: `python -m tests.kernel.fuzz_xdp [COUNT [SEED]]`, as root."""
+"""Compare the XDP program with the nftables rules on random and malformed frames.
+
+Usage, as root: `python -m tests.kernel.fuzz_xdp [COUNT [SEED]]`.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ VIP = IPv4Address("198.51.100.1")
 
 
 class Outcome(NamedTuple):
-    """How many frames were tried, how many the program dropped, and those it should not have dropped, or should have."""
+    """The numbers of frames tried and dropped, and the frames that the program judged wrongly."""
 
     tried: int
     dropped: int
@@ -43,7 +46,7 @@ def compare(rules: Rules, program: Program, rng: random.Random, count: int) -> O
 
 
 async def fuzz(service: Service, file_system: Path, rng: random.Random, count: int) -> Outcome:
-    """Try frames on one service of which a random part of the buckets is admitted."""
+    """Try frames on one service; a random part of its buckets is admitted."""
     dataplane = Nftables(service, 60_000, xdp=Xdp.NATIVE)
     await dataplane.open()
     try:
@@ -61,7 +64,7 @@ async def fuzz(service: Service, file_system: Path, rng: random.Random, count: i
 
 
 def run(count: int, seed: int) -> tuple[tuple[Service, Outcome], ...]:
-    """Try so many frames, in equal parts on clusters of all hash modes and many sizes."""
+    """Try `count` frames, in equal parts on clusters of all hash modes and many sizes."""
     rng = random.Random(seed)
     services = [
         Service(VIP, INTERFACE, "03:bf:c6:33:64:01", size, mode, rng.randrange(1 << 32))
@@ -76,7 +79,7 @@ def run(count: int, seed: int) -> tuple[tuple[Service, Outcome], ...]:
 
 
 def main() -> int:
-    """Print what was tried and what was wrong; 1 when anything was."""
+    """Print the counts and the wrongly judged frames; return 1 if there are any."""
     count, seed = (int(word) for word in [*sys.argv[1:], *DEFAULTS[len(sys.argv) - 1 :]])
     outcomes = run(count, seed)
     wrong = 0

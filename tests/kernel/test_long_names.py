@@ -1,4 +1,4 @@
-"""The VIP on interfaces whose names leave no room for a mark in the address label."""
+"""The VIP on interfaces whose names are too long for a mark in the address label."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.one_host import INTERFACE
 
 pytestmark = pytest.mark.kernel
 
-# 13 characters are the most that leave room for a colon and one character of the mark.
+# A name of at most 13 characters leaves room for a colon and one character of the mark.
 NAMES = ["enx0c37966f8", "enx0c37966f8a", "enx0c37966f8ab", "enx0c37966f8ab1"]
 ADDRESS = f"{SERVICE.vip}/32"
 

@@ -25,18 +25,21 @@ def test_random_and_malformed_frames_are_judged_as_the_rules_would() -> None:
         assert not outcome.wrongly_passed
 
 
-PAST = f"table ip past {{ chain past {{ type filter hook prerouting priority -140; ip daddr {SERVICE.vip} counter; }}; }}"
+PAST = (
+    "table ip past { chain past { type filter hook prerouting priority -140; "
+    f"ip daddr {SERVICE.vip} counter; }}; }}"
+)
 
 
 def past() -> int:
-    """How many packets for the VIP the rules have let through."""
+    """Return how many packets for the VIP the rules have accepted."""
     return int(
         run("nft", "list", "table", "ip", "past").partition("counter packets ")[2].split()[0]
     )
 
 
 def test_the_kernels_own_rules_refuse_whatever_it_drops(bpf: Path) -> None:
-    """The frames enter the real stack behind the program, as if it had passed them."""
+    """The frames enter the real stack after the program, as if it had passed them."""
 
     async def scenario() -> None:
         async with opened(owned=range(1, 126)) as dataplane:
@@ -59,7 +62,7 @@ def test_the_kernels_own_rules_refuse_whatever_it_drops(bpf: Path) -> None:
 
 
 def inject(bpf: Path, frames: Iterable[bytes]) -> None:
-    """Let frames enter the stack by a program that knows no VIP and so passes all of them."""
+    """Send frames into the stack through a program that knows no VIP and passes them all."""
     library, place = Bpf(), bpf / "passing"
     if not place.exists():
         place.mkdir()

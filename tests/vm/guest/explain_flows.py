@@ -1,4 +1,7 @@
-"""`maglev0 explain` against a kernel with CLUSTERIP, by the same comparison as on nftables; `tests.vm.explain_flows` runs it from outside."""
+"""Compare `maglev0 explain` with a kernel that has CLUSTERIP.
+
+The comparison is the one for nftables. `tests.vm.explain_flows` runs this module from outside.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ SIZES = (1, 5, 16)
 
 
 async def on_clusterip(mode: HashMode, rng: random.Random, accepted: Accepted, flows: int) -> Tally:
-    """Compare on clusters of some sizes."""
+    """Compare flows on clusters of each size in `SIZES`."""
     tally = Tally()
     for turn, size in enumerate(SIZES, 1):
         cluster = Cluster(explain_flows.settings(HashFamily.CLUSTERIP, mode, size, rng), rng)
@@ -34,7 +37,7 @@ async def on_clusterip(mode: HashMode, rng: random.Random, accepted: Accepted, f
 
 
 def run(flows: int, seed: int, wire: Wire) -> dict[HashMode, Tally]:
-    """Compare that many flows, in equal parts of each hash mode."""
+    """Compare `flows` flows, in equal parts for each hash mode."""
     shares = explain_flows.shares(flows)
     return {
         mode: asyncio.run(on_clusterip(mode, random.Random(f"{seed} {mode}"), wire.accepted, share))
@@ -43,7 +46,7 @@ def run(flows: int, seed: int, wire: Wire) -> dict[HashMode, Tally]:
 
 
 def main() -> int:
-    """Print the agreements; 1 where anything disagrees."""
+    """Print the report; return 1 if any flow disagrees."""
     warnings.simplefilter("ignore")  # python-iptables leaves pipes open at import
     count, seed = (int(word) for word in [*sys.argv[1:], *DEFAULTS[len(sys.argv) - 1 :]])
     with Space.made() as space, Wire.laid(space) as wire:

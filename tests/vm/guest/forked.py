@@ -1,7 +1,8 @@
-"""Our programs without a new interpreter each: a fork of this process, which has the libraries loaded.
+"""Run our programs as forks of this process, which has the libraries loaded already.
 
-Starting Python and loading them takes ten seconds of the emulated processor, which would be most of these tests' time. From its first own line
-on, such a process does what ``python -m`` does, in a session, with output and with a namespace of its own.
+Starting Python and loading the libraries takes ten seconds of the emulated processor, which would
+be most of these tests' time. A forked program runs its module as ``python -m`` does, in a session
+and a namespace of its own, and writes to its own log.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ from collections.abc import Mapping, Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from maglev0.daemon import supervisor  # noqa: F401  what a fork is to find loaded
+from maglev0.daemon import supervisor  # noqa: F401  loaded once for all forks
 from maglev0.lab.testbed import libc, namespace
 from maglev0.lab.testbed.process import Process
 from maglev0.lab.traffic import probe, responder  # noqa: F401
 
 
 class Forked(Process):
-    """What `Process` is, made by fork alone."""
+    """A `Process` that is started by fork alone."""
 
     def __init__(
         self,
@@ -82,7 +83,9 @@ def _run(
     for descriptor, standard in ((os.open(os.devnull, os.O_RDONLY), 0), (output, 1), (output, 2)):
         os.dup2(descriptor, standard)
     sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
-    warnings.simplefilter("ignore")  # pytest's own, which make errors of them, are inherited
+    warnings.simplefilter(
+        "ignore"
+    )  # inherited from pytest, whose filters turn warnings into errors
     libc.setns(os.open(namespace.path_of(in_namespace), os.O_RDONLY))
     sys.argv = [module, *arguments]
     runpy.run_module(module, run_name="__main__")

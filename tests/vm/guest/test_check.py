@@ -1,4 +1,4 @@
-"""Where the dataplane cannot run, it says what is missing and what mends it."""
+"""When the dataplane cannot run, its error names what is missing and what fixes it."""
 
 from __future__ import annotations
 
@@ -22,24 +22,22 @@ def test_this_kernel_can_in_a_namespace_that_never_saw_a_rule() -> None:
 
 def test_without_rights_they_are_named() -> None:
     assert (
-        _said_in_a_child(lambda: os.setuid(65534))
+        _error_in_a_child(lambda: os.setuid(65534))
         == "clusterip needs CAP_NET_ADMIN and CAP_NET_RAW: run maglev0 as root"
     )
 
 
 def test_without_the_library_its_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(
-        sys.modules, "iptc", None
-    )  # the import system's own way to say that there is none
+    monkeypatch.setitem(sys.modules, "iptc", None)  # the import system then finds no such module
     with pytest.raises(UnavailableError, match=r"python-iptables .* apt install iptables"):
         clusterip.check()
 
 
-def _said_in_a_child(prepare: Callable[[], None]) -> str:
-    """What `check` raises in a process of its own."""
+def _error_in_a_child(prepare: Callable[[], None]) -> str:
+    """Return the error text of `check` in a process of its own."""
     ours, childs = multiprocessing.Pipe()
     child = multiprocessing.get_context("fork").Process(
-        target=_check_and_tell, args=(prepare, childs)
+        target=_check_and_send, args=(prepare, childs)
     )
     child.start()
     try:
@@ -51,7 +49,7 @@ def _said_in_a_child(prepare: Callable[[], None]) -> str:
         childs.close()
 
 
-def _check_and_tell(prepare: Callable[[], None], to: Connection) -> None:
+def _check_and_send(prepare: Callable[[], None], to: Connection) -> None:
     prepare()
     try:
         clusterip.check()
