@@ -74,7 +74,7 @@ class DryRun:
         return "off"
 
     def distrust(self) -> None:
-        """See `Upkeep.distrust`; there is nothing to compare."""
+        """Do nothing: a dry run keeps no kernel state to compare."""
 
     async def disturbed(self) -> None:
         """Never return: no other program can change a dry run."""

@@ -150,7 +150,10 @@ def test_an_interface_serves_so_many_and_no_more(
 
     asyncio.run(scenario())
     assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == [
-        "no XDP on eth0, nftables alone refuses foreign packets: the program on the interface serves 32 addresses already, the most that it can"
+        (
+            "no XDP filter on eth0, nftables alone refuses foreign packets: "
+            "the program on the interface already serves 32 addresses, its limit"
+        )
     ]
 
 
@@ -176,8 +179,8 @@ def test_a_foreign_program_is_left_alone_and_said_so(
     asyncio.run(scenario())
     (said,) = [record.message for record in caplog.records if record.levelno >= logging.WARNING]
     assert (
-        said
-        == "no XDP on eth0, nftables alone refuses foreign packets: another XDP program is attached, which is left alone"
+        said == "no XDP filter on eth0, nftables alone refuses foreign packets: "
+        "another XDP program is attached, and stays"
     )
 
 
@@ -374,7 +377,7 @@ def test_where_it_cannot_run_one_line_says_why_and_nftables_serves(
     (said,) = [record for record in caplog.records if "no XDP" in record.message]
     assert said.levelno == level
     assert said.message.startswith(
-        f"no XDP on eth0, nftables alone refuses foreign packets: {obstacle.reason}"
+        f"no XDP filter on eth0, nftables alone refuses foreign packets: {obstacle.reason}"
     )
 
 
@@ -387,7 +390,7 @@ def test_a_driver_that_cannot_is_told(bpf: Path, caplog: pytest.LogCaptureFixtur
 
     asyncio.run(scenario())
     assert (
-        "no XDP on driverless, nftables alone refuses foreign packets: attaching XDP: "
+        "no XDP filter on driverless, nftables alone refuses foreign packets: attaching XDP: "
         in caplog.text
     )
 

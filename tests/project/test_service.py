@@ -115,7 +115,7 @@ def test_the_daemon_serves_is_restarted_and_leaves_nothing(
     serving = in_kernel(host)
     assert f"inet {VIP}/32" in serving
     assert "01:00:5e" in serving
-    assert "XDP on eth0: native" in systemd.process.output(), systemd.process.output()
+    assert "XDP filter on eth0 (native)" in systemd.process.output(), systemd.process.output()
 
     systemd.systemctl("kill", "--signal=KILL", UNIT)
     wait_for(
@@ -255,7 +255,7 @@ def test_it_could_write_nowhere_and_load_nothing(systemd: Systemd, settings: Pat
     [
         ("CAP_NET_ADMIN", "CAP_NET_ADMIN"),
         ("CAP_NET_RAW", "CAP_NET_RAW"),
-        ("CAP_BPF", "no XDP on eth0, .*CAP_BPF"),
+        ("CAP_BPF", "no XDP filter on eth0, .*CAP_BPF"),
     ],
 )
 def test_no_right_is_left_to_it_in_vain(

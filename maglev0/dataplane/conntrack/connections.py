@@ -1,15 +1,21 @@
 """The TCP connections that this host holds, as connection tracking (conntrack) knows them.
 
-What can be missed? A dump is no snapshot: the kernel walks the hash table and answers as it goes.
+A dump is no snapshot, because the kernel walks the hash table while it answers. It can miss entries
+as follows.
 
-- An entry that is there from the first step to the last is found, in whatever order others come and go: entries stay in their chain, and a chain
-  that the walk was in the middle of is read again when the entry goes that it stopped at. So some are found twice, which only `alive` shows.
-- When the table is resized meanwhile, entries change places and may be missed: its size is compared before and after, and the pass repeated.
-- An entry made during the walk may be missed. TCP connections begin with a SYN, which is accepted in buckets in force alone, and their entry is
-  made some microseconds later, when it has passed all hooks. So a bucket that `held` does not name holds no connection *if it was out of force before
-  `held` was called*; those microseconds, and an address that is not judged yet, are what two calls in a row are for, of which neither may name it.
+- The walk finds every entry that exists from its start to its end, in whatever order others come
+  and go: entries stay in their chain, and the kernel reads a chain again when the entry at which it
+  stopped is removed. So it may find an entry twice, which changes only `alive`.
+- When the kernel resizes the table during the walk, entries change places and the walk may miss
+  them. `held` compares the size before and after, and repeats the walk when it changed.
+- The walk may miss an entry made during the walk. A TCP connection begins with a SYN, which is
+  accepted only in buckets in force, and the kernel makes the entry some microseconds later, when
+  the SYN has passed all hooks. So a bucket that `held` does not name holds no connection *if it was
+  out of force before `held` was called*. Two calls in a row, neither of which names the bucket,
+  cover those microseconds and an address that is not judged yet.
 
-What conntrack has forgotten (a flushed table, a connection idle for longer than its time-out, 5 days when established) the rules drop.
+The rules drop packets of connections that conntrack has forgotten: those of a flushed table, or
+idle for longer than their time-out (5 days when established).
 """
 
 from __future__ import annotations
@@ -35,9 +41,10 @@ from maglev0.dataplane.netlink.message import NETLINK_NETFILTER
 from maglev0.errors import DataplaneError
 from maglev0.protocol.ports.readings import Connections
 
-# Of these somebody may yet want something: SYN_RECV has been answered, and its client takes it for established; in FIN_WAIT and CLOSE_WAIT one side
-# has said its last and the other may send for hours; in LAST_ACK the last data may have to be sent again. Not in TIME_WAIT and CLOSE, where nothing
-# is left to be sent, nor in SYN_SENT, which nobody has answered: sent again, that SYN is the new owner's.
+# In these states a side may still send. SYN_RECV has been answered, so its client takes it for
+# established. In FIN_WAIT and CLOSE_WAIT one side has ended and the other may send for hours. In
+# LAST_ACK the last data may have to be sent again. In TIME_WAIT and CLOSE nothing is left to be
+# sent. SYN_SENT has not been answered: when its SYN is sent again, the new owner answers.
 ALIVE = frozenset(
     {
         TcpState.SYN_RECV,
@@ -58,7 +65,7 @@ _HASHED_BYTES = {
 }
 _FIELDS = struct.Struct("!4sHH")
 _TCP = 6
-# What conntrack would think, had it seen all that led to a socket's state.
+# The state that conntrack would have, had it seen all that led to a socket's state.
 _STATES = {
     SocketState.SYN_RECV: TcpState.SYN_RECV,
     SocketState.ESTABLISHED: TcpState.ESTABLISHED,
@@ -82,32 +89,37 @@ _TIMEOUT_S = 2.0  # the answers are there when a question has been sent
 
 
 async def held(vip: IPv4Address, hashing: PacketHash) -> Connections:
-    """Return the TCP connections to the VIP that conntrack holds in the network namespace of the calling thread.
+    """Return the TCP connections to the VIP that conntrack holds.
 
-    `buckets` are those in which there is any entry at all, whatever its state; `alive` is how many entries are in a state of `ALIVE`. It costs
-    10 ms of processor where the table is empty, 0.5 s with 200,000 entries to other addresses, 0.8 s with as many to the VIP, and 5 us more for
-    each that is hashed anew: every source, or every connection if ports are hashed. The loop waits for 10 ms of these at most.
-    Raises `DataplaneError`. What the absence of a bucket means, and when, stands at the head of this module.
+    It reads the network namespace of the calling thread. `buckets` are those with any entry at all,
+    whatever its state; `alive` is how many entries are in a state of `ALIVE`. It takes 10 ms of
+    processor time when the table is empty, 0.5 s with 200,000 entries to other addresses, 0.8 s
+    with as many to the VIP, and 5 us more for each new hash: one per source, or one per connection
+    if ports are hashed. The loop waits for at most 10 ms of these.
+
+    Raises `DataplaneError`. The top of this module says what the absence of a bucket means.
     """
     for _attempt in range(_ATTEMPTS):
         size = _table_size()
         flows = await _walk(vip, hashing)
         if _table_size() == size:
             return flows
-    raise DataplaneError(
-        "reading connection tracking: its hash table is being resized again and again"
-    )
+    raise DataplaneError("reading connection tracking: its hash table is resized all the time")
 
 
 async def enter_sockets(vip: IPv4Address, hashing: PacketHash) -> frozenset[int]:
-    """Enter the TCP connections of this host's sockets to the VIP into conntrack, as far as it does not know them; return their buckets.
+    """Enter the TCP connections of this host's sockets to the VIP; return their buckets.
 
-    After this, `ct state established` is true of what both sides send. Connections that conntrack has are left as they are; only where it has
-    heard no more than one side, for it began to listen in the middle, it is told that there are two: they would else be `new`.
+    It enters them into conntrack. Afterwards `ct state established` is true of what both sides
+    send. Connections that conntrack knows stay as they are, with one exception: if it has heard one
+    side only, because it began to listen in the middle, it is told that both sides were heard.
+    Otherwise they would be `new`.
 
-    Entries can be made before any rule asks for conntrack, but are matched, and kept alive, from such a rule on. So: a rule that names `ct` and
-    drops nothing; `enter_sockets`; the rules that drop; and `enter_sockets` once more, for what began before the first of these was complete.
-    Raises `DataplaneError`, when the table is full for instance; calling again goes on from there.
+    Entries can be made before any rule uses conntrack, but are matched, and kept alive, from such a
+    rule on. So the order is: a rule that names `ct` and drops nothing; `enter_sockets`; the rules
+    that drop; and `enter_sockets` again, for what began before the first of these was complete.
+
+    Raises `DataplaneError`, for instance when the table is full; another call goes on from there.
     """
     buckets = _HashedBuckets(hashing)
     for family in (sockdiag.AF_INET, sockdiag.AF_INET6):
@@ -157,7 +169,7 @@ async def _walk(vip: IPv4Address, hashing: PacketHash) -> Connections:
 
 
 def _table_size() -> str:
-    """How many chains the hash table has; empty before conntrack's module is there."""
+    """Return how many chains the hash table has; empty before conntrack's module is loaded."""
     try:
         return (_SYSCTL / "nf_conntrack_buckets").read_text()
     except FileNotFoundError:
@@ -170,7 +182,7 @@ async def _enter(vip: IPv4Address, connections: Sequence[tuple[Connection, TcpSt
         _errors("entering connections into connection tracking", "nf_conntrack_netlink"),
         _open() as kernel,
     ):
-        # The first question of all loads conntrack's modules where none has needed them yet, and with them come its settings.
+        # The first question loads conntrack's modules, and with them come its settings.
         _ask(
             kernel,
             ctmessage.look,
@@ -191,7 +203,10 @@ async def _enter(vip: IPv4Address, connections: Sequence[tuple[Connection, TcpSt
 
 
 def _confirm(kernel: socket.socket, known: Sequence[ConntrackEntry]) -> None:
-    """See that conntrack has heard both sides of connections that it knows. Of those that are gone by now, or going, nobody need hear."""
+    """Tell conntrack that both sides were heard, for connections where it heard one.
+
+    Connections that are gone or going are left out.
+    """
     looked = _ask(kernel, ctmessage.look, known, errno.ENOENT)
     half_heard = [
         entry for entry, code, answer in looked if not code and not ctmessage.replied(answer)
@@ -200,7 +215,7 @@ def _confirm(kernel: socket.socket, known: Sequence[ConntrackEntry]) -> None:
 
 
 def _timeout_s(state: TcpState) -> int:
-    """How long the kernel keeps a silent connection in that state."""
+    """Return how many seconds the kernel keeps a silent connection in that state."""
     setting = _SYSCTL / f"nf_conntrack_tcp_timeout_{state.name.lower()}"
     try:
         return int(setting.read_text())
@@ -225,7 +240,10 @@ def _ask(
     entries: Sequence[ConntrackEntry],
     *expected: int,
 ) -> list[tuple[ConntrackEntry, int, bytes]]:
-    """Put a question of each entry; return the entry, the error number of its refusal and the answer. OSError when one is refused unexpectedly."""
+    """Ask about each entry; return the entry, the error number of its refusal and the answer.
+
+    OSError when one is refused for an unexpected reason.
+    """
     if entries:
         kernel.send(b"".join(question(number, entry) for number, entry in enumerate(entries)))
     answered = []
@@ -249,7 +267,7 @@ async def _reading(
 
 @contextmanager
 def _errors(doing: str, module: str) -> Iterator[None]:
-    """Turn what the kernel refuses into one line with its remedy."""
+    """Turn a refusal of the kernel into one line that says what fixes it."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""One TCP connection to a VIP, as connection tracking knows it."""
+"""Looks up one TCP connection to a VIP in connection tracking."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ _TIMEOUT_S = 2.0  # the answer is there when the question has been sent
 
 
 def look_up(vip: IPv4Address, flow: PacketFields) -> Tracked | None:
-    """What connection tracking knows of exactly this connection, in the network namespace of the calling thread. Raises `DataplaneError`."""
+    """Return what connection tracking knows of exactly this connection; None if nothing.
+
+    It asks in the network namespace of the calling thread. Raises `DataplaneError`.
+    """
     connection = Connection(
         flow.source.packed + struct.pack("!HH", flow.source_port, flow.dest_port)
     )
@@ -47,13 +50,18 @@ def look_up(vip: IPv4Address, flow: PacketFields) -> Tracked | None:
         return None
     if refusal:
         raise DataplaneError(
-            f"asking connection tracking: {os.strerror(refusal).lower()}; modprobe nf_conntrack_netlink"
+            f"asking connection tracking: {os.strerror(refusal).lower()}; "
+            "modprobe nf_conntrack_netlink"
         )
     return _tracked(answer, vip)
 
 
 def _tracked(answer: bytes, vip: IPv4Address) -> Tracked:
-    """As nf_conntrack_core.c decides: what the client sends is established if both sides were heard, or if the VIP was heard first."""
+    """Decide as nf_conntrack_core.c does.
+
+    What the client sends is established when both sides were heard, or when the VIP was heard
+    first.
+    """
     entry = dict(attributes(answer[HEADER.size + FAMILY.size :]))
     source = dict(attributes(dict(attributes(entry.get(_ORIGINAL, b""))).get(_IP, b""))).get(
         _SOURCE, b""

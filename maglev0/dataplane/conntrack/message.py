@@ -2,7 +2,8 @@
 
 Pure: imports no I/O.
 
-Sources: include/uapi/linux/netfilter/nfnetlink_conntrack.h; net/netfilter/nf_conntrack_netlink.c; net/netfilter/nf_conntrack_proto_tcp.c.
+Sources: include/uapi/linux/netfilter/nfnetlink_conntrack.h; net/netfilter/nf_conntrack_netlink.c;
+net/netfilter/nf_conntrack_proto_tcp.c.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from maglev0.dataplane.netlink.message import (
 _NEW, _GET = 0x100, 0x101  # NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_NEW, …_GET
 _EXCLUSIVE = 0x200  # NLM_F_EXCL
 _TCP_NUMBER = b"\6"
-_LENGTH = struct.Struct("=I")  # which a message begins with
+_LENGTH = struct.Struct("=I")  # what a message begins with
 _ERROR = 2  # NLMSG_ERROR
 _AF_INET = FAMILY.pack(IpFamily.V4.address_family, 0, 0)
 _ORIGINAL, _REPLY, _STATUS, _PROTOCOL_INFO, _TIMEOUT, _FILTER = 1, 2, 3, 4, 7, 25  # CTA_…
@@ -43,12 +44,13 @@ _TCP_INFO, _TCP_STATE, _TCP_FLAGS = (
     (4, 5),
 )  # CTA_PROTOINFO_TCP, …_STATE, …_FLAGS_ORIGINAL and …_REPLY
 _SEEN_REPLY, _ASSURED, _CONFIRMED = 2, 4, 8  # IPS_…
-# IP_CT_TCP_FLAG_SACK_PERM and …_BE_LIBERAL, both set, as the kernel does for connections that it meets in the middle.
+# IP_CT_TCP_FLAG_SACK_PERM and …_BE_LIBERAL: the kernel sets both for connections that it meets in
+# the middle.
 _WINDOW_UNKNOWN = bytes((0x0A, 0x0A))
 
 
 class TcpState(enum.IntEnum):
-    """TCP_CONNTRACK_…: how far connection tracking has seen a TCP connection come."""
+    """TCP_CONNTRACK_…: the state of a TCP connection, as far as connection tracking has seen it."""
 
     SYN_SENT = 1
     SYN_RECV = 2
@@ -61,13 +63,14 @@ class TcpState(enum.IntEnum):
     SYN_SENT2 = 9
 
 
-# One TCP connection to the VIP as it lies in packets: the client's address, its port, and the VIP's port, in 4, 2 and 2 bytes. No tuple, for
-# hundreds of thousands of those hold the loop up for 40 ms whenever the garbage collector looks through them; into bytes it does not look.
+# One TCP connection to the VIP as in its packets: the client's address, its port, and the VIP's
+# port, in 4, 2 and 2 bytes. Bytes and no tuple: the garbage collector looks through tuples, and
+# hundreds of thousands of them hold the loop up for 40 ms each time.
 Connection = NewType("Connection", bytes)
 
 
 class ConntrackEntry(NamedTuple):
-    """A connection to be entered: its state, and how long it stays known while nobody says anything."""
+    """A connection to be entered: its state, and for how many silent seconds it stays known."""
 
     vip: IPv4Address
     connection: Connection
@@ -76,11 +79,12 @@ class ConntrackEntry(NamedTuple):
 
 
 def dump() -> bytes:
-    """A request for the entries of all TCP connections over IPv4.
+    """Build a request for the entries of all TCP connections over IPv4.
 
-    The kernel filters from Linux 5.8 on; before that it knows no filter, and answers with every entry of IPv4. It could filter by address, too,
-    but while it passes over entries it handles no packets on that processor, all of the table at once if nothing matches: 45 ms with 200,000
-    entries and as many chains. What it may put into a datagram lets it breathe, after 0.5 ms.
+    The kernel filters from Linux 5.8 on; before that it knows no filter, and answers with every
+    entry of IPv4. It could filter by address, too. But while it passes over entries it handles no
+    packets on that processor, for the whole table at once if nothing matches: 45 ms with 200,000
+    entries and as many chains. When it fills datagrams it handles packets after 0.5 ms.
     """
     protocol = attribute(_PROTOCOL | NESTED, attribute(_NUMBER, _TCP_NUMBER))
     flags = attribute(1, struct.pack("=I", _FILTER_PROTOCOL))  # CTA_FILTER_ORIG_FLAGS
@@ -93,7 +97,10 @@ def dump() -> bytes:
 
 
 def create(number: int, entry: ConntrackEntry) -> bytes:
-    """Enter a connection that connection tracking has not seen begin; refused with EEXIST when it knows it, in whichever direction."""
+    """Build a message that enters a connection.
+
+    Refused with EEXIST when connection tracking knows the connection in either direction.
+    """
     vip, connection = entry.vip.packed, entry.connection
     reply = _tuple(_REPLY, vip, connection[:4], connection[6:], connection[4:6])
     info = attribute(_TCP_STATE, bytes((entry.state,))) + b"".join(
@@ -109,32 +116,39 @@ def create(number: int, entry: ConntrackEntry) -> bytes:
 
 
 def look(number: int, entry: ConntrackEntry) -> bytes:
-    """Ask for a connection's entry, in whichever direction; refused with ENOENT when there is none."""
+    """Build a request for a connection's entry in either direction.
+
+    Refused with ENOENT when there is none.
+    """
     return _message(_GET, REQUEST, number, _original(entry))
 
 
 def confirm(number: int, entry: ConntrackEntry) -> bytes:
-    """Tell connection tracking, of an entry that it has, what it did not see: that both sides have been heard.
+    """Build a message that says that both sides of a known connection have been heard.
 
-    Refused with ENOENT when there is none, with EBUSY when it is being removed, or belongs to another one as an FTP transfer does.
+    Refused with ENOENT when there is no entry, with EBUSY when it is being removed or belongs to
+    another one, as an FTP transfer does.
     """
     return _message(_NEW, REQUEST | ACK, number, _original(entry) + _seen(entry))
 
 
 def number_of(answer: bytes) -> int:
-    """The number of the question that this answers."""
+    """Return the number of the question that this answers."""
     number: int = HEADER.unpack_from(answer)[3]
     return number
 
 
 def refusal(message: bytes) -> int:
-    """The error number that an answer carries, 0 for an acknowledgement or an entry."""
+    """Return the error number of an answer, 0 for an acknowledgement or an entry."""
     is_error = HEADER.unpack_from(message)[1] == _ERROR
     return -struct.unpack_from("=i", message, HEADER.size)[0] if is_error else 0
 
 
 def replied(message: bytes) -> bool:
-    """Whether connection tracking has seen both sides of an entry: only then are its packets `established`."""
+    """Whether connection tracking has seen both sides of an entry.
+
+    Only then are its packets `established`.
+    """
     status = dict(attributes(message[HEADER.size + FAMILY.size :])).get(_STATUS, bytes(4))
     return bool(int.from_bytes(status, "big") & _SEEN_REPLY)
 
@@ -142,8 +156,8 @@ def replied(message: bytes) -> bool:
 def connections(messages: bytes, vip: IPv4Address) -> Iterator[tuple[Connection, int]]:
     """Yield the TCP connections to the VIP among dumped entries, each with its state.
 
-    The VIP is an entry's destination, or its source where the first packet that connection tracking ever saw was one of ours. An entry without
-    a state, if there is such a thing, counts as ESTABLISHED.
+    The VIP is an entry's destination, or its source if the first packet that connection tracking
+    saw was one of ours. An entry without a state, if such a thing exists, counts as ESTABLISHED.
     """
     address = vip.packed
     offset = 0 if address in messages else len(messages)
@@ -152,7 +166,7 @@ def connections(messages: bytes, vip: IPv4Address) -> Iterator[tuple[Connection,
         protocol, source, dest, source_port, dest_port = _original_of(messages, offset, end)
         if (
             protocol == _TCP_NUMBER and address in (dest, source) and source != dest
-        ):  # a host's talk with its own VIP, as its health checks'
+        ):  # the host's own connections to its VIP, as those of health checks
             client = (
                 source + source_port + dest_port
                 if dest == address
@@ -165,7 +179,10 @@ def connections(messages: bytes, vip: IPv4Address) -> Iterator[tuple[Connection,
 def _original_of(
     messages: bytes, offset: int, end: int
 ) -> tuple[bytes, bytes, bytes, bytes, bytes]:
-    """An entry's protocol, source, destination and their ports, as they lie in packets: at once where they lie as in every kernel so far."""
+    """Return an entry's protocol, addresses and ports, as they are in packets.
+
+    It is fast when they are at the place where every kernel so far has put them.
+    """
     if end - offset >= _ENTRY.size:
         head_1, source, head_2, dest, head_3, protocol, head_4, source_port, head_5, dest_port = (
             _ENTRY.unpack_from(messages, offset)
@@ -200,7 +217,8 @@ def _heads(*heads: tuple[int, int]) -> bytes:
 
 
 _BODY = HEADER.size + FAMILY.size
-# A message of an IPv4 entry of TCP: its header and what family it is of; then heads of attributes, and their values between.
+# A message of an IPv4 entry of TCP: its header and family, then heads of attributes with their
+# values in between.
 _ENTRY = struct.Struct("=20x12s4s4s4s8sc3x4s2s2x4s2s2x")
 _HEADS = (
     _heads((52, _ORIGINAL | NESTED), (20, _IP | NESTED), (8, _SOURCE)),
@@ -209,7 +227,8 @@ _HEADS = (
     _heads((6, _SOURCE_PORT)),
     _heads((6, _DEST_PORT)),
 )
-# What stands right before the state of a TCP connection: twelve bytes that nothing else in an entry equals but by a chance of 2^-96.
+# The bytes before the state of a TCP connection: twelve bytes that nothing else in an entry equals,
+# but by a chance of 2^-96.
 _STATE_HEADS = _heads((48, _PROTOCOL_INFO | NESTED), (44, _TCP_INFO | NESTED), (5, _TCP_STATE))
 
 
@@ -239,7 +258,8 @@ def _tuple(kind: int, source: bytes, dest: bytes, source_port: bytes, dest_port:
 
 
 def _seen(entry: ConntrackEntry) -> bytes:
-    # A connection whose third segment is still to come may be pushed out of a full table by others: it is not yet assured.
+    # A connection whose third segment is still to come is not assured yet: others may push it out
+    # of a full table.
     status = _CONFIRMED | _SEEN_REPLY | (0 if entry.state is TcpState.SYN_RECV else _ASSURED)
     return attribute(_STATUS, struct.pack("!I", status)) + attribute(
         _TIMEOUT, struct.pack("!I", entry.timeout_s)

@@ -37,7 +37,7 @@ _ANY_PORT = -1
 
 
 class SocketState(enum.IntEnum):
-    """TCP_… of include/net/tcp_states.h: the states of a connection of which either side may yet have something to send."""
+    """TCP_… of include/net/tcp_states.h: states in which either side may still send."""
 
     ESTABLISHED = 1
     SYN_RECV = 3
@@ -49,10 +49,14 @@ class SocketState(enum.IntEnum):
 
 
 def dump(vip: IPv4Address, family: int) -> bytes:
-    """A request for the connections of sockets of one family that are bound to the VIP; a service on :: has its own of the family AF_INET6."""
+    """Build a request for the connections of sockets of one family that are bound to the VIP.
+
+    A service on :: has sockets of the family AF_INET6.
+    """
     states = sum(1 << state for state in SocketState)
     length = _OPERATION.size + _CONDITION.size
-    # A condition not met leads behind the last operation, which is how a socket is left out. It finds IPv4 addresses in IPv6 ones, too.
+    # A condition that is not met leads past the last operation, which leaves the socket out. It
+    # finds IPv4 addresses in IPv6 ones, too.
     filtering = _OPERATION.pack(_SOURCE_CONDITION, length, length + 4) + _CONDITION.pack(
         AF_INET, IpFamily.V4.bits, _ANY_PORT, vip.packed
     )

@@ -1,4 +1,4 @@
-"""Where the VIP's traffic arrives: the interface that was named, or the one that the kernel's tables point to."""
+"""Finds where the VIP's traffic arrives: the named interface, or the one in the kernel's tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOOPBACK = "lo"
 
 
 class Interface(NamedTuple):
-    """The traffic interface; `address` is its first IPv4 address besides the VIP, empty when it has none."""
+    """The traffic interface; `address` is its first IPv4 address besides the VIP, or empty."""
 
     name: str
     mac: str
@@ -23,9 +23,10 @@ class Interface(NamedTuple):
 
 
 async def find(vip: IPv4Address, wanted: str | None) -> Interface:
-    """Return the interface called `wanted`, or where none was named the one that holds the VIP or the route to it.
+    """Return the interface called `wanted`, or without a name the one with the VIP or its route.
 
-    Raises UnavailableError when there is none (now: it may come later), DataplaneError when the kernel does not tell.
+    Raises UnavailableError when there is none now (it may come later), DataplaneError when the
+    kernel does not answer.
     """
     try:
         return await _found(vip, wanted)
@@ -73,5 +74,6 @@ def _not_found(vip: IPv4Address, wanted: str | None, names: list[str]) -> Unavai
             f"--interface={wanted}: no such interface; this machine has: {present}"
         )
     return UnavailableError(
-        f"--interface left out: no interface holds {vip} and no route but the loopback leads there; name one of: {present}"
+        f"--interface left out: no interface holds {vip} and no route but the loopback leads "
+        f"there; name one of: {present}"
     )

@@ -1,6 +1,7 @@
-"""Compiles the XDP program when maglev0 is built; setuptools loads this file by its path, before the package can be imported.
+"""Compiles the XDP program when maglev0 is built.
 
-Where clang or libbpf's headers are missing the package is built without the program, and says so when it runs.
+setuptools loads this file by its path, before the package can be imported. Where clang or libbpf's
+headers are missing, the package is built without the program and says so when it runs.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ _COMPILE = ("clang", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-target", "bpf
 
 
 class BuildWithXdp(build_py):
-    """Copies the Python files, and puts the compiled program beside them."""
+    """Copies the Python files, and puts the compiled program next to them."""
 
     def run(self) -> None:
-        """See `build_py.run`; an editable installation gets the program beside its source."""
+        """See `build_py.run`; an editable installation gets the program next to its source."""
         super().run()
         place = Path() if self.editable_mode else Path(self.build_lib)
         try:
@@ -33,7 +34,10 @@ class BuildWithXdp(build_py):
 
 
 def compile_bpf(source: Path, target: Path) -> None:
-    """Compile C for the kernel's virtual machine, in this machine's byte order; OSError with the reason when that fails."""
+    """Compile C for the kernel's virtual machine, in this machine's byte order.
+
+    OSError with the reason when that fails.
+    """
     architecture = sysconfig.get_config_var(
         "MULTIARCH"
     )  # where Debian keeps the headers that linux/types.h includes

@@ -1,6 +1,7 @@
-"""The early stage before the kernel's stack, for one service: kept in step with the nftables rules that judge behind it.
+"""The XDP filter of one service, kept in step with the nftables rules that judge after it.
 
-Whatever goes wrong here is told in one line, and nftables alone carries on: without it a foreign packet costs more, and nothing else changes.
+Every failure here is logged in one line, and nftables alone goes on: without the filter a foreign
+packet costs more, and nothing else changes.
 """
 
 from __future__ import annotations
@@ -25,18 +26,27 @@ MODES = {libbpf.NATIVE: "native", libbpf.GENERIC: "generic"}
 
 
 def file_system() -> Path:
-    """Where the BPF file system is mounted; the lab's machines, which share one kernel, have one each."""
+    """Return where the BPF file system is mounted.
+
+    Each machine of the lab has its own, in one kernel.
+    """
     return Path(os.environ.get("MAGLEV0_BPFFS", BPF_FILE_SYSTEM))
 
 
 def remove_leftovers(vip: IPv4Address) -> None:
-    """No program that a killed daemon left judges for the VIP any more. `DataplaneError` where one may, and cannot be undone."""
+    """Stop any program that a killed daemon left from judging for the VIP.
+
+    DataplaneError when one may still judge and cannot be stopped.
+    """
     if any_left(file_system()):
         Pins(Bpf(), file_system()).forget(vip)
 
 
 class XdpFilter:
-    """The XDP program's part for one service. `open` once the rules stand, `close` before they go."""
+    """The XDP filter of one service.
+
+    Call `open` when the rules are in place, and `close` before they go.
+    """
 
     def __init__(self, service: Service, wish: Xdp) -> None:
         self._service = service
@@ -48,14 +58,19 @@ class XdpFilter:
         self._index = 0  # where it was tried last
 
     def forget(self) -> None:
-        """Have no program judge for the service that a former daemon may have left. `DataplaneError` where one does and that cannot be undone."""
+        """Stop any program that an earlier daemon left from judging for the service.
+
+        DataplaneError when one judges and cannot be stopped.
+        """
         remove_leftovers(self._service.vip)
 
     def open(self, index: int, stacked: str | None, numbers: Collection[int]) -> None:
-        """Refuse early, on the interface of that index, what falls in none of these buckets, the numbers that nftables admits.
+        """Refuse early, on the interface of that index, what hashes to none of these buckets.
 
-        `stacked` names a device that takes packets from the interface before, or beside, our rules: what it would take must not be dropped.
-        Raises `DataplaneError` only where a program that a former daemon left would go on judging by what is over.
+        The buckets are the numbers that nftables admits. `stacked` names a device that takes
+        packets from the interface before or beside our rules: its packets must not be dropped.
+        Raises `DataplaneError` only when a program of an earlier daemon would go on judging by old
+        buckets.
         """
         self._index = index
         self._let_go()
@@ -77,7 +92,7 @@ class XdpFilter:
             self._say_off(_reason(error))
         else:
             log.info(
-                "XDP on %s: %s, refuses foreign packets before the stack",
+                "XDP filter on %s (%s): refuses foreign packets before the kernel's stack",
                 self._service.interface,
                 self.mode,
             )
@@ -87,11 +102,14 @@ class XdpFilter:
         self._change(self._bits.added(numbers))
 
     def refuse(self, numbers: Collection[int]) -> None:
-        """Pass these buckets no more; called when nftables has ceased to admit them."""
+        """Pass these buckets no more; called when nftables has stopped admitting them."""
         self._change(self._bits.removed(numbers))
 
     def repair(self, index: int, stacked: str | None, numbers: Collection[int]) -> bool:
-        """See that the program is where it should be; whether it had to be brought back. What was refused once is not tried again there."""
+        """Put the program where it should be; return whether it had to be restored.
+
+        What was refused once is not tried again on that interface.
+        """
         if self._shared is None:
             if index != self._index:
                 self.open(index, stacked, numbers)
@@ -102,18 +120,18 @@ class XdpFilter:
         return self._shared is not None
 
     def close(self) -> None:
-        """Judge no more for this service."""
+        """Stop judging for this service."""
         self._let_go()
         with suppress(DataplaneError):
             self.forget()
 
     @property
     def mode(self) -> str:
-        """How the program runs: native, generic, or "off" where it does not."""
+        """How the program runs: native, generic, or "off" when it does not."""
         return "off" if self._shared is None else MODES.get(self._shared.mode, "another way")
 
     def counters(self) -> maps.XdpCounters | None:
-        """What arrived for the VIP since the program was attached; None where it is not."""
+        """Return what arrived for the VIP since the program was attached; None when it is not."""
         if self._shared is None or self._bpf is None:
             return None
         size = maps.COUNTER_SIZE * self._bpf.processors
@@ -159,7 +177,7 @@ class XdpFilter:
         level = logging.INFO if self._wish is Xdp.AUTO else logging.WARNING
         log.log(
             level,
-            "no XDP on %s, nftables alone refuses foreign packets: %s",
+            "no XDP filter on %s, nftables alone refuses foreign packets: %s",
             self._service.interface,
             reason,
         )

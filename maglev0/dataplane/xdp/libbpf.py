@@ -1,6 +1,7 @@
-"""libbpf in this process: what loads, pins and attaches BPF programs and changes their maps; interface of libbpf 1.0 and later.
+"""libbpf in this process: loads, pins and attaches BPF programs and changes their maps.
 
-Its own messages, which carry the kernel's reason where the error number does not, become part of the error.
+The interface is that of libbpf 1.0 and later. libbpf's own messages carry the kernel's reason where
+the error number does not, and become part of the error.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from maglev0.errors import DataplaneError, UnavailableError
 
 _LIBRARY = "libbpf.so.1"
 _MESSAGE_BYTES = 512
-_KERNEL_SAYS = "Kernel error message:"  # how libbpf begins what the kernel added to an error number
+# what libbpf puts before the kernel's words after an error number
+_KERNEL_SAYS = "Kernel error message:"
 _HAS_FRAGS = 1 << 5  # BPF_F_XDP_HAS_FRAGS of linux/bpf.h
 _BPF_XDP = 37  # enum bpf_attach_type
 _INFO_BYTES = 256  # more than struct bpf_link_info has; the kernel fills what it knows
@@ -69,15 +71,19 @@ class _BatchOptions(ctypes.Structure):
 
 
 class Bpf:
-    """The library; everything concerns the network namespace of the calling thread. Not to be used from two threads."""
+    """The library; everything concerns the network namespace of the calling thread.
+
+    Not safe for use from two threads.
+    """
 
     def __init__(self) -> None:
         self._library, self._said, _print = _loaded()
 
     def install(self, elf: bytes, program: str, maps: tuple[str, ...], place: Path) -> None:
-        """Load a program and its maps, and pin each of them by its name in the directory `place`.
+        """Load a program and its maps, and pin each by its name in the directory `place`.
 
-        It is loaded as one that can do with frames in pieces, which jumbo frames are, where the kernel knows that (Linux 5.18 and later).
+        Where the kernel knows that (Linux 5.18 and later), the program is loaded as one that
+        handles frames in pieces, as jumbo frames are.
         """
         try:
             self._install(elf, program, maps, place, _HAS_FRAGS)
@@ -107,17 +113,20 @@ class Bpf:
             library.bpf_object__close(opened)
 
     def pin(self, descriptor: int, path: Path) -> None:
-        """Give a program or a map a name in a BPF file system, which keeps it alive; one of that name is replaced."""
+        """Give a program or a map a name in a BPF file system, which keeps it alive.
+
+        What had that name before is replaced.
+        """
         path.unlink(missing_ok=True)
         self._call(f"pinning {path}", self._library.bpf_obj_pin, descriptor, os.fsencode(path))
 
     def get(self, path: Path) -> int:
-        """A descriptor of what is pinned there."""
+        """Return a descriptor of what is pinned there."""
         return self._call(f"opening {path}", self._library.bpf_obj_get, os.fsencode(path))
 
     @contextmanager
     def opened(self, path: Path) -> Iterator[int]:
-        """The same, for as long as the block runs."""
+        """Yield such a descriptor, and close it when the block ends."""
         descriptor = self.get(path)
         try:
             yield descriptor
@@ -125,7 +134,10 @@ class Bpf:
             os.close(descriptor)
 
     def attach(self, index: int, program: Path, flags: int, link: Path) -> None:
-        """Attach the program pinned there to the interface of that index, as `flags` say, and pin the link, with which it stays and goes."""
+        """Attach the pinned program to the interface of that index, and pin the link.
+
+        `flags` say how. The attachment stays and goes with the pinned link.
+        """
         with self.opened(program) as descriptor:
             options = _LinkOptions(sz=ctypes.sizeof(_LinkOptions), flags=flags)
             call = self._library.bpf_link_create
@@ -138,7 +150,7 @@ class Bpf:
             os.close(attached)
 
     def replace(self, link: Path, program: Path) -> None:
-        """Have a pinned link carry another pinned program from now on, without a packet in between."""
+        """Let a pinned link carry another pinned program, without missing a packet."""
         with self.opened(link) as attached, self.opened(program) as descriptor:
             self._call(
                 "replacing the XDP program",
@@ -149,12 +161,18 @@ class Bpf:
             )
 
     def detach(self, link: Path) -> None:
-        """Detach what a pinned link attached: at once, though the pin and others' descriptors may live on."""
+        """Detach what a pinned link attached, at once.
+
+        The pin and other processes' descriptors may live on.
+        """
         with self.opened(link) as attached:
             self._call("detaching XDP", self._library.bpf_link_detach, attached)
 
     def interface_of(self, link: Path) -> int:
-        """The index of the interface that a pinned link is attached to; 0 where there is none, or that went away."""
+        """Return the index of the interface that a pinned link is attached to.
+
+        0 when there is none, or when the interface is gone.
+        """
         if not link.exists():
             return 0
         with self.opened(link) as descriptor:
@@ -172,7 +190,7 @@ class Bpf:
             return int(_LINK_INFO.unpack_from(information.raw)[0])
 
     def mode(self, index: int) -> int:
-        """How the interface's program is attached: NATIVE, GENERIC, or 0 for none and all else."""
+        """Return how the interface's program is attached: NATIVE, GENERIC, or 0 otherwise."""
         options = _QueryOptions(sz=ctypes.sizeof(_QueryOptions))
         self._call(
             f"asking for XDP on interface {index}",
@@ -210,17 +228,23 @@ class Bpf:
             )
 
     def take_out(self, table: int, key: bytes) -> None:
-        """Delete an element of a map, which must be there."""
+        """Delete an element of a map; it must exist."""
         self._call("changing a BPF map", self._library.bpf_map_delete_elem, table, key)
 
     def look_up(self, table: int, key: bytes, size: int) -> bytes:
-        """The value of an element that is there; `size` as the kernel gives it, for all processors if it is one of each."""
+        """Return the value of an element; it must exist.
+
+        `size` is what the kernel gives, for all processors if each has a value.
+        """
         value = ctypes.create_string_buffer(size)
         self._call("reading a BPF map", self._library.bpf_map_lookup_elem, table, key, value)
         return value.raw
 
     def run(self, program: int, options: ctypes.Structure) -> None:
-        """Run a program by BPF_PROG_TEST_RUN, as the library's `struct bpf_test_run_opts` says; the answers stand there, too."""
+        """Run a program by BPF_PROG_TEST_RUN, as the library's `struct bpf_test_run_opts` says.
+
+        The results are in that struct, too.
+        """
         self._call(
             "running a BPF program",
             self._library.bpf_prog_test_run_opts,
@@ -229,7 +253,7 @@ class Bpf:
         )
 
     def keys(self, table: int, size: int, most: int) -> list[bytes]:
-        """The keys of a map of at most so many elements."""
+        """Return the keys of a map that has at most `most` elements."""
         found: list[bytes] = []
         after, key = None, ctypes.create_string_buffer(size)
         while len(found) < most and self._library.bpf_map_get_next_key(table, after, key) == 0:
@@ -239,7 +263,7 @@ class Bpf:
 
     @property
     def processors(self) -> int:
-        """How many values an element has in a map of one for each processor."""
+        """Return how many values an element has in a map with one for each processor."""
         return self._call("counting processors", self._library.libbpf_num_possible_cpus)
 
     def _call(self, doing: str, function: Callable[..., int], *arguments: Any) -> int:
@@ -264,7 +288,10 @@ class Bpf:
 
 
 class _Loaded(NamedTuple):
-    """The library, what it has said since that was last emptied, and what it says it by, which must live as long as the library does."""
+    """The library, its messages since they were last emptied, and their callback.
+
+    The callback must live as long as the library does.
+    """
 
     library: ctypes.CDLL
     said: list[str]

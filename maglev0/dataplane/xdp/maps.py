@@ -2,8 +2,9 @@
 
 Pure: imports no I/O.
 
-One program serves all VIPs of an interface. `vips` leads from an address to how its packets are hashed and to a *slot*; `admitted` has one bit for
-each bucket of each slot, in words of 64, which a packet's bucket must find set to be passed on.
+One program serves all VIPs of an interface, at most `MAX_VIPS`. `vips` leads from an address to how
+its packets are hashed and to a *slot*. `admitted` has one bit for each bucket of each slot, in
+words of 64; a packet passes if the bit of its bucket is set.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _FIELDS = {HashMode.SOURCE_IP: 1, HashMode.SOURCE_IP_PORT: 2, HashMode.SOURCE_IP
 
 
 class Counter(NamedTuple):
-    """Packets, and the bytes that their IP headers tell of."""
+    """Packets, and their bytes by the length in their IP headers."""
 
     packets: int
     bytes: int
@@ -41,44 +42,50 @@ class XdpCounters(NamedTuple):
 
 
 def vip_value(service: Service, slot: int) -> bytes:
-    """What `vips` holds for a service."""
+    """Return what `vips` holds for a service."""
     return _VIP.pack(service.hash_seed, service.total_nodes, _FIELDS[service.hash_mode], slot)
 
 
 def slot_of(value: bytes) -> int:
-    """The slot in a value of `vips`."""
+    """Return the slot in a value of `vips`."""
     return int(_VIP.unpack(value)[3])
 
 
 def free_slot(taken: Collection[int]) -> int:
-    """The lowest slot that no VIP has. Raises `UnavailableError` when the program serves as many VIPs as one can."""
+    """Return the lowest slot that no VIP has.
+
+    Raises `UnavailableError` when the program serves `MAX_VIPS` addresses.
+    """
     slot = next((slot for slot in range(MAX_VIPS) if slot not in taken), None)
     if slot is None:
         raise UnavailableError(
-            f"the program on the interface serves {MAX_VIPS} addresses already, the most that it can"
+            f"the program on the interface already serves {MAX_VIPS} addresses, its limit"
         )
     return slot
 
 
 def counter_keys(slot: int) -> tuple[bytes, bytes]:
-    """Where the two counters of a slot are."""
+    """Return the keys of the two counters of a slot."""
     first, second = (struct.pack("=I", 2 * slot + dropped) for dropped in (False, True))
     return first, second
 
 
 def counted(per_cpu: bytes) -> Counter:
-    """The sum of a counter over all processors, from what the kernel gives for it."""
+    """Return the sum of a counter over all processors, from what the kernel gives for it."""
     return Counter(*(sum(column) for column in zip(*_COUNTER.iter_unpack(per_cpu), strict=True)))
 
 
 class Bits:
-    """The bits of one slot, as the kernel has them: words by index, those left out being zero."""
+    """The bits of one slot, as the kernel has them: words by index; a missing word is zero."""
 
     def __init__(self) -> None:
         self._words: dict[int, int] = {}
 
     def added(self, buckets: Iterable[int]) -> Mapping[int, int]:
-        """The words that change when these buckets, from 1, are set too; nothing changes here until `take`."""
+        """Return the words that change when these buckets, from 1, are set too.
+
+        Nothing changes here until `take`.
+        """
         changed: dict[int, int] = {}
         get, now = changed.get, self._words.get
         for bucket in buckets:
@@ -87,7 +94,7 @@ class Bits:
         return changed
 
     def removed(self, buckets: Iterable[int]) -> Mapping[int, int]:
-        """The words that change when these buckets are cleared."""
+        """Return the words that change when these buckets are cleared."""
         changed: dict[int, int] = {}
         get, now = changed.get, self._words.get
         for bucket in buckets:
@@ -96,12 +103,12 @@ class Bits:
         return changed
 
     def take(self, words: Mapping[int, int]) -> None:
-        """These words stand in the kernel now."""
+        """Record that the kernel has these words now."""
         self._words.update(words)
 
 
 def batch(slot: int, words: Mapping[int, int]) -> tuple[bytes, bytes]:
-    """Keys and values of an update of `admitted`."""
+    """Return keys and values for an update of `admitted`."""
     return array("I", (slot * WORDS + index for index in words)).tobytes(), array(
         "Q", words.values()
     ).tobytes()
@@ -110,7 +117,7 @@ def batch(slot: int, words: Mapping[int, int]) -> tuple[bytes, bytes]:
 def whole(
     slot: int, buckets: Iterable[int], total_nodes: int
 ) -> tuple[Mapping[int, int], tuple[bytes, bytes]]:
-    """All words that a service of so many buckets has, and their update."""
+    """Return all words of a service with so many buckets, and their update."""
     words = dict.fromkeys(range(-(-max(2, total_nodes) // WORD_BITS)), 0)
     words.update(Bits().added(buckets))
     return words, batch(slot, words)

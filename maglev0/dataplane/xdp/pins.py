@@ -1,9 +1,11 @@
-"""Which XDP program of ours stands on which interface, and which VIPs it serves: shared by all daemons of this network namespace.
+"""Which XDP program of ours is attached to which interface, and which VIPs it serves.
 
-A program, its maps and the link that attaches it are pinned in a directory of their own in the BPF file system, so that they outlive the daemon, and
-need no rights beyond CAP_BPF and CAP_NET_ADMIN to be found again; nothing stays attached that is not pinned. The directory's name tells the network
-namespace, the interface and the program's own text: interfaces of one index exist in every namespace, and another version's maps may mean something
-else. What is pinned but attached nowhere is nobody's, and removed.
+All daemons of this network namespace share the programs. A program, its maps and the link that
+attaches it are pinned in a directory of their own in the BPF file system. So they outlive the
+daemon, and a daemon finds them again with CAP_BPF and CAP_NET_ADMIN only; nothing stays attached
+that is not pinned. The directory's name contains the network namespace, the interface and a digest
+of the program: interfaces of one index exist in every namespace, and another version's maps may
+mean something else. What is pinned but attached nowhere is removed.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ MAPS = ("vips", "admitted", "counters")
 LINK = "link"
 _OBJECT = Path(__file__).parent / "early.bpf.o"
 _LOCK_ATTEMPTS = 100
-# Of a directory here; no dots, which that file system refuses.
+# names of directories here have no dots, which that file system refuses
 _NAME = re.compile(r"(\d+)_(\d+)_([0-9a-f]{16})")
 _NETNS = Path("/proc/thread-self/ns/net")
 
@@ -54,7 +56,7 @@ class PinnedProgram(NamedTuple):
 
 
 class AttachedProgram(NamedTuple):
-    """A program that serves a VIP: on which interface, how attached, in which slot, and descriptors of its maps."""
+    """A program that serves a VIP: its interface, mode and slot, and descriptors of its maps."""
 
     place: PinnedProgram
     mode: int
@@ -64,13 +66,13 @@ class AttachedProgram(NamedTuple):
     counters: int
 
     def close(self) -> None:
-        """Let go of the descriptors; everything stays."""
+        """Close the descriptors; everything stays."""
         for descriptor in (self.vips, self.admitted, self.counters):
             os.close(descriptor)
 
 
 def any_left(file_system: Path) -> bool:
-    """Whether anything of ours is pinned for this network namespace; asked without libbpf."""
+    """Whether anything of ours is pinned for this network namespace; needs no libbpf."""
     try:
         return bool(places(file_system / "maglev0"))
     except OSError as error:
@@ -78,7 +80,10 @@ def any_left(file_system: Path) -> bool:
 
 
 class Pins:
-    """The pinned programs of this network namespace. Every change is made under a lock that all daemons of this machine share."""
+    """The pinned programs of this network namespace.
+
+    Every change is made under a lock that all daemons of this machine share.
+    """
 
     def __init__(self, bpf: Bpf, file_system: Path) -> None:
         self._bpf = bpf
@@ -88,10 +93,12 @@ class Pins:
     def join(
         self, service: Service, index: int, flags: int, fill: Callable[[AttachedProgram], None]
     ) -> AttachedProgram:
-        """Have the interface's program serve the VIP, attaching it as `flags` say where there is none.
+        """Let the interface's program serve the VIP; attach it as `flags` say where there is none.
 
-        `fill` writes the VIP's bits before the first packet is judged by them. Raises `UnavailableError` or `BpfError` for what keeps a program from
-        serving here: a foreign one, a kernel or driver that refuses, rights, no BPF file system. Then `forget` undoes what there is of the VIP.
+        `fill` writes the VIP's bits before the first packet is judged by them. Raises
+        `UnavailableError` or `BpfError` when a program cannot serve here: a foreign program, a
+        kernel or driver that refuses, missing rights, no BPF file system. Then `forget` undoes what
+        was done for the VIP.
         """
         elf = _elf()
         digest = hashlib.blake2b(elf, digest_size=8).hexdigest()
@@ -103,7 +110,10 @@ class Pins:
             return self._serve(service, place, fill)
 
     def forget(self, vip: IPv4Address) -> None:
-        """No program of ours serves the VIP any more; one that serves no other is detached. Harmless when there is none."""
+        """Stop all our programs from serving the VIP; detach one that serves no other.
+
+        Nothing happens when there is none.
+        """
         with self._locked():
             self._forget(vip)
 
@@ -115,7 +125,10 @@ class Pins:
         return self._bpf.interface_of(place.link) == place.ifindex
 
     def _standing(self, index: int, digest: str, vip: IPv4Address) -> PinnedProgram | None:
-        """Our program on the interface, one of another version only if it serves nobody else; all that stands nowhere is removed."""
+        """Return our program on the interface; remove programs that are attached nowhere.
+
+        A program of another version counts only if it serves no other VIP.
+        """
         found = None
         for place in places(self._root):
             if not self._stands(place):
@@ -124,7 +137,8 @@ class Pins:
                 found = place
         if found is not None and found.digest != digest and self._vips(found) - {vip.packed}:
             raise UnavailableError(
-                "another version of maglev0 serves other addresses there; it can once those have been restarted too"
+                "another version of maglev0 serves other addresses there; "
+                "restart those daemons, too"
             )
         return found
 
@@ -144,9 +158,7 @@ class Pins:
         except BpfError as error:
             _remove(place)
             if error.number in (errno.EBUSY, errno.EEXIST):
-                raise UnavailableError(
-                    "another XDP program is attached, which is left alone"
-                ) from error
+                raise UnavailableError("another XDP program is attached, and stays") from error
             raise
         return place
 
@@ -185,7 +197,7 @@ class Pins:
         elif own != value:
             self._bpf.take_out(
                 vips, service.vip.packed
-            )  # hashed another way, its bits mean other buckets
+            )  # hashed differently, its bits mean other buckets
         fill(shared)
         self._bpf.put(vips, service.vip.packed, value)
         return shared
@@ -221,7 +233,7 @@ class Pins:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Hold the lock, an flock on the directory, which the last one to leave removes."""
+        """Hold the lock, an flock on the directory; the last one to leave removes the directory."""
         if not _is_bpf_file_system(self._file_system):
             raise UnavailableError(
                 f"no BPF file system on {self._file_system}; mount -t bpf bpf {self._file_system}"
@@ -251,8 +263,8 @@ class Pins:
             with suppress(FileNotFoundError):
                 if self._root.stat().st_ino == os.fstat(lock).st_ino:
                     return lock
-            os.close(lock)  # whoever had it removed the directory
-        raise UnavailableError(f"{self._root} comes and goes all the time")
+            os.close(lock)  # the one that held the lock removed the directory
+        raise UnavailableError(f"{self._root} is made and removed all the time")
 
 
 def _netns() -> int:
@@ -260,7 +272,7 @@ def _netns() -> int:
 
 
 def places(root: Path) -> list[PinnedProgram]:
-    """Where programs of this network namespace are pinned: nowhere while there is no `root`."""
+    """Return where programs of this network namespace are pinned; nothing without `root`."""
     try:
         paths = sorted(root.iterdir())
     except FileNotFoundError:
@@ -278,7 +290,8 @@ def _elf() -> bytes:
         return _OBJECT.read_bytes()
     except FileNotFoundError as error:
         raise UnavailableError(
-            "this installation has no XDP program: clang was missing when it was built; apt install clang libbpf-dev"
+            "this installation has no XDP program: clang was missing when it was built; "
+            "apt install clang libbpf-dev"
         ) from error
 
 

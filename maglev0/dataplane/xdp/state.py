@@ -1,4 +1,7 @@
-"""What the XDP program on an interface lets through to a VIP, read from its pinned maps, whichever process keeps them."""
+"""Reads what the XDP program on an interface passes to a VIP, from its pinned maps.
+
+Any process may keep the program.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from pathlib import Path
 
 from maglev0.core.service import Service
 from maglev0.dataplane.verdict import XdpFacts
-from maglev0.dataplane.xdp import filter as front
+from maglev0.dataplane.xdp import filter as xdp_filter
 from maglev0.dataplane.xdp import maps
 from maglev0.dataplane.xdp.libbpf import Bpf
 from maglev0.dataplane.xdp.pins import places
@@ -17,21 +20,24 @@ from maglev0.errors import UnavailableError
 
 
 def read(service: Service, index: int) -> XdpFacts | None:
-    """What the program on the interface of that index is and does, `None` where there is none. Raises `BpfError`."""
+    """Return what the program on the interface of that index is and does; None without one.
+
+    Raises `BpfError`.
+    """
     try:
         bpf = Bpf()
     except UnavailableError:
-        return None  # without the library nobody here has a program of ours
+        return None  # without the library no daemon here has a program
     mode = bpf.mode(index)
     place = _place(bpf, index)
     if place is not None:
-        return XdpFacts(front.MODES.get(mode, "another way"), _admitted(bpf, place, service))
-    return XdpFacts(front.MODES[mode], None) if mode else None
+        return XdpFacts(xdp_filter.MODES.get(mode, "another way"), _admitted(bpf, place, service))
+    return XdpFacts(xdp_filter.MODES[mode], None) if mode else None
 
 
 def _place(bpf: Bpf, index: int) -> Path | None:
-    """Where the program of ours on that interface is pinned."""
-    found = places(front.file_system() / "maglev0")
+    """Return where our program on that interface is pinned."""
+    found = places(xdp_filter.file_system() / "maglev0")
     return next(
         (
             place.path
@@ -43,7 +49,10 @@ def _place(bpf: Bpf, index: int) -> Path | None:
 
 
 def _admitted(bpf: Bpf, place: Path, service: Service) -> frozenset[int] | None:
-    """The buckets of the VIP that the program lets through: all where it does not know the VIP, `None` where it hashes by other settings."""
+    """Return the buckets of the VIP that the program passes.
+
+    All when it does not know the VIP; None when it hashes by other settings.
+    """
     with bpf.opened(place / "vips") as vips:
         if service.vip.packed not in bpf.keys(vips, len(service.vip.packed), maps.MAX_VIPS):
             return frozenset(range(1, service.total_nodes + 1))
