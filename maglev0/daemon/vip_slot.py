@@ -85,7 +85,10 @@ class VipSlot:
             self._served_since_s = time.monotonic()
 
     def add(self) -> None:
-        """The configuration names the VIP: serve it again if it was dropped or its flags were wrong."""
+        """The configuration names the VIP.
+
+        Serve it again if it was dropped or its flags were wrong.
+        """
         self.is_wanted = True
         if isinstance(self.error, ConfigError):
             self._become(SlotState.STARTING)

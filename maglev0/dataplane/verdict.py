@@ -1,8 +1,12 @@
-"""Whether a kernel accepts a flow, and by which rule: what was read of it, judged in the order in which its own stages judge.
+"""Whether a kernel accepts a flow, and by which rule.
 
-Pure: imports no I/O. `dataplane.ruleset` and `dataplane.clusterip_guard` tell the rules that this repeats, and the tests send packets to compare.
+What was read of it, judged in the order in which its own stages judge.
 
-What other programs' rules, the routing and the service behind make of a packet that these stages let pass is not judged here.
+Pure: imports no I/O. `dataplane.ruleset` and `dataplane.clusterip_guard` tell the rules that this
+repeats, and the tests send packets to compare.
+
+What other programs' rules, the routing and the service behind make of a packet that these stages
+let pass is not judged here.
 """
 
 from __future__ import annotations
@@ -22,7 +26,10 @@ _FOREIGN = "neither in force here, nor loaded to be, nor kept for connections"
 
 
 class JudgedStage(NamedTuple):
-    """One stage that a packet comes to: by which rule it passes, or (False) does not, or (None) nobody knows; and why."""
+    """One stage that a packet comes to.
+
+    By which rule it passes, or (False) does not, or (None) nobody knows; and why.
+    """
 
     stage: str
     passes: bool | None
@@ -43,7 +50,10 @@ class PacketVerdict(NamedTuple):
 
     @property
     def decisive(self) -> JudgedStage:
-        """The stage that drops it, or of which nothing is known; the last one where all let it pass."""
+        """The stage that drops it, or of which nothing is known.
+
+        The last one where all let it pass.
+        """
         return (
             self.steps[-1]
             if self.accepts is not None
@@ -52,21 +62,30 @@ class PacketVerdict(NamedTuple):
 
 
 class Tracked(NamedTuple):
-    """One TCP connection as connection tracking knows it; `established` tells whether it counts the client's next segment as part of it."""
+    """One TCP connection as connection tracking knows it.
+
+    `established` tells whether it counts the client's next segment as part of it.
+    """
 
     state: str
     established: bool
 
 
 class InterfaceFacts(NamedTuple):
-    """What the rules rely on: whether the interface is up with a carrier, and whether any interface holds the VIP."""
+    """What the rules rely on.
+
+    Whether the interface is up with a carrier, and whether any interface holds the VIP.
+    """
 
     link_up: bool
     address: bool
 
 
 class XdpFacts(NamedTuple):
-    """The XDP program on the interface: the buckets whose bits are set, `None` where it is not ours and may drop anything."""
+    """The XDP program on the interface.
+
+    The buckets whose bits are set, `None` where it is not ours and may drop anything.
+    """
 
     mode: str
     admitted: frozenset[int] | None
@@ -87,15 +106,19 @@ class ServingKernel(Protocol):
         """What becomes of a pure SYN, or of any packet that is not TCP's, but for ICMP errors."""
 
     def established(self, bucket: int, tracked: Tracked | None) -> PacketVerdict:
-        """What becomes of TCP's other segments, where connection tracking knows the connection as that, or (`None`) not at all."""
+        """What becomes of TCP segments other than a pure SYN.
+
+        `tracked` is what connection tracking knows of the connection; `None`: nothing.
+        """
 
 
 @dataclass(frozen=True)
 class NftablesKernel:
     """What was read of a kernel that holds our nftables rules.
 
-    `owned` is what each of the two slots holds, `owned_slot` the chain that is in force, or `None`; `lease_left_s` has an entry for each
-    lease slot whose timer runs, `lease_slot` is the one in force. `program` is `None` where no XDP program is attached.
+    `owned` is what each of the two slots holds, `owned_slot` the chain that is in force, or `None`;
+    `lease_left_s` has an entry for each lease slot whose timer runs, `lease_slot` is the one in
+    force. `program` is `None` where no XDP program is attached.
     """
 
     service: Service
@@ -213,7 +236,10 @@ class NftablesKernel:
 
     def _connection(self, tracked: Tracked | None) -> JudgedStage:
         if tracked is None:
-            why = "connection tracking knows no such connection: it is another node's, or its packets are untracked (NOTRACK)"
+            why = (
+                "connection tracking knows no such connection: it is another node's, "
+                "or its packets are untracked (NOTRACK)"
+            )
             return JudgedStage("second", False, self._rule("judge_tcp", "drop"), why)
         known = f"connection tracking has it as {tracked.state}"
         if not tracked.established:
@@ -230,9 +256,12 @@ class NftablesKernel:
 
 @dataclass(frozen=True)
 class ClusterIPKernel:
-    """What was read of a kernel with a CLUSTERIP rule: the buckets in force, and how long the lease runs, minus infinity for not at all.
+    """What was read of a kernel with a CLUSTERIP rule.
 
-    `guarded` is False where the rule stands alone, as one set up by hand does before a daemon comes.
+    The buckets in force, and how long the lease runs, minus infinity for not at all.
+
+    `guarded` is False where the rule stands alone, as one set up by hand does before a daemon
+    comes.
     """
 
     service: Service
@@ -282,7 +311,7 @@ class ClusterIPKernel:
 
 
 def hashed_ports(hashing: PacketHash, protocol: int) -> tuple[bool, bool]:
-    """Whether the source port and the destination port decide on the bucket of that protocol's packets."""
+    """Whether source port and destination port decide the bucket, for a protocol."""
     # A hash that is not scaled down loses nothing, and what it does not see cannot change it.
     whole = hashing._replace(seed=0, total_nodes=1 << 32)
     plain, source, dest = (

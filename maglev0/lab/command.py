@@ -255,7 +255,7 @@ def _enter(name: str, command: list[str], environment: dict[str, str]) -> NoRetu
 
 
 def _become(command: list[str], environment: dict[str, str]) -> NoReturn:
-    """Replace this process by the command: the terminal, signals and the exit status are its own."""
+    """Replace this process by the command, which gets the terminal and the signals."""
     sys.stdout.flush()
     # Python ignores SIGPIPE, and a program would inherit that.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)

@@ -87,7 +87,7 @@ def locked(cluster: Lab) -> Iterator[None]:
 
 
 def node_called(cluster: Lab, number: str) -> LabNode:
-    """The node with this number, which may be written as backend-N; LabError where there is none."""
+    """The node with this number, or name backend-N; LabError where there is none."""
     digits = number.removeprefix("backend-")
     found = cluster.nodes.get(int(digits)) if digits.isascii() and digits.isdigit() else None
     if found is None:

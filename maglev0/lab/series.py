@@ -1,4 +1,4 @@
-"""One change after the other, each many times, under clients that ask where it matters; what it cost them, as a table.
+"""Makes one change after the other, each many times, under clients, and prints what it cost them.
 
 Usage:
   series SHOW [options]
@@ -6,15 +6,18 @@ Usage:
 Options:
   --runs=N     how often each change is made [default: 20]
   --seed=N     chooses where chance has a say [default: 1]
-  --rate=N     requests a second from fresh ports, spread over the buckets in question [default: 2000]
+  --rate=N     requests a second from fresh ports, over the buckets that change [default: 2000]
   --logs=DIR   where the logs of a series with faults are copied [default: .cache/chaos]
   -h, --help   show this text
 
 Shows:
-  planned      join, leave, crash and restart, restart, weight: 4 nodes, 65,537 buckets, 200 connections held
-  losses       a daemon that stays dead, a lost host, a cut traffic port; sessions of 1 s, ticks of 200 ms
+  planned      join, leave, crash and restart, restart, weight: 4 nodes, 65,537 buckets,
+               200 connections held
+  losses       a daemon that stays dead, a lost host, a cut traffic port;
+               sessions of 1 s, ticks of 200 ms
   pauses       SIGSTOP for three sessions, and stops at random system calls (ten times as many)
-  zookeeper    leader killed, leader silent, all servers away for 30 s; recommended and sample zoo.cfg, release and hold
+  zookeeper    leader killed, leader silent, all servers away for 30 s;
+               recommended and sample zoo.cfg, release and hold
 
 Exit status: 0 all was as promised, 1 it was not, or the lab cannot run here, 2 a flag is wrong.
 """
@@ -62,7 +65,8 @@ SETTINGS = LabSettings(
     zookeepers=3,
     more_flags=(f"--hash-seed={SEED}",),
 )
-# The README's, with sessions of four ticks, and the sample that ZooKeeper comes with, where no session is shorter than two ticks.
+# The README's, with sessions of four ticks, and the sample that ZooKeeper comes with, where no
+# session is shorter than two ticks.
 RECOMMENDED = replace(SETTINGS, session_timeout_s=2.0, tick_ms=500, init_limit=20, sync_limit=2)
 SAMPLE = replace(SETTINGS, session_timeout_s=4.0, tick_ms=2000, init_limit=10, sync_limit=5)
 AWAY_S = 30.0
@@ -74,8 +78,8 @@ EVEN = dict.fromkeys(range(1, NODES + 1), 1)
 class Series:
     """Faults in turn, again and again.
 
-    `sources` tells which buckets are asked in, `hold` that double answers are expected, `idle` that nothing else is done to the machine
-    meanwhile, so that the percentiles of planned changes count.
+    `sources` tells which buckets are asked in, `hold` that double answers are expected, `idle` that
+    nothing else is done to the machine meanwhile, so that the percentiles of planned changes count.
     """
 
     title: str
@@ -114,8 +118,8 @@ def moving(before: dict[int, int], after: dict[int, int]) -> Callable[[int], boo
 
 def planned(times: int) -> list[Series]:
     """Joins and leaves in turn, restarts of both kinds, and weights to and fro."""
-    # The daemon's default session, whose lease outlasts a restart; and one ZooKeeper server, for three beside four daemons on a machine with
-    # two cores would measure each other.
+    # The daemon's default session, whose lease outlasts a restart; and one ZooKeeper server, for
+    # three beside four daemons on a machine with two cores would measure each other.
     settings = replace(SETTINGS, session_timeout_s=4.0, zookeepers=1)
     without = {node: weight for node, weight in EVEN.items() if node != TARGET}
     shared = sources_where(moving(EVEN, without))
@@ -200,7 +204,7 @@ def _performed(series: Series, seed: int, rate: float, logs: Path, mine: Claim) 
 
 
 def perform(cluster: Lab, series: Series, seed: int, rate: float, logs: Path) -> int:
-    """Do one series on a cluster that is not built yet, and print what came of it; the exit status."""
+    """Do one series on a cluster that is not built yet; returns the exit status."""
     cluster.build()
     cluster.start()
     with Clients(cluster, Pace(series.sources, rate, held_rate=0.0)) as clients:

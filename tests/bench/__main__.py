@@ -1,4 +1,7 @@
-"""All benchmarks, one after the other: `python -m tests.bench`, as root; some 25 minutes, for an idle machine."""
+"""All benchmarks, one after the other.
+
+`python -m tests.bench`, as root; some 25 minutes, for an idle machine.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Who answers whom, before, during and after changes of members: `python -m tests.bench.answers`, as root; about half a minute."""
+"""Who answers whom, before, during and after changes of members.
+
+`python -m tests.bench.answers`, as root; about half a minute.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,10 @@ def run() -> tuple[Phase, ...]:
 
 def phases_table(phases: tuple[Phase, ...]) -> Table:
     shown = Table(
-        title=f"requests over TCP, UDP and ping, {SETTINGS.total_nodes:,} buckets, session timeout {SETTINGS.session_timeout_s:g} s"
+        title=(
+            f"requests over TCP, UDP and ping, {SETTINGS.total_nodes:,} buckets, "
+            f"session timeout {SETTINGS.session_timeout_s:g} s"
+        )
     )
     for column in (
         "",

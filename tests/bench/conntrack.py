@@ -1,4 +1,7 @@
-"""What reading connection tracking costs: `python -m tests.bench.conntrack`, as root; half a minute."""
+"""What reading connection tracking costs.
+
+`python -m tests.bench.conntrack`, as root; half a minute.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,11 @@ LOADS = (
 
 
 class Cost(NamedTuple):
-    """Of one pass, in milliseconds: time gone by, processor time of all threads, and the loop's longest step, in time gone by and of its thread."""
+    """Of one pass, in milliseconds.
+
+    Time gone by, processor time of all threads, and the loop's longest step, in time gone by and of
+    its thread.
+    """
 
     flows: Connections
     wall_ms: float
@@ -63,7 +70,9 @@ def hashing(mode: HashMode) -> PacketHash:
 
 
 def connection(number: int, sources: int) -> Connection:
-    """One of many connections, all different as long as no source has more of them than there are ports."""
+    """One of many connections, all different as long as no source has more of them than there are
+    ports.
+    """
     turn, source = divmod(number, sources)
     return Connection(
         struct.pack("!IHH", int(CLIENTS) + source, 1024 + (turn + source) % PORTS, 80)

@@ -20,7 +20,9 @@ LIMIT_CPU = 0.005
 
 
 class Rest(NamedTuple):
-    """One daemon at rest: memory as the kernel counts it for the process, CPU as a part of one core over `REST_S`."""
+    """One daemon at rest: memory as the kernel counts it for the process, CPU as a part of one core
+    over `REST_S`.
+    """
 
     size: int
     session_timeout_s: float
@@ -72,7 +74,10 @@ def run() -> tuple[Rest, ...]:
 
 def rests_table(rests: tuple[Rest, ...]) -> Table:
     shown = Table(
-        title=f"{NODES} daemons at rest for {REST_S:.0f} s; limits {LIMIT_MB} MB, {LIMIT_CPU:.1%} of a core"
+        title=(
+            f"{NODES} daemons at rest for {REST_S:.0f} s; limits {LIMIT_MB} MB, "
+            f"{LIMIT_CPU:.1%} of a core"
+        )
     )
     for column in (
         "buckets",

@@ -1,7 +1,10 @@
-"""What a cluster's load costs its nodes, with and without XDP: `python -m tests.bench.endtoend`, as root.
+"""What a cluster's load costs its nodes, with and without XDP.
 
-Real daemons on a lab's nodes; a generator in the kernel puts the same packets a second into the switch, which floods them to all. The nodes share
-one machine, so what is measured is the processors' time of the whole machine, less what it takes while nothing is sent.
+`python -m tests.bench.endtoend`, as root.
+
+Real daemons on a lab's nodes; a generator in the kernel puts the same packets a second into the
+switch, which floods them to all. The nodes share one machine, so what is measured is the
+processors' time of the whole machine, less what it takes while nothing is sent.
 """
 
 from __future__ import annotations
@@ -63,7 +66,10 @@ def sources() -> list[IPv4Address]:
 
 
 def offer(generator: Generator) -> tuple[float, float]:
-    """Send at the fixed rate for a while; how much of one processor that keeps busy, and the packets a second that it really was."""
+    """Send at the fixed rate for a while.
+
+    How much of one processor that keeps busy, and the packets a second that it really was.
+    """
     sent, start_s, before_s = 0, time.monotonic(), busy_s()
     while (now_s := time.monotonic() - start_s) < SECONDS:
         due = int(now_s * RATE) - sent
@@ -111,7 +117,8 @@ def run() -> Sheet:
     """All clusters, one after the other."""
     rows = tuple(measure(nodes, mode) for nodes in NODES for mode in MODES)
     note = (
-        f"{machine()}; {RATE:,} packets a second for {SECONDS:.0f} s, UDP, 60 bytes, flooded by a bridge over veths: there a packet has its buffer "
+        f"{machine()}; {RATE:,} packets a second for {SECONDS:.0f} s, UDP, 60 bytes, "
+        "flooded by a bridge over veths: there a packet has its buffer "
         "before XDP sees it, which a network card's driver spares"
     )
     return Sheet("endtoend", "a cluster's load on its nodes", COLUMNS, rows, note)

@@ -1,4 +1,7 @@
-"""The packet generator in the kernel: frames for one VIP, from many sources, put into a network device's receive path at the kernel's own pace.
+"""The packet generator in the kernel.
+
+Frames for one VIP, from many sources, put into a network device's receive path at the kernel's own
+pace.
 
 Source: Documentation/bpf/bpf_prog_run.rst of the kernel, "Running XDP programs in live frame mode".
 """
@@ -58,7 +61,10 @@ def checksum(data: bytes) -> int:
 
 
 class Generator:
-    """The program, in the calling thread's network namespace; `place` is a new directory in a BPF file system, for its pins."""
+    """The program, in the calling thread's network namespace.
+
+    `place` is a new directory in a BPF file system, for its pins.
+    """
 
     def __init__(self, place: Path, compiled: Path, packet: bytes, interface: str) -> None:
         place.mkdir()

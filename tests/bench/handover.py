@@ -1,7 +1,10 @@
-"""From a change of the members to the last bucket flipped, by part: `python -m tests.bench.handover`, as root; a minute.
+"""From a change of the members to the last bucket flipped, by part.
 
-One real `NodeDriver` on a real nftables dataplane in a namespace of its own. Its ZooKeeper answers at once, and the other members have acknowledged
-whatever it asks about, so what is measured is all that a node does by itself, and no waiting.
+`python -m tests.bench.handover`, as root; a minute.
+
+One real `NodeDriver` on a real nftables dataplane in a namespace of its own. Its ZooKeeper answers
+at once, and the other members have acknowledged whatever it asks about, so what is measured is all
+that a node does by itself, and no waiting.
 """
 
 from __future__ import annotations
@@ -48,19 +51,32 @@ VIP = IPv4Address("198.51.100.1")
 SETTINGS = Settings(
     BUCKETS, HashMode.SOURCE_IP, 7, HashFamily.NFTABLES, "03:bf:c6:33:64:01", LEASE_MS
 )
-TITLE = f"a hand-over at {BUCKETS:,} buckets, as one node sees it; limits of the sum: {LIMIT_MS:g} ms, {VANISHING_LIMIT_MS:g} ms when one member vanishes"
+TITLE = (
+    f"a hand-over at {BUCKETS:,} buckets, as one node sees it; limits of "
+    f"the sum: {LIMIT_MS:g} ms, {VANISHING_LIMIT_MS:g} ms when one member "
+    "vanishes"
+)
 NOTE = (
-    f"Medians of {ROUNDS} changes each, members in turn. Watch: from its callback in another thread to the loop having read the view; "
-    "table: to the node's share; difference: to the kernel's being called; kernel: load and flips; protocol: acknowledgements and the renewal "
-    "in between. ZooKeeper answers at once, and the others have acknowledged. Before each change nothing is kept of the one before."
+    f"Medians of {ROUNDS} changes each, members in turn. Watch: from its "
+    "callback in another thread to the loop having read the view; "
+    "table: to the node's share; difference: to the kernel's being called; "
+    "kernel: load and flips; protocol: acknowledgements and the renewal "
+    "in between. ZooKeeper answers at once, and the others have "
+    "acknowledged. Before each change nothing is kept of the one before."
 )
 AHEAD = ("members", "processor s", "done after s", "longest step ms", "kept KiB")
-AHEAD_NOTE = "The absence of each other member, once after each change of the members, in the pauses of a node at rest; after that it costs nothing."
+AHEAD_NOTE = (
+    "The absence of each other member, once after each change of the "
+    "members, in the pauses of a node at rest; after that it costs nothing."
+)
 PARTS = ("watch", "table", "difference", "kernel", "protocol")
 
 
 class Marks:
-    """When what of one hand-over happened, in seconds of one clock; `kernel_s` is the time of all calls of the kernel."""
+    """When what of one hand-over happened, in seconds of one clock.
+
+    `kernel_s` is the time of all calls of the kernel.
+    """
 
     def __init__(self) -> None:
         self.fired = self.seen = self.shared = self.loading = self.flipped = 0.0
@@ -137,7 +153,9 @@ class Measured(NodeDriver):
 
 
 class Cost(NamedTuple):
-    """Of one hand-over: how many buckets came and went, and the time of each of `PARTS` in milliseconds."""
+    """Of one hand-over: how many buckets came and went, and the time of each of `PARTS` in
+    milliseconds.
+    """
 
     gains: int
     losses: int
@@ -156,7 +174,9 @@ class Bench:
     async def measured(
         self, *operations: Operation, own_weight: int | None = None, foreseen: bool = False
     ) -> Cost:
-        """Have the members changed like that while the node is at rest, and wait until it is so again."""
+        """Have the members changed like that while the node is at rest, and wait until it is so
+        again.
+        """
         await self.rest(foreseen=foreseen)
         marks = self.node.marks = Marks()
         own = [] if own_weight is None else [self.node.weigh(own_weight)]
@@ -178,7 +198,10 @@ class Bench:
             await self.node.progressed()
 
     async def rest(self, *, foreseen: bool) -> None:
-        """As after seconds in which nothing happened, so that nothing is kept any more; or minutes, and everything is foreseen."""
+        """As after seconds in which nothing happened, so that nothing is kept any more.
+
+        Or minutes, and everything is foreseen.
+        """
         for _look in range(2):
             await self.node.swept()
         await asyncio.sleep(SETTLE_S)

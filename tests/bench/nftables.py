@@ -20,7 +20,9 @@ from maglev0.protocol.ports.gate import Commit
 from tests.support.one_host import one_host
 
 SIZES = (5, 251, 4096, 65_537, 1 << 20)
-OWNERS = 4  # the share that a node loads is one fourth, and a move is what another one's coming or going makes of it
+# the share that a node loads is one fourth, and a move is what another one's coming or going makes
+# of it
+OWNERS = 4
 RUNS = 7
 RENEWALS = 200
 LIMITS_MS = {"flip": 1.0, "renewal, CPU": 0.5, "stands still": 20.0}
@@ -79,7 +81,9 @@ async def renewal_ms(dataplane: Nftables) -> float:
 
 
 async def restored_ms(dataplane: Nftables) -> float:
-    """From another program's flush of all rules to all of ours being back, the kernel's notice included."""
+    """From another program's flush of all rules to all of ours being back, the kernel's notice
+    included.
+    """
     flushed_ns = time.perf_counter_ns()
     process = await asyncio.create_subprocess_exec("nft", "flush", "ruleset")
     await dataplane.disturbed()
@@ -145,7 +149,10 @@ def run() -> tuple[Cost, ...]:
 def costs_table(costs: tuple[Cost, ...]) -> Table:
     limits = ", ".join(f"{name} {limit} ms" for name, limit in LIMITS_MS.items())
     shown = Table(
-        title=f"nftables: one node of {OWNERS}, a fourth of its share goes and another comes; restored: behind 'nft flush ruleset'. Limits: {limits}"
+        title=(
+            f"nftables: one node of {OWNERS}, a fourth of its share goes and "
+            f"another comes; restored: behind 'nft flush ruleset'. Limits: {limits}"
+        )
     )
     titles = (
         "buckets",

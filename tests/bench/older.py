@@ -1,4 +1,6 @@
-"""What a packet costs in a 6.1 kernel, which still has CLUSTERIP: `python -m tests.bench.older`; all is emulated, so only the ratios tell.
+"""What a packet costs in a 6.1 kernel, which still has CLUSTERIP.
+
+`python -m tests.bench.older`; all is emulated, so only the ratios tell.
 
 The same program runs in the machine that the tests of that dataplane run in.
 """

@@ -1,7 +1,10 @@
-"""What a packet costs, refused and accepted, by everything that can refuse it: `python -m tests.bench.packets`, as root.
+"""What a packet costs, refused and accepted, by everything that can refuse it.
 
-Packets come from a generator in the kernel, into the receive path of one end of a veth in a namespace of its own, on one processor. All ways are
-measured in one run, several times in turn, so that whatever else the machine does meets all of them.
+`python -m tests.bench.packets`, as root.
+
+Packets come from a generator in the kernel, into the receive path of one end of a veth in a
+namespace of its own, on one processor. All ways are measured in one run, several times in turn, so
+that whatever else the machine does meets all of them.
 """
 
 from __future__ import annotations
@@ -65,7 +68,9 @@ Sources = list[IPv4Address]
 
 @dataclass
 class Way:
-    """One way to refuse: the bench enters it, and knows by `hashing` and `ours` which packets it refuses; either kind may not exist."""
+    """One way to refuse: the bench enters it, and knows by `hashing` and `ours` which packets it
+    refuses; either kind may not exist.
+    """
 
     name: str
     entered: Callable[[Generator], AbstractAsyncContextManager[None]]
@@ -137,7 +142,10 @@ def raw_drop(_generator: Generator) -> AbstractAsyncContextManager[None]:
 
 def xt_cluster(_generator: Generator) -> AbstractAsyncContextManager[None]:
     """The recipe of iptables-extensions(8)."""
-    match = f"-m cluster --cluster-total-nodes {OWNERS} --cluster-local-node 1 --cluster-hash-seed {SEED}"
+    match = (
+        f"-m cluster --cluster-total-nodes {OWNERS} --cluster-local-node 1 "
+        f"--cluster-hash-seed {SEED}"
+    )
     return iptables(
         f"-t mangle -A PREROUTING -i {INTERFACE} {match} -j MARK --set-mark 0xffff",
         f"-t mangle -A PREROUTING -i {INTERFACE} -m mark ! --mark 0xffff -j DROP",
@@ -160,7 +168,10 @@ async def serving(dataplane: Dataplane, total_nodes: int) -> AsyncIterator[None]
 
 
 def attached() -> Path:
-    """The program that a driver would run before the stack. What the generator makes is beyond the driver, so it calls the program itself."""
+    """The program that a driver would run before the stack.
+
+    What the generator makes is beyond the driver, so it calls the program itself.
+    """
     return next(Path(os.environ["MAGLEV0_BPFFS"]).glob("maglev0/*_*"))
 
 
@@ -207,7 +218,10 @@ def ways() -> list[Way]:
 
 
 def listener() -> socket.socket:
-    """Somebody for accepted packets to reach, who never reads: most find the buffer full, which is the end of their way."""
+    """Somebody for accepted packets to reach, who never reads.
+
+    Most find the buffer full, which is the end of their way.
+    """
     reached = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     reached.bind((str(SERVICE.vip), PORT))
     return reached
@@ -271,7 +285,9 @@ def _measured(pinned: Path, rounds: int, samples: int, packets: int) -> Sheet:
 
 
 def sheet(every: list[Way], rounds: int, samples: int, packets: int) -> Sheet:
-    """The figures: medians, the range of all samples, and what is left of a refusal without the generator's own work."""
+    """The figures: medians, the range of all samples, and what is left of a refusal without the
+    generator's own work.
+    """
     own_ns = statistics.median(every[0].refused_ns)
     floor_ns = next(statistics.median(way.refused_ns) for way in every if way.name == FLOOR)
     rows = []
@@ -279,7 +295,10 @@ def sheet(every: list[Way], rounds: int, samples: int, packets: int) -> Sheet:
         refused = _spread(way.refused_ns)
         rest = (None, None) if refused[0] is None else (refused[0] - own_ns, refused[0] / floor_ns)
         rows.append((way.name, *refused, *rest, *_spread(way.accepted_ns)))
-    what = f"{rounds} rounds of {samples} samples of {packets:,} packets; UDP, 60 bytes, {SOURCES:,} sources, {SERVICE.total_nodes:,} buckets"
+    what = (
+        f"{rounds} rounds of {samples} samples of {packets:,} packets; UDP, 60 "
+        f"bytes, {SOURCES:,} sources, {SERVICE.total_nodes:,} buckets"
+    )
     note = f"{machine()}; {what}; ratios are of whole times, the generator's own included"
     release = ".".join(platform.release().split(".")[:2])
     return Sheet(

@@ -1,4 +1,7 @@
-"""Pictures of the last figures: `python -m tests.bench.plot` draws .cache/bench/*.png from the JSON beside them."""
+"""Pictures of the last figures.
+
+`python -m tests.bench.plot` draws .cache/bench/*.png from the JSON beside them.
+"""
 
 from __future__ import annotations
 

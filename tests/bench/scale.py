@@ -1,7 +1,10 @@
-"""What a cluster of many members asks of one real ZooKeeper, and of one of its daemons: `python -m tests.bench.scale`, as root; three minutes.
+"""What a cluster of many members asks of one real ZooKeeper, and of one of its daemons.
 
-One member is a real daemon on nftables in the lab, the others are `tests.bench.scalemembers`: the real protocol over sessions that cost less than
-kazoo's, in a few processes. All of them, and ZooKeeper, share this machine's processors, so that times say little of what as many machines would
+`python -m tests.bench.scale`, as root; three minutes.
+
+One member is a real daemon on nftables in the lab, the others are `tests.bench.scalemembers`: the
+real protocol over sessions that cost less than kazoo's, in a few processes. All of them, and
+ZooKeeper, share this machine's processors, so that times say little of what as many machines would
 take; counts say all.
 """
 
@@ -78,21 +81,35 @@ GROWTH = (
     "ZooKeeper CPU s",
 )
 MEMBERS_NOTE = (
-    "One member is a real daemon on nftables, the others are the real protocol on a dataplane that only remembers, with sessions that ask what "
-    f"the daemon's would, in {CROWDS + 1} processes; {TOTAL_NODES:,} node numbers, session timeout {SESSION_TIMEOUT_S:g} s; one ZooKeeper server, "
+    "One member is a real daemon on nftables, the others are the real protocol on a dataplane "
+    "that only remembers, with sessions that ask what "
+    f"the daemon's would, in {CROWDS + 1} processes; {TOTAL_NODES:,} buckets, "
+    f"session timeout {SESSION_TIMEOUT_S:g} s; one ZooKeeper server, "
     f"tick {TICK_MS} ms, heap 128 MB. "
 )
-REST_NOTE = f"{MEMBERS_NOTE}Over {REST_S:g} s in which nobody joins, leaves or asks, after the daemon has looked ahead, which took the last column."
-CHANGE_NOTE = (
-    f"{MEMBERS_NOTE}What a change takes beyond what the same time takes at rest. All members share this machine's processors with "
-    "ZooKeeper: counts and bytes are those of as many machines, times are not. A leave is two views, one to drain and one to go; a crash waits "
-    "for the session to end. Writes below zero, and leases that lapsed and were taken anew: renewals came late."
+REST_NOTE = (
+    f"{MEMBERS_NOTE}Over {REST_S:g} s in which nobody joins, leaves or asks, "
+    "after the daemon has looked ahead, which took the last column."
 )
-GROWTH_NOTE = f"The power of the number of members with which a figure grows, from {MEMBERS[0]} to {MEMBERS[-1]} members: 1 is in proportion."
+CHANGE_NOTE = (
+    f"{MEMBERS_NOTE}What a change takes beyond what the same time takes at rest. "
+    "All members share this machine's processors with "
+    "ZooKeeper: counts and bytes are those of as many machines, times are not. "
+    "A leave is two views, one to drain and one to go; a crash waits "
+    "for the session to end. Writes below zero, and leases that lapsed and began again: "
+    "renewals came late."
+)
+GROWTH_NOTE = (
+    "The power of the number of members with which a figure grows, "
+    f"from {MEMBERS[0]} to {MEMBERS[-1]} members: 1 is in proportion."
+)
 
 
 class Scale:
-    """A cluster of so many members, the last of which comes and goes. A context manager within that of the lab."""
+    """A cluster of so many members, the last of which comes and goes.
+
+    A context manager within that of the lab.
+    """
 
     def __init__(self, lab: Lab, mine: Claim, members: int) -> None:
         self._lab = lab
@@ -241,9 +258,12 @@ def settled(crowd: Process) -> Settled | None:
 
 
 class Change(NamedTuple):
-    """One change of the members: all that happened until it was through, and how long the last member waited for its share.
+    """One change of the members.
 
-    `lapses` says how many lost their lease over it, and took everything anew: for want of processor time, or because ZooKeeper was too slow.
+    All that happened until it was through, and how long the last member waited for its share.
+
+    `lapses` says how many lost their lease over it, and took everything anew: for want of processor
+    time, or because ZooKeeper was too slow.
     """
 
     name: str
@@ -263,7 +283,10 @@ class Found(NamedTuple):
 
 
 def changed(scale: Scale, name: str, change: Callable[[], float]) -> Change:
-    """Have one change happen to a cluster at rest; `change` returns when it began, in its own opinion."""
+    """Have one change happen to a cluster at rest.
+
+    `change` returns when it began, in its own opinion.
+    """
     lapses, before = scale.lapses(), scale.read()
     start_s = change()
     time.sleep(TAIL_S)

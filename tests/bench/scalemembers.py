@@ -1,8 +1,11 @@
-"""Members by the dozen in one process, for `tests.bench.scale`: each with the daemon's loop and protocol, and a kernel only in name.
+"""Members by the dozen in one process, for `tests.bench.scale`.
 
-What they share is what on machines of their own they would not wait for: a table is built once for all of them, and none looks ahead.
-They say "ready" when they know the cluster's settings, and join on SIGUSR2, all at once: one after the other would be as many hand-overs.
-SIGTERM has them leave by hand-over, SIGUSR1 gives each one more weight, SIGKILL is their crash.
+Each with the daemon's loop and protocol, and a kernel only in name.
+
+What they share is what on machines of their own they would not wait for: a table is built once for
+all of them, and none looks ahead. They say "ready" when they know the cluster's settings, and join
+on SIGUSR2, all at once: one after the other would be as many hand-overs. SIGTERM has them leave by
+hand-over, SIGUSR1 gives each one more weight, SIGKILL is their crash.
 """
 
 from __future__ import annotations
@@ -48,7 +51,10 @@ DRAIN_S = 10.0  # there are no connections to wait for, so that the hand-over al
 
 
 class Shares:
-    """What each member owns under a view, worked out once in this process; the latest view alone is kept."""
+    """What each member owns under a view, worked out once in this process.
+
+    The latest view alone is kept.
+    """
 
     def __init__(self, total_nodes: int) -> None:
         self._total_nodes = total_nodes
@@ -73,7 +79,9 @@ class Shares:
 
 
 class Settled(NamedTuple):
-    """That all members here have their shares under a view, of so many active members with so much weight together; CLOCK_MONOTONIC."""
+    """That all members here have their shares under a view, of so many active members with so much
+    weight together; CLOCK_MONOTONIC.
+    """
 
     members: int
     weight: int

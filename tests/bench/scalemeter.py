@@ -1,4 +1,7 @@
-"""What a cluster costs its ZooKeeper, for `tests.bench.scale`: by the server's own counters, the bytes on its cable and its processor time."""
+"""What a cluster costs its ZooKeeper, for `tests.bench.scale`.
+
+By the server's own counters, the bytes on its cable and its processor time.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,9 @@ _DEVICES = Path("/proc/thread-self/net/dev")
 class Reading(NamedTuple):
     """Counters that only grow, at one time; or the differences of two readings.
 
-    `requests` are packets from clients, pings included; `answers` are packets to them, with the events of watches; `writes` are transactions.
-    Bytes are those on the wire, of Ethernet, IP and TCP too. `zookeeper_s`, `daemon_s` and `others_s` are seconds of processor time.
+    `requests` are packets from clients, pings included; `answers` are packets to them, with the
+    events of watches; `writes` are transactions. Bytes are those on the wire, of Ethernet, IP and
+    TCP too. `zookeeper_s`, `daemon_s` and `others_s` are seconds of processor time.
     """
 
     at_s: float
@@ -40,7 +44,10 @@ class Reading(NamedTuple):
         return Reading._make(now - then for now, then in zip(self, before, strict=True))
 
     def beyond(self, rest: Reading) -> Reading:
-        """What of it would not have happened in as much time at rest; `at_s` remains how long it took."""
+        """What of it would not have happened in as much time at rest.
+
+        `at_s` remains how long it took.
+        """
         share = self.at_s / rest.at_s
         extra = (total - share * usual for total, usual in zip(self[1:], rest[1:], strict=True))
         return Reading._make((self.at_s, *extra))
@@ -64,7 +71,10 @@ def read(server: ZooKeeperServer, daemon: Process, others: Iterable[Process]) ->
 
 
 def _ask(server: ZooKeeperServer) -> dict[str, str]:
-    """What the server says of itself; it travels over the loopback of its namespace, so that the cable does not count it."""
+    """What the server says of itself.
+
+    It travels over the loopback of its namespace, so that the cable does not count it.
+    """
     with namespace.inside(server.place.namespace):
         connection = socket.create_connection(
             (server.place.host, server.place.client_port), ASK_TIMEOUT_S

@@ -1,6 +1,9 @@
-"""A ZooKeeper session at a fraction of kazoo's price, for `tests.bench.scalemembers`: a hundred of kazoo's leave ZooKeeper no processor time here.
+"""A ZooKeeper session at a fraction of kazoo's price, for `tests.bench.scalemembers`.
 
-It asks the server for what `maglev0.zookeeper.Session` asks for, request by request, in kazoo's own encoding. A connection that breaks is its end.
+A hundred of kazoo's leave ZooKeeper no processor time here.
+
+It asks the server for what `maglev0.zookeeper.Session` asks for, request by request, in kazoo's own
+encoding. A connection that breaks is its end.
 """
 
 from __future__ import annotations
@@ -38,7 +41,10 @@ _EPHEMERAL = 1  # CreateMode of ZooKeeper
 
 
 class Wire(asyncio.Protocol):
-    """One connection: requests go out at once, answers come back in their order. `heard` is called with the path of each watch that fired."""
+    """One connection: requests go out at once, answers come back in their order.
+
+    `heard` is called with the path of each watch that fired.
+    """
 
     def __init__(self, heard: Callable[[str], None]) -> None:
         self._heard = heard

@@ -1,4 +1,7 @@
-"""What every benchmark gives: sheets of figures, shown as a table and kept as JSON under .cache/bench, which git ignores."""
+"""What every benchmark gives.
+
+Sheets of figures, shown as a table and kept as JSON under .cache/bench, which git ignores.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,11 @@ Cell = str | int | float | None
 
 
 class Sheet(NamedTuple):
-    """One table of figures. `name` is that of its file; a column's unit stands in its title, as in "median ns"; `note` says what was measured."""
+    """One table of figures.
+
+    `name` is that of its file; a column's unit stands in its title, as in "median ns"; `note` says
+    what was measured.
+    """
 
     name: str
     title: str
@@ -70,7 +77,10 @@ def machine() -> str:
         for line in _CPUINFO.read_text().splitlines()
         if line.startswith("model name")
     ]
-    return f"{models[0] if models else platform.machine()}, {os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
+    return (
+        f"{models[0] if models else platform.machine()}, {os.cpu_count()} "
+        f"cores, Linux {platform.release()}, Python {platform.python_version()}"
+    )
 
 
 def _table(sheet: Sheet) -> Table:

@@ -1,4 +1,7 @@
-"""How fast the Maglev table is built, how even it is and how little moves: `python -m tests.bench.table`."""
+"""How fast the Maglev table is built, how even it is and how little moves.
+
+`python -m tests.bench.table`.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ class Timing(NamedTuple):
 
 
 class Leaving(NamedTuple):
-    """What moves beyond the leaver's own slots when one member leaves, as parts of the whole table."""
+    """What moves beyond the leaver's own slots, as parts of the whole table."""
 
     members: int
     leavers: int

@@ -1,4 +1,6 @@
-"""BPF_PROG_TEST_RUN: one program over one frame, for its verdict, or over many live copies of it, for its time."""
+"""BPF_PROG_TEST_RUN: one program over one frame, for its verdict, or over many live copies of it,
+for its time.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,10 @@ class Ran(NamedTuple):
 def run(
     bpf: Bpf, program: int, frame: bytes, *, repeat: int = 1, live_on: int | None = None
 ) -> Ran:
-    """Run it so many times; `live_on` is the index of the interface that what it passes enters the stack from."""
+    """Run it so many times.
+
+    `live_on` is the index of the interface that what it passes enters the stack from.
+    """
     data = ctypes.create_string_buffer(frame, len(frame))
     options = _Options(
         sz=ctypes.sizeof(_Options),

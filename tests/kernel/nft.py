@@ -1,4 +1,7 @@
-"""What the tests of the nftables dataplane share: a service, moves carried out as a daemon does, daemons that get killed, and nft's own listing."""
+"""What the tests of the nftables dataplane share.
+
+A service, moves carried out as a daemon does, daemons that get killed, and nft's own listing.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +91,7 @@ def owning(*buckets: int) -> list[Step]:
 def doomed(
     steps: list[Step], *, service: Service = SERVICE, lease_ms: int = LEASE_MS, guard: bool = True
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that opens the service, takes these steps ("stop" is SIGSTOP) and dies by SIGKILL."""
+    """A process that takes these steps ("stop" is SIGSTOP) and is then killed."""
     with subprocess.Popen([sys.executable, "-c", DOOMED], stdin=subprocess.PIPE) as child:
         try:
             assert child.stdin is not None
@@ -110,7 +113,10 @@ def killed_after(
 
 @dataclass(frozen=True)
 class Listed:
-    """What nft itself lists of our sets and maps: which buckets are in force and admitted, and whether a lease runs."""
+    """What nft itself lists of our sets and maps.
+
+    Which buckets are in force and admitted, and whether a lease runs.
+    """
 
     owned: frozenset[int]
     admitted: frozenset[int]

@@ -167,7 +167,8 @@ def test_what_is_there_all_the_time_is_found_whatever_comes_and_goes(host: Host)
 )
 def test_the_loop_turns_while_a_large_table_is_read(load: Load | None) -> None:
     ours = load is not None and load.dest == VIP
-    # What holds the loop up by itself does so in every pass, a processor that others use too in one or the other.
+    # What holds the loop up by itself does so in every pass, a processor that others use too in one
+    # or the other.
     longest_ms: dict[HashMode, float] = dict.fromkeys(HashMode, math.inf)
     for _pass in range(PASSES):
         for mode, cost in measured(load).items():

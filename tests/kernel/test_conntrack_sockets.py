@@ -1,4 +1,7 @@
-"""Connections that are older than connection tracking on their host: once entered, rules that let only established ones through let them go on."""
+"""Connections that are older than connection tracking on their host.
+
+Once entered, rules that let only established ones through let them go on.
+"""
 
 from __future__ import annotations
 
@@ -40,16 +43,34 @@ TRACK = (
 # Behind connection tracking, in both directions, whatever is not established is dropped.
 GATE = f"""
 table ip gate {{
-    chain from_client {{ type filter hook prerouting priority -150; ip daddr {VIP} ct state != established drop; }}
-    chain to_client {{ type filter hook output priority 0; ip saddr {VIP} ct state != established drop; }}
+    chain from_client {{ type filter hook prerouting priority -150;
+        ip daddr {VIP} ct state != established drop; }}
+    chain to_client {{ type filter hook output priority 0;
+        ip saddr {VIP} ct state != established drop; }}
 }}"""
-PASSED = f"table ip passed {{ chain passed {{ type filter hook prerouting priority -149; ip daddr {VIP} counter; }}; }}"
+PASSED = (
+    f"table ip passed {{ chain passed {{ type filter hook prerouting "
+    f"priority -149; ip daddr {VIP} counter; }}; }}"
+)
 # Before connection tracking hears of it, the host's side is silenced.
-HOST_SILENT = f"table ip silent {{ chain silent {{ type filter hook output priority -300; ip saddr {VIP} drop; }}; }}"
-CLIENT_SILENT = f"table ip silent {{ chain silent {{ type filter hook output priority -300; ip daddr {VIP} drop; }}; }}"
-CLIENT_WITHOUT_ACK = f"table ip silent {{ chain silent {{ type filter hook output priority -300; ip daddr {VIP} tcp flags & (syn | ack) == ack drop; }}; }}"
-# Lost on the way in: a packet that its own host throws away is no loss to TCP, which hears of it and waits.
-LOSSY = "table ip lossy { chain lossy { type filter hook prerouting priority -300; meta l4proto tcp numgen inc mod 7 == 0 drop; }; }"
+HOST_SILENT = (
+    f"table ip silent {{ chain silent {{ type filter hook output priority "
+    f"-300; ip saddr {VIP} drop; }}; }}"
+)
+CLIENT_SILENT = (
+    f"table ip silent {{ chain silent {{ type filter hook output priority "
+    f"-300; ip daddr {VIP} drop; }}; }}"
+)
+CLIENT_WITHOUT_ACK = (
+    f"table ip silent {{ chain silent {{ type filter hook output priority "
+    f"-300; ip daddr {VIP} tcp flags & (syn | ack) == ack drop; }}; }}"
+)
+# Lost on the way in: a packet that its own host throws away is no loss to TCP, which hears of it
+# and waits.
+LOSSY = (
+    "table ip lossy { chain lossy { type filter hook prerouting priority "
+    "-300; meta l4proto tcp numgen inc mod 7 == 0 drop; }; }"
+)
 UNSILENT = "delete table ip silent"
 SILENCE_S = 0.5  # in which anything that is sent would have arrived
 BULK = 2_000_000
@@ -283,7 +304,8 @@ def test_a_connection_of_which_only_the_client_was_heard_is_known_for_one(pair: 
     assert "[UNREPLIED]" in line
     assert entered() == BUCKETS
     pair.rules(GATE)
-    # The client, which has no acknowledgement, sends again; nothing of the host's has been heard when that passes.
+    # The client, which has no acknowledgement, sends again; nothing of the host's has been heard
+    # when that passes.
     pair.rules(PASSED)
     until(lambda: "packets 0 " not in pair.host.run("nft", "list", "table", "ip", "passed"))
     pair.rules(UNSILENT)

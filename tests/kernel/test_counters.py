@@ -1,4 +1,6 @@
-"""The kernel counts each packet for the VIP once, in the stage that accepted or refused it, and counting disturbs nothing."""
+"""The kernel counts each packet for the VIP once, in the stage that accepted or refused it, and
+counting disturbs nothing.
+"""
 
 from __future__ import annotations
 
@@ -123,7 +125,10 @@ def test_by_ports_each_protocol_is_counted_as_what_it_is(host: Host) -> None:
 
 
 def test_counting_is_no_change_of_the_rules(host: Host) -> None:
-    """Whatever was counted, nothing is to be repaired; and a daemon that counts adopts what one that does not has left, and the other way round."""
+    """Whatever was counted, nothing is to be repaired.
+
+    And a daemon that counts adopts what one that does not has left, and the other way round.
+    """
 
     async def scenario(wire: Wire) -> None:
         async with counting() as dataplane:
@@ -193,7 +198,10 @@ def test_reading_is_cheap_at_any_number_of_buckets(host: Host) -> None:
 
 
 def test_clusterip_counts_what_its_guard_passes_and_refuses(host: Host) -> None:
-    """The guard alone, for this kernel may lack the target behind it; `ClusterIP.counters` hands on what is counted here."""
+    """The guard alone, for this kernel may lack the target behind it.
+
+    `ClusterIP.counters` hands on what is counted here.
+    """
     host.run("ip", "address", "add", f"{SERVICE.vip}/32", "dev", INTERFACE)
 
     def counted() -> tuple[Count, Count]:

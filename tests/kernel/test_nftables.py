@@ -1,4 +1,7 @@
-"""The nftables dataplane by its result: what this kernel lists after each step, compared with what was asked."""
+"""The nftables dataplane by its result.
+
+What this kernel lists after each step, compared with what was asked.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,10 @@ pytestmark = pytest.mark.kernel
 OTHER = Service(
     IPv4Address("198.51.100.2"), INTERFACE, "03:bf:c6:33:64:02", 5, HashMode.SOURCE_IP, 7
 )
-FOREIGN = "table inet filter { chain input { type filter hook input priority 0; tcp dport 22 counter accept; }; }"
+FOREIGN = (
+    "table inet filter { chain input { type filter hook input priority 0; "
+    "tcp dport 22 counter accept; }; }"
+)
 STILL_NS = 20_000_000  # the longest that the loop may stand still
 
 
@@ -143,7 +149,10 @@ def test_the_loop_turns_while_a_large_move_is_loaded_and_read_back(host: Host, g
 def test_what_is_read_back_is_right_while_others_change_the_rules_without_a_pause(
     guard: bool,
 ) -> None:
-    """Each change of any rule in the namespace marks every dump that it falls into as interrupted; another VIP's renewals are such changes."""
+    """Each change of any rule in the namespace marks every dump that it falls into as interrupted.
+
+    Another VIP's renewals are such changes.
+    """
     total = 65_537
     buckets = frozenset(range(1, total, 2))
 
@@ -201,7 +210,11 @@ def test_what_a_killed_daemon_left_is_adopted(host: Host, guard: bool) -> None:
 @pytest.mark.usefixtures("host")
 @pytest.mark.parametrize("steps", [0, 1, 2])
 def test_a_hand_over_that_a_killed_daemon_left_half_done_stays_where_it_was(steps: int) -> None:
-    """Loaded, nothing changed; released, what was lost is out of force for the next daemon, too. Connections are kept in any case."""
+    """Loaded, nothing changed.
+
+    Released, what was lost is out of force for the next daemon, too. Connections are kept in any
+    case.
+    """
     half = [
         *owning(1, 2),
         ("stage", (Move(frozenset({3}), frozenset({2})),)),
@@ -285,7 +298,8 @@ def test_our_own_changes_and_those_of_others_tables_disturb_nobody(host: Host, g
             await hand_over(other, {3})
             host.run("nft", FOREIGN)
             host.run("nft", "delete", "table", "inet", "filter")
-            # A change that does concern us comes last: had an earlier one woken the waiter, the address would still be there.
+            # A change that does concern us comes last: had an earlier one woken the waiter, the
+            # address would still be there.
             host.run("ip", "address", "del", "198.51.100.1/32", "dev", INTERFACE)
             await asyncio.wait_for(noticed, PATIENCE_S)
             assert await dataplane.repair() == ("the address 198.51.100.1",)

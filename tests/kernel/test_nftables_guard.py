@@ -1,4 +1,7 @@
-"""What other programs do to our tables: kept from it where the kernel can, mended behind them where it cannot."""
+"""What other programs do to our tables.
+
+Kept from it where the kernel can, mended behind them where it cannot.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +42,10 @@ LEASE_ENDS = {
     "arp table removed": ("nft", "delete", "table", "arp", TABLE),
     "another lease put in force": (
         "nft",
-        f"flush map inet {TABLE} lease_slot; add element inet {TABLE} lease_slot {{ {SERVICE.vip} : goto leased }}",
+        (
+            f"flush map inet {TABLE} lease_slot; add element inet {TABLE} "
+            f"lease_slot {{ {SERVICE.vip} : goto leased }}"
+        ),
     ),
     "no lease in force": ("nft", "flush", "map", "inet", TABLE, "lease_slot"),
 }
@@ -211,7 +217,10 @@ def test_calls_on_rules_that_are_gone_say_so_and_work_again_after_a_repair(host:
 def test_rules_that_vanish_while_they_are_installed_are_not_taken_for_complete(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another program's flush fell between the installation and its reading: the empty reading was remembered, and none ever differed from it."""
+    """Another program's flush fell between the installation and its reading.
+
+    The empty reading was remembered, and none ever differed from it.
+    """
 
     async def scenario() -> None:
         async with opened(guard=False) as dataplane:

@@ -1,6 +1,7 @@
 """The lease as the kernel keeps it: it ends by itself, on time, and no pause lengthens it.
 
-Each answer or silence is bracketed by the times before and after, so that a busy machine widens what is known but makes nothing wrong.
+Each answer or silence is bracketed by the times before and after, so that a busy machine widens
+what is known but makes nothing wrong.
 """
 
 from __future__ import annotations
@@ -41,7 +42,10 @@ ARMED: list[Step] = [*owning(1), ("arm", ()), ("promote", ())]
 
 @dataclass
 class Asked:
-    """When new flows were answered, and when they were not: the times before and after each question."""
+    """When new flows were answered, and when they were not.
+
+    The times before and after each question.
+    """
 
     answered: list[tuple[float, float]] = field(default_factory=list)
     silent: list[tuple[float, float]] = field(default_factory=list)

@@ -175,7 +175,10 @@ def test_once_forgotten_a_bucket_reaches_connection_tracking_no_more(host: Host)
 
 
 def test_an_icmp_error_reaches_the_connection_that_it_is_about_from_any_bucket(host: Host) -> None:
-    """Routers' addresses hash anywhere, and every node sees their errors; only one of them holds the connection."""
+    """Routers' addresses hash anywhere, and every node sees their errors.
+
+    Only one of them holds the connection.
+    """
 
     async def scenario(dataplane: Nftables, wire: Wire) -> None:
         await renew(dataplane)
@@ -199,7 +202,9 @@ def test_an_icmp_error_reaches_the_connection_that_it_is_about_from_any_bucket(h
 
 
 def fragmentation_needed(client: Client, mtu: int) -> bytes:
-    """The ICMP error of a router that could not pass on a segment from the VIP to the client (RFC 792, RFC 1191)."""
+    """The ICMP error of a router that could not pass on a segment from the VIP to the client (RFC
+    792, RFC 1191).
+    """
     quoted = (
         struct.pack("!BBHHHBBH", 0x45, 0, 1500, 0, 0x4000, 64, socket.IPPROTO_TCP, 0)
         + SERVICE.vip.packed

@@ -1,4 +1,6 @@
-"""Any sequence of calls, deaths and disturbances leaves in the kernel what a plain model says, as nft itself lists it."""
+"""Any sequence of calls, deaths and disturbances leaves in the kernel what a plain model says, as
+nft itself lists it.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,10 @@ moves = st.tuples(some_buckets, some_buckets).map(lambda pair: Move(pair[0], pai
 
 
 class Model:
-    """What the kernel should hold. `kept` are the buckets admitted for good, those in force among them."""
+    """What the kernel should hold.
+
+    `kept` are the buckets admitted for good, those in force among them.
+    """
 
     def __init__(self) -> None:
         self.owned = NOTHING
@@ -144,7 +149,11 @@ class Kernel(RuleBasedStateMachine):
 
     @rule(loading=st.none() | moves, turns=st.integers(1, 12))
     def die_and_start_again(self, loading: Move | None, turns: int) -> None:
-        """What death leaves behind: the sockets are closed and the kernel keeps its state. The tests by SIGKILL show that it is the same."""
+        """What death leaves behind.
+
+        The sockets are closed and the kernel keeps its state. The tests by SIGKILL show that it is
+        the same.
+        """
         if loading is not None:
             self.runner.run(self.cut_short(loading, turns))
         before = listed(self.host)

@@ -93,10 +93,12 @@ def ruleset(mode: HashMode, seed: int) -> str:
     for total in TOTALS:
         jhash = f"mod {total} seed {seed} offset 1"
         sets.append(
-            f"set ported{total} {{ type ipv4_addr . inet_proto . inet_service . inet_service . mark; flags dynamic; size {FLOWS}; }}"
+            f"set ported{total} {{ type ipv4_addr . inet_proto . inet_service . "
+            f"inet_service . mark; flags dynamic; size {FLOWS}; }}"
         )
         sets.append(
-            f"set portless{total} {{ type ipv4_addr . inet_proto . mark; flags dynamic; size {FLOWS}; }}"
+            f"set portless{total} {{ type ipv4_addr . inet_proto . mark; flags "
+            f"dynamic; size {FLOWS}; }}"
         )
         ported = (
             f"add @ported{total} {{ ip saddr . meta l4proto . th sport . th dport . meta mark }}"

@@ -1,4 +1,7 @@
-"""The whole path on real packets: real daemons under a real ZooKeeper, clients that see who answers them."""
+"""The whole path on real packets.
+
+Real daemons under a real ZooKeeper, clients that see who answers them.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +79,7 @@ def test_a_single_node_number_has_a_single_owner() -> None:
 
 
 def assert_datagrams_in_fragments_are_answered_once(cluster: Lab) -> None:
-    """Only the first fragment has ports, so a datagram must be whole again before it can be judged."""
+    """Only the first fragment has ports: a datagram is reassembled before it is judged."""
     with ExitStack() as stack:
         asking = [
             stack.enter_context(client_socket(cluster, client, socket.SOCK_DGRAM))
@@ -108,7 +111,9 @@ def answering(cluster: Lab, client: int) -> str:
 
 
 def next_sequence(wire: socket.socket) -> bytes:
-    """The sequence number that the VIP's side of the one connection on this wire uses next, once it has answered with data."""
+    """The sequence number that the VIP's side of the one connection on this wire uses next, once it
+    has answered with data.
+    """
     while True:
         packet = wire.recv(2000)
         if packet[9] != socket.IPPROTO_TCP or packet[12:16] != addresses.VIP.packed:
@@ -125,7 +130,9 @@ def next_sequence(wire: socket.socket) -> bytes:
 
 
 def fragmentation_needed(client: str, client_port: int, sequence: bytes, mtu: int) -> bytes:
-    """The ICMP error of a router that could not pass on a packet from the VIP to the client (RFC 792, RFC 1191)."""
+    """The ICMP error of a router that could not pass on a packet from the VIP to the client (RFC
+    792, RFC 1191).
+    """
     ports = struct.pack("!HH", addresses.SERVICE_PORT, client_port)
     quoted = (
         struct.pack("!BBHHHBBH", 0x45, 0, 1500, 0, 0x4000, 64, socket.IPPROTO_TCP, 0)
@@ -155,7 +162,8 @@ def test_fragmentation_needed_reaches_the_node_that_holds_the_connection(
     cluster: Lab, client: int
 ) -> None:
     holder = answering(cluster, client)
-    # The router's own address belongs to another node: only connection tracking can tell whose error this is.
+    # The router's own address belongs to another node: only connection tracking can tell whose
+    # error this is.
     router = next(number for number in range(100, 200) if answering(cluster, number) != holder)
     mtu = 1200 + client
     with namespace.inside(cluster.client):
@@ -191,7 +199,10 @@ def test_a_node_talks_to_its_own_vip(cluster: Lab) -> None:
 
 
 def test_arp_never_gives_a_nodes_own_mac_away(cluster: Lab) -> None:
-    """Requests as well as replies: a node that asks for a client's address from the VIP teaches the client a MAC, too."""
+    """Requests as well as replies.
+
+    A node that asks for a client's address from the VIP teaches the client a MAC, too.
+    """
     cluster.probe(replace(EVERYTHING, requests=200))
     path = namespace.path_of(cluster.client)
     neighbours = subprocess.run(
@@ -213,7 +224,10 @@ def test_an_interface_beside_it_in_the_same_network_says_nothing_of_the_vip(clus
 
 
 def arp_answers(cluster: Lab, wanted: IPv4Address) -> set[bytes]:
-    """The MAC addresses that anybody gives for an address; every node answers for the VIP, all before one of them can be missed."""
+    """The MAC addresses that anybody gives for an address.
+
+    Every node answers for the VIP, all before one of them can be missed.
+    """
     with namespace.inside(cluster.client):
         wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x0806))
     with wire:

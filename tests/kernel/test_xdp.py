@@ -328,7 +328,10 @@ def test_jumbo_frames_are_no_obstacle(bpf: Path) -> None:
 
 @dataclass(frozen=True)
 class Obstacle:
-    """What keeps the program off: a variable of the environment or of the module that points nowhere."""
+    """What keeps the program off.
+
+    A variable of the environment or of the module that points nowhere.
+    """
 
     reason: str
     mounted: bool = True

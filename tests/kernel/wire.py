@@ -1,4 +1,7 @@
-"""A client on the host's network whose addresses no kernel answers for: what it sends is made by hand, and what comes back is read off the wire."""
+"""A client on the host's network whose addresses no kernel answers for.
+
+What it sends is made by hand, and what comes back is read off the wire.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +50,10 @@ class Client:
     acknowledged: int = 0
 
     def ask(self, flags: int, data: bytes = b"") -> list[Segment]:
-        """Send a segment from where the conversation stands, and return what is answered; the conversation goes on by that."""
+        """Send a segment from where the conversation stands, and return what is answered.
+
+        The conversation goes on by that.
+        """
         self.wire.send(self.address, socket.IPPROTO_TCP, self._segment(flags, data))
         answers = [_parse(packet) for packet in self.wire.answers(self.address, socket.IPPROTO_TCP)]
         for answer in answers:
@@ -111,7 +117,9 @@ class Client:
 
 
 class Wire:
-    """The client's side: its sockets, and the services on the host that answer there (in this process, so they answer when `answers` is asked)."""
+    """The client's side: its sockets, and the services on the host that answer there (in this
+    process, so they answer when `answers` is asked).
+    """
 
     def __init__(self, service: Service, client: str) -> None:
         self.service = service
@@ -175,7 +183,9 @@ class Wire:
         self._raw.sendto(header + payload, (str(to), 0))
 
     def answers(self, client: IPv4Address, protocol: int) -> list[bytes]:
-        """What the VIP has answered by the time that a datagram sent now to the host's own address, which nobody judges, has come and gone."""
+        """What the VIP has answered by the time that a datagram sent now to the host's own address,
+        which nobody judges, has come and gone.
+        """
         self._answer_datagrams()
         self.send(
             client,
@@ -216,7 +226,10 @@ class Wire:
 
 @contextmanager
 def wired(host: Host, service: Service) -> Iterator[Wire]:
-    """Plug a client in beside the host; the VIP's cluster MAC is known to it, as after a gratuitous ARP."""
+    """Plug a client in beside the host.
+
+    The VIP's cluster MAC is known to it, as after a gratuitous ARP.
+    """
     mine = claim.claim()
     client = mine.namespace("client")
     try:

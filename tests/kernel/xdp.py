@@ -1,4 +1,7 @@
-"""What the tests of the XDP stage share: a BPF file system of one's own, frames of every kind, and what the rules behind would do with them."""
+"""What the tests of the XDP stage share.
+
+A BPF file system of one's own, frames of every kind, and what the rules behind would do with them.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +45,9 @@ _ICMP_ERRORS = (3, 5, 11, 12)
 
 @contextmanager
 def alone() -> Iterator[Path]:
-    """A host of one's own, for the calling thread, and its BPF file system, where the dataplane will look for it."""
+    """A host of one's own, for the calling thread, and its BPF file system, where the dataplane
+    will look for it.
+    """
     with one_host() as host:
         place = host.mount_bpf()
         with environment("MAGLEV0_BPFFS", str(place)):
@@ -66,13 +71,19 @@ class Program:
 
 
 class Rules(NamedTuple):
-    """The early stage of nftables, as design and ruleset.py tell it, in user space: slow, obvious, and nothing of it shared with the program."""
+    """The early stage of nftables, as design and ruleset.py tell it, in user space.
+
+    Slow, obvious, and nothing of it shared with the program.
+    """
 
     service: Service
     admitted: frozenset[int]
 
     def drop(self, frame: bytes) -> bool:
-        """Whether a frame is for the VIP and foreign; what the kernel would refuse as malformed before that counts as whatever it says."""
+        """Whether a frame is for the VIP and foreign.
+
+        What the kernel would refuse as malformed before that counts as whatever it says.
+        """
         packet = frame[_ETHERNET:]
         if (
             frame[12:14] != b"\x08\x00"
@@ -103,7 +114,9 @@ class Rules(NamedTuple):
         )
 
     def must_drop(self, frame: bytes) -> bool:
-        """The same for a frame that nothing is wrong or odd with, which the program has to recognize: else it would be of no use."""
+        """The same for a frame that nothing is wrong or odd with, which the program has to
+        recognize: else it would be of no use.
+        """
         packet = frame[_ETHERNET:]
         plain = (
             len(packet) >= _IP + 8
@@ -114,7 +127,9 @@ class Rules(NamedTuple):
 
 
 def frame(rng: random.Random, vip: IPv4Address) -> bytes:
-    """A random frame: most are for the VIP and well-formed up to one or two oddities, some are noise."""
+    """A random frame: most are for the VIP and well-formed up to one or two oddities, some are
+    noise.
+    """
     protocol = rng.choice(PROTOCOLS) if rng.random() < 0.9 else rng.randrange(256)
     payload = rng.randbytes(rng.choice((0, 1, 3, 4, 7, 8, 20, 64)))
     if protocol == ICMP and payload and rng.random() < 0.7:

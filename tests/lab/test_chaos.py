@@ -1,4 +1,6 @@
-"""The short form of the chaos: one round of faults on the real thing, and the seeds that choose them.
+"""The short form of the chaos.
+
+One round of faults on the real thing, and the seeds that choose them.
 
 Safety is asserted here; `make chaos` measures the bounds in time.
 """

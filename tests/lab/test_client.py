@@ -1,4 +1,7 @@
-"""The client notices what is really on the wire: faults are planted in real kernels, without a daemon."""
+"""The client notices what is really on the wire.
+
+Faults are planted in real kernels, without a daemon.
+"""
 
 from __future__ import annotations
 
@@ -113,7 +116,10 @@ def test_those_who_wait_learn_when_all_are_served_again(cluster: Lab) -> None:
         assert _falls_short(clients)
         _run(
             cluster.nodes[1].machine.namespace,
-            "nft flush chain ip planted incoming; add rule ip planted incoming meta pkttype set host",
+            (
+                "nft flush chain ip planted incoming; add rule ip planted incoming "
+                "meta pkttype set host"
+            ),
         )
         clients.wait_served(PATIENCE_S)
 
@@ -173,7 +179,10 @@ def _falls_short(clients: Clients) -> bool:
 def _serve(cluster: Lab, number: int) -> None:
     """Have a node answer everything."""
     _run(cluster.nodes[number].machine.namespace, f"ip address add {addresses.VIP}/32 dev lo")
-    rules = "add table ip planted; add chain ip planted incoming { type filter hook prerouting priority -300; }"
+    rules = (
+        "add table ip planted; add chain ip planted incoming { type filter "
+        "hook prerouting priority -300; }"
+    )
     _run(cluster.nodes[number].machine.namespace, f"nft {rules}")
     # A frame to a multicast MAC is no host's packet, which TCP would refuse.
     _plant(cluster, number, "meta pkttype set host")

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.kernel, pytest.mark.zookeeper]
 
 SESSION_S = 4.0
-# Well into each part of the demo: nothing but namespaces, a ZooKeeper, daemons joining, probing, a node being lost.
+# Well into each part of the demo: nothing but namespaces, a ZooKeeper, daemons joining, probing, a
+# node being lost.
 MOMENTS = [
     (signal.SIGINT, "a cluster in a box"),
     (signal.SIGTERM, "join one by one"),
@@ -79,8 +80,8 @@ def test_the_demo_ends_by_itself_with_every_request_answered_once(
     assert "\x1b" not in story, "plain text where there is no terminal"
     served = re.search(r"served again ([\d.]+) s after the loss", story)
     assert served is not None
-    # A crash that others notice before the session can have expired would be an orderly leave. Pings
-    # are a third of the session apart.
+    # A crash that others notice before the session can have expired would be an orderly leave.
+    # Pings are a third of the session apart.
     assert float(served[1]) > SESSION_S / 2
     assert lab.remains == []
 
@@ -119,7 +120,10 @@ def test_a_request_that_nobody_answers_makes_the_demo_fail(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with Lab(LabSettings(nodes=2)) as cluster:
-        rules = "table ip planted { chain incoming { type filter hook input priority 0; ip saddr 198.18.100.0/28 udp dport 8000 drop; }; }"
+        rules = (
+            "table ip planted { chain incoming { type filter hook input priority "
+            "0; ip saddr 198.18.100.0/28 udp dport 8000 drop; }; }"
+        )
         subprocess.run(
             [
                 "nsenter",
@@ -213,18 +217,26 @@ def test_a_missing_program_is_one_line_with_what_mends_it(
 
 
 def test_without_root_it_says_so() -> None:
-    script = "import os; from maglev0.lab import command; os.seteuid(65534); raise SystemExit(command.main([]))"
+    script = (
+        "import os; from maglev0.lab import command; os.seteuid(65534); raise "
+        "SystemExit(command.main([]))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (
         1,
-        "maglev0: the lab makes and enters network namespaces, which takes root: run it with sudo\n",
+        (
+            "maglev0: the lab makes and enters network namespaces, which takes "
+            "root: run it with sudo\n"
+        ),
     )
 
 
 def _await_ownerless(lab: LabRun) -> None:
-    """Wait for the lock that the lab's worker holds, which the kernel kills when its parent is killed."""
+    """Wait for the lock that the lab's worker holds, which the kernel kills when its parent is
+    killed.
+    """
     with (claim.directory_of(lab.name) / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
 

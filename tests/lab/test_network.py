@@ -122,7 +122,7 @@ def _wire(mine: Claim, machine: str) -> socket.socket:
 
 
 def _gets_carrier(mine: Claim, machine: str, *, wanted: bool) -> bool:
-    """Wait until the machine's interface has a carrier, or none; the kernel may notice 1 s later."""
+    """Wait until the machine's interface has a carrier, or none."""
     with namespace.inside(mine.namespace(machine)):
         any_socket = socket.socket()
     deadline_s = time.monotonic() + PATIENCE_S

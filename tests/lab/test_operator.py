@@ -1,4 +1,7 @@
-"""What operators do to a cluster under load, and what it tells them: on real daemons, kernels and packets."""
+"""What operators do to a cluster under load, and what it tells them.
+
+On real daemons, kernels and packets.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.kernel, pytest.mark.zookeeper]
 
 SECOND = IPv4Address("198.51.100.2")
-# The daemon repairs a planted fault within milliseconds: it is planted so often that reports see it.
+# The daemon repairs a planted fault within milliseconds: it is planted so often that reports see
+# it.
 PLANT_S = 0.05
 # There is no event to wait for: how often a cluster is asked.
 ASK_S = 0.2
@@ -146,7 +150,10 @@ def test_orders_move_buckets_hold_across_a_restart_and_break_nothing(cluster: La
         (
             saboteur.put_in_force,
             1,
-            r"error: overlap: 1 bucket is in force on several nodes, such as \d+ on backend-1, backend-2$",
+            (
+                r"error: overlap: 1 bucket is in force on several nodes, such as \d+ on "
+                r"backend-1, backend-2$"
+            ),
         ),
         (
             saboteur.take_out_of_force,

@@ -1,4 +1,4 @@
-"""The client counts what is really answered: faults are planted in real kernels, without a daemon."""
+"""The client counts the answers: faults are planted in real kernels, without a daemon."""
 
 from __future__ import annotations
 
@@ -62,7 +62,9 @@ def test_two_answerers_are_counted_twice(cluster: Lab) -> None:
 
 
 def test_a_second_node_that_only_refuses_is_an_answer_too(cluster: Lab) -> None:
-    """A 'port unreachable' from a node whose flow it is not disturbs the client as a second answer does."""
+    """A 'port unreachable' from a node whose flow it is not disturbs the client as a second answer
+    does.
+    """
     _serve_everything(cluster, 1)
     _serve_everything(cluster, 2)
     _plant(
@@ -124,11 +126,13 @@ def test_probing_tells_how_long_a_client_went_without(cluster: Lab) -> None:
 
 def _serve_everything(cluster: Lab, number: int) -> None:
     _run(cluster.nodes[number].machine.namespace, f"ip address add {addresses.VIP}/32 dev lo")
-    # At raw's priority, before anything else; a frame to a multicast MAC is no host's packet, which TCP would refuse.
+    # At raw's priority, before anything else; a frame to a multicast MAC is no host's packet, which
+    # TCP would refuse.
     _plant(
         cluster,
         number,
-        "add table ip planted; add chain ip planted incoming { type filter hook prerouting priority -300; }; "
+        "add table ip planted; "
+        "add chain ip planted incoming { type filter hook prerouting priority -300; }; "
         "add rule ip planted incoming meta pkttype set host",
     )
 

@@ -1,4 +1,6 @@
-"""A real Prometheus scrapes three daemons on the lab, and its queries tell of a failover what happened."""
+"""A real Prometheus scrapes three daemons on the lab, and its queries tell of a failover what
+happened.
+"""
 
 from __future__ import annotations
 

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.kernel
 
-# One line, that is one system call to write, every millisecond; a second thread does the same to another stream.
+# One line, that is one system call to write, every millisecond; a second thread does the same to
+# another stream.
 SCRIPT = """
 import os, threading, time
 def count(stream):

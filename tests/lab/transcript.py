@@ -1,4 +1,6 @@
-"""A transcript of the operator's commands on a cluster in a box: healthy, during a hand-over, with a planted overlap and a planted hole.
+"""A transcript of the operator's commands on a cluster in a box.
+
+The cluster is healthy, in a hand-over, with a planted overlap and with a planted hole.
 
 Usage:
   transcript [--directory=DIR]
@@ -6,7 +8,8 @@ Usage:
 Options:
   --directory=DIR   where the pictures go [default: .cache/shows]
 
-Prints what each command printed. The pictures are the page of `status --watch`, as SVG, and the plot of `simulate`, as PNG.
+Prints what each command printed. The pictures are the page of `status --watch`, as SVG, and the
+plot of `simulate`, as PNG.
 """
 
 from __future__ import annotations
@@ -81,7 +84,8 @@ class Transcript:
         said = done.stdout + done.stderr
         if not quiet:
             say(
-                f"$ maglev0 {' '.join(arguments)}\n{said}[exit {done.returncode}, {time.monotonic() - start_s:.1f} s]\n"
+                f"$ maglev0 {' '.join(arguments)}\n{said}[exit {done.returncode}, "
+                f"{time.monotonic() - start_s:.1f} s]\n"
             )
         return said
 
@@ -99,7 +103,9 @@ class Transcript:
 
     @contextmanager
     def planted(self, plant: Any, bucket: int, alarm: str) -> Iterator[None]:
-        """Plant a fault in backend-2's kernel twenty times a second, for its daemon mends it whenever it looks; begins when the alarm is raised."""
+        """Plant a fault in backend-2's kernel twenty times a second, for its daemon mends it
+        whenever it looks; begins when the alarm is raised.
+        """
         over = threading.Event()
         planting = threading.Thread(target=self._plant, args=(plant, bucket, over))
         start_s = time.monotonic()
@@ -107,7 +113,8 @@ class Transcript:
         try:
             line = self.cluster.nodes[1].daemon.wait_line(alarm, PROMPT_S)[0]
             say(
-                f"log of backend-1, {time.monotonic() - start_s:.1f} s after the first planting: {line}\n"
+                f"log of backend-1, {time.monotonic() - start_s:.1f} s after the first "
+                f"planting: {line}\n"
             )
             yield
         finally:
@@ -186,7 +193,8 @@ def show(told: Transcript) -> None:
     with Clients(cluster, LOAD) as users:
         users.wait_held()
         chapter(
-            "During a hand-over: backend-2 drains under load while backend-3's daemon is stopped, whose lease must be waited for"
+            "During a hand-over: backend-2 drains under load while backend-3's "
+            "daemon is stopped, whose lease must be waited for"
         )
         cluster.nodes[3].daemon.signal(signal.SIGSTOP)
         told.ask("drain", "--no-wait", "2")
@@ -203,7 +211,9 @@ def show(told: Transcript) -> None:
         told.ask("weight", "3", "own")
         retiring.join()
         say(
-            f"connections broken by all that: {sum(turn.is_break for turn in users.stop().turns)} of {LOAD.connections}"
+            "connections broken by all that: "
+            f"{sum(turn.is_break for turn in users.stop().turns)} of "
+            f"{LOAD.connections}"
         )
     told.until_sound(8)
     chapter("A planted overlap: a bucket of backend-1's is put in force on backend-2")

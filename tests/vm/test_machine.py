@@ -1,6 +1,8 @@
-"""The tests of the CLUSTERIP dataplane, which run inside a Debian 6.1 kernel, each with its outcome; one boot for all.
+"""The tests of the CLUSTERIP dataplane, which run inside a Debian 6.1 kernel, each with its
+outcome; one boot for all.
 
-What is expected is read from the sources under guest/, so that a machine that dies, hangs or runs too few of them fails every test that it owes.
+What is expected is read from the sources under guest/, so that a machine that dies, hangs or runs
+too few of them fails every test that it owes.
 """
 
 from __future__ import annotations
@@ -47,7 +49,8 @@ class Outcomes:
         self._cases: dict[str, list[ET.Element]] = {}
         if junit.exists():
             for case in ET.parse(junit).iter("testcase"):  # noqa: S314  written by our own run
-                name = f"{case.get('classname', '').rpartition('.')[2]}::{case.get('name', '').partition('[')[0]}"
+                module = case.get("classname", "").rpartition(".")[2]
+                name = f"{module}::{case.get('name', '').partition('[')[0]}"
                 self._cases.setdefault(name, []).append(case)
 
     def problems(self, function: str) -> list[str]:

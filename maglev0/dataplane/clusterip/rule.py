@@ -116,7 +116,10 @@ def compare(service: Service) -> tuple[list[str], bool]:
     settled = [rule for rule in rules if rule.is_new]
     if not settled:
         return [
-            f"the settings are unknown: no rule for {service.vip} in the legacy filter table has --new"
+            (
+                f"the settings are unknown: no rule for {service.vip} in the legacy "
+                "filter table has --new"
+            )
         ], False
     compared = [
         (name, getattr(rule.service, field), getattr(service, field))

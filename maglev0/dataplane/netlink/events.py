@@ -1,6 +1,7 @@
 """Netlink notices that somebody else changed what a dataplane stands on.
 
-They only wake: what changed is found out by looking, so a lost notice (ENOBUFS) is as good as one that arrived.
+They only wake: what changed is found out by looking, so a lost notice (ENOBUFS) is as good as one
+that arrived.
 """
 
 from __future__ import annotations
@@ -32,9 +33,13 @@ _BUFFER = 8 << 20  # holds the notices of our own largest transaction; taken onl
 
 
 class KernelEvents:
-    """Two netlink sockets; `wait` returns when links or addresses changed, or when another process changed the tables of this name.
+    """Waits on two netlink sockets for changes by other processes.
 
-    `port` is the netlink port of this process's own frequent changes, whose notices the kernel keeps to itself.
+    `wait` returns when links or addresses changed, or when another process changed the tables of
+    this name.
+
+    `port` is the netlink port of this process's own frequent changes, whose notices the kernel
+    keeps to itself.
     """
 
     def __init__(self, table: str, port: int) -> None:
@@ -46,7 +51,11 @@ class KernelEvents:
         _ignore(self._tables, port)
 
     def watch_tables(self, *, watch: bool) -> None:
-        """Hear of changed tables, or not: for each element of a set the kernel makes a notice, which takes longer than the change itself."""
+        """Hear of changed tables, or not.
+
+        For each element of a set the kernel makes a notice, which takes longer than the change
+        itself.
+        """
         self._tables.setsockopt(
             _SOL_NETLINK, _ADD_MEMBERSHIP if watch else _DROP_MEMBERSHIP, _NFNLGRP_NFTABLES
         )
@@ -79,10 +88,14 @@ class KernelEvents:
         _drain(self._tables)
 
     def _relevant(self, datagram: bytes | None) -> bool:
-        """Whether another process's transaction that names our table ends with this datagram, or notices were lost."""
+        """Whether this datagram ends a transaction of another process on our table.
+
+        Lost notices count as such a transaction.
+        """
         if datagram is None:
             return True
-        # The kernel closes the notices of each transaction with a datagram of its own (nf_tables_gen_notify, net/netfilter/nf_tables_api.c).
+        # The kernel closes the notices of each transaction with a datagram of its own
+        # (nf_tables_gen_notify, net/netfilter/nf_tables_api.c).
         if _HEADER.unpack_from(datagram)[1] != _NFT_MSG_NEWGEN:
             self._touched |= self._table in datagram
             return False
@@ -107,8 +120,12 @@ def _listen(protocol: int, groups: int) -> socket.socket:
 
 
 def _ignore(listener: socket.socket, port: int) -> None:
-    """Let the kernel drop the notices of changes that came from a netlink port: nobody need wake for them, several times a second for ever."""
-    # Each notice bears the port in its header (nlmsg_pid), in host order; a packet filter loads words in network order.
+    """Let the kernel drop the notices of changes that came from a netlink port.
+
+    Nobody need wake for them, several times a second for ever.
+    """
+    # Each notice bears the port in its header (nlmsg_pid), in host order; a packet filter loads
+    # words in network order.
     port_offset, wanted = 12, socket.htonl(port)
     program = (ctypes.c_char * (8 * 4)).from_buffer_copy(
         struct.pack("=HBBI", 0x20, 0, 0, port_offset)  # BPF_LD | BPF_W | BPF_ABS

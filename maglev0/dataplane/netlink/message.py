@@ -21,7 +21,7 @@ _TYPE_MASK = 0x3FFF  # NLA_TYPE_MASK
 
 
 def attribute(kind: int, value: bytes) -> bytes:
-    """Build one attribute; the value must be shorter than 65,532 bytes, for its length has 16 bits."""
+    """Build one attribute; the value must be shorter than 65,532 bytes (16-bit length)."""
     return ATTRIBUTE.pack(ATTRIBUTE.size + len(value), kind) + value + b"\0" * (-len(value) % 4)
 
 

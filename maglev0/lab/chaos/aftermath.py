@@ -1,4 +1,6 @@
-"""What happened to the buckets of a lost node: its last answer, the first ones of other nodes, how many.
+"""What happened to the buckets of a lost node.
+
+Its last answer, the first ones of other nodes, how many.
 
 Pure: imports no I/O.
 """

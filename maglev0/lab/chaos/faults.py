@@ -268,7 +268,7 @@ def kill_leader(stage: Trial) -> None:
 
 
 def freeze_leader(stage: Trial) -> None:
-    """ZooKeeper's leader is stopped while its connections stand; another is elected; it continues."""
+    """Stop ZooKeeper's leader while its connections stand, until another is elected."""
     leader = stage.cluster.zookeeper.leader()
     _lose_leader(stage, "ZooKeeper leader silent", leader, leader.freeze)
     leader.thaw()

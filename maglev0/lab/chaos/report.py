@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from maglev0.lab.chaos.verdict import CauseRow, TrialVerdict
     from maglev0.lab.traffic.clients import ClientResult
 
-HEADING = f"{'cause':30} times   asked   lost moved   gap s: 50 %   90 %   99 %    max  bound  broken, stalls"
+HEADING = (
+    f"{'cause':30} times   asked   lost moved   gap s: 50 %   90 %   99 %   "
+    " max  bound  broken, stalls"
+)
 
 
 def text(verdict: TrialVerdict, result: ClientResult, timeline: Timeline, *, hold: bool) -> str:
@@ -29,8 +32,15 @@ def text(verdict: TrialVerdict, result: ClientResult, timeline: Timeline, *, hol
     )
     doubles, asked = sum(row.doubles for row in rows), len(result.tally)
     lines = [
-        f"{lasted_s:.0f} s, {asked} requests; the client used {result.cpu_s / lasted_s:.1%} of a core",
-        f"double answers {doubles}{' (hold: no fault)' if hold else ''}; connections broken by planned changes {broken} of {held} held through them",
+        (
+            f"{lasted_s:.0f} s, {asked} requests; the client used "
+            f"{result.cpu_s / lasted_s:.1%} of a core"
+        ),
+        (
+            f"double answers {doubles}{' (hold: no fault)' if hold else ''}; "
+            f"connections broken by planned changes {broken} of {held} held through "
+            "them"
+        ),
         HEADING,
         *map(_line, rows),
     ]

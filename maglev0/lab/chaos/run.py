@@ -132,7 +132,8 @@ def trial(cluster: Lab, plan: ChaosPlan) -> int:
     verdict = judge(result.tally, result.turns, timeline, hold=plan.hold)
     if broke_off is not None:
         verdict.faults.append(
-            f"ended early, in {timeline.episodes[-1].cause} ({timeline.episodes[-1].note}): {broke_off}"
+            f"ended early, in {timeline.episodes[-1].cause} "
+            f"({timeline.episodes[-1].note}): {broke_off}"
         )
     if plan.as_json:
         sys.stdout.write(report.to_json(verdict, result, plan.seed) + "\n")
@@ -157,7 +158,8 @@ def _plan(arguments: dict[str, Any]) -> ChaosPlan:
     unknown = sorted(set(names) - set(FAULTS))
     if unknown:
         raise ConfigError(
-            f"--faults={arguments['--faults']}: no such fault: {', '.join(unknown)}; chaos --help names all"
+            f"--faults={arguments['--faults']}: no such fault: "
+            f"{', '.join(unknown)}; chaos --help names all"
         )
     if arguments["--zk-loss"] not in ZK_LOSS:
         raise ConfigError(f"--zk-loss={arguments['--zk-loss']}: must be release or hold")

@@ -1,7 +1,7 @@
 """Plants faults in a node's kernel behind its daemon's back, to see who notices.
 
-Where the kernel protects the daemon's tables from others, it uses a copy of the daemon's own socket,
-which root may take (pidfd_getfd(2)).
+Where the kernel protects the daemon's tables from others, it uses a copy of the daemon's own
+socket, which root may take (pidfd_getfd(2)).
 """
 
 from __future__ import annotations

@@ -110,7 +110,7 @@ class Trial:
         self.serving.add(number)
 
     def settle(self, without: Iterable[int] = ()) -> None:
-        """Wait until all nodes that serve, except `without`, agree and every request is answered."""
+        """Wait until all serving nodes except `without` agree and every request is answered."""
         members = self.serving - set(without)
         weights = tuple((f"backend-{number}", self.weights[number]) for number in sorted(members))
         self.cluster.settle(

@@ -53,8 +53,9 @@ def stopped_at(pid: int, thread: int, count: int, timeout_s: float) -> Iterator[
 
     The process continues after the block.
 
-    Yields the number of the system call. The thread itself is held by the tracer, the others by SIGSTOP. Raises LabError where the thread makes
-    fewer calls in time. To be used by one thread of ours alone, as ptrace wants it.
+    Yields the number of the system call. The thread itself is held by the tracer, the others by
+    SIGSTOP. Raises LabError where the thread makes fewer calls in time. To be used by one thread of
+    ours alone, as ptrace wants it.
     """
     _ptrace(_SEIZE, thread, _TRACE_SYSTEM_CALLS)
     try:

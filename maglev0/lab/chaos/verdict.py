@@ -98,7 +98,9 @@ def judge(
     hold: bool = False,
     idle: bool = False,
 ) -> TrialVerdict:
-    """Compare everything with its episode; with `hold` double answers are counted, but are no fault.
+    """Compare everything with its episode.
+
+    With `hold` double answers are counted, but are no fault.
 
     `idle` says that nothing but the cluster and its clients kept the machine busy: only there the
     percentiles of planned changes have bounds.
@@ -162,7 +164,11 @@ class _Judge:
                         for node in range(64)
                         if (tally.nodes[number] | tally.refusing[number]) >> node & 1
                     ]
-                    what = f"{RequestKind(tally.kinds[number]).name} of source {tally.sources[number]} by nodes {spoke}, {tally.answers[number]} answers"
+                    what = (
+                        f"{RequestKind(tally.kinds[number]).name} of source "
+                        f"{tally.sources[number]} by nodes {spoke}, {tally.answers[number]} "
+                        "answers"
+                    )
                     self._blame("double", sent_ns, what)
 
     def _judge_gaps(self, tally: Tally) -> None:
@@ -176,7 +182,10 @@ class _Judge:
 
     def _judge_gap(self, episode: Episode, gap: Gap) -> None:
         passage, allowance, row = gap.passage, episode.allowance, self._row(episode)
-        way = f"source {passage.source} of node {passage.old}, then {passage.new}, lost {passage.lost}"
+        way = (
+            f"source {passage.source} of node {passage.old}, then {passage.new}, "
+            f"lost {passage.lost}"
+        )
         if episode.is_quiet:
             self._blame("quiet", passage.began_ns, way)
             return
@@ -210,7 +219,10 @@ class _Judge:
         elif turn.is_break or turn.what in {"foreign", "refused"}:
             row.broken[turn.what] += 1
             if turn.node not in allowance.breaks:
-                text = f"connection {turn.connection} of node {turn.node}: {turn.what}, noticed {lasted_s:.3f} s later"
+                text = (
+                    f"connection {turn.connection} of node {turn.node}: {turn.what}, "
+                    f"noticed {lasted_s:.3f} s later"
+                )
                 self._blame("broken", turn.since_ns, text)
 
     def _explaining(self, turn: Turn) -> Episode:
@@ -235,5 +247,8 @@ class _Judge:
             reached_s = quantile(values, PLANNED_QUANTILE)
             if reached_s > PLANNED_GAP_S:
                 where = "" if cause in planned else " in other nodes' buckets"
-                text = f"{cause}: {reached_s:.3f} s at the 99th percentile of {len(values)} gaps{where}, allowed {PLANNED_GAP_S} s"
+                text = (
+                    f"{cause}: {reached_s:.3f} s at the 99th percentile of {len(values)} "
+                    f"gaps{where}, allowed {PLANNED_GAP_S} s"
+                )
                 self._found.setdefault("gaps", []).append(text)

@@ -194,7 +194,7 @@ class Demo:
         self._show_change(probing.report)
 
     def _show_connections(self, result: ClientResult) -> None:
-        """Print what became of connections; CLUSTERIP cannot keep them: a break is no fault there."""
+        """Print what became of connections; CLUSTERIP cannot keep them."""
         broken = sum(turn.is_break for turn in result.turns)
         text = (
             f"{CONNECTIONS.connections} TCP connections were open while one node joined and "
@@ -215,7 +215,8 @@ class Demo:
         )
         if not self._faults:
             self._narrator.good(
-                "no request was answered twice, and every request was answered while nothing changed"
+                "no request was answered twice, and every request was answered while "
+                "nothing changed"
             )
             return 0
         for fault in self._faults:

@@ -171,7 +171,7 @@ class Exporter:
         )
 
     def _share(self, vip: IPv4Address, ownership: Assignment | None, name: str) -> int | None:
-        """Return how many buckets the table gives this node; counted once for each table, in 1 ms."""
+        """Return how many buckets the table gives this node; counted once for each table."""
         if ownership is None:
             return None
         known = self._shares.get(vip)

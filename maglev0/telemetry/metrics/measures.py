@@ -85,7 +85,7 @@ class Measures:
 
 
 class Family(NamedTuple):
-    """One metric: its kind (gauge, counter or info), its meaning, a value for each set of labels."""
+    """One metric: kind (gauge, counter or info), meaning, a value for each set of labels."""
 
     name: str
     kind: str

@@ -31,7 +31,7 @@ def test_the_numbers_are_those_of_this_system() -> None:
 
 
 def test_the_words_are_those_of_nft() -> None:
-    """nft(8), payload expressions and data types; tests/kernel/test_ip_family.py asks nft itself."""
+    """See nft(8), payload expressions and data types."""
     words = {
         family: (family.nft_header, family.nft_address, family.nft_icmp) for family in IpFamily
     }

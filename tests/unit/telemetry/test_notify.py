@@ -50,7 +50,8 @@ def hanging(directory: Path, processes: Lives) -> str:
     return str(
         script(
             directory,
-            f"trap '' TERM; exec 9>{processes.path}; echo $2 >>{directory}/told; sleep 1000 & echo a >&9; sleep 1000",
+            f"trap '' TERM; exec 9>{processes.path}; echo $2 >>{directory}/told; "
+            "sleep 1000 & echo a >&9; sleep 1000",
         )
     )
 
@@ -68,7 +69,8 @@ def test_the_program_is_told_by_arguments_and_on_its_input(
             str(
                 script(
                     tmp_path,
-                    f'printf "%s|" "$#" "$@" "$MAGLEV0_VIP" >{tmp_path}/arguments; cat >{tmp_path}/input',
+                    f'printf "%s|" "$#" "$@" "$MAGLEV0_VIP" >{tmp_path}/arguments; '
+                    f"cat >{tmp_path}/input",
                 )
             )
         )
@@ -92,7 +94,8 @@ def test_the_program_is_told_by_arguments_and_on_its_input(
 def test_events_are_delivered_in_order_one_at_a_time(tmp_path: Path) -> None:
     program = script(
         tmp_path,
-        f"mkdir {tmp_path}/busy || echo two >>{tmp_path}/told; echo $2 >>{tmp_path}/told; rmdir {tmp_path}/busy",
+        f"mkdir {tmp_path}/busy || echo two >>{tmp_path}/told; echo $2 >>{tmp_path}/told; "
+        f"rmdir {tmp_path}/busy",
     )
 
     async def scenario() -> None:

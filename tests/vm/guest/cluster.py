@@ -1,4 +1,7 @@
-"""Three servers on a switch, a client, and a real ZooKeeper on the first: the lab's parts, with the patience that an emulated machine needs."""
+"""Three servers on a switch, a client, and a real ZooKeeper on the first.
+
+The lab's parts, with the patience that an emulated machine needs.
+"""
 
 from __future__ import annotations
 
@@ -17,12 +20,14 @@ from maglev0.lab.traffic.report import Report
 from tests.vm.guest.forked import Forked
 from tests.vm.guest.space import PROC_FILE, flush
 
-# A JVM takes 10 s to start here; many times that while other programs keep the machine's processors busy.
+# A JVM takes 10 s to start here; many times that while other programs keep the machine's processors
+# busy.
 PATIENCE_S = 200.0
 PLAN = ProbePlan(
     requests=90, clients=30, protocols=("tcp", "udp", "ping"), rate_per_s=20.0, deadline_s=20.0
 )
-# Of TCP a bucket that moves leaves connections to the old owner's segments and the new one's resets: no answers to one request.
+# Of TCP a bucket that moves leaves connections to the old owner's segments and the new one's
+# resets: no answers to one request.
 STEADY = ProbePlan(
     requests=None, clients=60, protocols=("udp", "ping"), rate_per_s=40.0, deadline_s=5.0
 )
@@ -36,8 +41,8 @@ class Pace(NamedTuple):
 
 
 PATIENT = Pace(Times(tick_ms=2000), 30.0)
-# A lease of six seconds: on busy processors the emulated machine stands still for longer than three, and each watchdog ends its
-# daemon.
+# A lease of six seconds: on busy processors the emulated machine stands still for longer than
+# three, and each watchdog ends its daemon.
 BRISK = Pace(Times(tick_ms=500), 9.0)
 
 
@@ -119,7 +124,10 @@ class Cluster:
         )
 
     def start_daemon(self, number: int, *flags: str) -> Process:
-        """Start a daemon with the flags behind --my-id; the first server's finds ZooKeeper where flags left out look for it."""
+        """Start a daemon with the flags behind --my-id.
+
+        The first server's finds ZooKeeper where flags left out look for it.
+        """
         elsewhere = [] if number == 1 else [f"--zk={addresses.node_address(1)}"]
         pace = f"--session-timeout={self._pace.session_timeout_s:g}"
         log = self.claim.directory / f"backend-{number}.log"
@@ -136,7 +144,9 @@ class Cluster:
         )
 
     def settle(self, daemons: dict[int, Process]) -> Picture:
-        """Wait until every daemon's log shows all of them as members, and what its kernel then held."""
+        """Wait until every daemon's log shows all of them as members, and what its kernel then
+        held.
+        """
         members = tuple(sorted(daemons))
 
         def agreed() -> Picture | None:

@@ -18,7 +18,8 @@ from maglev0.lab.testbed import namespace
 VIP = "198.51.100.1"
 PROC_FILE = Path("/proc/thread-self/net/ipt_CLUSTERIP") / VIP
 BY_HAND = (
-    f"--insert INPUT --destination {VIP} -i eth0 --jump CLUSTERIP --new --hashmode sourceip --clustermac 01:00:5E:00:00:14 "
+    f"--insert INPUT --destination {VIP} -i eth0 --jump CLUSTERIP --new --hashmode sourceip "
+    "--clustermac 01:00:5E:00:00:14 "
     "--total-nodes 5 --local-node 1"
 )
 
@@ -77,8 +78,9 @@ def iptables(arguments: str) -> str:
 def flush() -> None:
     """Remove every CLUSTERIP rule, which must not be there when its namespace goes.
 
-    The target looks for its device once more a grace period after the rule is gone (clusterip_config_rcu_free), in a table of names that
-    may then be freed: seen to bring the whole kernel down.
+    The target looks for its device once more a grace period after the rule is gone
+    (clusterip_config_rcu_free), in a table of names that may then be freed: seen to bring the whole
+    kernel down.
     """
     if PROC_FILE.parent.exists() and any(PROC_FILE.parent.iterdir()):
         iptables("-F")

@@ -1,4 +1,4 @@
-"""Whole daemons on CLUSTERIP: a real ZooKeeper, real clients, every request answered by one server."""
+"""Daemons on CLUSTERIP, with a real ZooKeeper and clients: one server answers each request."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def daemons(cluster: Cluster) -> Iterator[dict[int, Process]]:  # noqa: ARG001  
         daemon.kill()
 
 
-# One mode, for booting three clusters takes a minute and a half here: test_packethash_clusterip compares
-# every mode with the kernel, and the flows of test_explain use them all.
+# One mode, for booting three clusters takes a minute and a half here: test_packethash_clusterip
+# compares every mode with the kernel, and the flows of test_explain use them all.
 @pytest.mark.parametrize("mode", [HashMode.SOURCE_IP_PORT])
 def test_every_request_is_answered_by_exactly_one_of_three(
     cluster: Cluster, daemons: dict[int, Process], mode: HashMode
@@ -139,13 +139,15 @@ def test_no_packet_is_answered_twice_while_nodes_join_leave_and_die(
             default=0.0,
         )
         print(  # noqa: T201
-            f"{moment}: {len(lost)} of {report.clients} clients without an answer, for {longest:.2f} s at most"
+            f"{moment}: {len(lost)} of {report.clients} clients without an answer, "
+            f"for {longest:.2f} s at most"
         )
     assert report.twice == 0, report.summary()
     assert report.once > report.never, report.summary()
     for number in (2, 3):
         assert brisk.in_force(number), "a killed daemon leaves its numbers, without a lease"
-    # On busy processors a lease may lapse here, and a request goes without an answer; none gets two.
+    # On busy processors a lease may lapse here, and a request goes without an answer; none gets
+    # two.
     alone = brisk.probe()
     assert alone.twice == 0, alone.summary()
     assert alone.once > alone.never, alone.summary()

@@ -1,4 +1,7 @@
-"""What others take away is noticed within the poll's second and restored; what cannot be restored is an error."""
+"""What others take away is noticed within the poll's second and restored.
+
+What cannot be restored is an error.
+"""
 
 from __future__ import annotations
 

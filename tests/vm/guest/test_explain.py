@@ -1,4 +1,6 @@
-"""What `maglev0 explain` says of a kernel with CLUSTERIP, against what that kernel does with real packets."""
+"""What `maglev0 explain` says of a kernel with CLUSTERIP, against what that kernel does with real
+packets.
+"""
 
 from __future__ import annotations
 
@@ -63,7 +65,8 @@ def test_a_lease_that_runs_out_is_told_when_it_does(wire: Wire) -> None:
         seen.append(bool(wire.accepted([FLOW])))
         said.append(asked().new_flow(BUCKET).accepts)
     for number, accepted in enumerate(seen):
-        # One answer further away, too: the emulated machine's ticks come late where processors are busy.
+        # One answer further away, too: the emulated machine's ticks come late where processors are
+        # busy.
         near = said[max(0, number - 1) : number + 3]
         assert accepted in near, f"lease: {said}, {seen}"
     assert seen == sorted(seen, reverse=True)

@@ -1,4 +1,6 @@
-"""The guard stands before the target as long as a daemon serves, is put back with the lease ended, and nothing of it remains."""
+"""The guard stands before the target as long as a daemon serves, is put back with the lease ended,
+and nothing of it remains.
+"""
 
 from __future__ import annotations
 
@@ -34,10 +36,16 @@ def listed_guard(lease_s: int) -> list[str]:
     """The guard as iptables prints it."""
 
     def recent(name: str, seconds: str = "") -> str:
-        return f"-m recent --rcheck{seconds} --hitcount 1 --name {NAME}-{name} --mask 255.255.255.255 --rdest"
+        return (
+            f"-m recent --rcheck{seconds} --hitcount 1 --name {NAME}-{name} --mask "
+            "255.255.255.255 --rdest"
+        )
 
     passes = [
-        f"-A {NAME} {recent(f'mark{slot}')} {recent(f'timer{slot}', f' --seconds {lease_s}')} -j RETURN"
+        (
+            f"-A {NAME} {recent(f'mark{slot}')} "
+            f"{recent(f'timer{slot}', f' --seconds {lease_s}')} -j RETURN"
+        )
         for slot in (0, 1)
     ]
     return [*passes, f"-A {NAME} -j DROP"]

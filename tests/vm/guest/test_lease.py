@@ -1,4 +1,7 @@
-"""The lease is the kernel's: it ends by itself and in time, and no pause of the process lengthens it. Seen by packets."""
+"""The lease is the kernel's.
+
+It ends by itself and in time, and no pause of the process lengthens it. Seen by packets.
+"""
 
 from __future__ import annotations
 
@@ -84,7 +87,9 @@ def until_accepted(wire: Wire) -> Iterator[Look]:
 
 
 def ends_at(wire: Wire, armed: tuple[float, float], lease_s: float = LEASE_S) -> str:
-    """See that the lease of a timer started within `armed` ends when it should, and that nothing comes after; in words."""
+    """See that the lease of a timer started within `armed` ends when it should, and that nothing
+    comes after; in words.
+    """
     seen = list(looks(wire, armed[1] + lease_s + 1 - time.monotonic()))
     accepted = [packet for packet in seen if packet.accepted]
     refused = [packet for packet in seen if not packet.accepted]
@@ -92,7 +97,10 @@ def ends_at(wire: Wire, armed: tuple[float, float], lease_s: float = LEASE_S) ->
     assert accepted[-1].after < armed[1] + lease_s + TICK_S, "the lease was too long"
     assert refused[0].before > armed[0] + lease_s - TICK_S, "the lease was too short"
     assert accepted[-1].before <= refused[0].after, "it came back"
-    return f"accepted until {accepted[-1].after - armed[0]:.4f} s, refused from {refused[0].before - armed[1]:.4f} s after the start of the timer"
+    return (
+        f"accepted until {accepted[-1].after - armed[0]:.4f} s, refused from "
+        f"{refused[0].before - armed[1]:.4f} s after the start of the timer"
+    )
 
 
 def at_once(step: Awaitable[None]) -> tuple[float, float]:
@@ -265,7 +273,10 @@ RECORD = struct.Struct("dd")
 
 
 class Child:
-    """A process that serves all buckets in this thread's namespace and lives as it is told; between which instants it armed comes by a pipe."""
+    """A process that serves all buckets in this thread's namespace and lives as it is told.
+
+    Between which instants it armed comes by a pipe.
+    """
 
     def __init__(
         self, service: Service, lease_s: int, life: Callable[[ClusterIP, Note], Awaitable[None]]

@@ -75,7 +75,10 @@ def test_the_bucket_that_accepts_is_the_one_that_the_port_computes(
 
 
 def test_in_no_state_is_a_packet_accepted_before_the_first_bucket_is_owned(wire: Wire) -> None:
-    """The address up already, by hand: then only the rule stands between the packets and the services."""
+    """The address up already, by hand.
+
+    Then only the rule stands between the packets and the services.
+    """
     flows = random_flows(random.Random(1))
     service = Service(VIP, "eth0", CLUSTER_MAC, 1, HashMode.SOURCE_IP, 0)
     with IPRoute() as netlink:

@@ -1,4 +1,7 @@
-"""The proc file follows the owned set, whatever it held before; what the kernel refuses is said in its terms."""
+"""The proc file follows the owned set, whatever it held before.
+
+What the kernel refuses is said in its terms.
+"""
 
 from __future__ import annotations
 

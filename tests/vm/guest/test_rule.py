@@ -1,4 +1,7 @@
-"""Whose rule and address it is, what is adopted, what is replaced, and what is left behind: nothing of ours, all of others'."""
+"""Whose rule and address it is, what is adopted, what is replaced, and what is left behind.
+
+Nothing of ours, all of others'.
+"""
 
 from __future__ import annotations
 
@@ -217,7 +220,9 @@ def test_one_process_serves_namespace_after_namespace(service: Service) -> None:
 
 
 def _in_a_child_that_is_killed(dataplane: ClusterIP) -> None:
-    """Open and own 2 and 5 in a process of its own that ends by SIGKILL, in this thread's namespace."""
+    """Open and own 2 and 5 in a process of its own that ends by SIGKILL, in this thread's
+    namespace.
+    """
 
     async def serve_and_die() -> None:
         await dataplane.open()

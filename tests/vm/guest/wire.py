@@ -30,7 +30,9 @@ RECEIVE_BYTES = 1 << 24  # of a queue for a whole pass: each small packet counts
 
 
 class Wire:
-    """Sends frames into the far end of the server's cable and tells which of them the server's rules let through."""
+    """Sends frames into the far end of the server's cable and tells which of them the server's
+    rules let through.
+    """
 
     def __init__(self, space: Space) -> None:
         with namespace.inside(space.outside):

@@ -58,7 +58,10 @@ def test_numbers_are_read_as_they_were_written(written: list[int]) -> None:
 
 
 def test_elements_stand_in_the_wire_format() -> None:
-    """As `nft --debug=netlink` and strace show them: a list, in it elements, in each a key, in that a value."""
+    """As `nft --debug=netlink` and strace show them.
+
+    A list, in it elements, in each a key, in that a value.
+    """
     message = nfmessage.delete_numbers("t", "s", [7, 9])
     assert message.kind is MessageKind.DELETE_ELEMENTS
     element = struct.pack("=HHHHHHI", 16, 0x8001, 12, 0x8001, 8, 1, 7)

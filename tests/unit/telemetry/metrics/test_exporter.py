@@ -352,7 +352,7 @@ def test_scrapes_while_everything_changes_are_whole(exporter: Exporter) -> None:
 
 
 def expressions() -> list[tuple[str, str]]:
-    """The title of each panel and each of its queries, as Grafana sends it for all nodes of a VIP."""
+    """The title of each panel and its queries, as Grafana sends them for all nodes of a VIP."""
     panels = json.loads((SHIPPED / "dashboard.json").read_text())["panels"]
     queries = [
         (panel["title"], target["expr"]) for panel in panels for target in panel.get("targets", [])
