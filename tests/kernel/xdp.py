@@ -10,6 +10,7 @@ import random
 import socket
 import struct
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import replace
@@ -22,7 +23,7 @@ import pytest
 from maglev0.core.packet_hash import PacketFields, PacketHash
 from maglev0.core.service import HashFamily, HashMode, Service, Xdp
 from maglev0.dataplane.nftables.dataplane import Nftables
-from maglev0.dataplane.xdp import pins
+from maglev0.dataplane.xdp import maps, pins
 from maglev0.dataplane.xdp.build import compile_bpf
 from maglev0.dataplane.xdp.libbpf import Bpf
 from tests.bench import testrun
@@ -202,3 +203,47 @@ def planted(folder: Path, monkeypatch: pytest.MonkeyPatch, text: str, instead: s
 
 def ifindex() -> int:
     return socket.if_nametoindex(INTERFACE)
+
+
+def attached() -> str:
+    """How the interface's link says that a program is attached: xdp, xdpgeneric, or not at all."""
+    words = run("ip", "link", "show", "dev", INTERFACE).split()
+    return next((word for word in words if word.startswith("xdp")), "")
+
+
+def places(file_system: Path) -> list[Path]:
+    """Where programs of ours are pinned."""
+    return list(file_system.glob("maglev0/*_*"))
+
+
+def served(file_system: Path) -> set[bytes]:
+    """The VIPs that the pinned program serves."""
+    if not places(file_system):
+        return set()
+    (place,) = places(file_system)
+    table = Bpf().get(place / "vips")
+    try:
+        return set(Bpf().keys(table, 4, maps.MAX_VIPS))
+    finally:
+        os.close(table)
+
+
+def admitted(file_system: Path, slot: int = 0, buckets: int = SERVICE.total_nodes) -> set[int]:
+    """The buckets whose bits are set."""
+    library, (place,) = Bpf(), places(file_system)
+    table = library.get(place / "admitted")
+    try:
+        words = [
+            int.from_bytes(
+                library.look_up(table, struct.pack("=I", slot * maps.WORDS + index), 8),
+                sys.byteorder,
+            )
+            for index in range(-(-buckets // maps.WORD_BITS))
+        ]
+    finally:
+        os.close(table)
+    return {
+        bucket
+        for bucket in range(1, buckets + 1)
+        if words[(bucket - 1) // 64] >> (bucket - 1) % 64 & 1
+    }

@@ -1,141 +1,32 @@
-"""What Prometheus gets from a daemon, and what a real Prometheus shows of it on the dashboard."""
+"""What Prometheus gets from a daemon."""
 
 from __future__ import annotations
 
 import gc
-import json
-import re
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from http.client import HTTPConnection
 from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
 from maglev0.config.health_checks import parse_check
 from maglev0.coordination.session import SessionState
-from maglev0.core.assignment import Assignment
-from maglev0.core.service import HashFamily
-from maglev0.core.view import ACTIVE, Member, View, ViewId
 from maglev0.errors import MaglevError
 from maglev0.health.runner import CheckOutcome
-from maglev0.protocol.handover import Phase
-from maglev0.protocol.ports.readings import Count, Counters
-from maglev0.protocol.progress import Progress
 from maglev0.telemetry.audit import Findings
 from maglev0.telemetry.metrics import http_server
 from maglev0.telemetry.metrics.exporter import Exporter, conntrack_entries
 from maglev0.telemetry.metrics.measures import ERRORS, PHASES
-from maglev0.telemetry.node_report import NodeReport
-from maglev0.telemetry.ports import Snapshot
 from tests.project.conftest import run
+from tests.support.exporters import ask, named, port_of, scraped, snapshot
 from tests.support.patience import PATIENCE_S
-from tests.support.prometheus import SHIPPED, Prometheus, program
+from tests.support.prometheus import program
 
 VIP, OTHER = IPv4Address("198.51.100.1"), IPv4Address("198.51.100.2")
-
-
-def member(number: int) -> Member:
-    return Member(
-        number,
-        f"s{number}",
-        100 + number,
-        0.0,
-        "198.18.0.1",
-        "",
-        HashFamily.NFTABLES,
-        1,
-        ACTIVE,
-        2.0,
-    )
-
-
-ME = member(2)
-VIEW = View(ViewId(1, 3, 4), (member(1), ME, member(3)))
-OWNERSHIP = Assignment((1, 2, 3), ("backend-1", "backend-2", "backend-3", "backend-2", "backend-1"))
-REPORT = NodeReport(0.0, VIEW.id, 0.0, 2, "", 1.0, 0, 12, VIEW.id, 1.0, True, (), "native", "1", {})
-EVERY_COUNTER = Counters(
-    *(Count(number, 60 * number) for number in range(1, len(Counters._fields) + 1))
-)
-
-
-def snapshot(**changes: Any) -> Snapshot:
-    """A node that serves and audits."""
-    progress = Progress(
-        ME,
-        True,
-        VIEW,
-        time.monotonic(),
-        VIEW.id,
-        Phase.ACQUIRED,
-        frozenset({2, 4}),
-        1.0,
-        0,
-        OWNERSHIP,
-    )
-    results = (CheckOutcome(parse_check("tcp:80"), up=True, duration_s=0.001, reason=""),)
-    well = Snapshot(
-        progress,
-        REPORT,
-        Findings(),
-        results,
-        EVERY_COUNTER,
-        True,
-        SessionState.CONNECTED,
-        2.0,
-        1.33,
-        5,
-        0,
-    )
-    return well._replace(**changes)
-
-
-@pytest.fixture
-def exporter() -> Iterator[Exporter]:
-    made = Exporter()
-    made.start("127.0.0.1", 0)
-    yield made
-    made.stop()
-
-
-def port_of(exporter: Exporter) -> int:
-    assert exporter.port is not None
-    return exporter.port
-
-
-def ask(port: int, path: str = "/metrics", method: str = "GET") -> tuple[int, str]:
-    connection = HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
-    try:
-        connection.request(method, path)
-        answer = connection.getresponse()
-        return answer.status, answer.read().decode()
-    finally:
-        connection.close()
-
-
-def scraped(exporter: Exporter) -> dict[str, float]:
-    """All samples that a scrape gives, by name and labels in their order."""
-    status, text = ask(port_of(exporter))
-    assert status == 200
-    samples = [
-        sample for family in text_string_to_metric_families(text) for sample in family.samples
-    ]
-    return {
-        " ".join(
-            (sample.name, *(f"{name}={value}" for name, value in sorted(sample.labels.items())))
-        ): sample.value
-        for sample in samples
-    }
-
-
-def named(found: dict[str, float], word: str) -> set[str]:
-    return {name for name in found if word in name}
-
 
 # What a scrape gives.
 
@@ -346,64 +237,3 @@ def test_scrapes_while_everything_changes_are_whole(exporter: Exporter) -> None:
     scraper.join(PATIENCE_S)
     assert not scraper.is_alive()
     gc.collect()
-
-
-# On the dashboard.
-
-
-def expressions() -> list[tuple[str, str]]:
-    """The title of each panel and its queries, as Grafana sends them for all nodes of a VIP."""
-    panels = json.loads((SHIPPED / "dashboard.json").read_text())["panels"]
-    queries = [
-        (panel["title"], target["expr"]) for panel in panels for target in panel.get("targets", [])
-    ]
-    filled = {"$vip": str(VIP), "$instance": ".*", "$__rate_interval": "4s"}
-    return [
-        (title, re.sub(r"\$\w+", lambda found: filled[found[0]], query)) for title, query in queries
-    ]
-
-
-def test_every_panel_of_the_dashboard_shows_something(exporter: Exporter, tmp_path: Path) -> None:
-    port = free_port()
-    with Prometheus(tmp_path, [f"127.0.0.1:{port_of(exporter)}"], port) as prometheus:
-        exporter.publish(VIP, snapshot())
-        prometheus.wait(
-            lambda: prometheus.value("count_over_time(maglev0_able[1m])") is not None,
-            "a first scrape",
-        )
-        exporter.publish(VIP, snapshot())
-        for phase in PHASES:
-            exporter.took(VIP, phase, 0.01)
-        exporter.answered(0.001)
-        prometheus.wait(
-            lambda: (prometheus.value("count_over_time(maglev0_able[1m])") or 0) >= 4,
-            "further scrapes",
-        )
-        empty = [(title, query) for title, query in expressions() if not prometheus.query(query)]
-        assert empty == [
-            ("Connection tracking", query) for title, query in empty if conntrack_entries() is None
-        ]
-        rules = prometheus.get("rules")["groups"][0]["rules"]
-        assert {rule["health"] for rule in rules} == {"ok"}
-        assert prometheus.query('up{job="maglev0"} == 1')
-
-
-def test_the_dashboard_is_laid_out_without_overlap() -> None:
-    dashboard = json.loads((SHIPPED / "dashboard.json").read_text())
-    places = [panel["gridPos"] for panel in dashboard["panels"]]
-    cells = [
-        (x, y)
-        for place in places
-        for x in range(place["x"], place["x"] + place["w"])
-        for y in range(place["y"], place["y"] + place["h"])
-    ]
-    assert len(cells) == len(set(cells))
-    assert max(x for x, _y in cells) == 23
-    ids = [panel["id"] for panel in dashboard["panels"]]
-    assert len(ids) == len(set(ids))
-    assert all(panel["description"] for panel in dashboard["panels"] if panel["type"] != "row")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as holder:
-        return int(holder.getsockname()[1])
