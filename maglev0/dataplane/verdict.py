@@ -22,7 +22,7 @@ from maglev0.core.service import HashFamily, Service
 from maglev0.dataplane.nftables import ruleset
 
 _ANYBODY = IPv4Address("192.0.2.1")
-_FOREIGN = "neither in force here, nor loaded to be, nor kept for connections"
+_FOREIGN = "it is neither in force nor staged here, and no connections are kept in it"
 
 
 class JudgedStage(NamedTuple):
@@ -50,7 +50,7 @@ class PacketVerdict(NamedTuple):
 
     @property
     def decisive(self) -> JudgedStage:
-        """The stage that drops it, or of which nothing is known.
+        """The stage that drops the packet, or that is unknown.
 
         The last one where all let it pass.
         """
@@ -169,7 +169,10 @@ class NftablesKernel:
         interface = self.service.interface
         if self.program is None:
             return JudgedStage(
-                "xdp", True, f"no XDP program on {interface}", "nothing is dropped before the stack"
+                "xdp",
+                True,
+                f"no XDP program on {interface}",
+                "no program drops packets before the stack",
             )
         rule = f"XDP program on {interface}, {self.program.mode}"
         if self.program.admitted is None:
@@ -177,7 +180,7 @@ class NftablesKernel:
                 "xdp",
                 None,
                 rule,
-                "it is not ours, or of another version or for other settings: it may drop anything",
+                "another program, another version or other settings: it may drop any packet",
             )
         passes = bucket in self.program.admitted
         return JudgedStage(
@@ -196,14 +199,14 @@ class NftablesKernel:
                 "second",
                 False,
                 self._rule("new_flow", "drop"),
-                f"no lease: map {ruleset.LEASE_SLOT} leads nowhere, none was ever in force",
+                f"no lease: map {ruleset.LEASE_SLOT} is empty, no lease was ever in force",
             )
         if slot not in self.lease_left_s:
             return JudgedStage(
                 "second",
                 False,
                 self._rule(slot, "drop"),
-                f"no lease: set {slot} is empty, its timer ran out or was ended",
+                f"no lease: set {slot} is empty, its timer expired or was ended",
             )
         return JudgedStage(
             "second", True, self._rule(slot, "goto leased"), _runs(self.lease_left_s[slot])
@@ -215,7 +218,7 @@ class NftablesKernel:
                 "second",
                 False,
                 self._rule("leased", "drop"),
-                f"map {ruleset.OWNED_SLOT} leads nowhere: no bucket is in force",
+                f"map {ruleset.OWNED_SLOT} is empty: no bucket is in force",
             )
         elif self.owned_slot == ruleset.OWNED_BOTH:
             first, second = ruleset.OWNED
@@ -237,17 +240,17 @@ class NftablesKernel:
     def _connection(self, tracked: Tracked | None) -> JudgedStage:
         if tracked is None:
             why = (
-                "connection tracking knows no such connection: it is another node's, "
+                "connection tracking knows no such connection: it belongs to another node, "
                 "or its packets are untracked (NOTRACK)"
             )
             return JudgedStage("second", False, self._rule("judge_tcp", "drop"), why)
-        known = f"connection tracking has it as {tracked.state}"
+        known = f"connection tracking knows it as {tracked.state}"
         if not tracked.established:
             return JudgedStage(
                 "second",
                 False,
                 self._rule("judge_tcp", "drop"),
-                f"{known}: nobody has answered it yet",
+                f"{known}: no node has answered it yet",
             )
         return JudgedStage(
             "second", True, self._rule("judge_tcp", "ct state established,related accept"), known
@@ -286,16 +289,16 @@ class ClusterIPKernel:
                 "guard",
                 True,
                 "no guard before the CLUSTERIP rule",
-                "no daemon has put the rule under a lease, as where it was set up by hand",
+                "no daemon guards the rule with a lease: it may be set up by hand",
             )
         if self.lease_left_s == -math.inf:
-            return JudgedStage("guard", False, f"{chain}: DROP", "no lease: none is in force")
+            return JudgedStage("guard", False, f"{chain}: DROP", "no lease is in force")
         if self.lease_left_s < 0:
             return JudgedStage(
                 "guard",
                 False,
                 f"{chain}: DROP",
-                f"no lease: its timer ran out {-self.lease_left_s:.2f} s ago",
+                f"lease expired: its timer ran out {-self.lease_left_s:.2f} s ago",
             )
         return JudgedStage("guard", True, f"{chain}: RETURN", _runs(self.lease_left_s))
 
@@ -323,7 +326,7 @@ def hashed_ports(hashing: PacketHash, protocol: int) -> tuple[bool, bool]:
 def missing_ports(
     hashing: PacketHash, protocol: int, source_port: int | None, dest_port: int | None
 ) -> tuple[str, ...]:
-    """What must be said of a flow, beside its source address, before its bucket can be told."""
+    """The facts of a flow, besides its source address, that its bucket needs."""
     given = (
         ("the source port, as SRC:PORT", source_port),
         ("the destination port, as DST-PORT", dest_port),

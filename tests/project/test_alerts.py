@@ -56,7 +56,7 @@ CASES = (
         (gauge("members", 2, 1, 'state="active"'), gauge("members", 1, 2, 'state="draining"')),
     ),
     Case(
-        "Maglev0LeaseEnded",
+        "Maglev0LeaseExpired",
         (SHARE, gauge("lease_left_seconds", 2, 0), gauge("lease_seconds", 2, 2)),
     ),
     Case(
@@ -70,7 +70,7 @@ CASES = (
             gauge("zookeeper_state", 0, 1, 'state="suspended"'),
         ),
     ),
-    Case("Maglev0Unable", (gauge("able", 1, 0),)),
+    Case("Maglev0HostFault", (gauge("able", 1, 0),)),
     Case("Maglev0AllFailing", MEMBERS),
     Case("Maglev0CheckFailing", (gauge("check_up", 1, 0, 'check="tcp:80"'),)),
     Case(
@@ -93,7 +93,7 @@ CASES = (
 BESIDE = {
     "Maglev0AllFailing": {"Maglev0TooFewMembers"},
     "Maglev0TooFewMembers": set(),
-    "Maglev0LeaseEnded": {"Maglev0RenewalsLate"},
+    "Maglev0LeaseExpired": {"Maglev0RenewalsLate"},
 }
 
 

@@ -183,7 +183,7 @@ def cut_management(stage: Trial) -> None:
     stage.settle(without=[number])
     time.sleep(stage.rng.uniform(0.0, 2.0))
     announced = stage.node(number).announcements()
-    stage.begin("management cut, then mended", stage.planned(), f"node {number}")
+    stage.begin("management cut, then healed", stage.planned(), f"node {number}")
     network.push(cable)
     stage.settle_after(number, announced)
 
@@ -198,7 +198,7 @@ def cut_traffic(stage: Trial) -> None:
     stage.settle(without=[number])
     announced = stage.node(number).announcements()
     stage.begin(
-        "traffic cut, then mended",
+        "traffic cut, then healed",
         replace(stage.planned(), breaks=frozenset({number})),
         f"node {number}",
     )
@@ -232,7 +232,7 @@ def cut_both(stage: Trial) -> None:
     stage.settle(without=[number])
     announced = node.announcements()
     stage.begin(
-        "both cut, then mended",
+        "both cut, then healed",
         replace(stage.planned(), breaks=frozenset({number})),
         f"node {number}",
     )
