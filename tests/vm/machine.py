@@ -35,6 +35,8 @@ def run_in_machine(image: KernelImage, command: list[str], results: Path, timeou
     inside = ["env", *(f"{name}={value}" for name, value in _environment().items()), *command]
     process = subprocess.Popen(
         [
+            # Before the other tests: they wait, while an emulated machine that waits stands still.
+            *("nice", "-n", "-10"),
             *(
                 str(PROGRAMS / "vng"),
                 "--disable-kvm",

@@ -6,6 +6,8 @@ It ends by itself and in time, and no pause of the process lengthens it. Seen by
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import os
 import random
 import signal
@@ -58,6 +60,9 @@ def dataplane(service: Service) -> ClusterIP:
     return made
 
 
+ATTEMPTS = 5
+
+
 class Look(NamedTuple):
     """One packet, judged by the kernel at some instant between the two."""
 
@@ -86,10 +91,29 @@ def until_accepted(wire: Wire) -> Iterator[Look]:
             return
 
 
+class StoodStillError(Exception):
+    """The machine stood still for so long that the lease expired before the first packet."""
+
+
+def repeated(test: Callable[..., None]) -> Callable[..., None]:
+    """Run the test again where the machine stood still, which happens on busy processors."""
+
+    @functools.wraps(test)
+    def tried(**fixtures: object) -> None:
+        for _attempt in range(ATTEMPTS):
+            with contextlib.suppress(StoodStillError):
+                return test(**fixtures)
+        raise AssertionError(f"the machine stood still in {ATTEMPTS} attempts")
+
+    return tried
+
+
 def ends_at(wire: Wire, armed: tuple[float, float], lease_s: float = LEASE_S) -> str:
     """See that the lease of a timer started within `armed` ends when it should, and that nothing
     comes after; in words.
     """
+    if time.monotonic() > armed[0] + lease_s - TICK_S:
+        raise StoodStillError
     seen = list(looks(wire, armed[1] + lease_s + 1 - time.monotonic()))
     accepted = [packet for packet in seen if packet.accepted]
     refused = [packet for packet in seen if not packet.accepted]
@@ -135,6 +159,7 @@ def test_a_lease_that_is_renewed_has_no_gap(dataplane: ClusterIP, wire: Wire) ->
         assert look(wire).accepted
 
 
+@repeated
 def test_a_timer_that_was_not_promoted_extends_nothing(dataplane: ClusterIP, wire: Wire) -> None:
     for _ in range(2):  # in each of the slots
         first = at_once(dataplane.arm())
@@ -145,6 +170,7 @@ def test_a_timer_that_was_not_promoted_extends_nothing(dataplane: ClusterIP, wir
         print(ends_at(wire, first))  # noqa: T201  shown by pytest -rP
 
 
+@repeated
 def test_a_late_promotion_gives_the_rest_only(dataplane: ClusterIP, wire: Wire) -> None:
     for _ in range(2):
         armed = at_once(dataplane.arm())
