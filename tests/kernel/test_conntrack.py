@@ -23,7 +23,6 @@ from tests.bench.conntrack import (
     ENTRIES,
     LOADS,
     OTHER,
-    STEP_LIMIT_MS,
     VIP,
     Load,
     connection,
@@ -37,6 +36,7 @@ from tests.support.one_host import INTERFACE
 
 pytestmark = pytest.mark.kernel
 
+STEP_PART = 1 / 40  # of the processor time of a reading: the longest that the loop may stand still
 CLIENT = IPv4Address("198.18.0.9")
 TCP = 6
 TRACK = (
@@ -167,9 +167,9 @@ def test_what_is_there_all_the_time_is_found_whatever_comes_and_goes(host: Host)
 )
 def test_the_loop_turns_while_a_large_table_is_read(load: Load | None) -> None:
     ours = load is not None and load.dest == VIP
-    # What holds the loop up by itself does so in every pass, a processor that others use too in one
-    # or the other.
-    longest_ms: dict[HashMode, float] = dict.fromkeys(HashMode, math.inf)
+    # A part of the whole, so that a slow machine changes nothing. A step that is long by itself is
+    # long in every pass; other programs lengthen it in some.
+    longest: dict[HashMode, float] = dict.fromkeys(HashMode, math.inf)
     for _pass in range(PASSES):
         for mode, cost in measured(load).items():
             expected = (
@@ -178,10 +178,10 @@ def test_the_loop_turns_while_a_large_table_is_read(load: Load | None) -> None:
                 else NOTHING
             )
             assert cost.flows == expected
-            longest_ms[mode] = min(longest_ms[mode], cost.longest_processor_ms)
-        if max(longest_ms.values()) < STEP_LIMIT_MS:
+            longest[mode] = min(longest[mode], cost.longest_processor_ms / cost.processor_ms)
+        if load is None or max(longest.values()) < STEP_PART:
             return
-    pytest.fail(f"the loop stood still for so many ms: {longest_ms}")
+    pytest.fail(f"the longest step is too large a part of the reading: {longest}")
 
 
 UNPRIVILEGED = """

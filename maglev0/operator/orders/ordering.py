@@ -178,7 +178,7 @@ async def _follow(
     That is 0 also for a member that is absent, and `NOT_YET` when the time is up.
     """
     deadline_s = time.monotonic() + timeout_s
-    news = _Progress()
+    news = _PrintedLines()
     while True:
         look = await _look(session, paths, request.member)
         done = request.is_done(look)
@@ -195,7 +195,7 @@ async def _follow(
         await asyncio.sleep(min(LOOK_S, max(0.0, deadline_s - time.monotonic())))
 
 
-class _Progress:
+class _PrintedLines:
     """What was shown of a member: no line is shown twice, and connections every `PROGRESS_S`."""
 
     def __init__(self) -> None:
